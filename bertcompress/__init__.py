@@ -1,0 +1,67 @@
+"""bertcompress: makes BERT-family encoders smaller and faster.
+
+The names below are imported when they are first used, so that `bertcompress --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Recipe": "recipe",
+    "Task": "task",
+    "Report": "report",
+    "Run": "runs",
+    "run": "runs",
+    "load": "artefact",
+    "save": "artefact",
+    "load_data": "data",
+    "open_predictor": "runtimes",
+    "apply_edit": "shapes",
+    "Finetune": "methods.finetune",
+    "finetune": "methods.finetune",
+    "Distill": "methods.distillation.distill",
+    "distill": "methods.distillation.distill",
+    "PruneStructured": "methods.pruning.structured",
+    "prune_heads": "methods.pruning.structured",
+    "prune_layers": "methods.pruning.structured",
+    "prune_neurons": "methods.pruning.structured",
+    "prune_structured": "methods.pruning.structured",
+    "QuantizeInt8": "methods.quantization.int8",
+    "quantize_int8": "methods.quantization.int8",
+}
+
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from bertcompress.artefact import load, save
+    from bertcompress.data import load_data
+    from bertcompress.methods.distillation.distill import Distill, distill
+    from bertcompress.methods.finetune import Finetune, finetune
+    from bertcompress.methods.pruning.structured import (
+        PruneStructured,
+        prune_heads,
+        prune_layers,
+        prune_neurons,
+        prune_structured,
+    )
+    from bertcompress.methods.quantization.int8 import QuantizeInt8, quantize_int8
+    from bertcompress.recipe import Recipe
+    from bertcompress.report import Report
+    from bertcompress.runs import Run, run
+    from bertcompress.runtimes import open_predictor
+    from bertcompress.shapes import apply_edit
+    from bertcompress.task import Task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'bertcompress' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"bertcompress.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,145 @@
+"""How much the model's answers depend on each head and neuron.
+
+All scores come back as one tensor per sublayer, in the order of `masks.sites`. "First order" here
+means gradients of unit masks: Michel et al. 2019 (1905.10650) sum their absolute values, Kwon et
+al. 2022 (2204.09656) their squares, the diagonal Fisher information.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bertcompress.engines.masks import sites, unit_masks
+from bertcompress.shapes import anatomy
+
+__all__ = [
+    "Loss",
+    "drawn_loss",
+    "frozen",
+    "head_problem",
+    "mask_fisher",
+    "model_inputs",
+    "random_scores",
+    "sampled_loss",
+    "task_loss",
+    "weight_magnitude",
+]
+
+Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""Batch and logits to one loss per example. Shape: (B, T), (B, K) -> (B,)."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def model_inputs(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return the part of a batch that a model takes, on its device."""
+    return {key: batch[key].to(device) for key in INPUTS if key in batch}
+
+
+def mask_fisher(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], loss: Loss, *, power: int = 2
+) -> list[Tensor]:
+    """Return the sum over examples of |d loss / d mask| ** power, for each sublayer.
+
+    `power` 2 is the diagonal (empirical) Fisher information of Kwon et al., equation 8; 1 is the
+    importance of Michel et al., equation 2. Weights are left alone. Shape of each: (units,).
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with unit_masks(model, per_example=True) as masks, frozen(model):
+        totals = [torch.zeros(site.units, device=device) for site in masks.sites]
+        for batch in batches:
+            masks.forget()
+            logits = model(**model_inputs(batch, device)).logits
+            with torch.enable_grad():
+                loss(batch, logits).sum().backward()
+            for i, total in enumerate(totals):
+                total += masks.gradients(i).abs().pow(power).sum(0)
+    model.train(was_training)
+    return totals
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Turn weight gradients off for a while: only the masks need them, and it is much faster."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def head_problem(model: nn.Module) -> str:
+    """Return the problem that a classification head was made for: see `Task.problem`."""
+    config = anatomy(model).config
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        return "multi_label"
+    return "regression" if config.num_labels == 1 else "single_label"
+
+
+def task_loss(problem: str) -> Loss:
+    """Return the loss against the labels of a problem (see `Task.problem`), per example."""
+
+    def loss(batch: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+        labels = batch["labels"].to(logits.device)
+        if problem == "regression":
+            return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
+        if problem == "multi_label":
+            return functional.binary_cross_entropy_with_logits(
+                logits, labels.float(), reduction="none"
+            ).sum(-1)
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+    return loss
+
+
+def sampled_loss(problem: str, seed: int = 0) -> Loss:
+    """Return the loss against answers drawn from the model's own distribution.
+
+    Its squared gradients are the true Fisher information, the curvature of the KL divergence to the
+    present model: it needs no labels and does not vanish where the model is sure and right.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return lambda _, logits: drawn_loss(problem, logits, logits.detach(), generator)
+
+
+def drawn_loss(
+    problem: str, logits: Tensor, reference: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the loss of logits against answers drawn from reference logits, per example.
+
+    Regression draws with unit variance. Shape: (B, K), (B, K) -> (B,).
+    """
+    scores = reference.float().cpu()
+    if problem == "regression":
+        target = scores + torch.randn(scores.shape, generator=generator)
+        return 0.5 * (logits - target.to(logits)).pow(2).sum(-1)
+    if problem == "multi_label":
+        drawn = torch.bernoulli(scores.sigmoid(), generator=generator).to(logits)
+        each = functional.binary_cross_entropy_with_logits(logits, drawn, reduction="none")
+        return each.sum(-1)
+    drawn = torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(-1)
+    return functional.cross_entropy(logits, drawn.to(logits.device), reduction="none")
+
+
+def weight_magnitude(model: nn.Module) -> list[Tensor]:
+    """Return the L2 norm of each unit's output weights, a data-free score. Shape: (units,)."""
+    return [
+        site.projection.weight.detach().reshape(-1, site.units, site.size).norm(dim=(0, 2))
+        for site in sites(model)
+    ]
+
+
+def random_scores(model: nn.Module, seed: int) -> list[Tensor]:
+    """Return uniform random scores: the control for every other score. Shape: (units,)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(site.units, generator=generator) for site in sites(model)]

@@ -1,0 +1,221 @@
+"""What training minimises: the labels, or a teacher's logits and hidden states besides.
+
+Axes: B rows, K classes, T tokens, H hidden size, L layers. An objective is a small object that
+`training.fit` calls once per batch; `training.ObjectiveCallback` puts the same object into a stock
+`transformers.Trainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bertcompress.errors import DataError, ModelError
+from bertcompress.method import Teacher
+from bertcompress.training import label_loss, logits_of
+
+__all__ = [
+    "Distillation",
+    "LabelLoss",
+    "hidden_loss",
+    "kd_loss",
+    "label_loss",
+    "layer_map",
+    "projection",
+]
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float, problem: str) -> Tensor:
+    """Return how far the student's logits are from the teacher's; exactly 0 where they are equal.
+
+    T^2 times the mean divergence KL(teacher || student) of the softened answers; T^2 keeps the
+    gradient's size whatever T is (Hinton et al. 2015, 1503.02531, section 2). Multi-label: of each
+    label's yes or no. Regression: mean squared error, T plays no part. `problem` as in `Task`.
+
+    Shape: student, teacher (B, K).
+    """
+    student, teacher = student.float(), teacher.float()
+    if problem == "regression":
+        return functional.mse_loss(student, teacher)
+    student, teacher = student / temperature, teacher / temperature
+    if problem == "multi_label":
+        yes, no = functional.logsigmoid(teacher), functional.logsigmoid(-teacher)
+        divergence = yes.exp() * (yes - functional.logsigmoid(student))
+        divergence = divergence + no.exp() * (no - functional.logsigmoid(-student))
+        return divergence.mean() * temperature**2
+    divergence = functional.kl_div(
+        functional.log_softmax(student, -1),
+        functional.log_softmax(teacher, -1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """Return the teacher's hidden state that each of the student's follows: first, last, evenly.
+
+    >>> layer_map(3, 6)
+    (0, 2, 4, 6)
+    """
+    steps = range(student_layers + 1)
+    return tuple((2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in steps)
+
+
+def hidden_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+    layers: Sequence[int],
+    project: nn.Module | None = None,
+) -> Tensor:
+    """Return the mean squared error of the hidden states, over layers, real tokens and width.
+
+    `layers[i]` is the teacher's state that the student's state i follows; `project` takes the
+    student's width to the teacher's.
+
+    Shape: student, teacher tensors (B, T, H); mask (B, T), 0 for padding.
+    """
+    real = mask.bool()
+    total = mask.new_zeros((), dtype=torch.float32)
+    for mine, theirs in zip(student, (teacher[i] for i in layers), strict=True):
+        states = mine[real]  # without padding: (tokens, H)
+        states = project(states) if project is not None else states
+        total = total + functional.mse_loss(states.float(), theirs[real].float())
+    return total / len(layers)
+
+
+def projection(student_width: int, teacher_width: int, seed: int = 0) -> nn.Linear | None:
+    """Return a learned map between hidden sizes, orthogonal at first; None where they agree."""
+    if student_width == teacher_width:
+        return None
+    linear = nn.Linear(student_width, teacher_width, bias=False)
+    nn.init.orthogonal_(linear.weight, generator=torch.Generator().manual_seed(seed))
+    return linear
+
+
+class LabelLoss:
+    """The loss of the labels alone: cross entropy, per-class cross entropy or squared error."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __call__(
+        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
+    ) -> Tensor:
+        """Return the mean loss of the batch; raises DataError without labels."""
+        if "labels" not in batch:
+            raise DataError("training on labels: the rows have none; distil, or name the column")
+        return label_loss(logits_of(outputs).float(), batch["labels"])
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return no groups."""
+        return []
+
+    def on_step_end(self, step: int) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+@runtime_checkable
+class _Remembers(Protocol):
+    def remember(self, batch: Mapping[str, Tensor]) -> None: ...
+
+
+class Distillation:
+    """Label loss, teacher's logits and teacher's hidden states, each with its weight.
+
+    A weight of 0 leaves its term out, bit for bit; without labels the label term is left out. With
+    `same_tokens` student and teacher have one tokenizer: hidden states are compared token by token,
+    and a live teacher is given the student's batch. Raises ModelError for hidden states of
+    different tokens, DataError where no term is left.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | None,
+        *,
+        problem: str = "single_label",
+        label_weight: float = 0.1,
+        logit_weight: float = 0.9,
+        hidden_weight: float = 1.0,
+        temperature: float = 2.0,
+        layers: Sequence[int] | None = None,
+        project: nn.Module | None = None,
+        same_tokens: bool = True,
+    ) -> None:
+        if hidden_weight and not same_tokens:
+            raise ModelError(
+                "distilling hidden states: student and teacher have different vocabularies, so "
+                "their tokens do not align; set hidden_weight to 0 (logits need no alignment)"
+            )
+        self.teacher = teacher
+        self.problem = problem
+        self.label_weight = label_weight
+        self.logit_weight = logit_weight
+        self.hidden_weight = hidden_weight
+        self.temperature = temperature
+        self.layers = layers
+        self.project = project
+        self.same_tokens = same_tokens
+        self.needs = frozenset({"hidden_states"} if hidden_weight else ())
+
+    def __call__(
+        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
+    ) -> Tensor:
+        """Return the weighted sum of the terms."""
+        terms = []
+        if self.label_weight and "labels" in batch:
+            loss = label_loss(logits_of(outputs).float(), batch["labels"])
+            terms.append(self.label_weight * loss)
+        if self.logit_weight or self.hidden_weight:
+            terms += self._teacher_terms(batch, outputs)
+        if not terms:
+            raise DataError(
+                "distilling: no term is left; the rows have no labels, or all weights are 0"
+            )
+        return sum(terms[1:], terms[0])
+
+    def _teacher_terms(self, batch: Mapping[str, Tensor], outputs: Any) -> list[Tensor]:
+        if self.teacher is None:
+            raise ModelError("distilling: no teacher, but logit_weight or hidden_weight is above 0")
+        if "row_id" not in batch:  # the user's own loader
+            batch = {**batch, "row_id": torch.full((len(logits_of(outputs)),), -1)}
+        if self.same_tokens and isinstance(self.teacher, _Remembers):
+            self.teacher.remember(batch)
+        answer = self.teacher(batch["row_id"], self.needs)
+        terms = []
+        if self.logit_weight:
+            loss = kd_loss(logits_of(outputs), answer.logits, self.temperature, self.problem)
+            terms.append(self.logit_weight * loss)
+        if self.hidden_weight:
+            student, teacher = outputs["hidden_states"], answer.hidden_states
+            layers = self.layers or layer_map(len(student) - 1, len(teacher) - 1)
+            loss = hidden_loss(student, teacher, batch["attention_mask"], layers, self.project)
+            terms.append(self.hidden_weight * loss)
+        return terms
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the projection's parameters."""
+        return [{"params": list(self.project.parameters())}] if self.project is not None else []
+
+    def on_step_end(self, step: int) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the projection's weights."""
+        return dict(self.project.state_dict()) if self.project is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back the projection's weights."""
+        if self.project is not None:
+            self.project.load_state_dict(dict(state))

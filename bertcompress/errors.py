@@ -1,0 +1,118 @@
+"""Every error this package raises on purpose.
+
+    BertCompressError
+    |-- InputError                what the user gave cannot be used; the CLI exits with status 2
+    |   |-- RecipeError           an unknown key, an order that cannot work, an impossible shape
+    |   |-- TaskError             a task description that does not hold together
+    |   |-- DataError             rows, columns, labels or files of a data set
+    |   |-- ModelError            a model that cannot be used for this
+    |   |   |-- UnsupportedFamily not one of the encoder families known here
+    |   |   `-- CheckpointError   missing, unexpected, truncated or pickled weights
+    |   |-- NotFound              a name, path or repository that does not exist
+    |   `-- OutputError           the place to write to exists already, is read-only or full
+    |-- MissingExtra              an optional dependency; the message names the pip command
+    |-- ResourceError             out of memory
+    `-- WorkerError               a helper process died or answered nonsense
+
+`shapes/` travels with the model and raises its own `ShapeError(ValueError)`; the CLI treats it as an
+`InputError`. Messages say where, what, what is allowed, and the nearest allowed value.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BertCompressError",
+    "CheckpointError",
+    "DataError",
+    "InputError",
+    "MissingExtra",
+    "ModelError",
+    "NotFound",
+    "OutputError",
+    "RecipeError",
+    "ResourceError",
+    "TaskError",
+    "UnsupportedFamily",
+    "WorkerError",
+    "unknown",
+]
+
+
+class BertCompressError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(BertCompressError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe that cannot run."""
+
+
+class TaskError(InputError):
+    """A task description that does not hold together."""
+
+
+class DataError(InputError):
+    """Rows, columns, labels or files of a data set."""
+
+
+class ModelError(InputError):
+    """A model that cannot be used for what was asked."""
+
+
+class UnsupportedFamily(ModelError):
+    """Not one of the encoder families known here."""
+
+
+class CheckpointError(ModelError):
+    """Weights that are missing, unexpected, truncated or pickled."""
+
+
+class NotFound(InputError):
+    """A name, path or repository that does not exist."""
+
+
+class OutputError(InputError):
+    """The place to write to exists already, is read-only or full."""
+
+
+class ResourceError(BertCompressError):
+    """Out of memory."""
+
+    exit_code = 2
+
+
+class WorkerError(BertCompressError):
+    """A helper process died or answered nonsense."""
+
+
+class MissingExtra(BertCompressError):
+    """An optional dependency is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; it comes with: pip install 'bertcompress[{extra}]'"
+        )
+
+
+def unknown(where: str, kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the one sentence for a name that is not known: where, what, nearest, allowed.
+
+    >>> unknown("recipes/x.yaml", "field", "kep", ["keep", "seed"])
+    "recipes/x.yaml: unknown field 'kep'; did you mean 'keep'? Allowed: keep, seed."
+    """
+    options = list(allowed)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{where}: unknown {kind} '{name}'; {hint}Allowed: {', '.join(options) or 'none'}."

@@ -1,0 +1,186 @@
+"""How large a model is and how much it computes: parameters, bytes on disk, MACs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from bertcompress.artefact import Deployment
+from bertcompress.errors import CheckpointError
+from bertcompress.runtimes import require
+from bertcompress.runtimes.graph import initializer_bytes
+from bertcompress.shapes import anatomy
+from bertcompress.shapes.anatomy import Anatomy, LayerParts
+
+__all__ = [
+    "LayerRow",
+    "Parameters",
+    "Size",
+    "count_parameters",
+    "disk_bytes",
+    "encoder_bytes",
+    "layer_table",
+    "macs",
+    "size_of",
+]
+
+_LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parameters(_Row):
+    """Numbers of parameters; shared ones count once."""
+
+    total: int = Field(ge=0, description="All of the model")
+    encoder: int = Field(ge=0, description="The layers")
+    embeddings: int = Field(ge=0, description="Tables, their norm and their projection")
+    head: int = Field(ge=0, description="Pooler and task head")
+
+
+class Size(_Row):
+    """Bytes on disk of what is shipped, in megabytes of 10^6 bytes."""
+
+    size_mb: float = Field(ge=0, description="The file, or the weights of the folder")
+    encoder_mb: float = Field(ge=0, description="All weights but the embedding tables")
+
+
+class LayerRow(_Row):
+    """One part of a model, as `inspect` shows it."""
+
+    name: str = Field(description="embeddings, layer 0 ..., head")
+    heads: int | None = Field(None, description="Attention heads left")
+    neurons: int | None = Field(None, description="Feed-forward neurons left")
+    params: int = Field(ge=0, description="Parameters, shared ones where they come first")
+    bytes: int = Field(ge=0, description="Bytes of these in memory")
+    macs: int | None = Field(None, description="Multiply-accumulates for one text")
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    """Return how many parameters the model has, and where; a shared tensor counts once."""
+    view = anatomy(model)
+    layers, embeddings, head = _parts(view)
+    counts = [sum(p.numel() for p in part) for part in (layers, embeddings, head)]
+    return Parameters(total=sum(counts), encoder=counts[0], embeddings=counts[1], head=counts[2])
+
+
+def macs(model: nn.Module, length: int = 128) -> int:
+    """Return the multiply-accumulates of the layers for one text.
+
+    As Kwon et al. 2022, arXiv:2204.09656, count: the linear maps and both attention products, in
+    each application of a shared layer.
+
+    Args:
+        model: Of a known family, edited or not.
+        length: Tokens of the text.
+    """
+    view = anatomy(model)
+    each = [_layer_macs(layer, view.head_size, length) for layer in view.layers]
+    return sum(each[i] for i in view.applications)
+
+
+def layer_table(model: nn.Module, length: int = 128) -> list[LayerRow]:
+    """Return where parameters, bytes and multiply-accumulates are: embeddings, each layer, head."""
+    view = anatomy(model)
+    _, embeddings, head = _parts(view)
+    seen: set[int] = set()
+    rows = [_plain_row("embeddings", embeddings)]
+    for i, layer in enumerate(view.layers):
+        new = [p for p in layer.module.parameters() if id(p) not in seen]
+        seen |= {id(p) for p in new}
+        one = _layer_macs(layer, view.head_size, length)
+        rows.append(
+            _plain_row(f"layer {i}", new).model_copy(
+                update={
+                    "heads": layer.heads,
+                    "neurons": layer.width,
+                    "macs": one * view.applications.count(i),
+                }
+            )
+        )
+    return [*rows, _plain_row("head", head)]
+
+
+def _plain_row(name: str, tensors: Iterable[Tensor]) -> LayerRow:
+    tensors = list(tensors)
+    return LayerRow(
+        name=name,
+        params=sum(t.numel() for t in tensors),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+    )
+
+
+def _parts(view: Anatomy) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Parameters of the layers, the embeddings and the head; a tied one belongs to the first."""
+    layers: dict[int, Tensor] = {
+        id(p): p for layer in view.layers for p in layer.module.parameters()
+    }
+    pooler = {id(p) for name, p in view.base.named_parameters() if name.startswith("pooler")}
+    embeddings: dict[int, Tensor] = {
+        id(p): p for p in view.base.parameters() if id(p) not in layers and id(p) not in pooler
+    }
+    rest: list[Tensor] = [
+        p for p in view.model.parameters() if id(p) not in layers and id(p) not in embeddings
+    ]
+    return list(layers.values()), list(embeddings.values()), rest
+
+
+def _layer_macs(layer: LayerParts, head_size: int, length: int) -> int:
+    """A head: 4 T H D in Q, K, V and output, 2 T T D in scores and context; a neuron: 2 T H."""
+    linears = [
+        module
+        for part in _LINEARS
+        for module in layer.get(part).modules()
+        if isinstance(module, nn.Linear)
+    ]
+    weights = sum(linear.in_features * linear.out_features for linear in linears)
+    return length * weights + 2 * length * length * layer.heads * head_size
+
+
+def size_of(deployment: Deployment) -> Size:
+    """Return the bytes that shipping this deployment takes."""
+    return Size(
+        size_mb=disk_bytes(deployment.path) / 1e6, encoder_mb=encoder_bytes(deployment) / 1e6
+    )
+
+
+def disk_bytes(path: str | Path) -> int:
+    """Return the bytes of a file, or of the weight files of a model folder."""
+    return sum(file.stat().st_size for file in _weight_files(Path(path)))
+
+
+def encoder_bytes(deployment: Deployment) -> int:
+    """Return the bytes of all weights on disk but the embedding tables.
+
+    Read from the file itself, so that fp32, bf16 and int8 count as what they are. Pooler and head
+    are included in every format: an ONNX graph does not tell them from layers.
+    """
+    files = _weight_files(deployment.path)
+    if deployment.path.suffix == ".onnx":
+        every, tables = initializer_bytes(require("onnx", "onnx").load(deployment.path))
+        return every - tables
+    sizes = {name: size for file in files for name, size in _tensor_bytes(file).items()}
+    return sum(size for name, size in sizes.items() if "_embeddings." not in name)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{path}: neither a file nor a folder with *.safetensors")
+    return files
+
+
+def _tensor_bytes(file: Path) -> dict[str, int]:
+    """Return bytes by tensor from the header of a safetensors file; no tensor is read."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {name: e["data_offsets"][1] - e["data_offsets"][0] for name, e in header.items()}

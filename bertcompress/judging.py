@@ -1,0 +1,204 @@
+"""Finished stages become rows of the report: scores against the baseline, sizes, shapes, timings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bertcompress.artefact import Deployment, Product, rung
+from bertcompress.data import TaskData
+from bertcompress.measure import (
+    Candidate,
+    Score,
+    Timing,
+    compare,
+    count_parameters,
+    macs,
+    references_of,
+    score,
+    size_of,
+    task_batches,
+    time_candidates,
+)
+from bertcompress.recipe import Measuring
+from bertcompress.report_rows import Control, DeploymentRow, LayerShape, Stage
+from bertcompress.runtimes import Logits
+from bertcompress.shapes import anatomy, read_record
+from bertcompress.stages import Finished
+
+__all__ = ["Judge", "Timed", "headline", "time_deployments"]
+
+LOADS_IN = {
+    "onnxruntime": "ONNX Runtime, optimum; no code of ours",
+    "openvino": "OpenVINO; no code of ours",
+}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares every deployment with the baseline's torch model on the validation split."""
+
+    data: TaskData
+    baseline: Finished
+    folder: Path
+    """The run folder that paths are told relative to."""
+
+    @property
+    def reference_logits(self) -> Logits:
+        """What the baseline answers. Shape: (N, K)."""
+        return self.baseline.logits(self.baseline.deployments[0], "validation")
+
+    def stage(
+        self,
+        finished: Finished,
+        deployments: Sequence[tuple[Deployment, Finished]],
+        timings: dict[Path, Timing],
+        control: Control | None = None,
+        notes: Sequence[str] = (),
+    ) -> Stage:
+        """Return a stage's row; each deployment comes with the stage that holds its answers."""
+        model = finished.product.model
+        counted = count_parameters(model)
+        rows = [self.deployment(each, owner, timings.get(each.path)) for each, owner in deployments]
+        return Stage(
+            name=finished.record.name,
+            method=finished.record.method,
+            baseline=finished.record.name == self.baseline.record.name,
+            params=counted.total,
+            encoder_params=counted.encoder,
+            macs=macs(model),
+            cost=finished.record.cost,
+            control=control,
+            deployments=tuple(rows),
+            edits=layer_shapes(finished.product),
+            notes=tuple(notes),
+            facts=finished.record.facts,
+        )
+
+    def deployment(
+        self, deployment: Deployment, owner: Finished, timing: Timing | None
+    ) -> DeploymentRow:
+        """Return one deployment's row."""
+        scores, logits = self.scores(deployment, owner), owner.logits(deployment, "validation")
+        size = size_of(deployment)
+        row = DeploymentRow(
+            runtime=deployment.runtime,
+            precision=deployment.precision,
+            path=deployment.path.relative_to(self.folder).as_posix(),
+            size_mb=size.size_mb,
+            encoder_mb=size.encoder_mb,
+            loads_in=LOADS_IN.get(deployment.runtime) or rung(owner.product.model)[1],
+            simulated=deployment.simulated,
+            scores=tuple(scores),
+            memory_mb=timing.peak_memory_mb if timing else None,
+            load_s=timing.load_s if timing else None,
+            latency=tuple(timing.latency) if timing else (),
+        )
+        against = compare(
+            self.data.task, logits, self.reference_logits, self._references("validation")
+        )
+        return row.model_copy(
+            update={
+                name: getattr(against, name)
+                for name in (
+                    *("retention", "retention_low", "retention_high"),
+                    *("retention_chance_corrected", "flipped", "p_value"),
+                )
+            }
+        )
+
+    def scores(self, deployment: Deployment, owner: Finished) -> list[Score]:
+        """Return the metrics on the validation split and on the further ones."""
+        found = []
+        for split in ("validation", *self.data.also):
+            logits = owner.logits(deployment, split)
+            references = self._references(split)
+            rows = score(self.data.task, self.data, split, logits, references)
+            # Only the main validation split has the score that decides.
+            found += [r if split == "validation" else r.model_copy(update={"headline": False})
+                      for r in rows]  # fmt: skip
+        return found
+
+    def _references(self, split: str) -> NDArray[Any]:
+        if self.data.task.problem == "unlabelled":
+            return self.baseline.logits(self.baseline.deployments[0], split)
+        return references_of(self.data, split)
+
+
+def headline(scores: Sequence[Score]) -> Score:
+    """Return the score that decides."""
+    return next(each for each in scores if each.headline)
+
+
+def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
+    """Return what is left of each original layer; empty for a model that was not edited."""
+    records = read_record(product.model.config)
+    if not records:
+        return ()
+    view = anatomy(product.model)
+    config = view.config
+    heads, width = int(config.num_attention_heads), int(getattr(config, view.family.ffn_field))
+    total = len(view.layers)
+    kept = list(range(total))
+    if "layers" in records and not view.family.shared:
+        total, kept = int(getattr(config, view.family.depth_field)), records["layers"].kept
+    left = {i: (layer.heads, layer.width) for i, layer in zip(kept, view.layers, strict=True)}
+    return tuple(
+        LayerShape(
+            layer=i,
+            heads=left.get(i, (0, 0))[0],
+            heads_before=heads,
+            neurons=left.get(i, (0, 0))[1],
+            neurons_before=width,
+        )
+        for i in range(total)
+    )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A deployment to be timed, and what others are compared with."""
+
+    deployment: Deployment
+    product: Product
+    baseline: Any = None
+    """`torch`, `dense_int8` or None."""
+
+
+def time_deployments(
+    timed: Sequence[Timed], data: TaskData, measuring: Measuring
+) -> dict[Path, Timing]:
+    """Return what was measured of each path, all in one interleaved run."""
+    batches: dict[int, Any] = {}
+    candidates = []
+    for each in timed:
+        tokenizer = each.product.tokenizer
+        if measuring.task_lengths and id(tokenizer) not in batches:
+            batches[id(tokenizer)] = task_batches(data, "validation", tokenizer)
+        candidates.append(
+            Candidate(
+                path=each.deployment.path,
+                runtime=each.deployment.runtime,
+                precision=each.deployment.precision,
+                baseline=each.baseline,
+                vocab_size=int(each.product.model.config.vocab_size),
+                task_batches=batches.get(id(tokenizer)),
+            )
+        )
+    count = len(measuring.shapes) + (2 if measuring.task_lengths else 0)
+    timings = time_candidates(
+        candidates,
+        measuring.shapes,
+        threads=measuring.threads,
+        seconds=measuring.seconds * count,
+    )
+    return {each.deployment.path: timing for each, timing in zip(timed, timings, strict=True)}
+
+
+def renamed(finished: Finished, deployment: Deployment, path: Path) -> tuple[Deployment, Finished]:
+    """Return a deployment at the place where the run ships it, with the stage that judged it."""
+    return replace(deployment, path=path), finished

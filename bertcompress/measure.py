@@ -1,0 +1,266 @@
+"""What a model is worth: scores with their intervals, and the comparison with the baseline.
+
+Measures a `Predictor`, never a model class. Sizes and latencies are in `footprint` and `latency`,
+whose names can be imported from here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bertcompress import metrics
+from bertcompress.data import TaskData, numpy_batches
+from bertcompress.errors import ModelError, TaskError
+from bertcompress.footprint import (
+    LayerRow,
+    Parameters,
+    Size,
+    count_parameters,
+    disk_bytes,
+    encoder_bytes,
+    layer_table,
+    macs,
+    size_of,
+)
+from bertcompress.latency import Candidate, Latency, Timing, measure_latency, time_candidates
+from bertcompress.runtimes import Batch, Logits, Predictor
+from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
+from bertcompress.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "Candidate",
+    "Comparison",
+    "Cost",
+    "Latency",
+    "LayerRow",
+    "Parameters",
+    "Score",
+    "Size",
+    "Timing",
+    "compare",
+    "count_parameters",
+    "disk_bytes",
+    "encoder_bytes",
+    "environment",
+    "layer_table",
+    "macs",
+    "measure_latency",
+    "peak_memory_mb",
+    "physical_cores",
+    "predict",
+    "references_of",
+    "score",
+    "size_of",
+    "task_batches",
+    "time_candidates",
+]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Score(_Row):
+    """One metric on one split."""
+
+    metric: str = Field(description="Name of the metric")
+    value: float = Field(description="0 to 1; correlations -1 to 1; kl from 0")
+    ci_low: float = Field(description="Lower end of the 95 % interval over examples")
+    ci_high: float = Field(description="Upper end of the 95 % interval over examples")
+    n: int = Field(ge=1, description="Examples")
+    headline: bool = Field(description="Whether this metric decides")
+    split: str = Field(description="The split that was scored")
+
+
+class Comparison(_Row):
+    """A model beside the baseline, on the same rows, by the headline metric."""
+
+    retention: float | None = Field(description="Score divided by the baseline's")
+    retention_low: float | None = Field(description="Lower end of its paired 95 % interval")
+    retention_high: float | None = Field(description="Upper end of its paired 95 % interval")
+    retention_chance_corrected: float | None = Field(
+        description="(score - chance) / (baseline - chance)"
+    )
+    flipped: float | None = Field(description="Share of predictions that differ; null for numbers")
+    p_value: float | None = Field(
+        description="McNemar for accuracy-like metrics, else paired bootstrap; null without labels"
+    )
+    difference: float = Field(description="Score minus the baseline's")
+    difference_low: float = Field(description="Lower end of its paired 95 % interval")
+    difference_high: float = Field(description="Upper end of its paired 95 % interval")
+
+
+class Cost(_Row):
+    """What one step of compressing cost."""
+
+    seconds: float = Field(ge=0, description="Wall clock")
+    steps: int | None = Field(None, ge=0, description="Optimizer steps")
+    samples: int | None = Field(None, ge=0, description="Examples seen, repeats counted")
+    peak_memory_mb: float | None = Field(None, ge=0, description="Of the process, 10^6 bytes")
+    reused: bool = Field(False, description="Taken from the stage store; paid by an earlier run")
+
+
+def predict(
+    predictor: Predictor,
+    data: TaskData,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 32,
+) -> Logits:
+    """Return the logits of a split in the order of its rows. Shape: (N, K).
+
+    Raises ModelError for a model that does not give one answer for each row.
+    """
+    encoded = data.encode(tokenizer, split)
+    logits: Logits | None = None
+    for positions, batch in numpy_batches(encoded, tokenizer, batch_size):
+        answer = predictor(batch)
+        if answer.ndim != 2:
+            raise ModelError(
+                f"{split}: the model answers with shape {answer.shape} for {len(positions)} rows; "
+                "a task needs one row of logits for each: a sequence classification head"
+            )
+        if logits is None:
+            logits = np.full((len(encoded), answer.shape[1]), np.nan, np.float32)
+        logits[positions] = answer
+    if logits is None:
+        raise ModelError(f"{split}: there are no rows to predict")
+    return logits
+
+
+def references_of(data: TaskData, split: str) -> NDArray[Any]:
+    """Return the labels of a split; raises TaskError where the task has none."""
+    rows = data.split(split)
+    if "label" not in rows.column_names:
+        raise TaskError(
+            f"{data.task.name}: split '{split}' has no labels; give the original's logits"
+        )
+    return np.asarray(rows["label"][:])
+
+
+def score(
+    task: Task,
+    data: TaskData,
+    split: str,
+    logits: Logits,
+    references: NDArray[Any] | None = None,
+) -> list[Score]:
+    """Return the task's metrics on a split, each with its 95 % interval over examples.
+
+    Args:
+        task: As resolved (`data.task`).
+        data: Where the labels come from.
+        split: Name of the split.
+        logits: From `predict`. Shape: (N, K).
+        references: Instead of the labels; without labels the original's logits. Shape: (N, K).
+    """
+    references = references_of(data, split) if references is None else references
+    rows = []
+    for metric in task.metrics:
+        value, low, high = metrics.interval(metric, logits, references, task.problem)
+        rows.append(
+            Score(
+                metric=metric,
+                value=value,
+                ci_low=low,
+                ci_high=high,
+                n=len(logits),
+                headline=metric == task.headline,
+                split=split,
+            )
+        )
+    return rows
+
+
+def compare(
+    task: Task, logits: Logits, baseline_logits: Logits, references: NDArray[Any]
+) -> Comparison:
+    """Return how a model stands to the baseline on the same rows.
+
+    Shape: both (N, K); references (N,) or (N, K), without labels the baseline's logits.
+    """
+    name, problem = task.headline, task.problem
+    difference, low, high, p_value = metrics.paired_difference(
+        name, logits, baseline_logits, references, problem
+    )
+    base = metrics.compute([name], baseline_logits, references, problem)[name]
+    retention = _ratio(base + difference, base)
+    span = (
+        _retention_interval(task, logits, baseline_logits, references)
+        if retention is not None
+        else None
+    )
+    chance = task.chance
+    return Comparison(
+        retention=retention,
+        retention_low=span[0] if span else None,
+        retention_high=span[1] if span else None,
+        retention_chance_corrected=(
+            None if chance is None else _ratio(base + difference - chance, base - chance)
+        ),
+        flipped=None if logits.shape[1] == 1 else _flipped(logits, baseline_logits, problem),
+        # Without labels the baseline is right by definition: there is nothing to test.
+        p_value=None if problem == "unlabelled" else p_value,
+        difference=difference,
+        difference_low=low,
+        difference_high=high,
+    )
+
+
+def _ratio(value: float, base: float) -> float | None:
+    """Return the quotient, None where the baseline is no better than nothing."""
+    return value / base if base > 0 else None
+
+
+def _retention_interval(
+    task: Task, logits: Logits, baseline_logits: Logits, references: NDArray[Any]
+) -> tuple[float, float] | None:
+    sides = [metrics.decisions(task.headline, x, task.problem) for x in (logits, baseline_logits)]
+    truth = np.asarray(references)
+    if task.problem == "unlabelled":
+        truth = metrics.decisions(task.headline, truth, task.problem)
+    elif task.problem == "multi_label":
+        truth = truth > 0.5
+    ours, theirs = metrics.resampled(task.headline, sides, truth)
+    if (theirs <= 0).any():
+        return None
+    low, high = np.quantile(ours / theirs, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _flipped(logits: Logits, baseline_logits: Logits, problem: str) -> float:
+    ours, theirs = (metrics.decisions("agreement", x, problem) for x in (logits, baseline_logits))
+    changed = ours != theirs
+    return float((changed.any(axis=1) if changed.ndim == 2 else changed).mean())
+
+
+def task_batches(
+    data: TaskData,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    sizes: Sequence[int] = (1, 8),
+    rows: int = 128,
+) -> dict[int, list[Batch]]:
+    """Return the same random rows of a split as batches of each size, padded to their longest row.
+
+    In random order, as a server meets them: rows sorted by length would flatter padding.
+    """
+    encoded = data.encode(tokenizer, split)
+    chosen = np.random.default_rng(0).permutation(len(encoded))[: max(rows, max(sizes))]
+    encoded = encoded.select(chosen.tolist())
+    return {
+        size: [
+            batch
+            for positions, batch in numpy_batches(encoded, tokenizer, size, sort_by_length=False)
+            if len(positions) == size
+        ]
+        for size in sizes
+    }

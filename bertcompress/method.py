@@ -1,0 +1,105 @@
+"""The contracts between a run, its methods and what they train: Method, Context, Teacher, Objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bertcompress.artefact import Product
+from bertcompress.data import TaskData
+from bertcompress.task import Task
+
+__all__ = ["Context", "Method", "Objective", "Teacher", "TeacherOutputs"]
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """What a teacher answers for some rows, in the order asked.
+
+    Shape: logits (B, K); hidden_states L + 1 tensors (B, T, H), embeddings first; attentions
+    L tensors (B, heads, T, T). Only what was asked for is filled.
+    """
+
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] = ()
+
+
+class Teacher(Protocol):
+    """Owns its tokenizer and answers by `row_id`, live or from its cache, never with gradients."""
+
+    def __call__(self, row_ids: Tensor, needs: frozenset[str] = frozenset()) -> TeacherOutputs:
+        """Answer for the rows. Shape: row_ids (B,). `needs`: of `hidden_states`, `attentions`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know besides the product that it is given."""
+
+    task: Task
+    data: TaskData
+    teacher: Teacher | None
+    device: torch.device
+    seed: int
+    workdir: Path
+
+
+class Method(BaseModel):
+    """One step of a recipe: typed knobs and `apply`. Subclasses are one file each, depth 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: ClassVar[str]
+    """Name in a recipe, of the file, and of the function that does the same without a recipe."""
+    paper: ClassVar[str]
+    """First source, with its arXiv id."""
+    tier: ClassVar[Literal["core", "useful", "research"]] = "core"
+    kind: ClassVar[Literal["train", "shape", "precision"]]
+    """`train` changes weights, `shape` the architecture, `precision` makes deployments: always last."""
+    needs_labels: ClassVar[bool] = False
+    speeds_up: ClassVar[bool] = False
+    """False prints "no speed-up here" beside the stage."""
+
+    def apply(self, product: Product, ctx: Context) -> Product:
+        """Return the product after this step. `product` is a private copy and may be changed."""
+        raise NotImplementedError
+
+    def control(self) -> Method | None:
+        """Return the same step with the teacher's terms zero, or None where that means nothing."""
+        return None
+
+
+class Objective(Protocol):
+    """What `training.fit` minimises."""
+
+    needs: frozenset[str]
+    """Outputs that the model must return: of `hidden_states`, `attentions` (forces eager attention)."""
+
+    def __call__(
+        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
+    ) -> Tensor:
+        """Return the scalar loss of one batch; `batch` holds `row_id` and, where there are any, `labels`."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimizer groups of the objective's own parameters (projections, gates ...)."""
+        ...
+
+    def on_step_end(self, step: int) -> None:
+        """Run after each optimizer step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        ...

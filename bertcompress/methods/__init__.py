@@ -1,0 +1,44 @@
+"""The table of methods: key -> (where the class is, one line). Adding a method adds a line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bertcompress.errors import RecipeError, unknown
+
+if TYPE_CHECKING:
+    from bertcompress.method import Method
+
+__all__ = ["METHODS", "RESEARCH", "method_class"]
+
+METHODS: dict[str, tuple[str, str]] = {
+    "finetune": (
+        "bertcompress.methods.finetune:Finetune",
+        "Train on the task's labels until the selection score no longer rises",
+    ),
+    "prune_structured": (
+        "bertcompress.methods.pruning.structured:PruneStructured",
+        "Remove attention heads and feed-forward neurons, or whole layers",
+    ),
+    "distill": (
+        "bertcompress.methods.distillation.distill:Distill",
+        "Train the smaller model on the answers and hidden states of the larger one",
+    ),
+    "quantize_int8": (
+        "bertcompress.methods.quantization.int8:QuantizeInt8",
+        "Post-training int8 files for ONNX Runtime and OpenVINO",
+    ),
+}
+
+RESEARCH: frozenset[str] = frozenset()
+"""Keys of the research tier, hidden from lists unless asked for."""
+
+
+def method_class(key: str, where: str = "recipe") -> type[Method]:
+    """Return the class of a method; raises RecipeError with the nearest key."""
+    if key not in METHODS:
+        raise RecipeError(unknown(where, "method", key, METHODS))
+    module, _, name = METHODS[key][0].partition(":")
+    found: Any = getattr(importlib.import_module(module), name)
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Methods that train a smaller model on a larger one's answers."""

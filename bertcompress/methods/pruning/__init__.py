@@ -1,0 +1,1 @@
+"""Methods that remove parts of the architecture."""

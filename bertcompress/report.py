@@ -1,0 +1,169 @@
+"""`Report`: rows of measurements to JSON, Markdown, HTML and the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from bertcompress.errors import InputError, NotFound
+from bertcompress.report_html import render
+from bertcompress.report_rows import VERSION, ReportData, Stage
+from bertcompress.report_tables import Table, cost_line, tables
+from bertcompress.report_verdict import judge
+from bertcompress.store import write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Report", "markdown_table", "print_report", "report_schema"]
+
+
+class Report(ReportData):
+    """What came out of a run: one row of measurements per stage, and the verdict."""
+
+    @classmethod
+    def of(
+        cls,
+        stages: Sequence[Stage],
+        *,
+        recipe: Mapping[str, Any],
+        task: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        seeds: int = 1,
+    ) -> Report:
+        """Return the report of these stages with its verdict. `seeds`: behind each figure, >= 1."""
+        return cls(
+            recipe=dict(recipe),
+            task=dict(task),
+            environment=dict(environment),
+            stages=tuple(stages),
+            verdict=judge(stages, seeds),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read `report.json`, or that of a run folder; raises InputError where it does not fit."""
+        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+            raw = json.loads(text)
+        except FileNotFoundError:
+            raise NotFound(f"{file}: no such report") from None
+        except ValueError as error:
+            raise InputError(f"{file}: not a report: {error}") from error
+        version = raw.get("version") if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise InputError(
+                f"{file}: report version {version} is newer than {VERSION}, the newest known here: "
+                "upgrade bertcompress"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(f"{file}: not a report: {place}: {first['msg']}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write `report.json` (the path may be the run folder) whole or not at all."""
+        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        with write_atomically(file) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return file
+
+    def to_markdown(self) -> str:
+        """Return the report as GitHub-flavoured Markdown."""
+        parts = [f"# {self.title}", *_bullets(self.verdict.sentences)]
+        if self.verdict.warnings:
+            parts += ["**Read with care**", *_bullets(self.verdict.warnings)]
+        for table in tables(self):
+            parts += [
+                f"## {table.title}",
+                markdown_table(table),
+                *([table.note] if table.note else []),
+            ]
+        parts += [cost_line(self), *_bullets(self.notes)]
+        return "\n\n".join(parts) + "\n"
+
+    def to_html(self) -> str:
+        """Return the report as one self-contained page: no script, nothing fetched."""
+        return render(self)
+
+    def __str__(self) -> str:
+        """Return what a terminal shows."""
+        from rich.console import Console
+
+        console = Console(width=100, no_color=True, record=True, file=io.StringIO())
+        print_report(self, console)
+        return console.export_text()
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON schema of `report.json`."""
+    return Report.model_json_schema()
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
+
+
+def markdown_table(table: Table) -> str:
+    """Return one table as GitHub-flavoured Markdown."""
+    rule = ["---:" if column.number else "---" for column in table.columns]
+    lines = [[column.name for column in table.columns], rule, *table.rows]
+    return "\n".join(
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+    )
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the story, the deployments of the last stage, cost and verdict."""
+    console.print(f"[bold]{report.title}[/]")
+    for table in tables(report):
+        if table.brief:
+            console.print(_rich_table(table, console.width))
+    console.print(cost_line(report), highlight=False)
+    for sentence in report.verdict.sentences:
+        console.print(f"[green]-[/] {sentence}", highlight=False)
+    for warning in (*report.verdict.warnings, *report.notes):
+        console.print(f"[yellow]![/] {warning}", highlight=False)
+
+
+def _rich_table(table: Table, width: int) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    shown = RichTable(
+        title=table.title,
+        title_justify="left",
+        caption=table.note,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    keep = [i for i, column in enumerate(table.columns) if column.brief]
+    texts = [[table.columns[i].name, *(row[i] for row in table.rows)] for i in keep]
+    for index, column_width in zip(keep, _widths(texts, width - 2 * len(keep) - 1), strict=True):
+        column = table.columns[index]
+        shown.add_column(
+            column.name, justify="right" if column.number else "left", width=column_width
+        )
+    for row in table.rows:
+        shown.add_row(*(row[index] for index in keep))
+    return shown
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Return widths that fit the room where they can: cells wrap between words only."""
+    widths = [max(map(len, texts)) for texts in columns]
+    least = [max(len(word) for text in texts for word in text.split()) for texts in columns]
+    while sum(widths) > room and widths != least:
+        slack = [width - floor for width, floor in zip(widths, least, strict=True)]
+        widths[slack.index(max(slack))] -= 1
+    return widths

@@ -1,0 +1,63 @@
+"""Single figures as text, the same in every table, card and sentence."""
+
+from __future__ import annotations
+
+from bertcompress.measure import Score
+from bertcompress.report_rows import DeploymentRow
+
+__all__ = [
+    "NOT_MEASURED",
+    "count",
+    "percent",
+    "retention_cell",
+    "score_cell",
+    "share",
+    "shown",
+    "times",
+]
+
+NOT_MEASURED = "not measured"
+
+
+def percent(value: float) -> str:
+    """Return a share in percent, with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def shown(value: float | None, form: str) -> str:
+    """Return the value in this format, or that it was not measured."""
+    return NOT_MEASURED if value is None else format(value, form)
+
+
+def times(value: float | None) -> str:
+    """Return a ratio as `1.85x`."""
+    return NOT_MEASURED if value is None else f"{value:.2f}x"
+
+
+def count(value: float | None) -> str:
+    """Return a count in thousands (k), millions (M) or billions (G)."""
+    if value is None:
+        return NOT_MEASURED
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def score_cell(score: Score | None) -> str:
+    """Return a score with its 95 % interval."""
+    if score is None:
+        return NOT_MEASURED
+    return f"{score.value:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}]"
+
+
+def share(value: float | None) -> str:
+    """Return a share in percent."""
+    return NOT_MEASURED if value is None else percent(value)
+
+
+def retention_cell(row: DeploymentRow) -> str:
+    """Return the retention with its interval, where it has one."""
+    if row.retention is None or row.retention_low is None or row.retention_high is None:
+        return share(row.retention)
+    return f"{percent(row.retention)} [{percent(row.retention_low)}, {percent(row.retention_high)}]"

@@ -1,0 +1,216 @@
+"""The rows of a report: what `report.json` holds, stage by stage and deployment by deployment.
+
+Every figure names its unit; a figure that nobody measured is null. Sizes are megabytes of 10^6
+bytes, shares are 0 to 1, times are as named.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bertcompress.measure import Cost, Latency, Score
+
+__all__ = [
+    "VERSION",
+    "Control",
+    "DeploymentRow",
+    "LayerShape",
+    "ReportData",
+    "SpeedUp",
+    "Stage",
+    "Verdict",
+]
+
+VERSION = 1
+"""Raised when an older release could not read what this one writes."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerShape(_Row):
+    """What one layer of the encoder has left. A layer with no head and no neuron is gone."""
+
+    layer: int = Field(ge=0, description="Index in the original model, bottom is 0")
+    heads: int = Field(ge=0, description="Attention heads left")
+    heads_before: int = Field(ge=0, description="Attention heads of the original")
+    neurons: int = Field(ge=0, description="Feed-forward neurons left")
+    neurons_before: int = Field(ge=0, description="Feed-forward neurons of the original")
+
+
+class Control(_Row):
+    """The same step without what the method adds (no teacher), at equal data and steps."""
+
+    name: str = Field(description="What was left out")
+    score: Score = Field(description="Headline score of the control")
+
+
+class DeploymentRow(_Row):
+    """One file or folder that runs somewhere, and what was measured on it."""
+
+    runtime: str = Field(description="torch, onnxruntime or openvino")
+    precision: str = Field(description="fp32, bf16 or int8")
+    path: str = Field(description="File or folder, relative to the run folder")
+    size_mb: float = Field(ge=0, description="Megabytes of what has to be shipped to run this")
+    encoder_mb: float | None = Field(
+        None, ge=0, description="Megabytes of all weights but the embedding tables"
+    )
+    loads_in: str = Field(description="What is needed to load it: the rung of the ladder")
+    simulated: bool = Field(
+        False, description="The precision is only imitated in fp32: its bytes are never counted"
+    )
+    scores: tuple[Score, ...] = Field((), description="One per metric and validation split")
+    retention: float | None = Field(None, description="Headline score divided by the baseline's")
+    retention_low: float | None = Field(
+        None, description="Lower end of its paired 95 % interval over examples"
+    )
+    retention_high: float | None = Field(
+        None, description="Upper end of its paired 95 % interval over examples"
+    )
+    retention_chance_corrected: float | None = Field(
+        None, description="(score - chance) / (baseline - chance)"
+    )
+    flipped: float | None = Field(
+        None, ge=0, le=1, description="Share of predictions that differ from the baseline's"
+    )
+    p_value: float | None = Field(
+        None, ge=0, le=1, description="Paired test against the baseline (McNemar or bootstrap)"
+    )
+    difference: float | None = Field(None, description="Headline score minus the baseline's")
+    difference_low: float | None = Field(
+        None, description="Lower end of its paired 95 % interval over examples"
+    )
+    difference_high: float | None = Field(
+        None, description="Upper end of its paired 95 % interval over examples"
+    )
+    memory_mb: float | None = Field(
+        None,
+        ge=0,
+        description="Megabytes that a process serving it holds at most, runtime included",
+    )
+    load_s: float | None = Field(
+        None, ge=0, description="Seconds from opening it to its first answer, runtime imported"
+    )
+    latency: tuple[Latency, ...] = Field((), description="One per batch size and length")
+
+    @property
+    def headline(self) -> Score | None:
+        """The score that decides, or None where nothing was scored."""
+        return next((score for score in self.scores if score.headline), None)
+
+    @property
+    def label(self) -> str:
+        """Runtime and precision in words."""
+        return f"{self.runtime} {self.precision}{' (simulated)' if self.simulated else ''}"
+
+
+class Stage(_Row):
+    """One step of the recipe and what it led to."""
+
+    name: str = Field(description="Folder of the stage, for example 02-prune_structured")
+    method: str = Field(description="Key of the method, or `original` for the model as it came")
+    baseline: bool = Field(
+        False, description="True for the one stage that retention, sizes and speed refer to"
+    )
+    params: int = Field(ge=0, description="Parameters, shared ones counted once")
+    encoder_params: int = Field(ge=0, description="Parameters of the layers alone")
+    macs: int | None = Field(
+        None, ge=0, description="Multiply-accumulates of the layers for one text of full length"
+    )
+    cost: Cost | None = Field(None, description="What this step cost")
+    control: Control | None = Field(None, description="The same step without its teacher")
+    deployments: tuple[DeploymentRow, ...] = Field((), description="Where the result runs")
+    edits: tuple[LayerShape, ...] = Field((), description="What is left of each layer, if cut")
+    notes: tuple[str, ...] = Field((), description="Remarks in words: reused, no speed-up here")
+    facts: dict[str, Any] = Field(
+        default_factory=dict, description="What the method found and chose, free of format"
+    )
+
+    @property
+    def main(self) -> DeploymentRow | None:
+        """The deployment that tells the story of this stage: torch, else the first."""
+        torch = [row for row in self.deployments if row.runtime == "torch"]
+        return next(iter(torch or self.deployments), None)
+
+
+class SpeedUp(_Row):
+    """How much faster one deployment is, at one batch size and length; below 1 it is slower."""
+
+    batch: int = Field(description="Texts at a time")
+    length: int | str = Field(description="Tokens per text, or `task` for its own lengths")
+    threads: int = Field(description="Threads of the process")
+    over_dense_int8: float | None = Field(
+        None, description="Times faster than dense int8 of the same runtime, in the same run"
+    )
+    over_torch: float | None = Field(
+        None, description="Times faster than the baseline in torch fp32, in the same run"
+    )
+    spread: float = Field(ge=0, description="Interquartile range of the rounds over their median")
+
+
+class Verdict(_Row):
+    """What came out, computed from the rows. All figures are of one deployment, never a mixture."""
+
+    stage: str = Field(description="Name of the stage that is judged: the last one")
+    baseline: str = Field(description="Name of the stage it is compared with")
+    runtime: str | None = Field(None, description="Runtime of the deployment that is judged")
+    precision: str | None = Field(None, description="Its precision")
+    retention: float | None = Field(None, description="Headline score divided by the baseline's")
+    retention_low: float | None = Field(None, description="Lower end of its 95 % interval")
+    retention_high: float | None = Field(None, description="Upper end of its 95 % interval")
+    significant: bool | None = Field(
+        None, description="Whether the score differs from the baseline's (p < 0.05)"
+    )
+    smaller_by: float | None = Field(
+        None, description="Bytes of the baseline in torch fp32, divided by bytes shipped"
+    )
+    encoder_smaller_by: float | None = Field(
+        None, description="The same without the embedding tables"
+    )
+    speed: tuple[SpeedUp, ...] = Field((), description="One per batch size and length")
+    sentences: tuple[str, ...] = Field((), description="The verdict in plain words")
+    warnings: tuple[str, ...] = Field((), description="What a reader must know beside it")
+
+
+class ReportData(_Row):
+    """The whole of `report.json`."""
+
+    version: int = Field(VERSION, description="Of this format")
+    recipe: dict[str, Any] = Field(description="The recipe with its defaults filled in")
+    task: dict[str, Any] = Field(description="The task as resolved: data, metrics, chance level")
+    environment: dict[str, Any] = Field(
+        description="Processor, instruction sets, cores, threads, versions"
+    )
+    stages: tuple[Stage, ...] = Field(description="In the order they ran")
+    verdict: Verdict = Field(description="Computed from the stages")
+
+    @property
+    def last(self) -> Stage:
+        """The stage that is shipped."""
+        return self.stages[-1]
+
+    @property
+    def reference(self) -> Stage:
+        """The baseline stage."""
+        return next(stage for stage in self.stages if stage.name == self.verdict.baseline)
+
+    @property
+    def title(self) -> str:
+        """Model and task in one line."""
+        model = self.recipe.get("model", "a model")
+        return f"{model} on {self.task.get('name', 'a task')}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks of all stages, each with the name of its stage."""
+        return tuple(f"{stage.name}: {note}" for stage in self.stages for note in stage.notes)
+
+    @property
+    def compared(self) -> list[tuple[Stage, DeploymentRow]]:
+        """Every deployment of the baseline and, where it is another stage, of the last one."""
+        alone = self.last.name == self.verdict.baseline
+        stages = [self.last] if alone else [self.reference, self.last]
+        return [(stage, row) for stage in stages for row in stage.deployments]

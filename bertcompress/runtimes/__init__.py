@@ -1,0 +1,159 @@
+"""Where a compressed model runs: one file per runtime, each with the same three functions.
+
+`export(product, folder) -> Deployment`, `quantize(folder, calibration, ...) -> Deployment` and
+`predictor(path, ...) -> Predictor`. Scoring, timing and int8 all go through these, so nothing above
+this room knows a model class. `open_predictor` picks the runtime for a path.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
+
+__all__ = [
+    "RUNTIMES",
+    "Batch",
+    "Logits",
+    "Predictor",
+    "join_outputs",
+    "locate",
+    "open_predictor",
+    "require",
+]
+
+Batch = Mapping[str, NDArray[np.int64]]
+"""`input_ids`, `attention_mask` and, for families that use them, `token_type_ids`. Shape: (B, T);
+(B, choices, T) for multiple choice."""
+
+Logits = NDArray[np.float32]
+"""Shape: (B, K) for classification and regression, (B, T, K) per token, (B, T, 2) for start and end
+of an answer, (B, T, H) for a bare model."""
+
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MODEL_FILE = "model.onnx"
+QUANTIZED_FILE = "model_quantized.onnx"
+OPENVINO_INT8_FILE = "model_int8.onnx"
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A loaded artefact: a batch in, logits out, in eval and inference mode, not warmed up."""
+
+    runtime: str
+    """`torch`, `onnxruntime` or `openvino`."""
+    precision: str
+    """`fp32`, `bf16` or `int8`."""
+
+    def __call__(self, batch: Batch) -> Logits:
+        """Return the logits. Shape: (B, T) -> (B, K)."""
+        ...
+
+
+def open_predictor(
+    path: str | Path,
+    runtime: str | None = None,
+    threads: int | None = None,
+    trust_remote_code: bool = False,
+    precision: str | None = None,
+) -> Predictor:
+    """Return an artefact ready to run: a model folder, `.onnx` file, run folder or Hub id.
+
+    Args:
+        path: What `locate` understands.
+        runtime: One of `RUNTIMES`; None takes the one that the artefact was made for.
+        threads: Threads of one inference; None leaves the runtime's own choice.
+        trust_remote_code: Passed on to transformers; only the torch runtime runs code.
+        precision: `fp32`, `bf16` or `int8`; None takes what the artefact holds.
+
+    Raises:
+        NotFound, ModelError, CheckpointError, MissingExtra.
+    """
+    runtime, found = locate(path, runtime, precision)
+    module = importlib.import_module(f"bertcompress.runtimes.{runtime}")
+    options: dict[str, Any] = {} if precision is None else {"precision": precision}
+    if runtime == "torch":
+        options["trust_remote_code"] = trust_remote_code
+    return cast(Predictor, module.predictor(found, threads=threads, **options))
+
+
+def locate(
+    path: str | Path, runtime: str | None = None, precision: str | None = None
+) -> tuple[str, str | Path]:
+    """Return runtime and exact artefact (a folder or Hub id for torch, else a file) behind a path.
+
+    Where a folder holds both, the int8 file is taken unless `precision` says `fp32`: it is the one
+    that ships.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise ModelError(unknown(str(path), "runtime", runtime, RUNTIMES))
+    place = Path(path)
+    if place.is_file():
+        return _file(place, runtime)
+    if not place.is_dir():
+        return _elsewhere(path, runtime)
+    if runtime in (None, "torch"):
+        for folder in (place, place / "model"):
+            if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+                return "torch", folder
+    for file in _candidates(place, runtime, precision):
+        if file.is_file():
+            return _file(file, runtime)
+    wanted = (
+        f"for {runtime}" if runtime else "of torch (config.json, *.safetensors) or ONNX (*.onnx)"
+    )
+    raise NotFound(f"{path}: no model {wanted} in this folder")
+
+
+def _file(file: Path, runtime: str | None) -> tuple[str, Path]:
+    if file.suffix != ".onnx":
+        raise ModelError(f"{file}: a model is a folder or an .onnx file")
+    if runtime == "torch":
+        raise ModelError(f"{file}: torch does not run .onnx files; allowed: onnxruntime, openvino")
+    made_for_openvino = file.name == OPENVINO_INT8_FILE or file.parent.name == "openvino"
+    return runtime or ("openvino" if made_for_openvino else "onnxruntime"), file
+
+
+def _elsewhere(path: str | Path, runtime: str | None) -> tuple[str, str]:
+    name = str(path)
+    # A Hub id is `name` or `owner/name`; anything that can only be a path is a missing one.
+    if isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise NotFound(f"{path}: no such file or folder")
+    if name.endswith(".onnx"):
+        raise NotFound(f"{path}: no such file")
+    if runtime not in (None, "torch"):
+        raise NotFound(f"{path}: no such folder; {runtime} runs local .onnx files only")
+    return "torch", name
+
+
+def _candidates(place: Path, runtime: str | None, precision: str | None) -> list[Path]:
+    int8 = {
+        "onnxruntime": [place / QUANTIZED_FILE, place / "onnx" / QUANTIZED_FILE],
+        "openvino": [place / OPENVINO_INT8_FILE, place / "openvino" / OPENVINO_INT8_FILE],
+    }
+    wanted = [runtime] if runtime in int8 else ["openvino", "onnxruntime"]
+    quantized = [file for name in wanted for file in int8[name]]
+    plain = [place / MODEL_FILE, place / "onnx" / MODEL_FILE]
+    return {"int8": quantized, "fp32": plain}.get(precision or "", quantized + plain)
+
+
+def join_outputs(outputs: Sequence[NDArray[Any]]) -> Logits:
+    """Return a model's outputs as one array: start and end logits are stacked on a last axis."""
+    joined = outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
+    return np.ascontiguousarray(joined, dtype=np.float32)
+
+
+def require(package: str, extra: str) -> Any:
+    """Return an optional package; raises MissingExtra with the pip command where it is absent."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(package, extra) from error

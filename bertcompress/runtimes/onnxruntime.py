@@ -1,0 +1,135 @@
+"""Runs ONNX files in ONNX Runtime: fp32, or int8 with activations quantised on the fly."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertcompress.errors import CheckpointError, ModelError
+from bertcompress.runtimes import (
+    MODEL_FILE,
+    QUANTIZED_FILE,
+    Batch,
+    Logits,
+    join_outputs,
+    require,
+)
+
+if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
+    from bertcompress.artefact import Deployment, Product
+    from bertcompress.runtimes.onnx import Exporter
+
+__all__ = ["OnnxRuntimePredictor", "export", "predictor", "quantize"]
+
+
+def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
+    """Write `folder/model.onnx` in fp32, with tokenizer and plain config, checked against torch."""
+    from bertcompress.artefact import Deployment
+    from bertcompress.runtimes.onnx import export_onnx
+
+    return Deployment("onnxruntime", "fp32", export_onnx(product, folder, exporter))
+
+
+def quantize(
+    folder: Path, calibration: Iterable[Batch] = (), reduce_range: bool = False
+) -> Deployment:
+    """Write `folder/model_quantized.onnx` from `folder/model.onnx`: int8 weights, per channel.
+
+    Args:
+        folder: Holds `model.onnx`, its config and tokenizer.
+        calibration: Nothing is calibrated; the first batch, where there is one, is run as a check.
+        reduce_range: 7 bits for weights, for processors without VNNI, where 8 can overflow.
+
+    Raises:
+        ModelError where the quantised model answers with infinities or NaN.
+    """
+    from bertcompress.artefact import Deployment
+    from bertcompress.runtimes.graph import share, unshare_transposed
+
+    onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
+    proto = onnx.load(folder / MODEL_FILE)
+    unshare_transposed(proto)
+    file = folder / QUANTIZED_FILE
+    with _quiet():
+        tools.quantize_dynamic(
+            proto,
+            file,
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_type=tools.QuantType.QInt8,
+        )
+    proto = onnx.load(file)
+    share(proto)
+    onnx.save(proto, file)
+    loaded = OnnxRuntimePredictor(file, "int8")
+    for batch in list(islice(calibration, 1)) or [loaded.example()]:
+        if not np.isfinite(loaded(batch)).all():
+            raise ModelError(f"{file}: the quantised model answers with infinities or NaN")
+    return Deployment("onnxruntime", "int8", file)
+
+
+def predictor(
+    path: str | Path, threads: int | None = None, precision: str | None = None
+) -> OnnxRuntimePredictor:
+    """Return the ONNX file ready to run on the CPU.
+
+    Args:
+        path: An `.onnx` file.
+        threads: Threads within one operator; None takes the physical cores.
+        precision: What the file holds; None tells it by the name.
+
+    Raises:
+        CheckpointError for a file that ONNX Runtime cannot read; MissingExtra.
+    """
+    return OnnxRuntimePredictor(Path(path), precision or precision_of(Path(path)), threads)
+
+
+def precision_of(file: Path) -> str:
+    """Return `int8` for the names that quantised files have here and at optimum, else `fp32`."""
+    return "int8" if any(mark in file.stem for mark in ("int8", "quantized")) else "fp32"
+
+
+class OnnxRuntimePredictor:
+    """One session; only the inputs that the graph has are fed."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, file: Path, precision: str, threads: int | None = None) -> None:
+        ort = require("onnxruntime", "onnx")
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime has one private class per cause
+            raise CheckpointError(f"{file}: not readable by ONNX Runtime: {error}") from error
+        self.precision = precision
+        self._ranks = {i.name: len(i.shape) for i in self._session.get_inputs()}
+
+    def __call__(self, batch: Batch) -> Logits:
+        """Return the logits. Shape: (B, T) -> (B, K)."""
+        inputs = {name: batch[name] for name in self._ranks if name in batch}
+        return join_outputs(self._session.run(None, inputs))
+
+    def example(self) -> dict[str, Any]:
+        """Return a batch of one row of 8 tokens that this graph takes."""
+        return {n: np.ones((1,) * (r - 1) + (8,), np.int64) for n, r in self._ranks.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser warns through the root logger, of a step that is not needed here."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

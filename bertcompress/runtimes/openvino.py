@@ -1,0 +1,166 @@
+"""Runs ONNX files in OpenVINO: fp32, or int8 with weights and activations quantised by NNCF."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.errors import CheckpointError, DataError
+from bertcompress.runtimes import (
+    MODEL_FILE,
+    OPENVINO_INT8_FILE,
+    Batch,
+    Logits,
+    join_outputs,
+    require,
+)
+from bertcompress.runtimes.onnxruntime import precision_of
+
+if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
+    from bertcompress.artefact import Deployment, Product
+    from bertcompress.runtimes.onnx import Exporter
+
+__all__ = ["OpenVinoPredictor", "export", "predictor", "quantize"]
+
+
+def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
+    """Write `folder/model.onnx` in fp32, with tokenizer and plain config, checked against torch."""
+    from bertcompress.artefact import Deployment
+    from bertcompress.runtimes.onnx import export_onnx
+
+    return Deployment("openvino", "fp32", export_onnx(product, folder, exporter))
+
+
+def quantize(
+    folder: Path, calibration: Iterable[Batch], out: Path | None = None, samples: int = 300
+) -> Deployment:
+    """Write `model_int8.onnx` from `folder/model.onnx`: static int8, ranges from real batches.
+
+    Args:
+        folder: Holds `model.onnx`, its config and tokenizer.
+        calibration: Batches of real rows; each row is used by itself, without its padding.
+        out: Where to write, with config and tokenizer; None is `openvino/` beside `folder`.
+        samples: Rows to calibrate on at most.
+
+    Raises:
+        DataError without any calibration row; MissingExtra.
+    """
+    from bertcompress.artefact import Deployment
+    from bertcompress.runtimes.graph import share, unshare_transposed
+    from bertcompress.runtimes.onnx import companions
+
+    onnx, nncf = require("onnx", "openvino"), _nncf()
+    proto = onnx.load(folder / MODEL_FILE)
+    unshare_transposed(proto)
+    names = [tensor.name for tensor in proto.graph.input]
+    rows = list(islice(_rows(calibration, names), samples))
+    if not rows:
+        raise DataError(f"{folder}: static int8 needs calibration rows; none were given")
+    with _quiet():
+        quantized = nncf.quantize(
+            proto,
+            nncf.Dataset(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(rows),
+        )
+    share(quantized)
+    out = out or folder.parent / "openvino"
+    companions(folder, out)
+    file = out / OPENVINO_INT8_FILE
+    onnx.save(quantized, file)
+    return Deployment("openvino", "int8", file)
+
+
+def predictor(
+    path: str | Path, threads: int | None = None, precision: str | None = None
+) -> OpenVinoPredictor:
+    """Return the ONNX file ready to run on the CPU, tuned for latency.
+
+    Args:
+        path: An `.onnx` file.
+        threads: Threads of one inference; None takes OpenVINO's choice.
+        precision: None tells it by the name of the file. `auto` lets OpenVINO calculate in what it
+            prefers on this processor (on some bf16); an fp32 file otherwise runs in fp32.
+
+    Raises:
+        CheckpointError for a file that OpenVINO cannot read; MissingExtra.
+    """
+    return OpenVinoPredictor(Path(path), precision or precision_of(Path(path)), threads)
+
+
+class OpenVinoPredictor:
+    """One compiled model with one request; only the inputs that the graph has are fed."""
+
+    runtime = "openvino"
+
+    def __init__(self, file: Path, precision: str, threads: int | None = None) -> None:
+        openvino = require("openvino", "openvino")
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        if precision == "fp32":
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        try:
+            model = openvino.Core().compile_model(str(file), "CPU", options)
+        except RuntimeError as error:
+            raise CheckpointError(f"{file}: not readable by OpenVINO: {error}") from error
+        if precision == "auto":
+            hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            precision = {"f32": "fp32"}.get(hint, hint)
+        self.precision = precision
+        self._request = model.create_infer_request()
+        self._inputs = [port.get_any_name() for port in model.inputs]
+        self._outputs = len(model.outputs)
+
+    def __call__(self, batch: Batch) -> Logits:
+        """Return the logits. Shape: (B, T) -> (B, K)."""
+        inputs = {name: batch[name] for name in self._inputs if name in batch}
+        self._request.infer(inputs, share_inputs=True)
+        outputs = [self._request.get_output_tensor(i).data for i in range(self._outputs)]
+        # Copied: the request's buffers are written again by the next call.
+        return join_outputs([np.array(output) for output in outputs])
+
+
+def _rows(batches: Iterable[Batch], names: list[str]) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Yield each row by itself, without padding, whose activations would count as real ones."""
+    for batch in batches:
+        for i, mask in enumerate(batch["attention_mask"]):
+            real = mask.astype(bool) if mask.ndim == 1 else np.ones(mask.shape[-1], bool)
+            yield {name: batch[name][i : i + 1][..., real] for name in names if name in batch}
+
+
+def _nncf() -> Any:
+    """Import NNCF with its usage reports switched off: what a user compresses is their business."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return require("nncf", "openvino")
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF prints progress bars on standard output and logs each step."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,104 @@
+"""Runs a model folder in PyTorch: fp32 or bf16 (dynamic int8 only as an opponent in benchmarks)."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from bertcompress import artefact
+from bertcompress.artefact import Deployment, Product
+from bertcompress.errors import ModelError, unknown
+from bertcompress.runtimes import INPUTS, Batch, Logits, join_outputs
+
+__all__ = ["TorchPredictor", "export", "predictor", "quantize"]
+
+PRECISIONS = ("fp32", "bf16", "int8")
+OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
+"""What heads return, and a bare model."""
+
+
+def export(product: Product, folder: Path) -> Deployment:
+    """Write the product to `folder` as safetensors, config and tokenizer."""
+    artefact.save(product.model, folder, product.tokenizer)
+    return Deployment(runtime="torch", precision="fp32", path=folder)
+
+
+def quantize(folder: Path, calibration: Iterable[Batch] = ()) -> Deployment:
+    """Raise ModelError: int8 is not offered in torch."""
+    raise ModelError(
+        f"{folder}: int8 is not offered for the torch runtime; allowed: onnxruntime, openvino"
+    )
+
+
+def predictor(
+    path: str | Path,
+    threads: int | None = None,
+    precision: str = "fp32",
+    trust_remote_code: bool = False,
+    device: str = "cpu",
+) -> TorchPredictor:
+    """Return the model of a folder or Hub id, ready to run.
+
+    Args:
+        path: Model folder or Hub id.
+        threads: Threads of one operator. PyTorch keeps this number for the whole process.
+        precision: `fp32`, `bf16` (weights and activations), or `int8`: torch.ao's dynamic
+            quantisation made on loading, for comparison only.
+        trust_remote_code: Passed on to transformers.
+        device: Where to run.
+
+    Raises:
+        ModelError for another precision; what `artefact.load` raises.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(unknown(str(path), "precision", precision, PRECISIONS))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = artefact.load(path, trust_remote_code=trust_remote_code).model
+    return TorchPredictor(model, precision, device)
+
+
+class TorchPredictor:
+    """A model in memory, in eval and inference mode.
+
+    fp32 puts nothing but eval mode on the model it is given; the other precisions convert it.
+    """
+
+    runtime = "torch"
+
+    def __init__(
+        self, model: PreTrainedModel, precision: str = "fp32", device: str | None = None
+    ) -> None:
+        self.precision = precision
+        self._device = torch.device(device) if device else model.device
+        self._model = _converted(model, precision).eval().to(self._device)
+        taken = inspect.signature(model.forward).parameters
+        self._inputs = [name for name in INPUTS if name in taken]
+
+    def __call__(self, batch: Batch) -> Logits:
+        """Return the logits. Shape: (B, T) -> (B, K)."""
+        inputs = {
+            name: torch.as_tensor(batch[name], device=self._device)
+            for name in self._inputs
+            if name in batch
+        }
+        with torch.inference_mode():
+            outputs = self._model(**inputs, return_dict=True)
+        names = next(names for names in OUTPUTS if names[0] in outputs)
+        return join_outputs([outputs[name].float().cpu().numpy() for name in names])
+
+
+def _converted(model: Any, precision: str) -> Any:
+    if precision != "int8":
+        return model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    quantize_dynamic: Any = torch.ao.quantization.quantize_dynamic
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return quantize_dynamic(model.eval().float(), {nn.Linear}, dtype=torch.qint8)

@@ -1,0 +1,175 @@
+"""One candidate of a timing run in a process of its own: `python -m bertcompress.runtimes.worker`.
+
+Speaks JSON, one object a line: a request on standard input, its answer on standard output.
+
+    {"do": "open", "path", "runtime", "precision", "threads", "trust_remote_code"}
+        -> {"runtime", "precision", "load_s", "memory_mb"}
+    {"do": "time", "batch", "length", "repeats", "warmup", "vocab_size"}   random tokens
+    {"do": "time", "batches": FILE.npz, "repeats", "warmup"}               real ones
+        -> {"ms": [repeats x batches]}
+    {"do": "memory"} -> {"peak_memory_mb"}
+    {"do": "close"} -> {}
+
+A request that fails answers {"error": text}; the traceback goes to standard error.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import psutil
+
+from bertcompress.runtimes import Batch, Predictor, locate, open_predictor
+from bertcompress.runtimes.host import peak_memory_mb
+
+__all__ = ["load_batches", "main", "random_batch", "save_batches"]
+
+
+def random_batch(batch: int, length: int, vocab_size: int) -> dict[str, Any]:
+    """Return rows of random tokens without padding; speed depends on the shape alone."""
+    ids = np.random.default_rng(0).integers(0, vocab_size, (batch, length), dtype=np.int64)
+    return {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.zeros_like(ids),
+    }
+
+
+def save_batches(batches: Sequence[Batch], file: Path) -> None:
+    """Write batches to an `.npz` file."""
+    arrays = {f"{i}.{name}": array for i, b in enumerate(batches) for name, array in b.items()}
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_batches(file: str | Path) -> list[Batch]:
+    """Return the batches of an `.npz` file in order."""
+    batches: dict[int, dict[str, Any]] = {}
+    with np.load(file, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            number, _, name = key.partition(".")
+            batches.setdefault(int(number), {})[name] = arrays[key]
+    return [batches[i] for i in sorted(batches)]
+
+
+class Worker:
+    """Answers requests about one predictor."""
+
+    def __init__(self) -> None:
+        self._predictor: Predictor | None = None
+        self._batches: dict[str, list[Batch]] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to one request."""
+        verbs: dict[str, Callable[..., dict[str, Any]]] = {
+            "open": self.open,
+            "time": self.time,
+            "memory": self.memory,
+            "close": dict,
+        }
+        return verbs[request.pop("do")](**request)
+
+    def open(
+        self, path: str, runtime: str | None = None, vocab_size: int = 100, **options: Any
+    ) -> dict[str, Any]:
+        """Load the artefact and let it answer once: some runtimes compile only then."""
+        runtime = locate(path, runtime, options.get("precision"))[0]
+        # What every process of this runtime carries is no part of the model.
+        importlib.import_module(f"bertcompress.runtimes.{runtime}")
+        before, start = psutil.Process().memory_info().rss, time.perf_counter()
+        self._predictor = open_predictor(path, runtime, **options)
+        self._predictor(random_batch(1, 16, vocab_size))
+        load_s = time.perf_counter() - start
+        return {
+            "runtime": self._predictor.runtime,
+            "precision": self._predictor.precision,
+            "load_s": load_s,
+            "memory_mb": max(psutil.Process().memory_info().rss - before, 0) / 1e6,
+        }
+
+    def time(
+        self,
+        repeats: int,
+        warmup: int = 1,
+        batches: str | None = None,
+        batch: int = 1,
+        length: int = 128,
+        vocab_size: int = 100,
+    ) -> dict[str, Any]:
+        """Time each call; the warm-up also waits out what another process left running."""
+        assert self._predictor is not None
+        if batches is None:
+            given: list[Batch] = [random_batch(batch, length, vocab_size)]
+        else:
+            given = self._batches.setdefault(batches, []) or self._read(batches)
+        for _ in range(warmup):
+            for one in given[:_WARM]:
+                self._predictor(one)
+        return {"ms": _timed(self._predictor, given, repeats)}
+
+    def _read(self, file: str) -> list[Batch]:
+        self._batches[file] = load_batches(file)
+        return self._batches[file]
+
+    def memory(self) -> dict[str, Any]:
+        """Return the largest memory that this process has held."""
+        return {"peak_memory_mb": peak_memory_mb()}
+
+
+_WARM = 8
+"""Real batches that a warm-up goes through at most."""
+
+
+def _timed(predictor: Predictor, batches: Sequence[Batch], repeats: int) -> list[float]:
+    gc.collect()
+    gc.disable()  # as timeit does: a collection would be charged to whoever is running
+    took = []
+    try:
+        for _ in range(repeats):
+            for batch in batches:
+                start = time.perf_counter()
+                predictor(batch)
+                took.append((time.perf_counter() - start) * 1e3)
+    finally:
+        gc.enable()
+    return took
+
+
+def _claim_stdout() -> IO[str]:
+    """Return standard output for the protocol alone; prints go to standard error from now on."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return channel
+
+
+def main() -> int:
+    """Answer requests until `close` or the end of standard input."""
+    channel, worker = _claim_stdout(), Worker()
+    faulthandler.enable()  # a crash in native code would otherwise leave no word
+    for line in sys.stdin:
+        request = json.loads(line)
+        last = request["do"] == "close"
+        try:
+            answer = worker.answer(request)
+        except Exception as error:  # whatever it is, the parent reports it
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        channel.write(json.dumps(answer) + "\n")
+        channel.flush()
+        if last:
+            break
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,199 @@
+"""Edits that cut: attention heads, feed-forward neurons, whole layers.
+
+Each edit is plain data. Its indices count what the model has *now*; `merged` turns it into the
+record that goes into the config, which counts what the model had *originally*, so that cutting
+twice leaves one record and a reload replays it on the plain model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
+
+__all__ = ["BiasOnly", "FirstFeatures", "Heads", "Layers", "Neurons"]
+
+
+class BiasOnly(nn.Module):
+    """What is left of an output projection without inputs: its bias."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the bias for each token. Shape: (..., any) -> (..., H)."""
+        return self.bias.expand(*features.shape[:-1], -1)
+
+
+class FirstFeatures(nn.Module):
+    """Stands in for a projection whose result is not used, so that the stock forward still runs."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the first features. Shape: (..., H) -> (..., size)."""
+        return hidden[..., : self.size]
+
+
+def keep_outputs(linear: nn.Linear, index: Tensor) -> nn.Linear:
+    """Return a new linear with only these output features (rows of the weight)."""
+    return _linear(
+        linear, linear.weight[index], None if linear.bias is None else linear.bias[index]
+    )
+
+
+def keep_inputs(linear: nn.Linear, index: Tensor) -> nn.Linear:
+    """Return a new linear with only these input features (columns of the weight)."""
+    return _linear(linear, linear.weight[:, index], linear.bias)
+
+
+def _linear(old: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    new.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=old.weight.requires_grad)
+    if bias is not None:
+        new.bias = nn.Parameter(bias.detach().clone(), requires_grad=old.weight.requires_grad)
+    new.train(old.training)
+    return new
+
+
+def _check_rows(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> None:
+    if len(kept) != len(present):
+        raise ShapeError(f"{what}: {len(kept)} lists given, the model has {len(present)} layers")
+    for layer, (row, count) in enumerate(zip(kept, present, strict=True)):
+        if sorted(set(row)) != list(row) or any(not 0 <= i < count for i in row):
+            raise ShapeError(
+                f"{what} of layer {layer}: {list(row)} must be rising numbers from 0 to {count - 1}"
+            )
+
+
+def _device_of(linear: nn.Module) -> torch.device:
+    return next(linear.parameters()).device
+
+
+@dataclass
+class Heads:
+    """Keep these attention heads in each layer."""
+
+    kept: list[list[int]]
+    kind: ClassVar[str] = "heads"
+
+    def check(self, view: Anatomy) -> None:
+        """Raise ShapeError unless each list names heads that the layer has."""
+        _check_rows("heads", self.kept, [layer.heads for layer in view.layers])
+
+    def apply(self, view: Anatomy) -> None:
+        """Cut in place: rows of query, key and value, columns of the output projection."""
+        size = view.head_size
+        for layer, kept in zip(view.layers, self.kept, strict=True):
+            if len(kept) < layer.heads:
+                _keep_heads(layer, kept, size)
+
+    def merged(self, earlier: Heads | None, at: Sequence[int], total: int) -> Heads:
+        """Return the record in original numbering; `at` are the original numbers of the layers."""
+        record = [list(row) for row in earlier.kept] if earlier else [[] for _ in range(total)]
+        for original, kept in zip(at, self.kept, strict=True):
+            before = earlier.kept[original] if earlier else None
+            record[original] = [before[i] for i in kept] if before is not None else list(kept)
+        return Heads(record)
+
+
+def _keep_heads(layer: LayerParts, kept: Sequence[int], size: int) -> None:
+    out = layer.get("attention_out")
+    assert isinstance(out, nn.Linear)
+    attention, family = layer.get("attention"), layer.family
+    # With no head left one parameterless stand-in runs: the stock forward cannot view 0 features.
+    setattr(attention, family.head_attr, max(len(kept), 1))
+    setattr(attention, family.width_attr, max(len(kept), 1) * size)
+    index = torch.tensor([head * size + i for head in kept for i in range(size)], dtype=torch.long)
+    index = index.to(_device_of(out))
+    for part in ("query", "key", "value"):
+        linear = layer.get(part)
+        assert isinstance(linear, nn.Linear)
+        layer.put(part, keep_outputs(linear, index) if kept else FirstFeatures(size))
+    layer.put("attention_out", keep_inputs(out, index) if kept else BiasOnly(out.bias))
+
+
+@dataclass
+class Neurons:
+    """Keep these feed-forward neurons in each layer; the record holds only how many."""
+
+    widths: list[int]
+    kept: list[list[int]] | None = None
+    kind: ClassVar[str] = "neurons"
+
+    def check(self, view: Anatomy) -> None:
+        """Raise ShapeError unless each list names neurons that the layer has."""
+        present = [layer.width for layer in view.layers]
+        kept = self.kept if self.kept is not None else [list(range(w)) for w in self.widths]
+        _check_rows("neurons", kept, present)
+        if [len(row) for row in kept] != list(self.widths):
+            raise ShapeError(f"neurons: widths {self.widths} do not match the lists of neurons")
+
+    def apply(self, view: Anatomy) -> None:
+        """Cut in place: rows of the first linear, columns of the second."""
+        for i, (layer, width) in enumerate(zip(view.layers, self.widths, strict=True)):
+            if width < layer.width:
+                _keep_neurons(layer, self.kept[i] if self.kept is not None else range(width))
+
+    def merged(self, earlier: Neurons | None, at: Sequence[int], total: int) -> Neurons:
+        """Return the record: the width of each original layer (0 where the layer is gone)."""
+        record = list(earlier.widths) if earlier else [0] * total
+        for original, width in zip(at, self.widths, strict=True):
+            record[original] = width
+        return Neurons(record)
+
+
+def _keep_neurons(layer: LayerParts, kept: Sequence[int]) -> None:
+    first, second = layer.get("ffn_in"), layer.get("ffn_out")
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    if not kept:
+        layer.put("ffn_in", nn.Identity())
+        layer.put("ffn_out", BiasOnly(second.bias))
+        return
+    index = torch.tensor(list(kept), dtype=torch.long, device=_device_of(first))
+    layer.put("ffn_in", keep_outputs(first, index))
+    layer.put("ffn_out", keep_inputs(second, index))
+
+
+@dataclass
+class Layers:
+    """Keep these layers. For ALBERT they are applications of its one layer."""
+
+    kept: list[int]
+    kind: ClassVar[str] = "layers"
+
+    def check(self, view: Anatomy) -> None:
+        """Raise ShapeError unless the numbers rise and name layers of the model."""
+        _check_rows("layers", [self.kept], [view.depth])
+        if not self.kept:
+            raise ShapeError("layers: at least one layer must stay")
+        if view.family.shared and len(view.layers) > 1:
+            raise ShapeError("layers: only an ALBERT with one shared layer can lose layers")
+
+    def apply(self, view: Anatomy) -> None:
+        """Drop the other layers in place."""
+        if view.family.shared:
+            # The config keeps the original depth (a reload starts from it): the encoder counts on
+            # a copy of its own.
+            config: Any = copy.copy(view.encoder.config)
+            setattr(config, view.family.depth_field, len(self.kept))
+            view.encoder.config = config
+            return
+        parent, _, name = view.family.layers.rpartition(".")
+        stack = view.base.get_submodule(view.family.layers)
+        kept = [stack[i] for i in self.kept]  # type: ignore[index]
+        setattr(view.base.get_submodule(parent), name, nn.ModuleList(kept))
+
+    def merged(self, earlier: Layers | None, at: Sequence[int], total: int) -> Layers:
+        """Return the record in original numbering."""
+        return Layers([earlier.kept[i] for i in self.kept] if earlier else list(self.kept))

@@ -1,0 +1,83 @@
+"""An `Edit` is a decided, data-free description of a shape; this applies, records and replays it.
+
+The record lives in the config as `bertcompress: {"format": 1, "edits": {kind: {...}}}`, one entry per
+kind, in the original numbering. Loading builds the plain model, replays the record and then fills
+the tensors: cutting and reloading are one code path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Protocol
+
+from torch import nn
+
+from bertcompress.shapes.anatomy import Anatomy, ShapeError, anatomy
+from bertcompress.shapes.cutting import Heads, Layers, Neurons
+
+__all__ = ["FORMAT", "KINDS", "Edit", "read_record", "record_edit", "replay"]
+
+FORMAT = 1
+"""Raised when an older release could not replay what this one writes."""
+
+
+class Edit(Protocol):
+    """What each kind offers; kinds are stdlib dataclasses of plain lists."""
+
+    kind: ClassVar[str]
+
+    def check(self, view: Anatomy) -> None:
+        """Raise ShapeError where the model cannot take this."""
+
+    def apply(self, view: Anatomy) -> None:
+        """Change the model in place."""
+
+
+KINDS: dict[str, Any] = {"heads": Heads, "neurons": Neurons, "layers": Layers}
+"""In replay order: layers go last, so that the per-layer records count the original layers."""
+
+
+def read_record(config: Any) -> dict[str, Any]:
+    """Return the edits that a config records, by kind; raises ShapeError for an unknown format."""
+    raw = getattr(config, "bertcompress", None)
+    if not raw:
+        return {}
+    if raw.get("format", 0) > FORMAT or set(raw["edits"]) - set(KINDS):
+        unknown = sorted(set(raw["edits"]) - set(KINDS))
+        raise ShapeError(
+            f"this model was written by a newer bertcompress (format {raw.get('format')}, "
+            f"unknown edits {unknown}): upgrade bertcompress"
+        )
+    return {kind: KINDS[kind](**raw["edits"][kind]) for kind in KINDS if kind in raw["edits"]}
+
+
+def record_edit(config: Any, edit: Any, view: Anatomy) -> None:
+    """Merge an edit, about to be applied to the model that `view` shows, into the config's record."""
+    records = read_record(config)
+    total = _original_layers(view, records)
+    at = records["layers"].kept if "layers" in records and not view.family.shared else range(total)
+    records[edit.kind] = edit.merged(records.get(edit.kind), list(at), total)
+    # Neurons keeps its indices only until they are applied: the record of a shape needs widths.
+    edits = {
+        kind: {k: v for k, v in dataclasses.asdict(records[kind]).items() if v is not None}
+        for kind in KINDS
+        if kind in records
+    }
+    config.bertcompress = {"format": FORMAT, "edits": edits}
+
+
+def _original_layers(view: Anatomy, records: dict[str, Any]) -> int:
+    for kind in ("heads", "neurons"):
+        if kind in records:
+            return len(getattr(records[kind], "kept", None) or records[kind].widths)
+    if view.family.shared or "layers" not in records:
+        return len(view.layers)
+    return int(getattr(view.config, view.family.depth_field))
+
+
+def replay(model: nn.Module) -> None:
+    """Give a freshly built plain model the shape that its config records, in place."""
+    for edit in read_record(model.config).values():
+        view = anatomy(model)
+        edit.check(view)
+        edit.apply(view)

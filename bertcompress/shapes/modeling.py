@@ -1,0 +1,179 @@
+"""Config and model classes of an edited model: `Compressed<StockName>` for each family and head.
+
+They have the stock tensor names and a `model_type` of their own, so that plain transformers refuses
+them with a clear error instead of filling the other shapes with random weights. Saved with their
+source (`auto_map`), they load anywhere with `trust_remote_code=True`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
+
+from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy, family_of
+from bertcompress.shapes.edits import read_record, record_edit, replay
+
+__all__ = ["AUTO_CLASSES", "CONFIGS", "apply_edit", "bundle_source", "compressed_class"]
+
+SOURCE_NAME = "modeling_bertcompress"
+
+AUTO_CLASSES = {
+    "AutoModel": "Model",
+    "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForMultipleChoice": "ForMultipleChoice",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+}
+"""Each Auto class and how the stock class of a family that it returns ends."""
+
+
+class CompressedBertConfig(BertConfig):
+    """A BERT config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-bert"
+
+
+class CompressedRobertaConfig(RobertaConfig):
+    """A RoBERTa config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-roberta"
+
+
+class CompressedDistilBertConfig(DistilBertConfig):
+    """A DistilBERT config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-distilbert"
+
+
+class CompressedElectraConfig(ElectraConfig):
+    """An ELECTRA config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-electra"
+
+
+class CompressedAlbertConfig(AlbertConfig):
+    """An ALBERT config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-albert"
+
+
+CONFIGS: dict[str, Any] = {
+    "bert": CompressedBertConfig,
+    "roberta": CompressedRobertaConfig,
+    "distilbert": CompressedDistilBertConfig,
+    "electra": CompressedElectraConfig,
+    "albert": CompressedAlbertConfig,
+}
+
+
+class CompressedMixin:
+    """Builds the plain model, replays the record, and writes the source beside the weights."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        replay(self)  # type: ignore[arg-type]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write config, weights and the one source file that loads them."""
+        family = family_of(self.config)  # type: ignore[attr-defined]
+        self.config.auto_map = auto_map(family.name)  # type: ignore[attr-defined]
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if kwargs.get("is_main_process", True):
+            path = Path(save_directory) / f"{SOURCE_NAME}.py"
+            path.write_text(bundle_source(), encoding="utf-8")
+
+
+def auto_map(family: str) -> dict[str, str]:
+    """Return the `auto_map` of a config: which class of the source file each Auto class takes."""
+    prefix = FAMILIES[family].stock_prefix
+    names = {
+        auto: f"{SOURCE_NAME}.Compressed{prefix}{ending}"
+        for auto, ending in AUTO_CLASSES.items()
+        if hasattr(transformers, f"{prefix}{ending}")
+    }
+    return {"AutoConfig": f"{SOURCE_NAME}.Compressed{prefix}Config", **names}
+
+
+@functools.cache
+def compressed_class(stock: type) -> type:
+    """Return `Compressed<StockName>` for a stock model class."""
+    name = stock.__name__.removeprefix("Compressed")
+    for family in FAMILIES.values():
+        if name.startswith(family.stock_prefix) and hasattr(transformers, name):
+            base = getattr(transformers, name)
+            body = {
+                "config_class": CONFIGS[family.name],
+                "__module__": __name__,
+                "__doc__": f"`{name}` with the edits that its config records.",
+            }
+            return type(f"Compressed{name}", (CompressedMixin, base), body)
+    raise ShapeError(f"{name} is not a model class of a supported family: {', '.join(FAMILIES)}")
+
+
+def __getattr__(name: str) -> Any:
+    """Make the model classes on demand: importing all families at once takes a second."""
+    stock = getattr(transformers, name.removeprefix("Compressed"), None)
+    if not name.startswith("Compressed") or stock is None:
+        raise AttributeError(name)
+    return compressed_class(stock)
+
+
+def apply_edit(model: nn.Module, edit: Any) -> nn.Module:
+    """Edit a model in place, record the edit in its config, and return the model.
+
+    From that moment it is of our class. Raises ShapeError, before anything is changed, where the
+    model cannot take the edit.
+    """
+    view = anatomy(model)
+    edit.check(view)
+    ours = compressed_class(type(model))
+    record_edit(view.config, edit, view)
+    edit.apply(view)
+    # In place, since submodules hold references to the same config object.
+    view.config.__class__ = CONFIGS[view.family.name]
+    model.__class__ = ours
+    return model
+
+
+def edited(model: nn.Module) -> bool:
+    """Return whether the model carries a record of edits."""
+    return bool(read_record(getattr(model, "config", None)))
+
+
+def bundle_source() -> str:
+    """Return the one source file that is shipped with a model: this folder's modules joined.
+
+    One file, since transformers 4.57 copies only the direct relative imports of a local folder. A
+    model that was itself loaded from a shipped file passes that file on.
+    """
+    here = Path(__file__)
+    if here.stem == SOURCE_NAME:
+        return here.read_text(encoding="utf-8")
+    imports: list[str] = []
+    bodies: list[str] = []
+    for stem in ("anatomy", "cutting", "edits", "modeling"):
+        text = here.with_name(f"{stem}.py").read_text(encoding="utf-8")
+        _split(text, imports, bodies)
+    head = '"""Written by bertcompress: loads the model beside this file. Do not edit."""\n\n'
+    lines = sorted(set(imports) - {"from __future__ import annotations"})
+    return head + "from __future__ import annotations\n\n" + "\n".join(lines + bodies) + "\n"
+
+
+def _split(text: str, imports: list[str], bodies: list[str]) -> None:
+    """Sort the top level of a module into imports from outside and everything else."""
+    for i, node in enumerate(ast.parse(text).body):
+        source = ast.get_source_segment(text, node) or ""
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            if "bertcompress" not in source:
+                imports.append(" ".join(source.split()))
+        elif not (i == 0 and isinstance(node, ast.Expr)) and "__all__" not in source[:9]:
+            decorators = getattr(node, "decorator_list", [])
+            marks = "".join(f"@{ast.get_source_segment(text, d)}\n" for d in decorators)
+            bodies.append(f"\n\n{marks}{source}" if "\n" in source else f"\n{source}")

@@ -1,0 +1,299 @@
+"""One stage of a run: found in the run's own folder or in the store, or computed; always whole.
+
+A stage folder holds `model/` (the working form) or the files of its deployments, the validation
+logits of each, and `stage.json`. What goes on to the next stage is read back from it, so that what
+is saved is what is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bertcompress.artefact import Deployment, Product, load, save
+from bertcompress.data import TaskData
+from bertcompress.measure import Cost, peak_memory_mb, predict
+from bertcompress.method import Context, Method
+from bertcompress.ranks import Ranks
+from bertcompress.runtimes import Logits, open_predictor
+from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
+
+__all__ = ["Clock", "Finished", "StageRecord", "Stages"]
+
+FORMAT = 1
+"""Raised when what a stage folder holds, or what it depends on, changes."""
+
+_VERSIONS = ("bertcompress", "torch", "transformers")
+_RUNTIME_VERSIONS = ("onnx", "onnxruntime", "openvino", "nncf")
+
+
+class Clock:
+    """Adds up wall-clock seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Count the time of the context under this name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.started
+
+
+class StageRecord(BaseModel):
+    """What `stage.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = Field(description="Hash of everything that determines the stage")
+    name: str = Field(description="Folder name")
+    method: str = Field(description="Key of the method, or original")
+    facts: dict[str, Any] = Field(description="What the method found and chose")
+    cost: Cost = Field(description="What the step cost")
+    files: tuple[tuple[str, str, str, bool], ...] = Field(
+        description="Deployments: runtime, precision, path in the folder, simulated"
+    )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that is done."""
+
+    record: StageRecord
+    folder: Path
+    product: Product
+
+    @property
+    def deployments(self) -> list[Deployment]:
+        """What can be run, with absolute paths."""
+        return [
+            Deployment(runtime, precision, self.folder / path, simulated)  # type: ignore[arg-type]
+            for runtime, precision, path, simulated in self.record.files
+        ]
+
+    def logits(self, deployment: Deployment, split: str) -> Logits:
+        """Return the stored answers to a split. Shape: (N, K)."""
+        with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
+            return np.asarray(stored[_logits_name(deployment, split)], np.float32)
+
+
+def _logits_name(deployment: Deployment, split: str) -> str:
+    return f"{deployment.runtime}-{deployment.precision}-{split}"
+
+
+@dataclass
+class Stages:
+    """Runs stages into a folder, with the store behind it."""
+
+    folder: Path
+    data: TaskData
+    store: StageStore | None
+    ranks: Ranks
+    clock: Clock
+    threads: int | None = None
+    fresh: bool = False
+    """Ignore what the store has; new stages are still put into it."""
+    say: Callable[[str], None] = lambda _: None
+    _digests: dict[Path, str] = field(default_factory=dict)
+
+    def original(self, product: Product, source: str) -> Finished:
+        """Write the model as it came as stage `00-original`, and return it."""
+        key = stage_key({"source": source, "data": self.data.fingerprint, "format": FORMAT})
+        return self._obtain("00-original", "original", key, lambda _: product)
+
+    def apply(
+        self,
+        name: str,
+        method: Method,
+        before: Finished | Product,
+        context: Context,
+        source: str,
+        teacher_source: str | None,
+    ) -> Finished:
+        """Return the stage after a method. `source`: digest of what it starts from."""
+        product = before.product if isinstance(before, Finished) else before
+        runtime = _RUNTIME_VERSIONS if method.kind == "precision" else ()
+        key = stage_key(
+            {
+                "source": source,
+                "teacher": teacher_source,
+                "method": [method.key, method.model_dump(mode="json")],
+                "data": self.data.fingerprint,
+                "seed": context.seed,
+                "versions": _versions((*_VERSIONS, *runtime)),
+                "format": FORMAT,
+            }
+        )
+
+        def compute(workdir: Path) -> Product:
+            private = Product(copy.deepcopy(product.model), product.tokenizer)
+            return method.apply(private, dataclasses.replace(context, workdir=workdir))
+
+        found = self._obtain(name, method.key, key, compute, together=method.kind == "train")
+        if method.kind == "precision":
+            whole = Product(product.model, product.tokenizer, tuple(found.deployments))
+            return Finished(found.record, found.folder, whole)
+        return found
+
+    def digest(self, finished: Finished) -> str:
+        """Return the digest of a stage's model folder."""
+        if finished.folder not in self._digests:
+            with self.clock("saving"):
+                self._digests[finished.folder] = file_digest([finished.folder / "model"])
+        return self._digests[finished.folder]
+
+    def _obtain(
+        self,
+        name: str,
+        method: str,
+        key: str,
+        compute: Callable[[Path], Product],
+        together: bool = False,
+    ) -> Finished:
+        folder = self.folder / "stages" / name
+        if not self.ranks.agree(self.ranks.main and self._present(folder, key)):
+            workdir = self.folder / "work" / name
+            workdir.mkdir(parents=True, exist_ok=True)
+            if together or self.ranks.main:
+                start = time.perf_counter()
+                with self.clock(_activity(method)):
+                    product = compute(workdir)
+                if self.ranks.main:
+                    cost = _cost(product.facts, time.perf_counter() - start)
+                    self._write(folder, name, method, key, product, cost, workdir)
+            self.ranks.wait()
+            if self.ranks.main:
+                shutil.rmtree(workdir, ignore_errors=True)
+        return self._read(folder)
+
+    def _present(self, folder: Path, key: str) -> bool:
+        """Return whether the stage is in the run's folder, taking it from the store if it is there."""
+        record = _record(folder)
+        if record is not None and record.key == key:
+            self.say(f"{folder.name}: done before the run was interrupted")
+            return True
+        if folder.exists():
+            shutil.rmtree(folder)
+        stored = self.store.get(key) if self.store and not self.fresh else None
+        record = _record(stored) if stored else None
+        if stored is None or record is None:
+            return False
+        with self.clock("saving"), write_atomically(folder) as partial:
+            shutil.copytree(stored, partial)
+            reused = record.cost.model_copy(update={"reused": True})
+            renamed = record.model_copy(update={"cost": reused, "name": folder.name})
+            (partial / "stage.json").write_text(renamed.model_dump_json(indent=2), "utf-8")
+        self.say(f"{folder.name}: taken from the stage store")
+        return True
+
+    def _write(
+        self,
+        folder: Path,
+        name: str,
+        method: str,
+        key: str,
+        product: Product,
+        cost: Cost,
+        workdir: Path,
+    ) -> None:
+        with write_atomically(folder) as partial:
+            partial.mkdir(parents=True)
+            with self.clock("saving"):
+                made = list(product.deployments)
+                if made:
+                    made = [_moved(each, workdir, partial) for each in made]
+                else:
+                    save(product.model.cpu(), partial / "model", product.tokenizer, convert=False)
+                    made = [Deployment("torch", "fp32", partial / "model")]
+            with self.clock("evaluating"):
+                self._answer(partial, made, product)
+            record = StageRecord(
+                key=key,
+                name=name,
+                method=method,
+                facts=dict(product.facts),
+                cost=cost,
+                files=tuple(
+                    (d.runtime, d.precision, d.path.relative_to(partial).as_posix(), d.simulated)
+                    for d in made
+                ),
+            )
+            (partial / "stage.json").write_text(record.model_dump_json(indent=2), "utf-8")
+        if self.store:
+            with self.clock("saving"):
+                self.store.put(key, folder, {"name": name, "task": self.data.task.name})
+
+    def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:
+        answers: dict[str, Logits] = {}
+        for each in deployments:
+            predictor = open_predictor(each.path, each.runtime, self.threads, False, each.precision)
+            for split in ("validation", *self.data.also):
+                logits = predict(predictor, self.data, split, product.tokenizer)
+                answers[_logits_name(each, split)] = logits
+        np.savez(folder / "logits.npz", **answers)  # type: ignore[arg-type]
+
+    def _read(self, folder: Path) -> Finished:
+        record = _record(folder)
+        assert record is not None, folder
+        with self.clock("loading"):
+            if not (folder / "model").is_dir():
+                return Finished(record, folder, Product(None, None))  # type: ignore[arg-type]
+            product = load(folder / "model")
+        return Finished(record, folder, dataclasses.replace(product, facts=record.facts))
+
+
+def _record(folder: Path) -> StageRecord | None:
+    try:
+        return StageRecord.model_validate_json((folder / "stage.json").read_text("utf-8"))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _cost(facts: Mapping[str, Any], seconds: float) -> Cost:
+    return Cost(
+        seconds=seconds,
+        steps=facts.get("steps"),
+        samples=facts.get("samples"),
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def _activity(method: str) -> str:
+    return {"original": "loading", "quantize_int8": "exporting"}.get(method, "compressing")
+
+
+def _moved(deployment: Deployment, workdir: Path, target: Path) -> Deployment:
+    """Move the top folder that holds a deployment's file out of the work folder."""
+    inside = deployment.path.relative_to(workdir)
+    top = inside.parts[0]
+    if (workdir / top).exists():
+        shutil.move(workdir / top, target / top)
+    return dataclasses.replace(deployment, path=target / inside)
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

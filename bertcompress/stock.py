@@ -1,0 +1,69 @@
+"""Recognises a shape that a stock class can hold exactly, and converts to it (rung 1 of the ladder).
+
+Fewer layers and a uniform feed-forward width fit the family's own config. Fewer heads do not: the
+stock classes compute the head size from the hidden size and the number of heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from transformers import PreTrainedModel
+
+from bertcompress.shapes import anatomy, edited
+
+__all__ = ["plain_config", "stock_obstacle", "to_stock"]
+
+
+def stock_obstacle(model: PreTrainedModel) -> str | None:
+    """Return why no stock class holds this shape, or None where one does."""
+    if not edited(model):
+        return None
+    view = anatomy(model)
+    full = int(view.config.num_attention_heads)
+    for i, layer in enumerate(view.layers):
+        if layer.heads != full:
+            return (
+                f"layer {i} has {layer.heads} of {full} heads, and {view.family.stock_prefix}Config "
+                "computes the head size from the hidden size and one number of heads"
+            )
+    widths = {layer.width for layer in view.layers}
+    if len(widths) > 1:
+        return f"feed-forward widths differ between layers: {sorted(widths)}"
+    if widths == {0}:
+        return "no layer has feed-forward neurons"
+    return None
+
+
+def plain_config(model: PreTrainedModel) -> Any:
+    """Return the family's stock config nearest to the model: exact where `stock_obstacle` is None.
+
+    Depth is always the true one. Where widths differ the original width stays, which is what tools
+    that read only names and sizes (tokenizers, optimum) need beside an ONNX file.
+    """
+    view = anatomy(model)
+    name = type(model).__name__.removeprefix("Compressed")
+    config_class = getattr(transformers, f"{view.family.stock_prefix}Config")
+    fields = view.config.to_dict()
+    for ours in ("bertcompress", "auto_map", "model_type", "architectures", "transformers_version"):
+        fields.pop(ours, None)
+    config = config_class(**fields)
+    setattr(config, view.family.depth_field, view.depth)
+    widths = {layer.width for layer in view.layers}
+    if len(widths) == 1 and widths != {0}:
+        setattr(config, view.family.ffn_field, widths.pop())
+    config.architectures = [name]
+    return config
+
+
+def to_stock(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the same model as a stock class, or the model itself where none can hold its shape."""
+    if not edited(model) or stock_obstacle(model) is not None:
+        return model
+    config = plain_config(model)
+    stock = getattr(transformers, config.architectures[0])(config)
+    stock.load_state_dict(model.state_dict(), strict=True)
+    stock.tie_weights()
+    stock.train(model.training)
+    return stock.to(device=model.device, dtype=model.dtype)  # type: ignore[no-any-return]

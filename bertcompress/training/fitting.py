@@ -1,0 +1,307 @@
+"""`fit` on a task's data, `fit_batches` on a loader of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from bertcompress.artefact import Product
+from bertcompress.data import TaskData, collator
+from bertcompress.errors import InputError, MissingExtra, ModelError, OutputError
+from bertcompress.method import Context, Objective
+from bertcompress.training import checkpoints
+from bertcompress.training.selection import Selection, agreed
+from bertcompress.training.settings import TrainSettings
+from bertcompress.training.steps import LengthGrouped, choose, time_precisions
+from bertcompress.training.trainer import FitTrainer, Plan, Progress
+
+__all__ = ["Fitted", "fit", "fit_batches", "fit_stage"]
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out of a training; `model` holds the weights of `best_step`."""
+
+    model: nn.Module
+    steps: int
+    samples: int
+    """Rows trained on, repetitions counted, over all processes."""
+    seconds: float
+    """Training and evaluating, over all attempts."""
+    best_step: int
+    history: tuple[Mapping[str, Any], ...]
+    """One entry per evaluation: `step`, `loss` (mean since the last one), `score`, `seconds`."""
+    selection_score: float | None
+    settings: TrainSettings
+    """As given, with `precision` resolved."""
+    step_seconds: Mapping[str, float]
+    """What `precision: auto` measured; empty where it was given or had one candidate."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """JSON-plain findings for `Product.facts`."""
+        return {
+            "steps": self.steps,
+            "samples": self.samples,
+            "best_step": self.best_step,
+            "selection_score": self.selection_score,
+            "precision": self.settings.precision,
+        }
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    data: TaskData,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: TrainSettings,
+    workdir: Path,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool | None = None,
+) -> Fitted:
+    """Train `model` in place and leave it at its best step by the selection split.
+
+    Judged by the task's headline metric; without labels by the negative loss. Called again with the
+    same `workdir` after a kill, it goes on from the last checkpoint and ends with the same weights;
+    `clear(workdir)` removes the checkpoints once the result is safe. `progress` shows a bar; None:
+    where standard error is a terminal. Raises OutputError for a folder that holds another training
+    or cannot be written.
+    """
+    device = torch.device(device)
+    train = data.encode(tokenizer, "train")
+    lengths = np.asarray(train["length"][:], dtype=np.int64)
+    collate = collator(tokenizer)
+
+    def loader(args: TrainingArguments) -> DataLoader[Any]:
+        return DataLoader(
+            train,
+            batch_size=args.per_device_train_batch_size,
+            sampler=LengthGrouped(lengths, settings.batch_size, seed),
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+        )
+
+    selection = Selection(data, tokenizer, objective, device)
+    mark = _fingerprint(model, objective, data, settings, seed)
+    plan = Plan(loader, Path(workdir), selection.score, mark)
+    return _train(model, objective, plan, settings, seed, device, progress)
+
+
+def fit_batches(
+    model: nn.Module,
+    objective: Objective,
+    loader: DataLoader[Any],
+    *,
+    settings: TrainSettings,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool | None = None,
+) -> Fitted:
+    """Train `model` in place on the user's own loader, to the last step; nothing is judged or kept.
+
+    Batches map names to tensors as the model takes them, with `labels` where there are any.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = Plan(lambda args: loader, Path(scratch))
+        return _train(model, objective, plan, settings, seed, torch.device(device), progress)
+
+
+def fit_stage(
+    product: Product, ctx: Context, objective: Objective, settings: TrainSettings
+) -> Product:
+    """Return the product trained as one stage of a run: what a training method's `apply` does.
+
+    Checkpoints and caches are in `ctx.workdir`, which is left empty of them at the end.
+    """
+    fitted = fit(
+        product.model,
+        objective,
+        ctx.data,
+        tokenizer=product.tokenizer,
+        settings=settings,
+        workdir=ctx.workdir / "training",
+        seed=ctx.seed,
+        device=ctx.device,
+    )
+    checkpoints.clear(ctx.workdir / "training")
+    return Product(product.model, product.tokenizer, (), fitted.facts)
+
+
+def _train(
+    model: nn.Module,
+    objective: Objective,
+    plan: Plan,
+    settings: TrainSettings,
+    seed: int,
+    device: torch.device,
+    progress: bool | None,
+) -> Fitted:
+    model.to(device)
+    args = _arguments(settings, plan.workdir, seed, device, progress)
+    resume = _resumable(plan)
+    timed: dict[str, float] = {}
+    with _prepared(model, objective, settings):
+        if resume is not None:
+            precision, reached = resume.precision, resume.progress
+        elif settings.precision == "auto":
+            timed = time_precisions(model, objective, list(islice(plan.loader(args), 3)), device)
+            precision, reached = agreed(choose(timed)), Progress()
+        else:
+            precision, reached = settings.precision, Progress()
+        resolved = settings.model_copy(update={"precision": precision})
+        steps = resume.step if resume else 0
+        if not reached.finished:
+            trainer = FitTrainer(model, args, objective, plan, resolved, _tensorboard(settings))
+            trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+            trainer.tick()
+            steps, reached = trainer.state.global_step, trainer.progress
+    best = reached.best_step or steps
+    if plan.score is not None:
+        checkpoints.load_weights(model, checkpoints.folder_of(plan.workdir, best))
+    model.eval()
+    return Fitted(
+        model=model,
+        steps=steps,
+        samples=reached.rows,
+        seconds=reached.seconds,
+        best_step=best,
+        history=tuple(reached.history),
+        selection_score=reached.best_score,
+        settings=resolved,
+        step_seconds=timed,
+    )
+
+
+def _arguments(
+    settings: TrainSettings, workdir: Path, seed: int, device: torch.device, progress: bool | None
+) -> TrainingArguments:
+    show = sys.stderr.isatty() if progress is None else progress
+    args = TrainingArguments(
+        output_dir=str(workdir),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        max_grad_norm=settings.max_grad_norm,
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_nan_inf_filter=False,  # it would wait for the device at each step
+        disable_tqdm=not show,
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    if settings.batch_size % args.world_size:
+        raise InputError(
+            f"batch_size: {settings.batch_size} rows cannot be split over {args.world_size} "
+            f"processes; give a multiple of {args.world_size}"
+        )
+    args.per_device_train_batch_size = settings.batch_size // args.world_size
+    args._n_gpu = min(args.n_gpu, 1)  # one process, one device: no DataParallel behind our back
+    return args
+
+
+@dataclass(frozen=True)
+class _Resume:
+    folder: Path
+    step: int
+    precision: str
+    progress: Progress
+
+
+def _resumable(plan: Plan) -> _Resume | None:
+    folder = checkpoints.latest(plan.workdir)
+    if folder is None:
+        return None
+    state = checkpoints.load_state(folder)
+    if state["fingerprint"] != plan.fingerprint:
+        raise OutputError(
+            f"{plan.workdir}: holds checkpoints of another training (other model, data, settings "
+            "or seed); give another folder, or delete them"
+        )
+    progress = Progress(**state["progress"])
+    return _Resume(folder, checkpoints.step_of(folder), state["precision"], progress)
+
+
+def _fingerprint(
+    model: nn.Module, objective: Objective, data: TaskData, settings: TrainSettings, seed: int
+) -> str:
+    shapes = {name: list(tensor.shape) for name, tensor in model.named_parameters()}
+    facts = {
+        "shapes": shapes,
+        "objective": type(objective).__name__,
+        "data": data.fingerprint,
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _tensorboard(settings: TrainSettings) -> list[TrainerCallback]:
+    if settings.tensorboard is None:
+        return []
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtra("tensorboard", "dev") from error
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(settings.tensorboard))]  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _prepared(model: nn.Module, objective: Objective, settings: TrainSettings) -> Iterator[None]:
+    """Switch on what this training needs of the model, and take it back at the end."""
+    config = getattr(model, "config", None)
+    cache = vars(config).get("use_cache", _ABSENT) if config is not None else _ABSENT
+    implementation = getattr(config, "_attn_implementation", None)
+    eager = "attentions" in objective.needs and hasattr(model, "set_attn_implementation")
+    if eager:
+        model.set_attn_implementation("eager")  # type: ignore[operator]
+    if settings.gradient_checkpointing:
+        _recompute(model, True)
+    try:
+        yield
+    finally:
+        if settings.gradient_checkpointing:
+            _recompute(model, False)
+        if eager:
+            model.set_attn_implementation(implementation)  # type: ignore[operator]
+        model.__dict__.pop("_is_accelerate_prepared", None)  # a mark of the Trainer's accelerator
+        if config is not None:  # the Trainer of transformers 5 writes there
+            config.__dict__.pop("use_cache", None)
+            config.__dict__.update({} if cache is _ABSENT else {"use_cache": cache})
+
+
+def _recompute(model: nn.Module, on: bool) -> None:
+    verb = "enable" if on else "disable"
+    for kind in ("activation", "gradient"):  # the name in transformers 5, and the one before
+        switch = getattr(model, f"{kind}_checkpointing_{verb}", None)
+        if switch is not None:
+            switch(*([{"use_reentrant": False}] if on else []))
+            return
+    raise ModelError(
+        f"gradient_checkpointing: {type(model).__name__} does not support it; set it to false"
+    )

@@ -1,0 +1,100 @@
+"""The score on the selection split, which early stopping and the best step go by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from bertcompress import metrics
+from bertcompress.data import TaskData, collator
+from bertcompress.method import Objective
+from bertcompress.training.steps import forward, logits_of
+
+__all__ = ["Selection", "agreed"]
+
+_ROWS = 32  # per batch: no gradients are kept
+
+
+class Selection:
+    """The selection split, encoded, and the score of a model on it."""
+
+    def __init__(
+        self,
+        data: TaskData,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: Objective,
+        device: torch.device,
+    ) -> None:
+        self.task = data.task
+        self.objective = objective
+        self.device = device
+        self.rows = data.encode(tokenizer, "selection")
+        self.collate = collator(tokenizer)
+        self.order = np.argsort(self.rows["length"][:], kind="stable")
+
+    def score(self, model: nn.Module) -> float:
+        """Return the headline metric, without labels the negative loss; higher is better."""
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            labelled = self.task.problem != "unlabelled"
+            value = self._headline(model) if labelled else -self._loss(model)
+        model.train(training)
+        return value
+
+    def _headline(self, model: nn.Module) -> float:
+        mine = []
+        for positions, batch in self._batches():
+            outputs = forward(model, batch)
+            mine.append((positions, logits_of(outputs).float().cpu().numpy()))
+        parts = _from_all(mine)
+        order = np.argsort(np.concatenate([positions for positions, _ in parts]))
+        logits = np.concatenate([values for _, values in parts])[order]
+        references = np.asarray(self.rows["labels"][:])
+        headline = self.task.headline
+        return metrics.compute([headline], logits, references, self.task.problem)[headline]
+
+    def _loss(self, model: nn.Module) -> float:
+        mine = []
+        for positions, batch in self._batches():
+            outputs = forward(model, batch, self.objective.needs)
+            mine.append((len(positions), float(self.objective(model, batch, outputs, 0))))
+        parts = _from_all(mine)
+        rows = [rows for rows, _ in parts]
+        return float(np.average([loss for _, loss in parts], weights=rows))
+
+    def _batches(self) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
+        """Yield this process's share of the rows."""
+        starts = range(0, len(self.order), _ROWS)
+        for start in starts[_rank() :: _world()]:
+            positions = self.order[start : start + _ROWS]
+            batch = self.collate([self.rows[int(i)] for i in positions])
+            yield positions, {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def agreed(value: Any) -> Any:
+    """Return the first process's value, in every process."""
+    values = [value]
+    if _world() > 1:
+        broadcast_object_list(values)
+    return values[0]
+
+
+def _from_all(mine: list[Any]) -> list[Any]:
+    return list(gather_object(mine)) if _world() > 1 else mine
+
+
+def _world() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if _world() > 1 else 0

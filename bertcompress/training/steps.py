@@ -1,0 +1,186 @@
+"""The parts of a training step: order of rows, forward pass, loss of the labels, precision."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Sampler
+
+from bertcompress.method import Objective
+
+__all__ = [
+    "LengthGrouped",
+    "autocast",
+    "choose",
+    "decay_groups",
+    "forward",
+    "label_loss",
+    "logits_of",
+    "own_parameters",
+    "time_precisions",
+]
+
+_NOT_FOR_THE_MODEL = ("row_id", "labels", "length")
+
+# bf16 must win by this much: fp32 is what is measured and shipped.
+_WORTH_IT = 0.95
+
+
+class LengthGrouped(Sampler[int]):
+    """Order of rows: batches of similar length, in random order, the incomplete one last.
+
+    A pure function of seed and epoch, so that a resumed training sees the rows that it would have.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.lengths))
+        # Sorted inside blocks only: a row must meet different neighbours in each epoch.
+        block = 50 * self.batch_size
+        for start in range(0, len(order), block):
+            part = order[start : start + block]
+            order[start : start + block] = part[np.argsort(self.lengths[part], kind="stable")]
+        whole = len(order) // self.batch_size * self.batch_size
+        rng.shuffle(order[:whole].reshape(-1, self.batch_size))  # a view: in place
+        return iter(order.tolist())
+
+
+def forward(
+    model: nn.Module, batch: Mapping[str, Tensor], needs: frozenset[str] = frozenset()
+) -> Any:
+    """Return the model's outputs for a batch, with the `hidden_states` or `attentions` in `needs`.
+
+    Labels stay out: the objective computes the loss.
+    """
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    parameters = inspect.signature(inner.forward).parameters
+    inputs = {k: v for k, v in batch.items() if k not in _NOT_FOR_THE_MODEL}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        inputs = {k: v for k, v in inputs.items() if k in parameters}
+    return model(**inputs, **{f"output_{name}": True for name in needs})
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits in what a model returned. Shape: (B, K)."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    return logits
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss that the kind of label asks for.
+
+    Integers: cross entropy; floats per class: binary cross entropy; one float: squared error.
+
+    Shape: logits (B, K); labels (B,) int64, (B, K) float32, or (B,) float32 with K = 1.
+    """
+    if not labels.is_floating_point():
+        return functional.cross_entropy(logits, labels)
+    if labels.ndim == 2:
+        return functional.binary_cross_entropy_with_logits(logits, labels)
+    return functional.mse_loss(logits.squeeze(-1), labels)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two optimizer groups: matrices decay; biases, LayerNorms and gates do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def own_parameters(objective: Objective) -> list[nn.Parameter]:
+    """Return the parameters that an objective trains besides the model's."""
+    return [p for group in objective.parameter_groups() for p in group["params"]]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which a step of that precision runs; for fp32 one that does nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """Return the precisions that the processor can compute in."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.backends.mkldnn.is_available() and bool(  # type: ignore[no-untyped-call]
+            torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+    return ("fp32", "bf16") if able else ("fp32",)
+
+
+def time_precisions(
+    model: nn.Module,
+    objective: Objective,
+    batches: Sequence[Mapping[str, Tensor]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Return the seconds of a step in each precision, median of the batches; empty for only one.
+
+    Leaves weights, buffers, random numbers and the objective as they were.
+    """
+    tried = candidates(device)
+    if len(tried) == 1:
+        return {}
+    state = copy.deepcopy(objective.state_dict())
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    seconds: dict[str, list[float]] = {precision: [] for precision in tried}
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for turn, batch in enumerate([batches[0], *batches]):
+            for precision in tried:
+                took = _step_seconds(model, objective, batch, device, precision)
+                if turn > 0:  # the first one warms up
+                    seconds[precision].append(took)
+    objective.load_state_dict(state)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return {precision: statistics.median(times) for precision, times in seconds.items()}
+
+
+def choose(seconds: Mapping[str, float]) -> str:
+    """Return `bf16` where it is clearly the faster, else `fp32`."""
+    faster = seconds.get("bf16", float("inf")) < _WORTH_IT * seconds.get("fp32", 0.0)
+    return "bf16" if faster else "fp32"
+
+
+def _step_seconds(
+    model: nn.Module,
+    objective: Objective,
+    batch: Mapping[str, Tensor],
+    device: torch.device,
+    precision: str,
+) -> float:
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    start = time.perf_counter()
+    with autocast(device, precision):
+        loss = objective(model, batch, forward(model, batch, objective.needs), 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    took = time.perf_counter() - start
+    for parameter in [*model.parameters(), *own_parameters(objective)]:
+        parameter.grad = None
+    return took

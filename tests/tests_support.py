@@ -1,0 +1,103 @@
+"""Builders shared by the tests; a module of its own, so that helper processes can import it too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from bertcompress.shapes import FAMILIES
+
+HEADS = [
+    "Model",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForMaskedLM",
+]
+LAYERS, HEAD_COUNT, WIDTH = 3, 4, 24
+WORDS = [
+    "the", "a", "cat", "dog", "bird", "sleeps", "runs", "sings", "not", "never", "good", "bad",
+    "red", "blue", "old", "new", "house", "tree", "sees", "likes", "very", "and", "or", ".",
+]  # fmt: skip
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+
+
+def tiny_config(family: str = "bert", **fields: Any) -> Any:
+    shape: dict[str, Any] = {
+        "vocab_size": len(VOCABULARY),
+        "max_position_embeddings": 40,
+        "pad_token_id": 0,
+        # Large enough that every part matters to the output.
+        "initializer_range": 0.3,
+        "num_labels": 3,
+    }
+    if family == "distilbert":
+        shape |= {"dim": 16, "n_heads": HEAD_COUNT, "n_layers": LAYERS, "hidden_dim": WIDTH}
+    else:
+        shape |= {
+            "hidden_size": 16,
+            "num_attention_heads": HEAD_COUNT,
+            "num_hidden_layers": LAYERS,
+            "intermediate_size": WIDTH,
+        }
+    if family in ("albert", "electra"):
+        shape["embedding_size"] = 8
+    prefix = FAMILIES[family].stock_prefix
+    return getattr(transformers, f"{prefix}Config")(**shape | fields)
+
+
+def tiny_model(
+    family: str = "bert", head: str = "ForSequenceClassification", seed: int = 0, **fields: Any
+) -> Any:
+    torch.manual_seed(seed)
+    cls = getattr(transformers, f"{FAMILIES[family].stock_prefix}{head}")
+    if head == "ForQuestionAnswering":
+        fields = {"num_labels": 2} | fields
+    return cls(tiny_config(family, **fields)).eval()
+
+
+def tiny_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {word: i for i, word in enumerate(VOCABULARY)}
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def tiny_inputs(head: str = "ForSequenceClassification", rows: int = 3) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, len(VOCABULARY), (rows, 9), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if head == "ForMultipleChoice":
+        return {key: value[:, None].repeat(1, 2, 1) for key, value in batch.items()}
+    return batch
+
+
+@torch.no_grad()
+def answer(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return what a model computes, all its outputs side by side."""
+    output = model(**batch)
+    parts = [output[key] for key in ("logits", "start_logits", "end_logits", "last_hidden_state")
+             if key in output]  # fmt: skip
+    return torch.cat([part.flatten() for part in parts])
+
+
+def aligned(model: Any) -> Any:
+    """Copy the weights out of the mapped file: kernels round differently on unaligned memory."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model.eval()
