@@ -34,7 +34,7 @@ _WHERE = {
     "quantize_int8": "methods.quantization.int8",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from bertcompress.artefact import load, save

@@ -172,7 +172,8 @@ def load(
             f"model '{name}': the tokenizer has {len(tokenizer)} tokens, the embedding table "
             f"{config.vocab_size}; they do not belong together"
         )
-    return Product(model.eval(), tokenizer)
+    model.train(False)
+    return Product(model, tokenizer)
 
 
 def max_tokens(model: PreTrainedModel) -> int:
@@ -285,4 +286,4 @@ def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model '{name}': no tokenizer that can be loaded ({error})") from None
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bertcompress.catalogue import list_names, read_yaml, resolve
+from bertcompress.catalogue import Kind, list_names, read_yaml, resolve
 from bertcompress.errors import BertCompressError, InputError, NotFound, OutputError, unknown
 
 __all__ = ["app", "main"]
@@ -87,8 +87,10 @@ def _quiet() -> None:
     import datasets
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    verbosity: Any = transformers.utils.logging
+
+    verbosity.set_verbosity_error()
+    verbosity.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     for name in ("nncf", "openvino", "onnxruntime", "torch.onnx", "huggingface_hub"):
@@ -316,10 +318,9 @@ def _lines(kind: str, all_: bool) -> list[tuple[str, str]]:
         from bertcompress.catalogue import FAMILIES
 
         return [(name, line) for name, line in FAMILIES.items()]
-    key = "description" if kind == "recipes" else "dataset"
-    return [
-        (name, str(read_yaml(resolve(kind, name)).get(key, ""))) for name in list_names(kind)
-    ]
+    place: Kind = "recipes" if kind == "recipes" else "tasks"
+    key = "description" if place == "recipes" else "dataset"
+    return [(name, str(read_yaml(resolve(place, name)).get(key, ""))) for name in list_names(place)]
 
 
 @app.command()
@@ -330,7 +331,8 @@ def show(name: Annotated[str, typer.Argument(help="A method, recipe or task")]) 
     if name in METHODS:
         _show_method(name)
         return
-    for kind in ("recipes", "tasks"):
+    kinds: tuple[Kind, ...] = ("recipes", "tasks")
+    for kind in kinds:
         if name in list_names(kind) or name.endswith((".yaml", ".yml")):
             out.print(resolve(kind, name).read_text(encoding="utf-8"), markup=False, end="")
             return
@@ -359,7 +361,7 @@ def _settings(tree: Any) -> list[tuple[str, str]]:
     import ast
 
     return [
-        (node.target.id, keyword.value.value)
+        (node.target.id, str(keyword.value.value))
         for cls in tree.body
         if isinstance(cls, ast.ClassDef)
         for node in cls.body
@@ -395,7 +397,7 @@ def copy(
     target: Annotated[Path, typer.Argument(help="File to write")],
 ) -> None:
     """Copy a recipe or task of the catalogue to a file of your own."""
-    kind = "tasks" if name in list_names("tasks") else "recipes"
+    kind: Kind = "tasks" if name in list_names("tasks") else "recipes"
     source = resolve(kind, name)
     if target.is_dir():
         target = target / source.name

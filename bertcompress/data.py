@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.encoding import Encoded, collator, numpy_batches
-from bertcompress.errors import DataError, unknown
+from bertcompress.errors import DataError, TaskError, unknown
 from bertcompress.metrics import METRICS
 from bertcompress.rows import LabelReader, align_labels, check_columns, normalise, permuted
 from bertcompress.sources import read_splits
@@ -171,7 +171,7 @@ def load_data(
     if order is not None:
         task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
         splits = {name: _relabelled(part, order) for name, part in splits.items()}
-    _check_train(task, splits[task.train], splits[task.validation])
+    _check_new(task, splits[task.train], splits[task.validation])
     return _divided(task, splits, seed)
 
 
@@ -180,7 +180,7 @@ def _settled(task: Task, train: Dataset) -> tuple[Task, LabelReader]:
     if task.problem == "auto":
         try:
             problem = infer_problem(train.features[task.label])
-        except ValueError as error:
+        except TaskError as error:
             raise DataError(f"{task.name}: column '{task.label}': {error}") from None
         task = task.model_copy(update={"problem": problem})
     reader = LabelReader.of(task, train)
@@ -194,6 +194,8 @@ def _numbered(task: Task, raw: Mapping[str, Dataset], reader: LabelReader) -> di
     for name in names:
         splits[name] = normalise(task, name, raw[name], reader, first)
         first += len(raw[name])
+        if name == task.train:  # before the others: what is wrong here is the cause there
+            _check_train(task, splits[name])
     return splits
 
 
@@ -269,7 +271,7 @@ def _relabelled(part: Dataset, order: Sequence[int]) -> Dataset:
     return Dataset.from_dict({**columns, "label": labels.tolist()}, features=part.features)
 
 
-def _check_train(task: Task, train: Dataset, validation: Dataset) -> None:
+def _check_train(task: Task, train: Dataset) -> None:
     if len(train) < 2:
         raise DataError(
             f"{task.name}: the split '{task.train}' has one row; selection needs another"
@@ -282,6 +284,9 @@ def _check_train(task: Task, train: Dataset, validation: Dataset) -> None:
             f"{task.name}: column '{task.label}' of '{task.train}' holds only one {what}; there is "
             "nothing to learn"
         )
+
+
+def _check_new(task: Task, train: Dataset, validation: Dataset) -> None:
     if set(_keys(validation)) <= set(_keys(train)):
         raise DataError(
             f"{task.name}: every row of '{task.validation}' is in '{task.train}' too; a score on "

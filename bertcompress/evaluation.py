@@ -55,7 +55,7 @@ class _Place:
             found = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{self.path}: no tokenizer beside it ({error})") from None
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 def _find(model: str | Path, runtime: str | None, revision: str | None = None) -> _Place:

@@ -247,7 +247,7 @@ def task_batches(
     split: str,
     tokenizer: PreTrainedTokenizerBase,
     sizes: Sequence[int] = (1, 8),
-    rows: int = 128,
+    rows: int = 64,
 ) -> dict[int, list[Batch]]:
     """Return the same random rows of a split as batches of each size, padded to their longest row.
 

@@ -47,7 +47,8 @@ def figures(report: ReportData, theme: Theme = "light") -> dict[str, Figure]:
         drawn["score_vs_latency"] = score_vs_latency(report, theme)
     if any(row.headline for _, row in report.compared):
         drawn["score_vs_size"] = score_vs_size(report, theme)
-    drawn["where_bytes_are"] = where_bytes_are(report, theme)
+    if any(not row.simulated for _, row in report.compared):
+        drawn["where_bytes_are"] = where_bytes_are(report, theme)
     if any(stage.edits for stage in report.stages):
         drawn["per_layer_shape"] = per_layer_shape(report, theme)
     return drawn

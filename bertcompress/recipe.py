@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from bertcompress.catalogue import read_yaml, resolve
-from bertcompress.errors import RecipeError, TaskError, unknown
+from bertcompress.errors import RecipeError, unknown
 from bertcompress.method import Method
 from bertcompress.methods import METHODS, method_class
 from bertcompress.task import Task
@@ -144,7 +144,8 @@ def check_order(methods: Sequence[Method], teacher: str | None = None) -> None:
 def _method(item: Any, where: str) -> Method:
     if isinstance(item, Method):
         return item
-    key, knobs = item, {}
+    key: Any = item
+    knobs: Any = {}
     if isinstance(item, Mapping):
         if len(item) != 1:
             raise RecipeError(f"{where}: one method per list item, got {sorted(map(str, item))}")
@@ -218,7 +219,12 @@ def recipe_schema() -> dict[str, Any]:
     for key, (_, line) in METHODS.items():
         inner = method_class(key).model_json_schema()
         schema.setdefault("$defs", {}).update(inner.pop("$defs", {}))
-        body = {"type": "object", "properties": {key: inner}, "required": [key], "description": line}
+        body = {
+            "type": "object",
+            "properties": {key: inner},
+            "required": [key],
+            "description": line,
+        }
         choices.append({**body, "additionalProperties": False})
     schema["properties"]["methods"]["items"] = {"anyOf": choices}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, save
+from huggingface_hub import ModelCard
+
+from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, rung, save
 from bertcompress.data import TaskData, load_data
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import ModelError, OutputError, RecipeError
@@ -17,7 +20,7 @@ from bertcompress.judging import Judge, Timed, headline, time_deployments
 from bertcompress.measure import Timing, environment
 from bertcompress.method import Context, Method
 from bertcompress.methods.finetune import already_finetuned
-from bertcompress.publish.card import write_card
+from bertcompress.publish.card import model_card
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
@@ -121,9 +124,7 @@ def _run(
     fresh, data_dir, store, say = options
     with clock("loading"):
         start = _start(recipe, data_dir, say)
-    stages = Stages(
-        partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say
-    )
+    stages = Stages(partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say)
     done = _Chain(recipe, start, stages, say).go()
     if ranks.main:
         _finish(recipe, done, partial, folder, clock, say)
@@ -146,8 +147,7 @@ def _claim(folder: Path, partial: Path, recipe: Recipe, *, resume: bool, fresh: 
             )
         if not resume and not fresh:
             raise OutputError(
-                f"{folder}: an interrupted run is there; --resume goes on with it, "
-                "--fresh drops it"
+                f"{folder}: an interrupted run is there; --resume goes on with it, --fresh drops it"
             )
         if resume:
             return
@@ -177,7 +177,8 @@ def _start(recipe: Recipe, data_dir: str | Path | None, say: Say) -> _Start:
     set_seed(recipe.seed)
     product = load(recipe.model, revision=recipe.revision)
     classifier = type(product.model).__name__.endswith("ForSequenceClassification")
-    names = dict(product.model.config.id2label) if classifier else None
+    config: Any = product.model.config
+    names = {int(i): str(name) for i, name in config.id2label.items()} if classifier else None
     say(f"task {task.name}")
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
@@ -284,9 +285,7 @@ class _Chain:
             self._note(name, method)
         baseline = self.baseline or self.rows[-1]
         models = [row for row in self.rows if (row.folder / "model").is_dir()]
-        return _Done(
-            self.start, self.rows, baseline, models[-1], dense, self.controls, self.notes
-        )
+        return _Done(self.start, self.rows, baseline, models[-1], dense, self.controls, self.notes)
 
     def _methods(self) -> Sequence[Method]:
         if not self.start.finetuned:
@@ -323,9 +322,7 @@ class _Chain:
         )
         source = self.stages.digest(before) if before else self.start.source
         uses = teacher_source if method.key == "distill" else None
-        return self.stages.apply(
-            name, method, before or self.start.product, context, source, uses
-        )
+        return self.stages.apply(name, method, before or self.start.product, context, source, uses)
 
     def _control(self, name: str, method: Method) -> None:
         control = method.control() if self.recipe.measure.controls else None
@@ -394,9 +391,17 @@ def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
         inside = each.path.relative_to(finished.folder)
         top = target / inside.parts[0]
         if not top.exists():
-            shutil.copytree(finished.folder / inside.parts[0], top)
+            shutil.copytree(finished.folder / inside.parts[0], top, copy_function=_link)
         placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))
     return placed
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name where the disk can, instead of a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _rows(
@@ -419,9 +424,7 @@ def _rows(
             other = done.controls[name]
             scores = judge.scores(other.deployments[0], other)
             control = Control(name="labels alone, no teacher", score=headline(scores))
-        rows.append(
-            judge.stage(finished, deployments, timings, control, done.notes.get(name, ()))
-        )
+        rows.append(judge.stage(finished, deployments, timings, control, done.notes.get(name, ())))
     return rows
 
 
@@ -439,7 +442,19 @@ def _write(recipe: Recipe, done: _Done, rows: list[Stage], partial: Path, clock:
     (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
     save_figures(report, partial / "figures")
-    write_card(report, recipe, partial / "model")
+    (partial / "model" / "README.md").write_text(_card(report, recipe, done), encoding="utf-8")
     seconds = {**clock.seconds, "total": clock.total}
     facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
     (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(report: Report, recipe: Recipe, done: _Done) -> str:
+    base = locate(recipe.model, revision=recipe.revision) / "README.md"
+    metadata = ModelCard.load(base).data.to_dict() if base.is_file() else {}
+    return model_card(
+        report,
+        recipe.to_yaml(),
+        1 if rung(done.shaped.product.model)[0] == 1 else 2,
+        license_id=metadata.get("license"),
+        papers={method.key: method.paper for method in recipe.methods},
+    )

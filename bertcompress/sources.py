@@ -150,10 +150,22 @@ def _json(path: Path, task: Task) -> Dataset:
         for name in (*task.text, *([task.label] if task.label else [])):
             if name not in names:
                 raise DataError(unknown(str(path), "column", name, names))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    for name, values in columns.items():
+        _check_kinds(path, name, values)
+    return Dataset.from_dict(columns)
+
+
+def _check_kinds(path: Path, name: str, values: list[Any]) -> None:
+    import pyarrow as pa
+
     try:
-        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-    except Exception as error:  # pyarrow raises several unrelated types for mixed columns
-        raise DataError(f"{path}: a column mixes kinds of values: {_first_line(error)}") from None
+        pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        kinds = ", ".join(sorted({type(v).__name__ for v in values if v is not None}))
+        raise DataError(
+            f"{path}: column '{name}' mixes kinds of values ({kinds}): {_first_line(error)}"
+        ) from None
 
 
 def _json_line(path: Path, number: int, line: str) -> Any:

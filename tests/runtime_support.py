@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
+
 from bertcompress.artefact import Product
 from bertcompress.shapes import Heads, Layers, Neurons, anatomy, apply_edit
-from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
 
 
 def pair_tokenizer() -> Any:

@@ -50,7 +50,11 @@ FILES: dict[str, tuple[Write, dict, list[str]]] = {
     ),
     "UTF-16": (csv(train=GOOD.encode("utf-16")), {}, ["train.csv:1", "byte 0xff at position 0"]),
     "ragged table": (csv(train=GOOD + "a,b,c,d\n"), {}, ["train.csv", "line 14"]),
-    "text column": (csv(), {"text": "coment"}, ["unknown column 'coment'", "did you mean 'comment'"]),
+    "text column": (
+        csv(),
+        {"text": "coment"},
+        ["unknown column 'coment'", "did you mean 'comment'"],
+    ),
     "label column": (csv(), {"label": "Topic"}, ["unknown column 'Topic'", "did you mean 'topic'"]),
     "second text column": (csv(), {"text": ["comment", "reply"]}, ["unknown column 'reply'"]),
     "column in validation only": (
@@ -107,14 +111,22 @@ FILES: dict[str, tuple[Write, dict, list[str]]] = {
         {"problem": "single_label", "labels": ["x", "y"]},
         ["'topic'", "row 1", "label 0.5 is outside 0 to 1"],
     ),
-    "lists wanted": (csv(), {"problem": "multi_label"}, ["'topic'", "one value per row", "multi_label"]),
+    "lists wanted": (
+        csv(),
+        {"problem": "multi_label"},
+        ["'topic'", "one value per row", "multi_label"],
+    ),
     "validation is train": (csv(validation=GOOD), {}, ["'validation' is in 'train' too"]),
     "validation within train": (
         csv(validation="\n".join(GOOD.splitlines()[:4]) + "\n"),
         {},
         ["'validation' is in 'train' too"],
     ),
-    "one training row": (csv(train="comment,topic\nx,a\n"), {"labels": ["a", "b"]}, ["has one row"]),
+    "one training row": (
+        csv(train="comment,topic\nx,a\n"),
+        {"labels": ["a", "b"]},
+        ["has one row"],
+    ),
 }
 
 
@@ -172,7 +184,10 @@ def test_json_array_and_parquet(tmp_path):
 
 
 def memory(train: dict, validation: dict, feature=None, **fields) -> Task:
-    splits = {name: Dataset.from_dict(part) for name, part in (("train", train), ("validation", validation))}
+    splits = {
+        name: Dataset.from_dict(part)
+        for name, part in (("train", train), ("validation", validation))
+    }
     if feature is not None:
         splits = {name: part.cast_column("y", feature) for name, part in splits.items()}
     return Task.from_dataset(DatasetDict(splits), text="a", label="y", **fields)
@@ -214,7 +229,7 @@ ROWS = {"a": ["p", "q", "r", "s"], "y": [[1, 0], [0, 1], [1, 1], [0, 0]]}
             ["'y' holds lists", "single_label"],
         ),
         (
-            lambda: memory(ROWS, ROWS, validation="test"),
+            lambda: memory(ROWS, ROWS).model_copy(update={"validation": "test"}),
             ["unknown split 'test'", "Allowed: train, validation"],
         ),
         (
@@ -242,13 +257,21 @@ class TestHub:
         monkeypatch.delenv("BERTCOMPRESS_GLUE", raising=False)
         monkeypatch.delenv("BERTCOMPRESS_DATA_DIR", raising=False)
         task = Task.load("glue/mrpc").model_copy(update={"dataset": "nobody/not-in-any-cache"})
-        check(task, ["nobody/not-in-any-cache (mrpc)", "cannot be reached", "--data-dir", "offline"])
+        check(
+            task, ["nobody/not-in-any-cache (mrpc)", "cannot be reached", "--data-dir", "offline"]
+        )
 
     @pytest.mark.parametrize(
         ("error", "says"),
         [
-            (DatasetNotFoundError("Dataset 'me/x' doesn't exist on the Hub"), ["no such data set", "private"]),
-            (ValueError("BuilderConfig 'mrpcc' not found. Available: ['mrpc']"), ["(mrpc)", "Available"]),
+            (
+                DatasetNotFoundError("Dataset 'me/x' doesn't exist on the Hub"),
+                ["no such data set", "private"],
+            ),
+            (
+                ValueError("BuilderConfig 'mrpcc' not found. Available: ['mrpc']"),
+                ["(mrpc)", "Available"],
+            ),
             (requests.exceptions.ConnectionError("reset"), ["cannot be read: reset"]),
             (RuntimeError("Dataset scripts are no longer supported"), ["scripts are no longer"]),
         ],

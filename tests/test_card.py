@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 from report_support import baseline, deployment, quantized, sample_report
 
-from bertcompress.publish.card import Rung, model_card, scrub
+from bertcompress.publish.card import Rung, model_card, scrub, write_card
 from bertcompress.report import Report
 
 RECIPE = "model: embedded:minilm-l6\ntask: glue/sst2\nmethods:\n- quantize_int8: {}\n"
@@ -195,6 +197,31 @@ def test_the_onnx_snippet_runs_in_a_clone(tmp_path: Path, monkeypatch: pytest.Mo
     names: dict[str, Any] = {}
     exec(compile(snippet, "card", "exec"), names)
     np.testing.assert_array_equal(names["logits"], [[1.0, 2.0, 3.0]])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "built", "says"),
+    [
+        ("bert", "BertForSequenceClassification", "plain `transformers` loads it"),
+        ("bertcompress-bert", "CompressedBertForMaskedLM", "trust_remote_code=True"),
+        ("bert", "BertModel", "AutoModel.from_pretrained"),
+    ],
+)
+def test_the_folder_tells_how_it_loads(
+    tmp_path: Path, model_type: str, built: str, says: str
+) -> None:
+    config = {"model_type": model_type, "architectures": [built]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    method = SimpleNamespace(key="distill", paper="arXiv 1503.02531")
+    recipe: Any = SimpleNamespace(to_yaml=lambda: RECIPE, methods=(method,))
+    report = sample_report().model_copy(update={"task": {"name": "x", "language": "de"}})
+    card = write_card(report, recipe, tmp_path, license_id="mit").read_text()
+    data = ModelCard(card).data
+    assert says in card and "- distill: arXiv 1503.02531" in card
+    assert (data.language, data.license) == (["de"], "mit")
+    tags = {"BertModel": "feature-extraction", "CompressedBertForMaskedLM": "fill-mask"}
+    assert data.pipeline_tag == tags.get(built, "text-classification")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json"]
 
 
 def test_pairs_are_encoded_as_pairs() -> None:

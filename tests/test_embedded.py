@@ -38,7 +38,7 @@ def test_schema_is_that_of_cola(data):
 def test_it_is_the_same_everywhere(data):
     """Scores are compared between machines and releases: a change of the rows has to be meant."""
     text = "\n".join(f"{r['label']} {r['sentence']}" for s in data.values() for r in s)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "67c2b64e8e000307"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "802e27c9b8a59a45"
 
 
 def test_another_seed_is_another_corpus(pairs):
@@ -82,7 +82,9 @@ def test_a_bag_of_words_learns_little(data, words):
     vectors = TfidfVectorizer(ngram_range=(1, words))
     seen = vectors.fit_transform(data["train"]["sentence"])
     model = LogisticRegression(max_iter=1_000).fit(seen, data["train"]["label"][:])
-    score = model.score(vectors.transform(data["validation"]["sentence"]), data["validation"]["label"])
+    score = model.score(
+        vectors.transform(data["validation"]["sentence"]), data["validation"]["label"]
+    )
     assert score < (0.60 if words == 1 else 0.70)
 
 
@@ -117,5 +119,15 @@ def test_verb_forms(base, third, past, participle, ing):
 
 def test_plurals():
     one = ["cat", "box", "lady", "boy", "child", "wife", "cup of tea", "bus", "watch"]
-    many = ["cats", "boxes", "ladies", "boys", "children", "wives", "cups of tea", "buses", "watches"]
+    many = [
+        "cats",
+        "boxes",
+        "ladies",
+        "boys",
+        "children",
+        "wives",
+        "cups of tea",
+        "buses",
+        "watches",
+    ]
     assert list(map(plural, one)) == many

@@ -59,13 +59,15 @@ def oracle(metric, logits, truth):
     """The metric by its library, from logits."""
     if metric == "kl":
         p, q = (np.exp(a) / np.exp(a).sum(1, keepdims=True) for a in (truth, logits))
-        return float(np.mean([stats.entropy(a, b) for a, b in zip(p, q, strict=True)]))
+        return float(stats.entropy(p, q, axis=1).mean())
     if metric in ("pearson", "spearman"):
         test = stats.pearsonr if metric == "pearson" else stats.spearmanr
         return float(test(logits[:, 0], truth).statistic)
     decided = logits.argmax(1)
     if truth.ndim == 2:
-        decided, truth = (decided, truth.argmax(1)) if metric == "agreement" else (logits > 0, truth)
+        decided, truth = (
+            (decided, truth.argmax(1)) if metric == "agreement" else (logits > 0, truth)
+        )
     if metric == "matthews":
         return float(sk.matthews_corrcoef(truth, decided))
     if metric in ("accuracy", "agreement"):
@@ -166,7 +168,14 @@ def test_constant_answers_know_nothing():
     [
         ("acuracy", [[0.0, 1.0]], [1], "single_label", "did you mean 'accuracy'", TaskError),
         ("pearson", [[0.0, 1.0]], [1], "single_label", "does not fit a single_label", TaskError),
-        ("accuracy", [[np.nan, 1.0]], [1], "single_label", "NaN or infinity for 1 of 1", ModelError),
+        (
+            "accuracy",
+            [[np.nan, 1.0]],
+            [1],
+            "single_label",
+            "NaN or infinity for 1 of 1",
+            ModelError,
+        ),
         ("accuracy", [[0.0, 1.0]], [1, 0], "single_label", "1 answers for 2", TaskError),
         ("accuracy", np.zeros((0, 2)), [], "single_label", "0 answers for 0", TaskError),
         ("agreement", [[0.3]], [[0.2]], "unlabelled", "one output; use spearman", TaskError),
@@ -201,5 +210,7 @@ def test_evaluate_metric(names, kind, tmp_path, monkeypatch):
     metric = metrics.task_metric(names, problem)
     for part in (slice(0, 100), slice(100, N)):
         metric.add_batch(predictions=logits[part], references=truth[part])
-    assert metric.compute() == pytest.approx(metrics.compute(names, logits, truth, problem), abs=1e-6)
+    assert metric.compute() == pytest.approx(
+        metrics.compute(names, logits, truth, problem), abs=1e-6
+    )
     assert isinstance(metric, metrics.TaskMetric)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import jsonschema
 import pytest
 from report_support import (
     baseline,
@@ -75,6 +74,7 @@ def test_reports_of_the_first_version_are_read_for_ever() -> None:
 
 
 def test_the_json_fits_the_published_schema() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
     published = json.loads((ROOT / "docs" / "report.schema.json").read_text())
     for report in (sample_report(), _bare()):
         jsonschema.validate(json.loads(report.model_dump_json()), published)
@@ -222,6 +222,12 @@ def test_a_control_as_good_as_the_result_is_said(control: float, warning: str | 
     stage = _with(stage, control=stage.control.model_copy(update={"score": scores(control)[0]}))
     said = [text for text in _report_of(stage).verdict.warnings if "control" in text]
     assert [warning in text for text in said] == ([True] if warning else [])
+
+
+def test_a_run_that_compressed_nothing_claims_nothing() -> None:
+    verdict = sample_report((baseline(),)).verdict
+    assert (verdict.retention, verdict.smaller_by, verdict.speed) == (None, None, ())
+    assert "Nothing was compressed" in verdict.sentences[1]
 
 
 def test_the_baseline_is_the_marked_stage_else_the_first() -> None:

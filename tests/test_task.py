@@ -126,12 +126,21 @@ def test_a_label_of_no_known_kind():
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("x.csv", "csv"), ("x.tsv", "csv"), ("x.jsonl", "json"), ("x.json", "json"), ("x.parquet", "parquet")],
+    [
+        ("x.csv", "csv"),
+        ("x.tsv", "csv"),
+        ("x.jsonl", "json"),
+        ("x.json", "json"),
+        ("x.parquet", "parquet"),
+    ],
 )
 def test_files(name, form):
     task = Task.from_files(name, f"y{name[1:]}", text="comment", label="topic")
     assert (task.dataset, task.name, task.problem) == (form, "x", "auto")
-    assert [path.endswith(n) for path, n in zip(task.files.values(), (name, f"y{name[1:]}"), strict=True)]
+    assert [
+        path.endswith(n)
+        for path, n in zip(task.files.values(), (name, f"y{name[1:]}"), strict=True)
+    ]
 
 
 def test_a_hub_id_and_a_folder(tmp_path):
@@ -191,7 +200,10 @@ GOOD = {"name": "t", "dataset": "me/x", "text": "a", "label": "b"}
         ({"label": "a"}, "'a' is a text column too"),
         ({"metrics": ["acuracy"]}, "unknown metric 'acuracy'; did you mean 'accuracy'"),
         ({"metrics": ["accuracy"], "headline": "f1"}, "headline: unknown metric 'f1'"),
-        ({"problem": "regression", "metrics": ["accuracy"]}, "'accuracy' does not fit a regression"),
+        (
+            {"problem": "regression", "metrics": ["accuracy"]},
+            "'accuracy' does not fit a regression",
+        ),
         ({"problem": "regression", "labels": ["x", "y"]}, "regression task has no class names"),
         ({"labels": ["x", "x"]}, "labels: 'x' is given twice"),
         ({"labels": ["x"]}, "one class alone"),
@@ -228,5 +240,5 @@ def test_missing_fields_and_names(tmp_path):
         Task.load(path)
     with pytest.raises(TaskError, match="needs a validation file"):
         Task.from_files("x.csv", text="a", label="b")
-    with pytest.raises(TaskError, match="same format as x.csv"):
+    with pytest.raises(TaskError, match=r"same format as x\.csv"):
         Task.from_files("x.csv", "y.jsonl", text="a", label="b")

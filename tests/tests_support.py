@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+
 from bertcompress.shapes import FAMILIES
 
 HEADS = [

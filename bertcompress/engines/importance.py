@@ -58,7 +58,7 @@ def mask_fisher(
             masks.forget()
             logits = model(**model_inputs(batch, device)).logits
             with torch.enable_grad():
-                loss(batch, logits).sum().backward()
+                torch.autograd.backward(loss(batch, logits).sum())
             for i, total in enumerate(totals):
                 total += masks.gradients(i).abs().pow(power).sum(0)
     model.train(was_training)

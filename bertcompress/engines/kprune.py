@@ -161,7 +161,8 @@ class _Survey:
                 wanted = self._original_stream(inputs, position)
                 with _captured(open_sites, target) as seen, torch.enable_grad():
                     logits = self.model(**inputs).logits
-                    drawn_loss(self.problem, logits, answer, generator).sum().backward()
+                    losses = drawn_loss(self.problem, logits, answer, generator)
+                    torch.autograd.backward(losses.sum())
                 tokens = inputs["attention_mask"].bool()
                 for i in range(len(open_sites)):
                     predictive[i] += 0.5 * masks.gradients(i).pow(2).sum(0)

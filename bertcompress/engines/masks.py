@@ -8,7 +8,7 @@ model only through those features, and a mask of 0 equals cutting it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -97,7 +97,7 @@ def unit_masks(
             handle.remove()
 
 
-def _masking(masks: UnitMasks, index: int):  # noqa: ANN202 - torch's hook type is private
+def _masking(masks: UnitMasks, index: int) -> Callable[..., tuple[Tensor, ...]]:
     site = masks.sites[index]
 
     def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

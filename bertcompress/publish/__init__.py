@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bertcompress.publish.card import model_card
+from bertcompress.publish.card import model_card, write_card
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "write_card"]

@@ -5,6 +5,7 @@ Neither a token nor a local absolute path gets into it, whatever the recipe hold
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,15 @@ from bertcompress.report import markdown_table
 from bertcompress.report_rows import DeploymentRow, ReportData
 from bertcompress.report_tables import cost, cost_line, overview, shape, story
 from bertcompress.report_verdict import judged
+from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
     from jinja2 import Template
 
-__all__ = ["Rung", "model_card", "scrub"]
+    from bertcompress.recipe import Recipe
+
+__all__ = ["Rung", "model_card", "scrub", "write_card"]
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
@@ -32,9 +36,43 @@ _SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "(token)"),
     (re.compile(r"(\w+://)[^\s/@]+@"), r"\1"),
     (re.compile(r"\bfile://\S+"), "(local)"),
-    (re.compile(r"(?<![\w.:/<\\])(?:~?(?:/[\w.@+-]+)+/?|[A-Za-z]:\\[^\s'\"|]+)"), "(local)"),
+    (
+        re.compile(
+            r"(?<![\w.:/<\\])(?:~?(?:/[\w.@+-]+)+/?|[A-Za-z]:\\[^\s'\"|]+|\\\\\w[^\s'\"|]+)"
+        ),
+        "(local)",
+    ),
 )
+_PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+    "ForMaskedLM": "fill-mask",
+}
 _METHOD_TAGS = {"prune": "pruned", "distill": "distilled", "quantize": "int8"}
+
+
+def write_card(report: ReportData, recipe: Recipe, folder: Path, **fields: Any) -> Path:
+    """Write `README.md` into a saved model's folder and return it.
+
+    Rung, Auto class and pipeline are read from the folder's `config.json`. `fields`: those of
+    `model_card` that only the caller can know (`repo_id`, `base_model`, `license_id` ...).
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = str(config.get("model_type", "")).startswith("bertcompress-")
+    built = next(iter(config.get("architectures") or ()), "")
+    head = next((head for head in _PIPELINES if built.endswith(head)), "")
+    known: dict[str, Any] = {
+        "auto_class": f"AutoModel{head}",
+        "pipeline_tag": _PIPELINES.get(head, "feature-extraction"),
+        "languages": [report.task["language"]] if report.task.get("language") else [],
+        "papers": {method.key: method.paper for method in recipe.methods},
+    }
+    card = model_card(report, recipe.to_yaml(), 2 if own else 1, **{**known, **fields})
+    with write_atomically(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    return folder / "README.md"
 
 
 def model_card(
@@ -137,9 +175,7 @@ def _hub_id(value: Any) -> str | None:
 
 
 def _title(report: ReportData, base: str | None) -> str:
-    model = (
-        (base or str(report.recipe.get("model", "encoder"))).replace(":", "/").rpartition("/")[2]
-    )
+    model = re.split(r"[/\\:]", base or str(report.recipe.get("model", "encoder")))[-1]
     return f"{model}-{str(report.task.get('name', 'task')).replace('/', '-')}-compressed"
 
 

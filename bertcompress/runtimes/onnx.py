@@ -128,8 +128,8 @@ def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy, so that neither train mode nor attention kind nor device of the caller's changes."""
     ours: Any = copy.deepcopy(model)
     ours.float().cpu().eval()
-    # Eager attention gives the graph that fuses best. transformers 4.57 fixes the kind by class when
-    # a model is built; there the config must go on saying what the modules are.
+    # Eager attention gives the graph that fuses best. transformers 4.57 fixes the kind by class
+    # when a model is built; there the config must go on saying what the modules are.
     if not any("Sdpa" in type(module).__name__ for module in ours.modules()):
         ours.config._attn_implementation = "eager"
     return ours  # type: ignore[no-any-return]

@@ -55,7 +55,7 @@ class Family:
     shared: bool = False  # one physical layer applied several times
 
 
-_BERT = {
+_BERT: dict[str, Any] = {
     "encoder": "encoder",
     "layers": "encoder.layer",
     "attention": "attention.self",

@@ -58,7 +58,9 @@ def keep_inputs(linear: nn.Linear, index: Tensor) -> nn.Linear:
 
 def _linear(old: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
     new = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    new.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=old.weight.requires_grad)
+    new.weight = nn.Parameter(
+        weight.detach().clone().contiguous(), requires_grad=old.weight.requires_grad
+    )
     if bias is not None:
         new.bias = nn.Parameter(bias.detach().clone(), requires_grad=old.weight.requires_grad)
     new.train(old.training)

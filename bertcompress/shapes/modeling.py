@@ -34,31 +34,31 @@ AUTO_CLASSES = {
 """Each Auto class and how the stock class of a family that it returns ends."""
 
 
-class CompressedBertConfig(BertConfig):
+class CompressedBertConfig(BertConfig):  # type: ignore[no-untyped-call]
     """A BERT config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-bert"
 
 
-class CompressedRobertaConfig(RobertaConfig):
+class CompressedRobertaConfig(RobertaConfig):  # type: ignore[no-untyped-call]
     """A RoBERTa config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-roberta"
 
 
-class CompressedDistilBertConfig(DistilBertConfig):
+class CompressedDistilBertConfig(DistilBertConfig):  # type: ignore[no-untyped-call]
     """A DistilBERT config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-distilbert"
 
 
-class CompressedElectraConfig(ElectraConfig):
+class CompressedElectraConfig(ElectraConfig):  # type: ignore[no-untyped-call]
     """An ELECTRA config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-electra"
 
 
-class CompressedAlbertConfig(AlbertConfig):
+class CompressedAlbertConfig(AlbertConfig):  # type: ignore[no-untyped-call]
     """An ALBERT config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-albert"
@@ -77,7 +77,7 @@ class CompressedMixin:
     """Builds the plain model, replays the record, and writes the source beside the weights."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         replay(self)  # type: ignore[arg-type]
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +133,7 @@ def apply_edit(model: nn.Module, edit: Any) -> nn.Module:
     """
     view = anatomy(model)
     edit.check(view)
-    ours = compressed_class(type(model))
+    ours: Any = compressed_class(type(model))  # type: ignore[arg-type]
     record_edit(view.config, edit, view)
     edit.apply(view)
     # In place, since submodules hold references to the same config object.

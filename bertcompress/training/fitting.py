@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -129,7 +130,8 @@ def fit_stage(
 ) -> Product:
     """Return the product trained as one stage of a run: what a training method's `apply` does.
 
-    Checkpoints and caches are in `ctx.workdir`, which is left empty of them at the end.
+    Checkpoints are in `ctx.workdir / "training"`, which a method may use for its caches too; it is
+    gone at the end.
     """
     fitted = fit(
         product.model,
@@ -141,7 +143,7 @@ def fit_stage(
         seed=ctx.seed,
         device=ctx.device,
     )
-    checkpoints.clear(ctx.workdir / "training")
+    shutil.rmtree(ctx.workdir / "training", ignore_errors=True)  # every process: it may be gone
     return Product(product.model, product.tokenizer, (), fitted.facts)
 
 
@@ -176,6 +178,7 @@ def _train(
     best = reached.best_step or steps
     if plan.score is not None:
         checkpoints.load_weights(model, checkpoints.folder_of(plan.workdir, best))
+        agreed(best)  # all processes have read it before one of them may clear the folder
     model.eval()
     return Fitted(
         model=model,

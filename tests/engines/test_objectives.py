@@ -56,11 +56,11 @@ def test_regression_is_squared_error_at_any_temperature():
 def test_gradient_does_not_depend_on_a_high_temperature(problem):
     """Hinton et al. 2015, equation 4: the gradient tends to (z - v) / K, once times T^2."""
     warm, hot = gradient(20.0, problem), gradient(200.0, problem)
-    torch.testing.assert_close(warm, hot, rtol=0.02, atol=1e-6)
+    assert (warm - hot).norm() < 0.02 * hot.norm()
     if problem == "single_label":
         gap = 0.1 * (logits(0) - logits(1))
         limit = (gap - gap.mean(-1, keepdim=True)) / (4 * 6)
-        torch.testing.assert_close(hot, limit, rtol=0.01, atol=1e-6)
+        assert (hot - limit).norm() < 0.005 * limit.norm()
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])

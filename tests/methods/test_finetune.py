@@ -54,6 +54,7 @@ def test_refuses_a_head_of_another_width(tmp_path):
 def test_function_trains_on_the_users_own_loader():
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 20, (32, 6), generator=generator)
+    ids[:, 0] = ids[:, 0] % 2 + 5
     rows = [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i[0] % 2} for i in ids]
     model = tiny_model(num_labels=2)
     assert finetune(model, DataLoader(rows, 8), epochs=20, learning_rate=5e-3) is model

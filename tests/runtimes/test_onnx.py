@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from runtime_support import batches, cut, pair_tokenizer
+from tests_support import HEADS, tiny_model
+
 from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
 from bertcompress.runtimes import onnx as exporter
@@ -17,8 +20,6 @@ from bertcompress.runtimes.graph import initializer_bytes, share, unshare_transp
 from bertcompress.runtimes.onnx import OUTPUTS, export_onnx, task_of
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import FAMILIES
-from runtime_support import batches, cut, pair_tokenizer
-from tests_support import HEADS, tiny_model
 
 
 def same(file, model, batch):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from runtime_support import batches, cut, pair_tokenizer, wide_product
+
 from bertcompress import runtimes
 from bertcompress.errors import CheckpointError, DataError, MissingExtra, ModelError, NotFound
 from bertcompress.runtimes import Predictor, locate, onnxruntime, open_predictor, openvino
 from bertcompress.runtimes import torch as torch_runtime
-from runtime_support import batches, cut, pair_tokenizer, wide_product
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
+    reason="needs the extra 'openvino'",
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +99,9 @@ def test_cut_model_in_int8(tmp_path):
 
 
 def test_shared_layers_stay_shared_in_int8(tmp_path):
-    from bertcompress.artefact import Product
     from tests_support import tiny_model
+
+    from bertcompress.artefact import Product
 
     sizes = []
     for depth in (1, 6):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests_support import HEAD_COUNT, HEADS, WIDTH, aligned, answer, tiny_inputs, tiny_model
+
 from bertcompress.engines.masks import unit_masks
 from bertcompress.shapes import (
     FAMILIES,
@@ -16,7 +18,6 @@ from bertcompress.shapes import (
     edited,
     read_record,
 )
-from tests_support import HEAD_COUNT, HEADS, WIDTH, aligned, answer, tiny_inputs, tiny_model
 
 
 def cut_everything(model):
@@ -47,9 +48,7 @@ def test_masking_a_unit_changes_the_output_and_equals_removing_it(family, kind):
     units = HEAD_COUNT if kind == "heads" else WIDTH
     for layer in range(len(anatomy(model).layers)):
         with unit_masks(model) as masks:
-            site = next(
-                i for i, s in enumerate(masks.sites) if (s.layer, s.kind) == (layer, kind)
-            )
+            site = next(i for i, s in enumerate(masks.sites) if (s.layer, s.kind) == (layer, kind))
             masks.values[site][1] = 0
             masked = answer(model, batch)
         assert (masked - plain).abs().max() > 1e-3

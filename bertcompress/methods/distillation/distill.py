@@ -97,7 +97,7 @@ class Distill(Method, TrainSettings):
             raise RecipeError(
                 "distill: there is no teacher; cut the model before, or name a teacher"
             )
-        teacher = self._cached(ctx.teacher, ctx.workdir / "teacher")
+        teacher = self._cached(ctx.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
         aligned = theirs is not None and same_tokens(theirs, product.tokenizer)
         project = self._projection(product, ctx, teacher) if aligned else None

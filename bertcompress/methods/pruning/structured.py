@@ -213,7 +213,8 @@ class PruneStructured(Method):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with a cut model; facts say what stayed in each layer."""
-        model = product.model.to(ctx.device)
+        model: nn.Module = product.model
+        model.to(ctx.device)
         depth = anatomy(model).depth
         if self.keep_layers is not None:
             if self.keep_layers > depth:
@@ -237,7 +238,7 @@ class PruneStructured(Method):
             "neurons": [layer.width for layer in layers],
             "samples": self.rows,
         }
-        return Product(model, product.tokenizer, (), facts)
+        return Product(product.model, product.tokenizer, (), facts)
 
     def _batches(self, product: Product, ctx: Context) -> list[dict[str, Tensor]]:
         rows = ctx.data.encode(product.tokenizer, "calibration")

@@ -1,0 +1,40 @@
+# `make demo` and `make test` set up their environment (.venv) by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Passive waiting: two training processes on one machine do not slow each other down. Timing unsets it.
+export GOMP_SPINCOUNT = 0
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test check slow schema clean
+
+$(VENV)/.demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first and pinned: left to the resolver it may come with gigabytes of CUDA libraries.
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.demo  ## the main job on an embedded model and task, no network; leaves runs/quickstart
+	rm -rf runs/quickstart runs/.quickstart.partial
+	$(BIN)/bertcompress run quickstart --out runs/quickstart
+
+test: $(VENV)/.dev  ## the test suite
+	$(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+check: $(VENV)/.dev  ## what CI and pre-commit run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+
+schema: $(VENV)/.demo  ## regenerate docs/*.schema.json and the tables in docs/
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) runs build dist
