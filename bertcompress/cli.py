@@ -78,7 +78,7 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep libraries from talking over our own lines; what matters comes as errors."""
     import logging
     import warnings
@@ -152,7 +152,7 @@ def run(
         seed=seed,
         revision=revision,
     )
-    _quiet()
+    quiet()
     from bertcompress.report import print_report
     from bertcompress.runs import run as go
 
@@ -193,7 +193,7 @@ def evaluate(
     chosen = _task(task, train, validation, text, label)
     if chosen is None:
         raise InputError("--task: on which task? `bertcompress list tasks` shows them")
-    _quiet()
+    quiet()
     from bertcompress.evaluation import evaluate as go
 
     rows = go(
@@ -224,7 +224,7 @@ def bench(
     data_dir: DataDir = None,
 ) -> None:
     """Time models in turn, each in its own process; ratios are to the first."""
-    _quiet()
+    quiet()
     from bertcompress.evaluation import bench as go
 
     shapes = [(b, t) for b in batch or [1, 8] for t in length or [128]]
@@ -255,7 +255,7 @@ def export(
     revision: Revision = None,
 ) -> None:
     """Write fp32 and dynamic int8 ONNX files of a model."""
-    _quiet()
+    quiet()
     from bertcompress.evaluation import export as go
 
     for each in go(model, out_folder, revision=revision):
@@ -270,7 +270,7 @@ def inspect(
     revision: Revision = None,
 ) -> None:
     """Show where a model's parameters, bytes and operations are, layer by layer."""
-    _quiet()
+    quiet()
     from bertcompress.evaluation import inspect as go
 
     seen = go(model, length=length, revision=revision)

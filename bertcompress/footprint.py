@@ -6,16 +6,19 @@ import json
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 
-from bertcompress.artefact import Deployment
 from bertcompress.errors import CheckpointError
 from bertcompress.runtimes import require
 from bertcompress.runtimes.graph import initializer_bytes
-from bertcompress.shapes import anatomy
-from bertcompress.shapes.anatomy import Anatomy, LayerParts
+
+if TYPE_CHECKING:  # a report is read without torch
+    from torch import Tensor, nn
+
+    from bertcompress.artefact import Deployment
+    from bertcompress.shapes.anatomy import Anatomy, LayerParts
 
 __all__ = [
     "LayerRow",
@@ -65,6 +68,8 @@ class LayerRow(_Row):
 
 def count_parameters(model: nn.Module) -> Parameters:
     """Return how many parameters the model has, and where; a shared tensor counts once."""
+    from bertcompress.shapes import anatomy
+
     view = anatomy(model)
     layers, embeddings, head = _parts(view)
     counts = [sum(p.numel() for p in part) for part in (layers, embeddings, head)]
@@ -81,6 +86,8 @@ def macs(model: nn.Module, length: int = 128) -> int:
         model: Of a known family, edited or not.
         length: Tokens of the text.
     """
+    from bertcompress.shapes import anatomy
+
     view = anatomy(model)
     each = [_layer_macs(layer, view.head_size, length) for layer in view.layers]
     return sum(each[i] for i in view.applications)
@@ -88,6 +95,8 @@ def macs(model: nn.Module, length: int = 128) -> int:
 
 def layer_table(model: nn.Module, length: int = 128) -> list[LayerRow]:
     """Return where parameters, bytes and multiply-accumulates are: embeddings, each layer, head."""
+    from bertcompress.shapes import anatomy
+
     view = anatomy(model)
     _, embeddings, head = _parts(view)
     seen: set[int] = set()
@@ -134,6 +143,8 @@ def _parts(view: Anatomy) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
 
 def _layer_macs(layer: LayerParts, head_size: int, length: int) -> int:
     """A head: 4 T H D in Q, K, V and output, 2 T T D in scores and context; a neuron: 2 T H."""
+    from torch import nn
+
     linears = [
         module
         for part in _LINEARS

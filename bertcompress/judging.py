@@ -101,15 +101,7 @@ class Judge:
         against = compare(
             self.data.task, logits, self.reference_logits, self._references("validation")
         )
-        return row.model_copy(
-            update={
-                name: getattr(against, name)
-                for name in (
-                    *("retention", "retention_low", "retention_high"),
-                    *("retention_chance_corrected", "flipped", "p_value"),
-                )
-            }
-        )
+        return row.model_copy(update=against.model_dump())
 
     def scores(self, deployment: Deployment, owner: Finished) -> list[Score]:
         """Return the metrics on the validation split and on the further ones."""

@@ -74,6 +74,8 @@ class LabelReader:
     names: tuple[str, ...]
     numbers: Mapping[Any, int]
     """What stands in the column (an int or a name) to its class."""
+    as_bits: bool = False
+    """Multi-label rows hold one 0 or 1 per class, rather than the classes that apply."""
 
     @classmethod
     def of(cls, task: Task, train: Dataset) -> LabelReader:
@@ -91,13 +93,13 @@ class LabelReader:
         declared = getattr(getattr(feature, "feature", feature), "names", None)
         if declared is not None:
             return cls(task, *_declared(task, list(declared)))
-        found = _distinct(task, train[task.label][:])
+        values = train[task.label][:]
+        if task.problem == "multi_label" and _are_bits(values):
+            names = task.labels or tuple(map(str, range(len(values[0]))))
+            return cls(task, names, {}, as_bits=True)
         if task.labels:
             return cls(task, task.labels, _either(task.labels))
-        if task.problem == "multi_label" and _are_bits(train[task.label][:]):
-            width = len(train[task.label][0])
-            return cls(task, tuple(map(str, range(width))), {i: i for i in range(width)})
-        ordered = sorted(found, key=lambda v: (isinstance(v, str), v))
+        ordered = sorted(_distinct(task, values), key=lambda v: (isinstance(v, str), v))
         return cls(task, tuple(map(_name, ordered)), {value: i for i, value in enumerate(ordered)})
 
     def read(self, split: str, raw: Dataset) -> list[Any]:
@@ -107,6 +109,11 @@ class LabelReader:
         missing = [i for i, value in enumerate(values) if _is_missing(value)]
         if missing:
             raise DataError(f"{where} has a missing or NaN label in {_rows(missing)}")
+        lists = self.task.problem == "multi_label"
+        wrong = [i for i, value in enumerate(values) if isinstance(value, list) != lists]
+        if wrong:
+            kind = type(values[wrong[0]]).__name__
+            raise DataError(f"{where} holds {kind} in {_rows(wrong)}; {self.task.problem} does not")
         if self.task.problem == "regression":
             return _floats(where, values)
         if self.task.problem == "multi_label":
@@ -135,24 +142,21 @@ class LabelReader:
             raise DataError(f"{at}: label {value} is outside {span}")
         raise DataError(unknown(at, "label", str(value), self.names))
 
-    def _bits(self, where: str, values: Sequence[Any]) -> list[list[float]]:
+    def _bits(self, where: str, values: Sequence[list[Any]]) -> list[list[float]]:
         width = len(self.names)
-        if _are_bits(values):
-            wrong = [i for i, row in enumerate(values) if len(row) != width]
-            if wrong:
-                raise DataError(
-                    f"{where}: {_rows(wrong)}: {len(values[wrong[0]])} bits for {width} classes"
-                )
-            return [[float(bit) for bit in row] for row in values]
         out = []
         for position, row in enumerate(values):
-            if not isinstance(row, list):
-                raise DataError(
-                    f"{where} holds {type(row).__name__}, not lists, in {_rows([position])}"
-                )
-            bits = [0.0] * width
-            for value in row:
-                bits[self._number(where, position, value)] = 1.0
+            if self.as_bits:
+                if len(row) != width or any(value not in (0, 1) for value in row):
+                    raise DataError(
+                        f"{where}: {_rows([position])}: {row} is not one 0 or 1 for each of "
+                        f"{width} classes"
+                    )
+                bits = [float(value) for value in row]
+            else:
+                bits = [0.0] * width
+                for value in row:
+                    bits[self._number(where, position, value)] = 1.0
             out.append(bits)
         return out
 
@@ -183,9 +187,8 @@ def _distinct(task: Task, values: Sequence[Any]) -> set[Any]:
             continue  # reported with its row by `read`
         whole = isinstance(value, float) and value.is_integer()
         found.add(int(value) if whole else value)
-    if task.problem == "single_label":
-        found.discard(-1)  # hidden labels; reported by `read`
-    return found
+    # -1 may be a class beside others; alone it marks hidden labels, reported by `read`.
+    return found - {-1} if found == {-1} else found
 
 
 def _is_missing(value: Any) -> bool:

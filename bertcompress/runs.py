@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
 
-from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, rung, save
+from bertcompress.artefact import (
+    EMBEDDED_HUB,
+    Deployment,
+    Product,
+    load,
+    locate,
+    max_tokens,
+    save,
+)
 from bertcompress.data import TaskData, load_data
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import ModelError, OutputError, RecipeError
@@ -20,7 +28,7 @@ from bertcompress.judging import Judge, Timed, headline, time_deployments
 from bertcompress.measure import Timing, environment
 from bertcompress.method import Context, Method
 from bertcompress.methods.finetune import already_finetuned
-from bertcompress.publish.card import model_card
+from bertcompress.publish.card import write_card
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
@@ -442,19 +450,15 @@ def _write(recipe: Recipe, done: _Done, rows: list[Stage], partial: Path, clock:
     (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
     save_figures(report, partial / "figures")
-    (partial / "model" / "README.md").write_text(_card(report, recipe, done), encoding="utf-8")
+    _write_card(report, recipe, partial)
     seconds = {**clock.seconds, "total": clock.total}
     facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
     (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def _card(report: Report, recipe: Recipe, done: _Done) -> str:
+def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:
     base = locate(recipe.model, revision=recipe.revision) / "README.md"
     metadata = ModelCard.load(base).data.to_dict() if base.is_file() else {}
-    return model_card(
-        report,
-        recipe.to_yaml(),
-        1 if rung(done.shaped.product.model)[0] == 1 else 2,
-        license_id=metadata.get("license"),
-        papers={method.key: method.paper for method in recipe.methods},
-    )
+    known = {"license_id": metadata.get("license"), "base_model": EMBEDDED_HUB.get(recipe.model)}
+    fields = {name: value for name, value in known.items() if value}
+    write_card(report, recipe, partial / "model", **fields)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.artefact import Deployment, Product, load, save
 from bertcompress.data import TaskData
+from bertcompress.errors import OutputError
 from bertcompress.measure import Cost, peak_memory_mb, predict
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
@@ -240,7 +241,8 @@ class Stages:
             )
             (partial / "stage.json").write_text(record.model_dump_json(indent=2), "utf-8")
         if self.store:
-            with self.clock("saving"):
+            # A full or read-only store is no reason to lose a run.
+            with self.clock("saving"), contextlib.suppress(OutputError):
                 self.store.put(key, folder, {"name": name, "task": self.data.task.name})
 
     def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:

@@ -201,7 +201,7 @@ ROWS = {"a": ["p", "q", "r", "s"], "y": [[1, 0], [0, 1], [1, 1], [0, 0]]}
     [
         (
             lambda: memory(ROWS, {"a": ["x", "z"], "y": [[1, 0, 0], [0, 1, 0]]}),
-            ["validation", "rows 1, 2", "3 bits for 2 classes"],
+            ["validation", "row 1", "[1, 0, 0] is not one 0 or 1 for each of 2 classes"],
         ),
         (
             lambda: memory({"a": ["p", "q"], "y": [["u"], ["v"]]}, {"a": ["x"], "y": [["w"]]}),
@@ -223,6 +223,10 @@ ROWS = {"a": ["p", "q", "r", "s"], "y": [[1, 0], [0, 1], [1, 1], [0, 0]]}
                 ClassLabel(names=["no", "yes"]),
             ),
             ["validation", "hidden (-1) in rows 1, 2"],
+        ),
+        (
+            lambda: memory(ROWS, {"a": ["x", "z"], "y": [1, 0]}),
+            ["validation", "'y' holds int in rows 1, 2", "multi_label does not"],
         ),
         (
             lambda: memory(ROWS, ROWS, problem="single_label"),

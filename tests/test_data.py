@@ -131,6 +131,7 @@ class TestLabels:
             (lambda i: [3, 1, 2][i % 3], ("1", "2", "3"), 2),
             (lambda i: i % 2 == 0, ("false", "true"), 1),
             (lambda i: [2, 10][i % 2], ("2", "10"), 0),
+            (lambda i: [1, -1][i % 2], ("-1", "1"), 1),
         ],
     )
     def test_names_from_the_data(self, label, names, first):
@@ -168,6 +169,12 @@ class TestLabels:
         assert data.task.problem == "multi_label" and data.labels == names
         for row in data.train:
             assert row["label"] == bits[row["row_id"] % len(bits)]
+
+    def test_bits_are_told_from_classes_by_the_training_set(self):
+        """`[0, 1]` in a small validation set means two classes where the training set says so."""
+        task = made(lambda i: [[0, 1], [2], [1]][i % 3])
+        task.in_memory["validation"] = split(1, 90_000, lambda i: [0, 1])
+        assert load_data(task).validation["label"][:] == [[1, 1, 0]]
 
     def test_regression(self):
         data = load_data(made(lambda i: i / 7))

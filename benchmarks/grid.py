@@ -1,0 +1,147 @@
+"""The desk grid: shipped recipes x tasks x seeds, one JSON per cell, a table at the end.
+
+    python benchmarks/grid.py run --data-dir PATH_TO_GLUE [--arms small int8] [--tasks stsb] [--seeds 0]
+    python benchmarks/grid.py table
+
+A cell that is there is not computed again, so the grid goes on where it stopped. Each cell is a
+process of one thread; the cells of one task and seed run after each other, since they share the
+fine-tuned teacher through the stage store. See docs/measuring.md for what the columns mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "desk"
+MODEL = "embedded:minilm-l6"
+TASKS: dict[str, dict[str, Any]] = {
+    "stsb": {},
+    "sst2": {"limit": 10_000},
+    "mnli": {},
+    "mrpc": {},
+    "cola": {},
+}
+JUDGED = ("mnli", "stsb", "sst2")
+"""MRPC and CoLA are shown, not judged: their validation sets cannot carry a claim."""
+
+PLAIN_CUT = "methods.1.reconstruct=false"
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "int8": ("int8", ()),
+    "no-training": ("no-training", ()),
+    "no-training-plain": ("no-training", (PLAIN_CUT,)),
+    "small": ("small", ()),
+    # The dense model trained on for as many steps as distilling takes, at its best: the second
+    # control of `small`, beside the one without a teacher that its own report holds.
+    "dense-longer": ("", ()),
+}
+
+
+def recipe_of(arm: str, task: str, seed: int) -> Any:
+    """Return the recipe of one cell; it times nothing, since other cells run beside it."""
+    import bertcompress as bc
+
+    name, overrides = ARMS[arm]
+    small = bc.Recipe.load("small")
+    distill = next(method for method in small.methods if method.key == "distill")
+    fields = {"model": MODEL, "task": f"glue/{task}", "seed": seed, **TASKS[task]}
+    if name:
+        quiet = ("measure.latency=false",)
+        return bc.Recipe.load(name, [*overrides, *quiet], **fields)
+    longer = {"epochs": distill.epochs, "patience": None}
+    methods = ["finetune", {"finetune": longer}]
+    return bc.Recipe.parse({**fields, "methods": methods, "measure": {"latency": False}})
+
+
+def cell_path(arm: str, task: str, seed: int) -> Path:
+    """Return where a cell's result lies."""
+    return RESULTS / f"{arm}--{task}--{seed}.json"
+
+
+def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
+    """Compute one cell in this process and write its JSON and its answers."""
+    import bertcompress as bc
+    from bertcompress.cli import quiet
+
+    quiet()
+    folder = Path(tempfile.mkdtemp(prefix="grid-")) / "run"
+    recipe = recipe_of(arm, task, seed)
+    run = bc.run(recipe, folder, data_dir=data_dir, say=lambda line: print(line, flush=True))
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    data = bc.load_data(recipe.resolved_task(), data_dir=data_dir, seed=seed, limit=recipe.limit)
+    answers = {"labels": np.asarray(data.validation["label"])}
+    for stage in sorted((run.folder / "stages").iterdir()):
+        with np.load(stage / "logits.npz", allow_pickle=False) as stored:
+            for name in stored.files:
+                if name.endswith("-validation"):
+                    answers[f"{stage.name}/{name}"] = stored[name].astype(np.float16)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(cell_path(arm, task, seed).with_suffix(".npz"), **answers)
+    seconds = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["seconds"]
+    cell = {"arm": arm, "task": task, "seed": seed, "seconds": seconds, "report": report}
+    cell_path(arm, task, seed).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder.parent)
+
+
+def run_grid(arms: list[str], tasks: list[str], seeds: list[int], workers: int, data: str) -> None:
+    """Compute the cells that are missing, two groups at a time."""
+    groups = [(task, seed) for seed in seeds for task in tasks]
+
+    def group(pair: tuple[str, int]) -> None:
+        for arm in arms:
+            if not cell_path(arm, *pair).exists():
+                start_cell(arm, *pair, data)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(group, groups))
+
+
+def start_cell(arm: str, task: str, seed: int, data: str) -> None:
+    """Run one cell in a process of one thread; a failure is printed and leaves the cell missing."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
+    command = [sys.executable, __file__, "cell", arm, task, str(seed), data]
+    print(f"start {arm} {task} {seed}", flush=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"
+    print(f"{'done' if not tail else 'FAILED'} {arm} {task} {seed}{tail}", flush=True)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    grid = commands.add_parser("run")
+    grid.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    grid.add_argument("--tasks", nargs="+", default=list(JUDGED), choices=TASKS)
+    grid.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    grid.add_argument("--workers", type=int, default=2)
+    grid.add_argument("--data-dir", required=True)
+    cell = commands.add_parser("cell")
+    for name in ("arm", "task"):
+        cell.add_argument(name)
+    cell.add_argument("seed", type=int)
+    cell.add_argument("data_dir")
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "run":
+        run_grid(args.arms, args.tasks, args.seeds, args.workers, args.data_dir)
+    elif args.command == "cell":
+        run_cell(args.arm, args.task, args.seed, args.data_dir)
+    if args.command != "cell":
+        from grid_table import write_table
+
+        print(write_table(RESULTS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Cells of the desk grid to one table: scores, retention with intervals, chance-corrected, controls.
+
+Examples are resampled (paired, the seeds' scores averaged); seeds are not, their standard deviation
+stands beside. Retention is the mean over the judged tasks of compressed / baseline, same seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+JUDGED = ("mnli", "stsb", "sst2")
+SHOWN = (*JUDGED, "mrpc", "cola")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One line of the table: which deployment of which stage of which arm."""
+
+    name: str
+    arm: str
+    stage: str
+    """End of the stage's name; `control` takes the control's score."""
+    runtime: str = "torch"
+    precision: str = "fp32"
+
+
+LINES = (
+    Column("int8, OpenVINO", "int8", "quantize_int8", "openvino", "int8"),
+    Column("int8, ONNX Runtime", "int8", "quantize_int8", "onnxruntime", "int8"),
+    Column("no-training, before int8", "no-training", "prune_structured"),
+    Column("no-training, OpenVINO int8", "no-training", "quantize_int8", "openvino", "int8"),
+    Column("the same scores, plainly cut", "no-training-plain", "prune_structured"),
+    Column("small, cut only", "small", "prune_structured"),
+    Column("small, distilled", "small", "distill"),
+    Column("small, OpenVINO int8", "small", "quantize_int8", "openvino", "int8"),
+    Column("small, ONNX Runtime int8", "small", "quantize_int8", "onnxruntime", "int8"),
+    Column("control: small, no teacher", "small", "control"),
+    Column("control: dense, as many more steps", "dense-longer", "02-finetune"),
+)
+
+
+def baseline(cell: dict[str, Any]) -> Any:
+    """Return the torch deployment of the fine-tuned model."""
+    stages = cell["report"]["stages"]
+    first = next((s for s in stages if s["baseline"]), stages[0])
+    if cell["arm"] == "dense-longer":
+        first = stages[0]
+    return first["deployments"][0]
+
+
+def score_of(cell: dict[str, Any], column: Column) -> float | None:
+    """Return the headline score of a line in a cell."""
+    for stage in cell["report"]["stages"]:
+        if column.stage == "control":
+            if stage["control"]:
+                return float(stage["control"]["score"]["value"])
+            continue
+        if stage["name"].endswith(column.stage):
+            for row in stage["deployments"]:
+                if (row["runtime"], row["precision"]) == (column.runtime, column.precision):
+                    return head(row)
+    return None
+
+
+def head(row: dict[str, Any]) -> float:
+    """Return a deployment's headline score."""
+    return float(next(s["value"] for s in row["scores"] if s["headline"]))
+
+
+def stored_answers(path: Path, column: Column) -> tuple[Any, Any] | None:
+    """Return the answers of a line and of the baseline. Shape: (N, K) both."""
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+        names = stored.files
+        suffix = f"{column.runtime}-{column.precision}-validation"
+        end = f"{column.stage}/{suffix}"
+        if column.stage == "control":
+            end = f"-control/{suffix}"
+        ours = [n for n in names if n.endswith(end) and not n.startswith("baseline-")]
+        base = [n for n in names if n.startswith("01-finetune/torch")]
+        if not ours or not base:
+            return None
+        return stored[ours[0]].astype(np.float32), stored[base[0]].astype(np.float32)
+
+
+def retention_interval(pairs: list[Any], task: dict[str, Any], labels: Any) -> Any:
+    """Return bootstrap retentions over examples, the seeds' scores averaged. Shape: (resamples,)."""
+    from bertcompress import metrics
+
+    # All in one call: every seed and both sides are judged on the same drawn rows.
+    sides = [metrics.decisions(task["headline"], x, task["problem"]) for p in pairs for x in p]
+    drawn = metrics.resampled(task["headline"], sides, labels)
+    return drawn[0::2].mean(0) / drawn[1::2].mean(0)
+
+
+def collect(results: Path) -> dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]]:
+    """Return the cells by arm and task."""
+    cells = defaultdict(list)
+    for path in sorted(results.glob("*--*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        cells[cell["arm"], cell["task"]].append((path, cell))
+    return cells
+
+
+def line(column: Column, cells: Any) -> list[str]:
+    """Return one row of the table."""
+    shown, plain, corrected, draws, counts = [], [], [], [], []
+    for task in SHOWN:
+        found = [(p, c, s) for p, c in cells.get((column.arm, task), [])
+                 if (s := score_of(c, column)) is not None]  # fmt: skip
+        if not found:
+            shown.append("-")
+            continue
+        scores = np.array([s for _, _, s in found])
+        bases = np.array([head(baseline(c)) for _, c, _ in found])
+        spread = f" ± {100 * scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+        shown.append(f"{100 * scores.mean():.1f}{spread}")
+        if task not in JUDGED:
+            continue
+        about = found[0][1]["report"]["task"]
+        counts.append(len(scores))
+        plain.append((scores / bases).mean())
+        corrected.append(((scores - about["chance"]) / (bases - about["chance"])).mean())
+        pairs = [stored_answers(p, column) for p, _, _ in found]
+        if all(pairs):
+            draws.append(retention_interval(pairs, about, stored_labels(found[0][0])))
+    if not plain:
+        return [column.name, *shown, "-", "-", "-"]
+    complete = len(plain) == len(JUDGED)
+    interval = ""
+    if len(draws) == len(plain):
+        low, high = np.quantile(np.mean(draws, 0), [0.025, 0.975])
+        interval = f" [{100 * low:.1f}, {100 * high:.1f}]"
+    mark = "" if complete else f" ({len(plain)} of {len(JUDGED)} tasks)"
+    kept = f"{100 * np.mean(plain):.1f}{interval}{mark}"
+    seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return [column.name, *shown, kept, f"{100 * np.mean(corrected):.1f}", seeds]
+
+
+def base_line(cells: Any) -> list[str]:
+    """Return the row of the fine-tuned models."""
+    shown = []
+    for task in SHOWN:
+        by_seed = {c["seed"]: head(baseline(c)) for (_, t), found in cells.items() if t == task
+                   for _, c in found}  # fmt: skip
+        values = np.array(list(by_seed.values()))
+        spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
+        shown.append(f"{100 * values.mean():.1f}{spread}" if len(values) else "-")
+    return ["fine-tuned, fp32", *shown, "100", "100", ""]
+
+
+def stored_labels(path: Path) -> Any:
+    """Return the validation labels that a cell was judged by. Shape: (N,)."""
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+        return stored["labels"]
+
+
+def write_table(results: Path) -> str:
+    """Write `table.md` beside the cells and return it."""
+    cells = collect(results)
+    columns = ["", *SHOWN, "retention % [95 %]", "chance-corrected %", "seeds"]
+    rows = [base_line(cells), *(line(column, cells) for column in LINES)]
+    text = "\n".join("| " + " | ".join(r) + " |" for r in [columns, ["---"] * len(columns), *rows])
+    hosts = sorted({c["report"]["environment"]["processor"] for f in cells.values() for _, c in f})
+    note = (
+        "Scores: accuracy (mnli matched, sst2, mrpc), Spearman (stsb), MCC (cola), times 100; ± is "
+        "the standard deviation over seeds. Retention: mean over mnli, stsb and sst2. "
+        f"Processor: {', '.join(hosts)}."
+    )
+    text = f"{text}\n\n{note}\n"
+    (results / "table.md").write_text(text, encoding="utf-8")
+    return text

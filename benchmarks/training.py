@@ -1,0 +1,188 @@
+"""What training costs beyond the arithmetic: ratios, each measured interleaved in one run.
+
+- a distillation step with cached logits, and with a live teacher's hidden states, over a plain step;
+- tokens per second of the training behind `fit` over a bare PyTorch loop with the same settings.
+
+Run: python benchmarks/training.py [--steps 24] [--rounds 3] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import get_linear_schedule_with_warmup
+
+from bertcompress.artefact import Product, load
+from bertcompress.data import TaskData, collator, load_data
+from bertcompress.engines.objectives import Distillation, LabelLoss
+from bertcompress.engines.teachers import CachedTeacher, LiveTeacher, hidden_cache_bytes
+from bertcompress.measure import environment
+from bertcompress.method import Objective
+from bertcompress.task import Task
+from bertcompress.training import TrainSettings, fit_batches, forward
+from bertcompress.training.steps import LengthGrouped, decay_groups
+
+GLUE = Path(__file__).resolve().parents[2] / "shared" / "glue"
+RESULTS = Path(__file__).parent / "results"
+LIMITS = {
+    "cached logits / plain step": 1.15,
+    "live hidden states / plain step": 1.5,
+    "fit / bare loop, tokens per s": 0.95,
+}
+
+
+class Bare:
+    """A training step as one writes it by hand: fused AdamW, clipping, linear schedule."""
+
+    def __init__(self, model: nn.Module, objective: Objective, settings: TrainSettings) -> None:
+        self.model = model.train()
+        self.objective = objective
+        groups = decay_groups(model, settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        steps = settings.max_steps or 1_000
+        self.schedule = get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> None:
+        outputs = forward(self.model, batch, self.objective.needs)
+        self.objective(self.model, batch, outputs, 0).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+
+
+def loader(data: TaskData, product: Product, seed: int) -> DataLoader[Any]:
+    """Return length-grouped batches of the training rows."""
+    rows = data.encode(product.tokenizer, "train")
+    sampler = LengthGrouped(np.asarray(rows["length"][:]), 16, seed)
+    return DataLoader(rows, 16, sampler=sampler, collate_fn=collator(product.tokenizer))
+
+
+def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> dict[str, Any]:
+    """Return the cost of distillation steps over plain ones, on the same batches in turn."""
+    settings = TrainSettings(max_steps=steps)
+    live = LiveTeacher(copy.deepcopy(product.model), product.tokenizer, data)
+    start = time.perf_counter()
+    cached = CachedTeacher(live, workdir)
+    filling_s = time.perf_counter() - start
+    objectives: dict[str, Objective] = {
+        "plain step": LabelLoss(),
+        "cached logits": Distillation(cached, hidden_weight=0),
+        "live hidden states": Distillation(live),
+    }
+    arms = {
+        name: Bare(copy.deepcopy(product.model), objective, settings)
+        for name, objective in objectives.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for turn, batch in enumerate(islice(loader(data, product, 0), steps + 2)):
+        for name, arm in arms.items():
+            took = timed(lambda arm=arm: arm(batch))  # type: ignore[misc]
+            if turn >= 2:  # the first ones warm up
+                times[name].append(took)
+    plain = times.pop("plain step")
+    ratios = {
+        f"{name} / plain step": spread([t / p for t, p in zip(own, plain, strict=True)])
+        for name, own in times.items()
+    }
+    lengths = np.asarray(data.encode(product.tokenizer, "train")["length"][:])
+    facts = {
+        "plain_step_ms": 1e3 * statistics.median(plain),
+        "filling_the_logit_cache_s": filling_s,
+        "logit_cache_bytes": 4 * len(lengths) * data.num_labels,
+        "hidden_cache_bytes": hidden_cache_bytes(product.model, lengths),
+    }
+    return {"ratios": ratios, **facts}
+
+
+def loop_ratio(data: TaskData, product: Product, steps: int, rounds: int) -> dict[str, Any]:
+    """Return tokens per second of the training behind `fit` over those of a loop by hand."""
+    settings = TrainSettings(max_steps=steps, precision="fp32", weight_decay=0.01)
+    speeds: dict[str, list[float]] = {"fit": [], "bare loop": []}
+    for turn in range(rounds + 1):
+        tokens = sum(int(b["attention_mask"].sum()) for b in batches(data, product, turn, steps))
+        model = copy.deepcopy(product.model)
+        own = fit_batches(
+            model, LabelLoss(), loader(data, product, turn), settings=settings, progress=False
+        )
+        bare = Bare(copy.deepcopy(product.model), LabelLoss(), settings)
+        took = timed(lambda b=bare, t=turn: [b(x) for x in batches(data, product, t, steps)])  # type: ignore[misc]
+        if turn > 0:
+            speeds["fit"].append(tokens / own.seconds)
+            speeds["bare loop"].append(tokens / took)
+    pairs = zip(speeds["fit"], speeds["bare loop"], strict=True)
+    return {
+        "ratios": {"fit / bare loop, tokens per s": spread([a / b for a, b in pairs])},
+        "tokens_per_s": {name: statistics.median(values) for name, values in speeds.items()},
+    }
+
+
+def batches(data: TaskData, product: Product, seed: int, steps: int) -> Iterator[Any]:
+    """Yield the first batches of an epoch."""
+    return islice(loader(data, product, seed), steps)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": middle, "low": low, "high": high, "n": len(values)}
+
+
+def main() -> None:
+    """Measure, print a table, and write `results/training.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data-dir", default=os.environ.get("BERTCOMPRESS_GLUE", str(GLUE)))
+    parser.add_argument("--out", type=Path, default=RESULTS / "training.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = load_data(Task.load("glue/mrpc"), data_dir=options.data_dir)
+    product = load(
+        "embedded:minilm-l6",
+        head="ForSequenceClassification",
+        fresh_head=True,
+        config_fields={"num_labels": data.num_labels},
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        steps = step_ratios(data, product, options.steps, Path(scratch))
+    loops = loop_ratio(data, product, options.steps, options.rounds)
+    ratios = steps.pop("ratios") | loops.pop("ratios")
+    result = {"model": "embedded:minilm-l6", "task": "glue/mrpc", "batch_size": 16}
+    result |= {"threads": options.threads, "ratios": ratios, **steps, **loops}
+    result["environment"] = environment()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    table = Table("ratio", "median", "quartiles", "limit")
+    for name, value in ratios.items():
+        quartiles = f"{value['low']:.3f} to {value['high']:.3f}"
+        table.add_row(name, f"{value['median']:.3f}", quartiles, f"{LIMITS[name]:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
