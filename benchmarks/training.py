@@ -1,6 +1,6 @@
 """What training costs beyond the arithmetic: ratios, each measured interleaved in one run.
 
-- a distillation step with cached logits, and with a live teacher's hidden states, over a plain step;
+- a distillation step with cached logits, and with a live teacher's hidden states, over a plain one;
 - tokens per second of the training behind `fit` over a bare PyTorch loop with the same settings.
 
 Run: python benchmarks/training.py [--steps 24] [--rounds 3] [--threads N]
@@ -15,7 +15,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,16 @@ class Bare:
         steps = settings.max_steps or 1_000
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> None:
+    def __call__(self, batch: dict[str, torch.Tensor]) -> float:
+        """Take one step and return its seconds."""
+        start = time.perf_counter()
         outputs = forward(self.model, batch, self.objective.needs)
         self.objective(self.model, batch, outputs, 0).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
+        return time.perf_counter() - start
 
 
 def loader(data: TaskData, product: Product, seed: int) -> DataLoader[Any]:
@@ -93,7 +95,7 @@ def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> 
     times: dict[str, list[float]] = {name: [] for name in arms}
     for turn, batch in enumerate(islice(loader(data, product, 0), steps + 2)):
         for name, arm in arms.items():
-            took = timed(lambda arm=arm: arm(batch))  # type: ignore[misc]
+            took = arm(batch)
             if turn >= 2:  # the first ones warm up
                 times[name].append(took)
     plain = times.pop("plain step")
@@ -116,14 +118,18 @@ def loop_ratio(data: TaskData, product: Product, steps: int, rounds: int) -> dic
     settings = TrainSettings(max_steps=steps, precision="fp32", weight_decay=0.01)
     speeds: dict[str, list[float]] = {"fit": [], "bare loop": []}
     for turn in range(rounds + 1):
-        tokens = sum(int(b["attention_mask"].sum()) for b in batches(data, product, turn, steps))
+        first = list(islice(loader(data, product, turn), steps))
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in first)
         model = copy.deepcopy(product.model)
         own = fit_batches(
             model, LabelLoss(), loader(data, product, turn), settings=settings, progress=False
         )
+        start = time.perf_counter()
         bare = Bare(copy.deepcopy(product.model), LabelLoss(), settings)
-        took = timed(lambda b=bare, t=turn: [b(x) for x in batches(data, product, t, steps)])  # type: ignore[misc]
-        if turn > 0:
+        for batch in islice(loader(data, product, turn), steps):
+            bare(batch)
+        took = time.perf_counter() - start
+        if turn > 0:  # the first round warms up
             speeds["fit"].append(tokens / own.seconds)
             speeds["bare loop"].append(tokens / took)
     pairs = zip(speeds["fit"], speeds["bare loop"], strict=True)
@@ -131,18 +137,6 @@ def loop_ratio(data: TaskData, product: Product, steps: int, rounds: int) -> dic
         "ratios": {"fit / bare loop, tokens per s": spread([a / b for a, b in pairs])},
         "tokens_per_s": {name: statistics.median(values) for name, values in speeds.items()},
     }
-
-
-def batches(data: TaskData, product: Product, seed: int, steps: int) -> Iterator[Any]:
-    """Yield the first batches of an epoch."""
-    return islice(loader(data, product, seed), steps)
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds that something takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -174,7 +168,7 @@ def main() -> None:
     ratios = steps.pop("ratios") | loops.pop("ratios")
     result = {"model": "embedded:minilm-l6", "task": "glue/mrpc", "batch_size": 16}
     result |= {"threads": options.threads, "ratios": ratios, **steps, **loops}
-    result["environment"] = environment()
+    result["environment"] = environment(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     table = Table("ratio", "median", "quartiles", "limit")

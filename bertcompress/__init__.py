@@ -37,24 +37,27 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from bertcompress.artefact import load, save
-    from bertcompress.data import load_data
-    from bertcompress.methods.distillation.distill import Distill, distill
-    from bertcompress.methods.finetune import Finetune, finetune
-    from bertcompress.methods.pruning.structured import (
-        PruneStructured,
-        prune_heads,
-        prune_layers,
-        prune_neurons,
-        prune_structured,
-    )
-    from bertcompress.methods.quantization.int8 import QuantizeInt8, quantize_int8
-    from bertcompress.recipe import Recipe
-    from bertcompress.report import Report
-    from bertcompress.runs import Run, run
-    from bertcompress.runtimes import open_predictor
-    from bertcompress.shapes import apply_edit
-    from bertcompress.task import Task
+    from bertcompress.artefact import load as load
+    from bertcompress.artefact import save as save
+    from bertcompress.data import load_data as load_data
+    from bertcompress.methods.distillation.distill import Distill as Distill
+    from bertcompress.methods.distillation.distill import distill as distill
+    from bertcompress.methods.finetune import Finetune as Finetune
+    from bertcompress.methods.finetune import finetune as finetune
+    from bertcompress.methods.pruning.structured import PruneStructured as PruneStructured
+    from bertcompress.methods.pruning.structured import prune_heads as prune_heads
+    from bertcompress.methods.pruning.structured import prune_layers as prune_layers
+    from bertcompress.methods.pruning.structured import prune_neurons as prune_neurons
+    from bertcompress.methods.pruning.structured import prune_structured as prune_structured
+    from bertcompress.methods.quantization.int8 import QuantizeInt8 as QuantizeInt8
+    from bertcompress.methods.quantization.int8 import quantize_int8 as quantize_int8
+    from bertcompress.recipe import Recipe as Recipe
+    from bertcompress.report import Report as Report
+    from bertcompress.runs import Run as Run
+    from bertcompress.runs import run as run
+    from bertcompress.runtimes import open_predictor as open_predictor
+    from bertcompress.shapes import apply_edit as apply_edit
+    from bertcompress.task import Task as Task
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from bertcompress.errors import (
     UnsupportedFamily,
     unknown,
 )
-from bertcompress.shapes import FAMILIES, ShapeError, compressed_class
+from bertcompress.shapes import FAMILIES, ShapeError, anatomy, compressed_class
 from bertcompress.shapes.modeling import CONFIGS
 from bertcompress.stock import stock_obstacle, to_stock
 from bertcompress.store import write_atomically
@@ -69,8 +69,8 @@ def rung(model: PreTrainedModel) -> tuple[int, str]:
     if obstacle is None:
         return 1, "loads with plain transformers"
     return 2, (
-        "loads with bertcompress.load(), with Auto classes after `import bertcompress.auto`, or with "
-        f"trust_remote_code=True; not as a stock class, since {obstacle}"
+        "loads with bertcompress.load(), with Auto classes after `import bertcompress.auto`, or "
+        f"with trust_remote_code=True; not as a stock class, since {obstacle}"
     )
 
 
@@ -162,11 +162,11 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Product:
-    """Return model and tokenizer of a folder, a run, an `embedded:` id or a Hub id, in fp32 and eval.
+    """Return model and tokenizer of a folder, run, `embedded:` id or Hub id, in fp32 and eval.
 
     `head` is the end of a stock class name, such as `ForSequenceClassification`; left out, the
-    checkpoint's own. Every tensor must be there and fit: CheckpointError otherwise, except that with
-    `fresh_head` the head (and the pooler) may be new. Weights are read from safetensors only.
+    checkpoint's own. Every tensor must be there and fit: CheckpointError otherwise, except that
+    with `fresh_head` the head (and the pooler) may be new. Weights are read from safetensors only.
     Raises UnsupportedFamily and ModelError for models that cannot be used.
     """
     folder = locate(str(name), revision=revision)
@@ -187,10 +187,11 @@ def load(
 
 def max_tokens(model: PreTrainedModel) -> int:
     """Return the longest input, in tokens, that the position table allows."""
-    table = int(model.config.max_position_embeddings)
-    # RoBERTa counts positions from padding_idx + 1.
-    offset = int(model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
-    return table - offset
+    view = anatomy(model)
+    table = int(view.config.max_position_embeddings)
+    if view.family.positions_after_padding:
+        return table - int(view.config.pad_token_id or 0) - 1
+    return table
 
 
 def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
@@ -235,8 +236,8 @@ def _check_files(folder: Path, name: str) -> None:
         pickled = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt")]
         if pickled:
             raise CheckpointError(
-                f"model '{name}': {pickled[0]} is a pickle, which can run any code when it is read; "
-                "convert it where you trust it: load it with transformers, then "
+                f"model '{name}': {pickled[0]} is a pickle, which can run any code when it is "
+                "read; convert it where you trust it: load it with transformers, then "
                 "model.save_pretrained(folder) writes model.safetensors"
             )
         raise CheckpointError(f"model '{name}': no *.safetensors file in the folder")
@@ -276,8 +277,8 @@ def _strict(cls: Any, folder: Path, config: Any, fresh_head: bool) -> PreTrained
                 f"'{wrong[0]}'; a partly random model is never loaded"
             )
     for parameter in model.parameters():
-        # Out of the mapped file: kernels round differently on unaligned memory, and a model that was
-        # saved and loaded is to answer bit for bit as before.
+        # Out of the mapped file: kernels round differently on unaligned memory, and a model that
+        # was saved and loaded is to answer bit for bit as before.
         parameter.data = parameter.data.clone()
     return model  # type: ignore[no-any-return]
 

@@ -1,7 +1,7 @@
-"""`import bertcompress.auto` registers the classes of edited models with transformers' Auto classes.
+"""`import bertcompress.auto` registers the classes of edited models with the Auto classes.
 
-After it, `AutoModelForSequenceClassification.from_pretrained(folder)` and `pipeline(..., model=folder)`
-load what this package saved, without `trust_remote_code`.
+After it, `AutoModelForSequenceClassification.from_pretrained(folder)` and `pipeline(...,
+model=folder)` load what this package saved, without `trust_remote_code`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@
     |-- ResourceError             out of memory
     `-- WorkerError               a helper process died or answered nonsense
 
-`shapes/` travels with the model and raises its own `ShapeError(ValueError)`; the CLI treats it as an
-`InputError`. Messages say where, what, what is allowed, and the nearest allowed value.
+`shapes/` travels with the model and raises its own `ShapeError(ValueError)`; the CLI treats it as
+an `InputError`. Messages say where, what, what is allowed, and the nearest allowed value.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def evaluate(
     data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=names or None)
     if data.task.problem == "unlabelled":
         raise InputError(
-            f"task '{data.task.name}' has no labels to evaluate against; compare models with bench, "
-            "or run a recipe: its report gives the agreement with the original"
+            f"task '{data.task.name}' has no labels to evaluate against; compare models with "
+            "bench, or run a recipe: its report gives the agreement with the original"
         )
     predictor = open_predictor(place.path, place.runtime, None, trust_remote_code)
     splits = [split, *data.also] if split == "validation" else [split]

@@ -1,4 +1,4 @@
-"""Finished stages become rows of the report: scores against the baseline, sizes, shapes, timings."""
+"""Finished stages become rows of the report: scores, sizes, shapes and timings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts between a run, its methods and what they train: Method, Context, Teacher, Objective."""
+"""The contracts between a run, its methods and what they train."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Method(BaseModel):
     """First source, with its arXiv id."""
     tier: ClassVar[Literal["core", "useful", "research"]] = "core"
     kind: ClassVar[Literal["train", "shape", "precision"]]
-    """`train` changes weights, `shape` the architecture, `precision` makes deployments: always last."""
+    """`train` changes weights, `shape` the architecture; `precision` makes deployments, last."""
     needs_labels: ClassVar[bool] = False
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage."""
@@ -80,12 +80,12 @@ class Objective(Protocol):
     """What `training.fit` minimises."""
 
     needs: frozenset[str]
-    """Outputs that the model must return: of `hidden_states`, `attentions` (forces eager attention)."""
+    """What the model must return: of `hidden_states`, `attentions` (forces eager attention)."""
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
     ) -> Tensor:
-        """Return the scalar loss of one batch; `batch` holds `row_id` and, where there are any, `labels`."""
+        """Return the scalar loss of one batch, which holds `row_id` and, if any, `labels`."""
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:

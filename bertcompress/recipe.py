@@ -130,13 +130,13 @@ def check_order(methods: Sequence[Method], teacher: str | None = None) -> None:
         if method.kind == "precision" and i < len(methods) - 1:
             later = methods[i + 1].key
             raise RecipeError(
-                f"methods[{i + 1}].{later}: comes after {method.key}, whose files nothing can change "
-                f"any more; put {method.key} last"
+                f"methods[{i + 1}].{later}: comes after {method.key}, whose files nothing can "
+                f"change any more; put {method.key} last"
             )
         if method.key == "distill" and not shaped and not teacher:
             raise RecipeError(
-                f"methods[{i}].distill: nothing was cut before it, so the teacher would be the model "
-                "itself; put a method that changes the shape before it, or name a teacher"
+                f"methods[{i}].distill: nothing was cut before it, so the teacher would be the "
+                "model itself; put a method that changes the shape before it, or name a teacher"
             )
         shaped = shaped or method.kind == "shape"
 

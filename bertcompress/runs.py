@@ -5,43 +5,35 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard
 
 from bertcompress.artefact import (
     EMBEDDED_HUB,
     Deployment,
-    Product,
     load,
     locate,
-    max_tokens,
     save,
 )
-from bertcompress.data import TaskData, load_data
 from bertcompress.engines.teachers import LiveTeacher
-from bertcompress.errors import ModelError, OutputError, RecipeError
+from bertcompress.errors import OutputError, RecipeError
 from bertcompress.judging import Judge, Timed, headline, time_deployments
 from bertcompress.measure import Timing, environment
 from bertcompress.method import Context, Method
-from bertcompress.methods.finetune import already_finetuned
 from bertcompress.publish.card import write_card
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.report_rows import Control, Stage
 from bertcompress.stages import Clock, Finished, Stages
-from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
-
-if TYPE_CHECKING:
-    import torch
+from bertcompress.starting import Say, Start, prepare, weights_digest
+from bertcompress.store import StageStore, write_atomically
 
 __all__ = ["Run", "run"]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def _run(
 ) -> Run:
     fresh, data_dir, store, say = options
     with clock("loading"):
-        start = _start(recipe, data_dir, say)
+        start = prepare(recipe, data_dir, say)
     stages = Stages(partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say)
     done = _Chain(recipe, start, stages, say).go()
     if ranks.main:
@@ -165,94 +157,11 @@ def _claim(folder: Path, partial: Path, recipe: Recipe, *, resume: bool, fresh: 
         (temporary / "recipe.yaml").write_text(wanted, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What a run begins with."""
-
-    data: TaskData
-    product: Product
-    finetuned: bool
-    source: str
-    device: torch.device
-
-
-def _start(recipe: Recipe, data_dir: str | Path | None, say: Say) -> _Start:
-    """Read task, data and model, and refuse what cannot work before anything is computed."""
-    from transformers import set_seed
-
-    task = recipe.resolved_task()
-    say(f"model {recipe.model}")
-    set_seed(recipe.seed)
-    product = load(recipe.model, revision=recipe.revision)
-    classifier = type(product.model).__name__.endswith("ForSequenceClassification")
-    config: Any = product.model.config
-    names = {int(i): str(name) for i, name in config.id2label.items()} if classifier else None
-    say(f"task {task.name}")
-    data = load_data(
-        task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
-    )
-    limit = max_tokens(product.model)
-    if data.task.max_length > limit:
-        raise ModelError(
-            f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
-            f"table of {limit} tokens; set max_length to at most {limit}"
-        )
-    finetuned = already_finetuned(product.model, data)
-    source = file_digest(_weights(locate(recipe.model, revision=recipe.revision)))
-    if not finetuned:
-        product = _fresh_head(recipe, data)
-        source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
-    return _Start(data, product, finetuned, source, _device())
-
-
-def _weights(folder: Path) -> list[Path]:
-    wanted = (".safetensors", ".json", ".txt", ".model")
-    return sorted(path for path in folder.iterdir() if path.suffix in wanted)
-
-
-def _fresh_head(recipe: Recipe, data: TaskData) -> Product:
-    """Return the model with a new head for the task, which only `finetune` may train."""
-    from transformers import set_seed
-
-    if not any(method.key == "finetune" for method in recipe.methods):
-        raise RecipeError(
-            f"methods: model '{recipe.model}' has no head for task '{data.task.name}'; put finetune "
-            "first, or give a model that is fine-tuned for it"
-        )
-    if data.task.problem == "unlabelled":
-        raise RecipeError(
-            f"methods: task '{data.task.name}' has no labels to fine-tune on; give a model that is "
-            "fine-tuned already"
-        )
-    kind = {"regression": "regression", "multi_label": "multi_label_classification"}
-    fields: dict[str, Any] = {
-        "num_labels": data.num_labels,
-        "problem_type": kind.get(data.task.problem, "single_label_classification"),
-    }
-    if data.labels:
-        fields["id2label"] = dict(enumerate(data.labels))
-        fields["label2id"] = {name: i for i, name in enumerate(data.labels)}
-    set_seed(recipe.seed)
-    return load(
-        recipe.model,
-        head="ForSequenceClassification",
-        fresh_head=True,
-        config_fields=fields,
-        revision=recipe.revision,
-    )
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @dataclass
 class _Done:
     """All stages of a run, before they are judged."""
 
-    start: _Start
+    start: Start
     rows: list[Finished]
     baseline: Finished
     shaped: Finished
@@ -266,7 +175,7 @@ class _Done:
 class _Chain:
     """Applies the methods one after the other."""
 
-    def __init__(self, recipe: Recipe, start: _Start, stages: Stages, say: Say) -> None:
+    def __init__(self, recipe: Recipe, start: Start, stages: Stages, say: Say) -> None:
         self.recipe, self.start, self.stages, self.say = recipe, start, stages, say
         self.rows: list[Finished] = []
         self.notes: dict[str, list[str]] = {}
@@ -308,13 +217,13 @@ class _Chain:
     def _set_baseline(self, name: str) -> None:
         if not self.rows:
             raise RecipeError(
-                f"methods: {name[3:]} comes before finetune, but the model has no head for the task "
-                "yet; put finetune first"
+                f"methods: {name[3:]} comes before finetune, but the model has no head for the "
+                "task yet; put finetune first"
             )
         self.baseline = self.rows[-1]
         if self.recipe.teacher:
             product = load(self.recipe.teacher)
-            source = file_digest(_weights(locate(self.recipe.teacher)))
+            source = weights_digest(self.recipe.teacher)
         else:
             product, source = self.baseline.product, self.stages.digest(self.baseline)
         teacher = LiveTeacher(

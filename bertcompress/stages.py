@@ -188,7 +188,7 @@ class Stages:
         return self._read(folder)
 
     def _present(self, folder: Path, key: str) -> bool:
-        """Return whether the stage is in the run's folder, taking it from the store if it is there."""
+        """Return whether the stage is in the run's folder, taken from the store if it is there."""
         record = _record(folder)
         if record is not None and record.key == key:
             self.say(f"{folder.name}: done before the run was interrupted")

@@ -1,4 +1,4 @@
-"""Recognises a shape that a stock class can hold exactly, and converts to it (rung 1 of the ladder).
+"""Recognises a shape that a stock class holds exactly, and converts to it (rung 1 of the ladder).
 
 Fewer layers and a uniform feed-forward width fit the family's own config. Fewer heads do not: the
 stock classes compute the head size from the hidden size and the number of heads.
@@ -25,8 +25,8 @@ def stock_obstacle(model: PreTrainedModel) -> str | None:
     for i, layer in enumerate(view.layers):
         if layer.heads != full:
             return (
-                f"layer {i} has {layer.heads} of {full} heads, and {view.family.stock_prefix}Config "
-                "computes the head size from the hidden size and one number of heads"
+                f"layer {i} has {layer.heads} of {full} heads, and {view.family.stock_prefix}"
+                "Config computes the head size from the hidden size and one number of heads"
             )
     widths = {layer.width for layer in view.layers}
     if len(widths) > 1:

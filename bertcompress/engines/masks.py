@@ -33,7 +33,7 @@ class Site:
 
 
 def sites(model: nn.Module) -> list[Site]:
-    """Return the sublayers that have units, bottom to top: attention, feed-forward, attention ..."""
+    """Return the sublayers that have units, bottom to top: attention, feed-forward, and so on."""
     view, found = anatomy(model), []
     for i, layer in enumerate(view.layers):
         for kind, part, norm, units, size in (
@@ -68,7 +68,7 @@ class UnitMasks:
         return torch.stack(grads).sum(0)
 
     def forget(self) -> None:
-        """Drop the masks of earlier batches; call before each forward pass whose gradients count."""
+        """Drop the masks of earlier batches; call before each forward pass that counts."""
         self._applied = [[] for _ in self.sites]
 
 

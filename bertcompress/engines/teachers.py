@@ -45,6 +45,7 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
 class LiveTeacher:
     """A model that answers with a forward pass, in eval mode and without gradients.
 
+    Its parameters stay as trainable as they were: a copy of the teacher may be the next student.
     Without `tokenizer` and `data` it can only answer for batches that it was told to `remember`.
     """
 
@@ -55,7 +56,7 @@ class LiveTeacher:
         data: TaskData | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval()
         if device is not None:
             self.model.to(device)
         self.tokenizer = tokenizer
@@ -80,6 +81,8 @@ class LiveTeacher:
         """Answer for a batch of the teacher's own tokenizer. Shape: values (B, T)."""
         if "attentions" in needs and hasattr(self.model, "set_attn_implementation"):
             self.model.set_attn_implementation("eager")  # type: ignore[operator]
+        if self.model.training:
+            self.model.eval()
         device = next(self.model.parameters()).device
         # Not inference_mode: its tensors may not take part in the student's backward pass.
         with torch.no_grad():

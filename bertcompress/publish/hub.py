@@ -15,9 +15,10 @@ _LEFT_OUT = ("stages", "baseline")
 def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
     """Upload a run to `owner/name` in one commit and return the commit's URL.
 
-    The model goes to the top of the repository, so that `from_pretrained("owner/name")` finds it; ONNX
-    and OpenVINO files, report and figures keep their places. Uses the token of the environment or of
-    `hf auth login`. Raises NotFound for a folder that is no run, OutputError where the Hub refuses.
+    The model goes to the top of the repository, so that `from_pretrained("owner/name")` finds it;
+    ONNX and OpenVINO files, report and figures keep their places. Uses the token of the environment
+    or of `hf auth login`. Raises NotFound for a folder that is no run, OutputError where the Hub
+    refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError

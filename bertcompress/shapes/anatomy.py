@@ -1,7 +1,7 @@
 """Where the parts of an encoder are, one table row per family.
 
 Axes used everywhere: B batch, T tokens, L layers, H hidden size, D head size, F feed-forward
-width. A "layer" is a *physical* one: ALBERT's shared layer counts once, however often it is applied.
+width. A "layer" is a *physical* one: ALBERT's shared layer counts once, however often it runs.
 Nothing outside this file asks which family a model belongs to.
 """
 
@@ -53,6 +53,7 @@ class Family:
     ffn_field: str  # config field of F
     depth_field: str  # config field of the number of applied layers
     shared: bool = False  # one physical layer applied several times
+    positions_after_padding: bool = False  # the first position has the number padding_idx + 1
 
 
 _BERT: dict[str, Any] = {
@@ -77,7 +78,13 @@ _BERT: dict[str, Any] = {
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(name="bert", stock_prefix="Bert", base="bert", **_BERT),
-    "roberta": Family(name="roberta", stock_prefix="Roberta", base="roberta", **_BERT),
+    "roberta": Family(
+        name="roberta",
+        stock_prefix="Roberta",
+        base="roberta",
+        positions_after_padding=True,
+        **_BERT,
+    ),
     "electra": Family(name="electra", stock_prefix="Electra", base="electra", **_BERT),
     "distilbert": Family(
         name="distilbert",

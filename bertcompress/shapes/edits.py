@@ -1,8 +1,8 @@
 """An `Edit` is a decided, data-free description of a shape; this applies, records and replays it.
 
-The record lives in the config as `bertcompress: {"format": 1, "edits": {kind: {...}}}`, one entry per
-kind, in the original numbering. Loading builds the plain model, replays the record and then fills
-the tensors: cutting and reloading are one code path.
+The record lives in the config as `bertcompress: {"format": 1, "edits": {kind: {...}}}`, one entry
+per kind, in the original numbering. Loading builds the plain model, replays the record and then
+fills the tensors: cutting and reloading are one code path.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_record(config: Any) -> dict[str, Any]:
 
 
 def record_edit(config: Any, edit: Any, view: Anatomy) -> None:
-    """Merge an edit, about to be applied to the model that `view` shows, into the config's record."""
+    """Merge an edit, about to be applied to the model in `view`, into the config's record."""
     records = read_record(config)
     total = _original_layers(view, records)
     at = records["layers"].kept if "layers" in records and not view.family.shared else range(total)

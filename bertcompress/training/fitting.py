@@ -63,6 +63,10 @@ class Fitted:
             "best_step": self.best_step,
             "selection_score": self.selection_score,
             "precision": self.settings.precision,
+            "history": [
+                {"step": row["step"], "loss": row["loss"], "eval_selection": row["score"]}
+                for row in self.history
+            ],
         }
 
 

@@ -85,11 +85,12 @@ def test_attentions_on_request(data, live):
     )
 
 
-def test_model_is_in_eval_mode_and_frozen():
-    model = tiny_model().train()
-    LiveTeacher(model)
-    assert not model.training
-    assert not any(p.requires_grad for p in model.parameters())
+def test_model_answers_in_eval_mode_and_a_copy_can_still_be_trained(data):
+    model = tiny_model(num_labels=2).train()
+    live, rows = LiveTeacher(model, tiny_tokenizer(), data), some_rows(data, 1, 2)
+    model.train()
+    assert torch.equal(live(rows).logits, live(rows).logits) and not model.training
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])

@@ -9,14 +9,15 @@ smaller matrices and is faster without special kernels. `scores` decides what st
   choice where nothing is trained afterwards;
 - `magnitude` and `random`: the controls.
 
-Costs one backward pass over the calibration rows (`kprune`: one per sublayer). Not for a model whose
-size on disk is the problem: half of a small model is its word table, which this leaves alone.
+Costs one backward pass over the calibration rows (`kprune`: one per sublayer). Not for a model
+whose size on disk is the problem: half of a small model is its word table, which this leaves alone.
 Speeds up every device. Follow it with `distill` where a training budget exists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -88,7 +89,7 @@ def _others(what: str, gone: Sequence[Sequence[int]], counts: Sequence[int]) -> 
 
 
 def choose_layers(depth: int, keep: int, order: str = "spread") -> list[int]:
-    """Return which of `depth` layers stay: `spread` evenly with the last kept, or from the `bottom`."""
+    """Return which of `depth` layers stay: `spread` evenly with the last, or from the `bottom`."""
     if order == "bottom":
         return list(range(keep))
     return [int((i + 1) * depth / keep) - 1 for i in range(keep)]
@@ -146,7 +147,8 @@ def prune_structured(
     Args:
         model: a fine-tuned encoder with a head.
         batches: calibration batches, as a data loader gives them; kept in memory.
-        keep: share of heads and neurons (`even`) or of the encoder's multiply-accumulates that stays.
+        keep: share that stays of heads and neurons (`even`) or of the encoder's
+            multiply-accumulates.
         scores: see the module's docstring; `kprune` always allocates unevenly.
         even: the same share in each layer, or wherever it costs least.
         at_least: heads and neurons that stay in each layer.
@@ -204,11 +206,9 @@ class PruneStructured(Method):
 
     @model_validator(mode="after")
     def _kprune_is_uneven(self) -> PruneStructured:
-        if self.scores == "kprune" and "allocation" in self.model_fields_set:
-            if self.allocation == "even":
-                raise ValueError(
-                    "scores 'kprune' allocates unevenly; drop allocation or set uneven"
-                )
+        even = "allocation" in self.model_fields_set and self.allocation == "even"
+        if self.scores == "kprune" and even:
+            raise ValueError("scores 'kprune' allocates unevenly; drop allocation or set uneven")
         return self
 
     def apply(self, product: Product, ctx: Context) -> Product:
@@ -242,7 +242,6 @@ class PruneStructured(Method):
 
     def _batches(self, product: Product, ctx: Context) -> list[dict[str, Tensor]]:
         rows = ctx.data.encode(product.tokenizer, "calibration")
-        rows = rows.select(range(min(self.rows, len(rows)))).sort("length")
         collate = collator(product.tokenizer)
-        each = list(rows)
+        each = sorted(rows.select(range(min(self.rows, len(rows)))), key=itemgetter("length"))
         return [collate(each[i : i + 32]) for i in range(0, len(each), 32)]

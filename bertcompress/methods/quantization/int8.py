@@ -1,9 +1,10 @@
 """Post-training int8 files for the runtimes that execute int8.
 
-The fp32 model is exported to ONNX, then quantised once per runtime, since the artefact must match the
-runtime: dynamic int8 with per-channel weights for ONNX Runtime (no calibration), static int8 through
-NNCF for OpenVINO (activation ranges from a few hundred training rows). Embeddings are quantised too.
-After Zafrir et al. 2019, "Q8BERT" (1910.06188), whose post-training baseline this is.
+The fp32 model is exported to ONNX, then quantised once per runtime, since the artefact must match
+the runtime: dynamic int8 with per-channel weights for ONNX Runtime (no calibration), static int8
+through NNCF for OpenVINO (activation ranges from a few hundred training rows). Embeddings are
+quantised too. After Zafrir et al. 2019, "Q8BERT" (1910.06188), whose post-training baseline this
+is.
 
 Costs seconds to a minute and no training. Four times smaller, and faster wherever the processor has
 int8 instructions. Not for models that lose more than you allow: then train with quantisation.

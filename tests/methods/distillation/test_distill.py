@@ -34,7 +34,7 @@ def stage(method, data, workdir, teacher=None, model=None, tokenizer=None):
 
 def damaged(model, noise=0.1):
     """A copy with noise on its matrices: what a student after a cut is to its teacher."""
-    student = copy.deepcopy(model).requires_grad_(True)
+    student = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in student.parameters():

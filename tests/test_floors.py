@@ -1,0 +1,158 @@
+"""The house: which room may import which, sizes, and what costs nothing to import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bertcompress
+
+ROOT = Path(bertcompress.__file__).parent
+# From the roof down. A room is a list of floors of its own, again from the top down: within a floor
+# nothing imports its neighbour.
+ROOMS = [
+    ["__main__", "cli", "cli_finding"],
+    ["runs"],
+    ["starting evaluation judging"],
+    ["stages"],
+    ["publish", "publish.card publish.hub"],
+    ["report", "report_html", "plots", "report_tables", "report_verdict", "report_cells"],
+    ["recipe plots_draw report_rows"],
+    ["methods.finetune methods.distillation.distill methods.pruning.structured"],
+    ["methods.quantization.int8"],
+    ["methods methods.distillation methods.pruning methods.quantization"],
+    ["engines", "engines.teachers engines.objectives engines.kprune", "engines.importance"],
+    ["engines.masks engines.reconstruct engines.search"],
+    ["training", "training.fitting", "training.selection training.trainer training.callback"],
+    ["training.steps training.settings training.checkpoints"],
+    ["method measure", "footprint latency"],
+    ["runtimes.worker runtimes.openvino", "runtimes.onnxruntime", "runtimes.onnx runtimes.torch"],
+    ["runtimes.graph runtimes.process", "runtimes runtimes.host"],
+    ["artefact data auto", "rows sources encoding", "embedded", "lexicon"],
+    ["stock task"],
+    ["metrics", "weighted"],
+    ["shapes", "shapes.modeling", "shapes.edits", "shapes.cutting", "shapes.anatomy"],
+    ["catalogue store ranks"],
+    ["errors"],
+    [""],  # the package itself: lazy, and so below everything
+]
+FLOOR = {
+    name: number
+    for number, floor in enumerate(floor for room in ROOMS for floor in room)
+    for name in floor.split(" ")
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def imports(name: str) -> Iterator[tuple[int, str]]:
+    """Line and module of each import of this package, wherever in the file it stands."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}:{node.lineno}: a relative import"
+            # `from bertcompress import metrics` names a module, `... import load` does not.
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [i if i.partition(".")[2] in MODULES else str(node.module) for i in inner]
+        else:
+            continue
+        for each in found:
+            if each.split(".")[0] == "bertcompress":
+                yield node.lineno, each.partition(".")[2]
+
+
+def test_every_module_has_its_floor():
+    assert set(FLOOR) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_imports_only_go_down(name):
+    wrong = [
+        f"{name}:{line} imports {other or 'bertcompress'}"
+        for line, other in imports(name)
+        if FLOOR[other] <= FLOOR[name]
+    ]
+    assert not wrong
+
+
+def test_the_package_imports_its_rooms_only_for_type_checkers():
+    checked = next(n for n in TREES[""].body if isinstance(n, ast.If))
+    assert ast.unparse(checked.test) == "TYPE_CHECKING"
+    assert {line for line, _ in imports("")} <= {n.lineno for n in checked.body}
+
+
+def test_what_travels_with_a_model_needs_nothing_else():
+    for name in MODULES:
+        if name.startswith("shapes"):
+            assert all(other.startswith("shapes") for _, other in imports(name))
+
+
+def test_only_the_anatomy_knows_families_by_name():
+    from bertcompress.shapes import FAMILIES
+
+    names = {*FAMILIES, *(family.stock_prefix for family in FAMILIES.values())}
+    for module, tree in TREES.items():
+        compared = [n for n in ast.walk(tree) if isinstance(n, ast.Compare | ast.MatchValue)]
+        words = {c.value for n in compared for c in ast.walk(n) if isinstance(c, ast.Constant)}
+        attributes = {
+            a.attr
+            for n in compared
+            for a in ast.walk(n)
+            if isinstance(a, ast.Attribute) and a.attr == "model_type"
+        }
+        if module != "shapes.anatomy":
+            assert not (words & names or attributes), f"{module} asks which family a model is of"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_sizes_and_all(name):
+    lines = MODULES[name].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 400
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
+    only_words = all(isinstance(node, ast.Expr) for node in TREES[name].body)
+    if name != "__main__" and not only_words:
+        assigned = [n for n in TREES[name].body if isinstance(n, ast.Assign | ast.AnnAssign)]
+        targets = {ast.unparse(t) for n in assigned for t in getattr(n, "targets", [n.target] if isinstance(n, ast.AnnAssign) else [])}
+        assert "__all__" in targets
+
+
+HEAVY = "torch transformers datasets onnxruntime openvino nncf sklearn scipy matplotlib".split()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *([f"{verb}", "--help"] for verb in ("run", "evaluate", "bench", "export", "inspect")),
+        *(["list", kind] for kind in ("methods", "recipes", "tasks", "families")),
+        ["show", "quickstart"],
+        ["show", "glue/mrpc"],
+        ["show", "prune_structured"],
+        ["store", "list"],
+        None,
+    ],
+    ids=str,
+)
+def test_finding_ones_way_imports_no_torch(arguments):
+    call = "" if arguments is None else (
+        f"sys.argv[1:] = {arguments!r}\n"
+        "from bertcompress.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as exit: assert not exit.code, exit.code\n"
+    )
+    program = f"import sys, bertcompress\n{call}print('HEAVY', sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"

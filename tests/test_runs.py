@@ -1,0 +1,227 @@
+"""Whole runs on a tiny model: what is left behind, resume after a kill, the store, Python's main job."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bertcompress as bc
+import numpy as np
+import pytest
+from bertcompress.errors import OutputError, RecipeError
+from bertcompress.report import Report
+from bertcompress.store import StageStore
+from tests_support import WORDS, tiny_model, tiny_tokenizer
+
+TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
+METHODS = [
+    {"finetune": {**TRAIN, "epochs": 2}},
+    {"prune_structured": {"keep": 0.5, "rows": 32}},
+    {"distill": {**TRAIN, "epochs": 1}},
+    {"quantize_int8": {"runtimes": ["onnxruntime"]}},
+]
+
+
+def write_rows(path: Path, rows: int, seed: int) -> None:
+    """A sentence is good exactly where it says so: a tiny model can learn it."""
+    draw = random.Random(seed)
+    lines = ["sentence,verdict"]
+    for i in range(rows):
+        words = draw.choices([w for w in WORDS if w not in ("good", "bad", ".")], k=5)
+        words[draw.randrange(5)] = "good" if i % 2 else "bad"
+        lines.append(f"{' '.join(words)} {i % 7 * 'very '},{'yes' if i % 2 else 'no'}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a model without head, training rows and validation rows."""
+    model = tiny_model("bert", "Model")
+    model.save_pretrained(tmp_path / "bert")
+    tiny_tokenizer().save_pretrained(tmp_path / "bert")
+    write_rows(tmp_path / "train.csv", 240, 0)
+    write_rows(tmp_path / "validation.csv", 60, 1)
+    return tmp_path
+
+
+def recipe(place: Path, methods=METHODS, **fields):
+    task = bc.Task.from_files(
+        place / "train.csv",
+        place / "validation.csv",
+        text="sentence",
+        label="verdict",
+        max_length=24,
+    )
+    quiet = {"latency": False}
+    return bc.Recipe.parse(
+        {"model": str(place / "bert"), "task": task, "methods": methods, "measure": quiet, **fields}
+    )
+
+
+def test_a_run_leaves_everything_that_the_design_names(place):
+    run = bc.run(recipe(place), place / "run")
+    assert {path.name for path in run.folder.iterdir()} == {
+        *("recipe.yaml", "report.json", "report.md", "report.html", "environment.json"),
+        *("model", "onnx", "baseline", "figures", "stages"),
+    }
+    assert [s.name for s in run.report.stages] == [
+        "01-finetune",
+        "02-prune_structured",
+        "03-distill",
+        "04-quantize_int8",
+    ]
+    last = run.report.last
+    assert [(d.runtime, d.precision, d.path) for d in last.deployments] == [
+        ("torch", "fp32", "model"),
+        ("onnxruntime", "fp32", "onnx/model.onnx"),
+        ("onnxruntime", "int8", "onnx/model_quantized.onnx"),
+    ]
+    for row in [d for stage in run.report.stages for d in stage.deployments]:
+        assert (run.folder / row.path).exists()
+        assert row.latency == ()
+    distilled = run.report.stages[2]
+    assert distilled.control is not None
+    assert distilled.cost is not None
+    assert distilled.cost.steps
+    assert [shape.heads for shape in last.edits] == [2, 2, 2]
+    assert Report.load(run.folder).verdict.baseline == "01-finetune"
+    assert (run.model / "README.md").read_text(encoding="utf-8").startswith("---")
+    assert not list(place.glob(".run*"))
+
+
+def test_the_scores_are_those_of_the_shipped_files(place):
+    from bertcompress.evaluation import evaluate
+
+    run = bc.run(recipe(place), place / "run")
+    task = recipe(place).resolved_task()
+    for row in run.report.last.deployments:
+        again = evaluate(run.folder / row.path, task)
+        assert [s.value for s in again] == [s.value for s in row.scores]
+
+
+def test_training_taught_the_tiny_model_something(place):
+    run = bc.run(recipe(place, [{"finetune": {**TRAIN, "epochs": 8}}]), place / "run")
+    head = run.report.last.deployments[0].headline
+    assert head is not None
+    assert head.value > 0.8
+
+
+def test_a_second_run_takes_its_stages_from_the_store(place):
+    store = StageStore(place / "store")
+    first = bc.run(recipe(place), place / "first", store=store)
+    second = bc.run(recipe(place), place / "second", store=store)
+    costs = [stage.cost for stage in second.report.stages]
+    assert all(cost is not None and cost.reused for cost in costs)
+    assert [c.seconds for c in costs if c] == [s.cost.seconds for s in first.report.stages if s.cost]
+    other = bc.run(recipe(place, seed=1), place / "third", store=store)
+    assert not any(stage.cost.reused for stage in other.report.stages if stage.cost)
+    fresh = bc.run(recipe(place), place / "fourth", store=store, fresh=True)
+    assert not any(stage.cost.reused for stage in fresh.report.stages if stage.cost)
+
+
+def test_a_finetuned_model_skips_finetune_and_says_so(place):
+    first = bc.run(recipe(place, METHODS[:1]), place / "first")
+    again = recipe(place, METHODS[:2], model=str(first.model))
+    run = bc.run(again, place / "second")
+    assert [s.name for s in run.report.stages] == ["00-original", "01-prune_structured"]
+    assert any("skipped" in note for note in run.report.stages[0].notes)
+    base = first.report.last.deployments[0].scores[0].value
+    assert run.report.stages[0].deployments[0].scores[0].value == base
+
+
+def test_a_model_without_head_needs_finetune(place):
+    with pytest.raises(RecipeError, match=r"no head for task .* put finetune first"):
+        bc.run(recipe(place, METHODS[1:2]), place / "run")
+    assert not (place / "run").exists()
+    assert not list(place.glob(".run*"))
+
+
+def test_an_existing_folder_is_left_alone(place):
+    (place / "run").mkdir()
+    (place / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        bc.run(recipe(place), place / "run")
+    assert [p.name for p in (place / "run").iterdir()] == ["mine.txt"]
+
+
+def test_without_labels_agreement_replaces_the_score(place):
+    first = bc.run(recipe(place, METHODS[:1]), place / "first")
+    files = (place / "train.csv", place / "validation.csv")
+    task = bc.Task.from_files(*files, text="sentence", max_length=24)
+    methods = [METHODS[1], METHODS[2], METHODS[3]]
+    unlabelled = recipe(place, methods, model=str(first.model), task=task)
+    run = bc.run(unlabelled, place / "second")
+    names = {score.metric for score in run.report.last.deployments[0].scores}
+    assert {"agreement", "kl"} <= names
+    assert run.report.stages[0].deployments[0].scores[0].value == 1.0
+
+
+PROGRAM = """
+import sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
+import bertcompress as bc
+from test_runs import METHODS, TRAIN, recipe
+place = Path({place!r})
+methods = [{{"finetune": {{**TRAIN, "epochs": 6, "evaluations_per_epoch": 1}}}}, *METHODS[1:3]]
+bc.run(recipe(place, methods), place / {out!r}, resume={resume})
+"""
+
+
+def start(place: Path, out: str, resume: bool, home: str) -> subprocess.Popen[bytes]:
+    tests = str(Path(__file__).parent)
+    program = PROGRAM.format(tests=tests, place=str(place), out=out, resume=resume)
+    environment = {**os.environ, "BERTCOMPRESS_HOME": str(place / home), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment)
+
+
+def kill_when(process: subprocess.Popen[bytes], there: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list(there.glob(pattern)):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["work/01-finetune/training/checkpoint-*", "stages/02-prune_structured/stage.json"]
+)
+def test_a_killed_run_goes_on_and_ends_the_same(place, pattern):
+    assert start(place, "calm", False, "home-a").wait() == 0
+    kill_when(start(place, "killed", False, "home-b"), place / ".killed.partial", pattern)
+    assert not (place / "killed").exists()
+    # The store of the killed process is not the one of the second: only --resume can help it.
+    assert start(place, "killed", True, "home-c").wait() == 0
+    reports = [Report.load(place / name) for name in ("calm", "killed")]
+    scores = [
+        [s.value for stage in r.stages for d in stage.deployments for s in d.scores] for r in reports
+    ]
+    assert scores[0] == scores[1]
+    answers = [np.load(place / n / "stages/03-distill/logits.npz") for n in ("calm", "killed")]
+    for name in answers[0].files:
+        np.testing.assert_allclose(answers[0][name], answers[1][name], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(place):
+    tests = str(Path(__file__).parent)
+    program = place / "go.py"
+    program.write_text(
+        PROGRAM.format(tests=tests, place=str(place), out="two", resume=False), encoding="utf-8"
+    )
+    environment = {**os.environ, "BERTCOMPRESS_HOME": str(place / "home"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run([*command, str(program)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = bc.run(recipe(place, METHODS[:3]), place / "one")
+    both = [Report.load(f).last.deployments[0].headline for f in (place / "two", run.folder)]
+    assert abs(both[0].value - both[1].value) < 0.15
+    assert json.loads((place / "two" / "report.json").read_text())["version"] == 1
