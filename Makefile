@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export GOMP_SPINCOUNT = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test check slow schema clean
+.PHONY: demo test check schema optimum clean
 
 $(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,3 +38,15 @@ schema: $(VENV)/.demo  ## regenerate docs/*.schema.json and the tables in docs/
 
 clean:
 	rm -rf $(VENV) runs build dist
+
+# The ONNX folders open in optimum's ORTModelFor...: optimum-onnx holds transformers below 4.58, so it
+# gets an environment of its own, which also runs the rest of the suite on that line of transformers.
+.venv-optimum/.done: pyproject.toml
+	test -x .venv-optimum/bin/python || $(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet --upgrade pip
+	.venv-optimum/bin/python -m pip install --quiet torch==2.13.0
+	.venv-optimum/bin/python -m pip install --quiet -e ".[dev]" "optimum-onnx[onnxruntime]>=0.1,<0.2" "transformers<4.58"
+	touch $@
+
+optimum: .venv-optimum/.done  ## prove that optimum opens the ONNX folders; the suite on transformers 4.57
+	.venv-optimum/bin/python -m pytest -n 2 -q $(ARGS)

@@ -202,6 +202,8 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"model '{name}': config.json is not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"model '{name}': config.json is a {type(raw).__name__}, not an object")
     kind = str(raw.get("model_type"))
     family = kind.removeprefix("bertcompress-")
     if family not in FAMILIES:
@@ -287,13 +289,14 @@ def _is_head(key: str, base: str, what: str) -> bool:
     """Return whether a tensor may be new: a head, or the pooler, which many checkpoints lack."""
     inside = key.removeprefix(base)
     if what == "unexpected_keys":
-        return not inside.startswith(("embeddings.", "encoder.", "transformer."))
+        return not inside.startswith(("embeddings", "encoder.", "transformer."))
     return not key.startswith(base) or inside.startswith("pooler")
 
 
 def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"model '{name}': no tokenizer that can be loaded ({error})") from None
+    except Exception as error:  # the tokenizers package raises bare ones
+        reason = " ".join(str(error).split())
+        raise ModelError(f"model '{name}': no tokenizer that can be loaded ({reason})") from None
     return tokenizer

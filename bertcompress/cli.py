@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -17,12 +18,15 @@ from bertcompress.errors import BertCompressError, InputError
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Makes BERT-family encoders smaller and faster, and says what that cost.",
 )
+INTERRUPTED = 130
+PLACES = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
+"""What is wrong with a place to write to, and not with this program."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -41,13 +45,11 @@ Label = Annotated[str | None, typer.Option(help="Column of the label; left out: 
 def main() -> None:
     """Run the command line; an error is one line on standard error and a non-zero status."""
     try:
-        app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except BertCompressError as error:
         _fail(str(error), error.exit_code)
-    except (typer.Exit, typer.Abort) as error:
-        sys.exit(getattr(error, "exit_code", 130))
-    except KeyboardInterrupt:
-        _fail("interrupted; add --resume to go on", 130)
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
     except MemoryError:
         _fail("out of memory; try a smaller batch_size, or gradient_checkpointing", 2)
     except Exception as error:
@@ -55,19 +57,22 @@ def main() -> None:
         if known is None:
             raise
         _fail(known, 2)
+    # typer answers an interrupt, and `typer.Exit`, with the status instead of raising.
+    if status == INTERRUPTED:
+        _fail("interrupted; add --resume to go on", INTERRUPTED)
+    sys.exit(status or 0)
 
 
 def _known(error: Exception) -> str | None:
     """Return the words for errors of libraries that are the user's to mend, else None."""
-    import click
-
-    if isinstance(error, click.ClickException):
-        return error.format_message()
+    usage: Any = getattr(error, "format_message", None)
+    if callable(usage):  # a ClickException: of click, or of the copy that newer typer brings along
+        return str(usage())
     if type(error).__name__ == "ShapeError":
         return str(error)
     if isinstance(error, RuntimeError) and "memory" in str(error).lower():
         return f"out of memory; try a smaller batch_size, or gradient_checkpointing ({error})"
-    if isinstance(error, OSError) and error.errno in (28, 30, 122):
+    if isinstance(error, OSError) and error.errno in PLACES:
         return f"{error.filename or 'disk'}: {error.strerror}"
     return None
 
@@ -162,12 +167,16 @@ def run(
         resume=resume,
         fresh=fresh,
         data_dir=data_dir,
-        say=(lambda line: err.print(f"[dim]{line}[/]", highlight=False)) if main_rank else _silent,
+        say=_say if main_rank else _silent,
     )
     if main_rank:
         print_report(done.report, out)
         out.print(f"\n{done.folder}/report.html  the report with its figures", highlight=False)
         out.print(f"{done.folder}/model        loads as its card says", highlight=False)
+
+
+def _say(line: str) -> None:
+    err.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _silent(_: str) -> None:

@@ -130,7 +130,7 @@ def copy(
     out.print(f"{target}", highlight=False)
 
 
-store_app = typer.Typer(no_args_is_help=True, help="The store of finished stages.")
+store_app = typer.Typer(help="The store of finished stages.")
 
 
 @store_app.command("list")

@@ -9,9 +9,9 @@ one split. The sentences are ours, under the licence of this package.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bertcompress.lexicon import LEXICON, Verb, plural
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 __all__ = ["PHENOMENA", "Pair", "acceptability", "make_pairs"]
+
+Item = TypeVar("Item")
 
 TRAIN_ROWS = 4_400
 VALIDATION_ROWS = 1_000
@@ -39,11 +41,15 @@ class _Speaker:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
+    def pick(self, items: Sequence[Item]) -> Item:
+        """As in real text, a few words are used often and many seldom: a tenth, half of the time."""
+        return items[int(len(items) * self.rng.random() ** 3)]
+
     def word(self, kind: str) -> str:
-        return self.rng.choice(LEXICON.words[kind])
+        return self.pick(LEXICON.words[kind])
 
     def verb(self, kind: str) -> Verb:
-        return self.rng.choice(LEXICON.verbs[kind])
+        return self.pick(LEXICON.verbs[kind])
 
     def chance(self, probability: float = 0.5) -> bool:
         return self.rng.random() < probability
@@ -62,8 +68,8 @@ class _Speaker:
 
     def doing(self) -> tuple[Verb, str]:
         """A verb and a thing that one does that to: `read`, `the letter`."""
-        verb, things = self.rng.choice(LEXICON.doings)
-        return verb, f"the {self.rng.choice(things)}"
+        verb, things = self.pick(LEXICON.doings)
+        return verb, f"the {self.pick(things)}"
 
     def predicate(self, many: bool) -> tuple[str, str]:
         """Something said of people, in the right and in the wrong number."""
@@ -89,9 +95,9 @@ def _modified_subject(s: _Speaker) -> Sentences:
     """`The owner of the boats is/are tired`."""
     many = s.chance()
     if s.chance():
-        head, others = s.rng.choice(LEXICON.relations)
+        head, others = s.pick(LEXICON.relations)
         noun, link = head.split()
-        start, other = f"the {plural(noun) if many else noun} {link}", s.rng.choice(others)
+        start, other = f"the {plural(noun) if many else noun} {link}", s.pick(others)
     else:
         start, other = f"{s.person(many)} {s.word('beside')}", s.word("landmarks")
     # More often than not the nearer noun misleads.
@@ -140,7 +146,9 @@ def _reflexive(s: _Speaker) -> Sentences:
 
 def _polarity(s: _Speaker) -> Sentences:
     """`No guest that the cook knew has ever`; not `the guest that no cook knew has ever`."""
-    head, other = s.rng.sample(LEXICON.words["people"], 2)
+    head = other = s.word("people")
+    while other == head:
+        other = s.word("people")
     social = s.verb("social")
     if s.chance():
         many = s.chance()
@@ -148,8 +156,8 @@ def _polarity(s: _Speaker) -> Sentences:
         verb, thing = s.doing()
         tail = f"{social.past} {'have' if many else 'has'} ever {verb.participle} {thing}"
         return f"no {head} that the {other} {tail}.", f"the {head} that no {other} {tail}."
-    verb, things = s.rng.choice(LEXICON.stuff)
-    some = f"any {s.rng.choice(things)}"
+    verb, things = s.pick(LEXICON.stuff)
+    some = f"any {s.pick(things)}"
     return (
         f"the {head} who {social.past} the {other} did not {verb.base} {some}.",
         f"the {head} who did not {social.base} the {other} {verb.past} {some}.",
@@ -194,8 +202,8 @@ def _determiner(s: _Speaker) -> Sentences:
 
 def _gap(s: _Speaker) -> Sentences:
     """`What did she say that he took?`, `did she say that he took the hat?`: one gap or none."""
-    verb, noun = s.rng.choice(LEXICON.strict)
-    thing = f"the {s.rng.choice(noun)}"
+    verb, noun = s.pick(LEXICON.strict)
+    thing = f"the {s.pick(noun)}"
     start = f"did {s.subject()} {s.verb('thinking').base} that {s.person(s.chance())} {verb.past}"
     if s.chance():
         return f"what {start}?", f"what {start} {thing}?"
@@ -204,7 +212,7 @@ def _gap(s: _Speaker) -> Sentences:
 
 def _verb_form(s: _Speaker) -> Sentences:
     """`Has already eaten`, `will soon eat`, `is eating`; not `has already ate`, `will eaten`."""
-    verb, thing = s.rng.choice(LEXICON.irregular)
+    verb, thing = s.pick(LEXICON.irregular)
     many = s.chance(0.3)
     forms = {
         "have" if many else "has": verb.participle,
@@ -218,7 +226,7 @@ def _verb_form(s: _Speaker) -> Sentences:
     )
     adverb = s.word("adverbs") if s.chance(0.3) else ""
     start = " ".join(filter(None, (s.person(many, adjective=0.4), helper, adverb)))
-    end = f"the {s.rng.choice(thing)}"
+    end = f"the {s.pick(thing)}"
     return f"{start} {forms[helper]} {end}.", f"{start} {wrong} {end}."
 
 
@@ -227,7 +235,7 @@ def _question_order(s: _Speaker) -> Sentences:
     many = s.chance()
     subject = s.person(many)
     helper = ("were" if many else "was") if s.chance() else s.word("past_modals")
-    verb, rest = s.rng.choice(LEXICON.habits)
+    verb, rest = s.pick(LEXICON.habits)
     act = f"{verb.ing if helper in ('was', 'were') else verb.base} {rest}"
     question = s.word("questions")
     direct = f"{question} {helper} {subject} {act}"
@@ -255,7 +263,7 @@ def _pronoun_case(s: _Speaker) -> Sentences:
 
 def _comparison(s: _Speaker) -> Sentences:
     """`Taller than`, `as tall as`; not `taller as`, `as tall than`."""
-    plain, more = s.rng.choice(LEXICON.comparatives)
+    plain, more = s.pick(LEXICON.comparatives)
     start = f"{s.person(False, adjective=0.3)} {s.word('seems')}"
     end = s.person(s.chance(), adjective=0.3)
     if s.chance():

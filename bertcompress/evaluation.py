@@ -53,8 +53,9 @@ class _Place:
         """The tokenizer that lies with the artefact."""
         try:
             found = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{self.path}: no tokenizer beside it ({error})") from None
+        except Exception as error:  # the tokenizers package raises bare ones
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{self.path}: no tokenizer beside it ({reason})") from None
         return found
 
 

@@ -92,9 +92,9 @@ class Recipe(BaseModel):
     @classmethod
     def parse(cls, raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
         """Return a recipe from plain data; raises RecipeError in the words of `load`."""
-        strange = [key for key in raw if key not in cls.model_fields]
-        if strange:
-            raise RecipeError(unknown(where, "field", str(strange[0]), cls.model_fields))
+        _check_names(raw, cls.model_fields, where)
+        if isinstance(raw.get("measure"), Mapping):
+            _check_names(raw["measure"], Measuring.model_fields, f"{where}: measure")
         try:
             return cls(**raw)
         except ValidationError as error:
@@ -153,13 +153,17 @@ def _method(item: Any, where: str) -> Method:
     cls = method_class(str(key), where)
     if knobs is not None and not isinstance(knobs, Mapping):
         raise RecipeError(f"{where}.{key}: settings must be a mapping, got {knobs!r}")
-    for name in knobs or {}:
-        if name not in cls.model_fields:
-            raise RecipeError(unknown(f"{where}.{key}", "field", str(name), cls.model_fields))
+    _check_names(knobs or {}, cls.model_fields, f"{where}.{key}")
     try:
         return cls(**(knobs or {}))
     except ValidationError as error:
         raise RecipeError(f"{where}.{key}: {_first(error)}") from None
+
+
+def _check_names(given: Mapping[str, Any], fields: Iterable[str], where: str) -> None:
+    for name in given:
+        if name not in fields:
+            raise RecipeError(unknown(where, "field", str(name), fields))
 
 
 def _first(error: ValidationError) -> str:
@@ -221,7 +225,7 @@ def recipe_schema() -> dict[str, Any]:
         schema.setdefault("$defs", {}).update(inner.pop("$defs", {}))
         body = {
             "type": "object",
-            "properties": {key: inner},
+            "properties": {key: {"anyOf": [inner, {"type": "null"}]}},
             "required": [key],
             "description": line,
         }

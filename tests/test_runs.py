@@ -118,7 +118,9 @@ def test_a_second_run_takes_its_stages_from_the_store(place):
     second = bc.run(recipe(place), place / "second", store=store)
     costs = [stage.cost for stage in second.report.stages]
     assert all(cost is not None and cost.reused for cost in costs)
-    assert [c.seconds for c in costs if c] == [s.cost.seconds for s in first.report.stages if s.cost]
+    assert [c.seconds for c in costs if c] == [
+        s.cost.seconds for s in first.report.stages if s.cost
+    ]
     other = bc.run(recipe(place, seed=1), place / "third", store=store)
     assert not any(stage.cost.reused for stage in other.report.stages if stage.cost)
     fresh = bc.run(recipe(place), place / "fourth", store=store, fresh=True)
@@ -201,7 +203,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(place, pattern):
     assert start(place, "killed", True, "home-c").wait() == 0
     reports = [Report.load(place / name) for name in ("calm", "killed")]
     scores = [
-        [s.value for stage in r.stages for d in stage.deployments for s in d.scores] for r in reports
+        [s.value for stage in r.stages for d in stage.deployments for s in d.scores]
+        for r in reports
     ]
     assert scores[0] == scores[1]
     answers = [np.load(place / n / "stages/03-distill/logits.npz") for n in ("calm", "killed")]

@@ -8,6 +8,7 @@ al. 2022 (2204.09656) their squares, the diagonal Fisher information.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -36,9 +37,12 @@ Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def model_inputs(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the part of a batch that a model takes, on its device."""
-    return {key: batch[key].to(device) for key in INPUTS if key in batch}
+    device = next(model.parameters()).device
+    # Not every family has token types, whatever its tokenizer makes.
+    takes = inspect.signature(model.forward).parameters
+    return {key: batch[key].to(device) for key in INPUTS if key in batch and key in takes}
 
 
 def mask_fisher(
@@ -56,7 +60,7 @@ def mask_fisher(
         totals = [torch.zeros(site.units, device=device) for site in masks.sites]
         for batch in batches:
             masks.forget()
-            logits = model(**model_inputs(batch, device)).logits
+            logits = model(**model_inputs(model, batch)).logits
             with torch.enable_grad():
                 torch.autograd.backward(loss(batch, logits).sum())
             for i, total in enumerate(totals):

@@ -138,7 +138,7 @@ class _Survey:
         self.seed = seed
         self.problem = head_problem(model)
         with torch.no_grad():
-            inputs = [model_inputs(batch, self.device) for batch in batches]
+            inputs = [model_inputs(model, batch) for batch in batches]
             self.batches = [(each, original(**each).logits) for each in inputs]
 
     def look(self, position: int) -> tuple[list[Tensor], Moments]:

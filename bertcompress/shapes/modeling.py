@@ -34,31 +34,47 @@ AUTO_CLASSES = {
 """Each Auto class and how the stock class of a family that it returns ends."""
 
 
-class CompressedBertConfig(BertConfig):  # type: ignore[no-untyped-call]
+class ShippedConfig:
+    """Writes the source of the model classes beside itself, however the model is saved.
+
+    In the config and not in the model, since `save_pretrained(push_to_hub=True)` uploads what is
+    there when the config and the weights are written.
+    """
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the config and the one source file that loads what lies beside it."""
+        self.auto_map = auto_map(family_of(self).name)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{SOURCE_NAME}.py").write_text(bundle_source(), encoding="utf-8")
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+
+class CompressedBertConfig(ShippedConfig, BertConfig):  # type: ignore[no-untyped-call]
     """A BERT config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-bert"
 
 
-class CompressedRobertaConfig(RobertaConfig):  # type: ignore[no-untyped-call]
+class CompressedRobertaConfig(ShippedConfig, RobertaConfig):  # type: ignore[no-untyped-call]
     """A RoBERTa config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-roberta"
 
 
-class CompressedDistilBertConfig(DistilBertConfig):  # type: ignore[no-untyped-call]
+class CompressedDistilBertConfig(ShippedConfig, DistilBertConfig):  # type: ignore[no-untyped-call]
     """A DistilBERT config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-distilbert"
 
 
-class CompressedElectraConfig(ElectraConfig):  # type: ignore[no-untyped-call]
+class CompressedElectraConfig(ShippedConfig, ElectraConfig):  # type: ignore[no-untyped-call]
     """An ELECTRA config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-electra"
 
 
-class CompressedAlbertConfig(AlbertConfig):  # type: ignore[no-untyped-call]
+class CompressedAlbertConfig(ShippedConfig, AlbertConfig):  # type: ignore[no-untyped-call]
     """An ALBERT config (of the original shape) with the record of what was edited."""
 
     model_type = "bertcompress-albert"
@@ -74,20 +90,11 @@ CONFIGS: dict[str, Any] = {
 
 
 class CompressedMixin:
-    """Builds the plain model, replays the record, and writes the source beside the weights."""
+    """Builds the plain model and replays the record."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         replay(self)  # type: ignore[arg-type]
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write config, weights and the one source file that loads them."""
-        family = family_of(self.config)  # type: ignore[attr-defined]
-        self.config.auto_map = auto_map(family.name)  # type: ignore[attr-defined]
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        if kwargs.get("is_main_process", True):
-            path = Path(save_directory) / f"{SOURCE_NAME}.py"
-            path.write_text(bundle_source(), encoding="utf-8")
 
 
 def auto_map(family: str) -> dict[str, str]:

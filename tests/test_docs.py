@@ -1,0 +1,167 @@
+"""What the pages say is so: code parses, names and commands exist, the map is the tree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import bertcompress
+from bertcompress import catalogue
+from bertcompress.cli import app
+from bertcompress.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language, without the indentation that a list gives them."""
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [re.sub(f"^{indent}", "", code, flags=re.M) for indent, kind, code in found
+            if kind == language]  # fmt: skip
+
+
+CODE = [
+    pytest.param(code, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, code in enumerate(blocks(page, "python"))
+]
+
+
+def test_the_pages_have_code():
+    assert {param.id.partition("-")[0] for param in CODE} >= {"README.md", "loading.md"}
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_python_parses_and_names_what_exists(code):
+    tree = ast.parse(code)
+    short = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "bertcompress"
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in short:
+            assert getattr(bertcompress, node.attr) is not None
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bertcompress"):
+            module = __import__(str(node.module), fromlist=["_"])
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def called(text: str) -> list[list[str]]:
+    """The command lines of this package in a page: in `bash` blocks and between backticks."""
+    lines = [line for page in blocks_of(text, "bash") for line in page.splitlines()]
+    lines += re.findall(r"`((?:accelerate launch -m )?bertcompress [^`]+)`", text)
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w[w.index("bertcompress") + 1 :] for w in words if "bertcompress" in w]
+
+
+def blocks_of(text: str, language: str) -> list[str]:
+    return [code for _, kind, code in FENCE.findall(text) if kind == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_exists(page):
+    for words in called(page.read_text(encoding="utf-8")):
+        command = COMMANDS[words[0]]
+        if words[0] == "store":
+            command = command.commands[words[1]]
+        options = {name for parameter in command.params for name in parameter.opts}
+        given = {word for word in words if word.startswith("--")}
+        assert given <= options, f"bertcompress {' '.join(words)}"
+        if words[0] == "run" and words[1] != "RECIPE":
+            catalogue.resolve("recipes", words[1])
+
+
+def test_the_table_of_commands_is_complete():
+    section = README.partition("## Commands")[2].partition("\n## ")[0]
+    assert {words[0] for words in called(section)} == set(COMMANDS)
+
+
+def mapped() -> set[Path]:
+    """The files and folders that the map of the tree in the README names."""
+    section = README.partition("## The tree")[2]
+    found: set[Path] = set()
+    above: list[str] = []
+    for line in blocks_of(section, "text")[0].splitlines():
+        if not line.strip():
+            continue
+        name, *remark = line.split()
+        depth = (len(line) - len(line.lstrip())) // 2
+        above[depth:] = [name]
+        assert remark or name.endswith("/"), f"{name}: a file without a remark"
+        found.add(Path(*above))
+    return found
+
+
+def test_the_map_is_the_tree():
+    named = mapped()
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    package = {path.relative_to(ROOT) for path in (ROOT / "bertcompress").rglob("*.py")}
+    assert package - named == set()
+
+
+def test_links_lead_somewhere():
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def rows(section: str) -> list[list[str]]:
+    lines = METHODS_PAGE.partition(f"## {section}")[2].partition("\n## ")[0].splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    return cells[2:]
+
+
+def test_methods_that_are_called_here_are_here():
+    assert [row[0].strip("`") for row in rows("Here")] == list(METHODS)
+    marked = [row[4] for row in rows("The reading list")]
+    keys = {status.split("`")[1] for status in marked if status.startswith("method ")}
+    assert keys
+    assert keys <= set(METHODS)
+
+
+def test_every_system_of_the_reading_list_has_its_row():
+    listed = rows("The reading list")
+    assert [int(row[0]) for row in listed] == list(range(1, 42))
+    for _, system, paper, family, status, speed in listed:
+        assert system and paper and family and speed
+        assert re.fullmatch(r"planned|reading|(method|setting) `\w+`", status), system
+
+
+def test_settings_that_are_called_here_are_here():
+    from bertcompress.training import TrainSettings
+
+    marked = [row[4] for row in rows("The reading list") if row[4].startswith("setting ")]
+    assert {status.split("`")[1] for status in marked} <= set(TrainSettings.model_fields)
+
+
+def test_every_method_cites_the_papers_of_its_row():
+    from bertcompress.methods import method_class
+
+    for key, papers, *_ in rows("Here"):
+        cited = set(re.findall(r"\d{4}\.\d{5}", method_class(key.strip("`")).paper))
+        assert cited
+        assert cited <= set(re.findall(r"\d{4}\.\d{5}", papers))
+
+
+def test_shipped_recipes_are_in_the_readme():
+    for name in catalogue.list_names("recipes"):
+        assert name in README
+
+
+def test_the_licence_is_the_one_that_is_named():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
+    assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

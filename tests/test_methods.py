@@ -1,0 +1,147 @@
+"""What holds for every method: a new line in the table is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import json
+import re
+
+import pytest
+import torch
+from tests_support import answer, tiny_inputs, tiny_model, tiny_tokenizer
+from training_support import toy_data
+
+import bertcompress as bc
+from bertcompress.artefact import Product
+from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.errors import RecipeError
+from bertcompress.measure import size_of
+from bertcompress.method import Context, Method
+from bertcompress.methods import METHODS, RESEARCH, method_class
+from bertcompress.recipe import Recipe
+from bertcompress.shapes import FAMILIES
+
+PAPER = re.compile(r"\b\d{4}\.\d{5}\b")
+QUICK = {
+    "finetune": {"epochs": 1, "batch_size": 64, "precision": "fp32"},
+    "distill": {"epochs": 1, "batch_size": 64, "precision": "fp32"},
+    "prune_structured": {"rows": 32},
+    "quantize_int8": {"runtimes": ("onnxruntime",), "rows": 8},
+}
+"""Settings that make a step take a second; a method without any runs as it is."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_data()
+
+
+def module_of(key):
+    return importlib.import_module(METHODS[key][0].partition(":")[0])
+
+
+def applied(key, model, data, workdir):
+    """The method's product on a copy of a model, with that model as the teacher."""
+    tokenizer = tiny_tokenizer()
+    teacher = LiveTeacher(copy.deepcopy(model), tokenizer, data)
+    context = Context(data.task, data, teacher, torch.device("cpu"), 0, workdir)
+    method = method_class(key)(**QUICK.get(key, {}))
+    return method.apply(Product(copy.deepcopy(model), tokenizer), context)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_one_name_everywhere(key):
+    cls, module = method_class(key), module_of(key)
+    stem = module.__name__.rpartition(".")[2]
+    assert cls.key == key
+    assert stem == key or key.endswith(f"_{stem}")
+    assert cls.__name__.lower() == key.replace("_", "")
+    assert cls.__name__ in module.__all__
+    assert callable(getattr(bc, key)), "the verb for those without a recipe"
+    assert getattr(bc, cls.__name__) is cls
+    assert issubclass(cls, Method)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_the_default_instance_works(key):
+    method = method_class(key)()
+    assert type(method).model_validate(json.loads(method.model_dump_json())) == method
+    assert method.kind in ("train", "shape", "precision")
+    control = method.control()
+    assert control is None or (type(control) is type(method) and control != method)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_the_module_is_the_card(key):
+    card = inspect.getdoc(module_of(key))
+    assert PAPER.search(card), "cites no paper"
+    assert PAPER.search(method_class(key).paper)
+    assert "Costs" in card
+    assert re.search(r"\bNot\b", card), "does not say when not to use it"
+    assert re.search(r"speed|fast", card), "does not say whether it speeds anything up"
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_every_setting_is_described(key):
+    for name, field in method_class(key).model_fields.items():
+        assert field.description, f"{key}.{name}"
+        assert len(field.description) > 10
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_recipe_with_it_survives_yaml(key, tmp_path):
+    method = method_class(key)(**QUICK.get(key, {}))
+    recipe = Recipe(model="some/model", task="embedded", methods=[method], teacher="some/teacher")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert Recipe.load(path) == recipe
+    path.write_text(f"methods: [{key}]\nteacher: some/teacher\n", encoding="utf-8")
+    assert Recipe.load(path).methods == (method_class(key)(),)
+
+
+def test_the_research_tier_is_the_table_of_it():
+    assert {key for key in METHODS if method_class(key).tier == "research"} == RESEARCH
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'distill'"):
+        method_class("distil")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("key", [k for k in METHODS if method_class(k).kind != "precision"])
+def test_what_comes_out_is_no_larger_and_reloads_to_the_bit(key, family, data, tmp_path):
+    model = tiny_model(family, num_labels=2)
+    before = answer(model, tiny_inputs())
+    product = applied(key, model, data, tmp_path / "work")
+    json.dumps(dict(product.facts))
+    folders = {}
+    for name, each, convert in (
+        ("before", model, True),
+        ("working", product.model, False),
+        ("shipped", product.model, True),
+    ):
+        folders[name] = bc.save(each, tmp_path / name, product.tokenizer, convert=convert)
+    sizes = {n: (f / "model.safetensors").stat().st_size for n, f in folders.items()}
+    # A record of edits in the header is no weight.
+    assert max(sizes["working"], sizes["shipped"]) <= sizes["before"] + 1_000
+    if method_class(key).kind == "shape":
+        assert sizes["shipped"] < sizes["before"]
+    after = answer(product.model.eval(), tiny_inputs())
+    assert not torch.equal(before, after), "nothing happened"
+    for name in ("working", "shipped"):
+        assert torch.equal(answer(bc.load(folders[name]).model, tiny_inputs()), after)
+
+
+@pytest.mark.parametrize("key", [k for k in METHODS if method_class(k).kind == "precision"])
+def test_files_that_are_made_are_no_larger(key, data, tmp_path, bert):
+    pytest.importorskip("onnxruntime")
+    # Wide enough that weights and not the file's structure decide the size.
+    model = tiny_model("bert", num_labels=2, hidden_size=128, intermediate_size=256)
+    product = applied(key, model, data, tmp_path / "work")
+    sizes = {each.precision: size_of(each).size_mb for each in product.deployments}
+    assert set(sizes) == {"fp32", "int8"}
+    assert sizes["int8"] < 0.5 * sizes["fp32"]
+    assert not any(each.simulated for each in product.deployments)
