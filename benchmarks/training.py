@@ -163,12 +163,13 @@ def main() -> None:
     """Measure, print a table, and write `results/training.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=1_000, help="training rows to draw from")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data-dir", default=os.environ.get("BERTCOMPRESS_GLUE", str(GLUE)))
     parser.add_argument("--out", type=Path, default=RESULTS / "training.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = load_data(Task.load("glue/mrpc"), data_dir=options.data_dir)
+    data = load_data(Task.load("glue/mrpc"), data_dir=options.data_dir, limit=options.rows)
     product = load(
         "embedded:minilm-l6",
         head="ForSequenceClassification",
@@ -180,7 +181,13 @@ def main() -> None:
     loops = loop_ratio(data, product, options.steps)
     ratios = steps.pop("ratios") | loops.pop("ratios")
     result = {"model": "embedded:minilm-l6", "task": "glue/mrpc", "batch_size": 16}
-    result |= {"threads": options.threads, "ratios": ratios, **steps, **loops}
+    result |= {
+        "rows": len(data.train),
+        "threads": options.threads,
+        "ratios": ratios,
+        **steps,
+        **loops,
+    }
     result["environment"] = environment(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -305,3 +305,29 @@ app.command()(cli_finding.show)
 app.command()(cli_finding.check)
 app.command()(cli_finding.copy)
 app.add_typer(cli_finding.store_app, name="store")
+
+
+@app.command()
+def push(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run")],
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hub")],
+    private: Annotated[bool, typer.Option("--private")] = False,
+) -> None:
+    """Upload a finished run to the Hub in one commit."""
+    quiet()
+    from bertcompress.publish.hub import push as go
+
+    out.print(go(run_folder, repository, private=private), highlight=False)
+
+
+@app.command()
+def plot(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the figures into")],
+) -> None:
+    """Draw the figures of a finished run, as SVG and PNG."""
+    from bertcompress.plots import save_figures
+    from bertcompress.report import Report
+
+    for path in save_figures(Report.load(run_folder), out_folder):
+        out.print(f"{path}", highlight=False)

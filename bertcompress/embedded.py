@@ -22,7 +22,7 @@ __all__ = ["PHENOMENA", "Pair", "acceptability", "make_pairs"]
 
 Item = TypeVar("Item")
 
-TRAIN_ROWS = 4_400
+TRAIN_ROWS = 4_800
 VALIDATION_ROWS = 1_000
 
 
@@ -42,7 +42,7 @@ class _Speaker:
         self.rng = rng
 
     def pick(self, items: Sequence[Item]) -> Item:
-        """As in real text, a few words are used often and many seldom: a tenth, half of the time."""
+        """As in real text, few words are used often, most seldom: a tenth half of the time."""
         return items[int(len(items) * self.rng.random() ** 3)]
 
     def word(self, kind: str) -> str:
@@ -74,7 +74,7 @@ class _Speaker:
     def predicate(self, many: bool) -> tuple[str, str]:
         """Something said of people, in the right and in the wrong number."""
         rest = self.word("states")
-        one, more = ("is", "are") if self.chance() else ("was", "were")
+        one, more = ("is", "are") if self.chance(0.75) else ("was", "were")
         right, wrong = (more, one) if many else (one, more)
         return f"{right} {rest}", f"{wrong} {rest}"
 
@@ -87,7 +87,7 @@ def _plain_subject(s: _Speaker) -> Sentences:
     """`The young pilots are/is late`."""
     many = s.chance()
     right, wrong = s.predicate(many)
-    subject = s.person(many, adjective=0.5)
+    subject = s.person(many, adjective=0.3)
     return f"{subject} {right}.", f"{subject} {wrong}."
 
 
@@ -100,8 +100,8 @@ def _modified_subject(s: _Speaker) -> Sentences:
         start, other = f"the {plural(noun) if many else noun} {link}", s.pick(others)
     else:
         start, other = f"{s.person(many)} {s.word('beside')}", s.word("landmarks")
-    # More often than not the nearer noun misleads.
-    subject = f"{start} the {plural(other) if s.chance(0.6) != many else other}"
+    # In two of five the nearer noun misleads.
+    subject = f"{start} the {plural(other) if s.chance(0.4) != many else other}"
     right, wrong = s.predicate(many)
     return f"{subject} {right}.", f"{subject} {wrong}."
 
@@ -109,7 +109,7 @@ def _modified_subject(s: _Speaker) -> Sentences:
 def _relative_subject(s: _Speaker) -> Sentences:
     """`The nurse that the pilots admire is/are late`."""
     many = s.chance()
-    other_many = s.chance(0.6) != many
+    other_many = s.chance(0.4) != many
     verb, other = s.verb("social"), s.person(other_many, adjective=0.0)
     if s.chance():
         clause = f"that {other} {verb.base if other_many else verb.third}"

@@ -67,6 +67,9 @@ class Method(BaseModel):
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage."""
 
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError where the model that a run starts from cannot take this step."""
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product after this step. `product` is a private copy and may be changed."""
         raise NotImplementedError

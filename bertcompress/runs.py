@@ -136,6 +136,8 @@ def _claim(folder: Path, partial: Path, recipe: Recipe, *, resume: bool, fresh: 
     """Make the folder of the unfinished run, or check that it is the one to go on with."""
     if folder.exists():
         raise OutputError(f"{folder}: exists already; choose another --out or remove it")
+    if folder.parent.is_file():
+        raise OutputError(f"{folder}: cannot be written: {folder.parent} is a file")
     wanted = recipe.to_yaml()
     if partial.exists():
         there = partial / "recipe.yaml"

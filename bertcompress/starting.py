@@ -57,6 +57,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
             f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
             f"table of {limit} tokens; set max_length to at most {limit}"
         )
+    for method in recipe.methods:
+        method.check(product.model)
     finetuned = already_finetuned(product.model, data)
     source = weights_digest(recipe.model, recipe.revision)
     if not finetuned:

@@ -257,7 +257,11 @@ CASES = {
         "needs a validation file",
     ),
     "existing folder": (existing, RUN, "out: exists already; choose another --out"),
-    "below a file": (None, [*RUN[:3], "train.csv/out"], "train.csv/.*cannot be written"),
+    "below a file": (
+        None,
+        [*RUN[:3], "train.csv/out"],
+        "train.csv/out: cannot be written: train.csv is a file",
+    ),
     "interrupted": (interrupted, RUN, "an interrupted run is there; --resume goes on"),
     "other recipe": (interrupted, [*RUN, "--resume"], "the interrupted run had another recipe"),
     "unknown option": (None, [*RUN, "--sede", "3"], "No such option"),

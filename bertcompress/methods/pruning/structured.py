@@ -211,19 +211,26 @@ class PruneStructured(Method):
             raise ValueError("scores 'kprune' allocates unevenly; drop allocation or set uneven")
         return self
 
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError for more layers than the model has."""
+        depth = anatomy(model).depth
+        if self.keep_layers is not None and self.keep_layers > depth:
+            raise ShapeError(f"prune_structured: keep_layers {self.keep_layers} of {depth} layers")
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with a cut model; facts say what stayed in each layer."""
         model: nn.Module = product.model
         model.to(ctx.device)
-        depth = anatomy(model).depth
+        self.check(model)
+        batches: list[dict[str, Tensor]] = []
         if self.keep_layers is not None:
-            if self.keep_layers > depth:
-                raise ShapeError(f"keep_layers: {self.keep_layers} of {depth} layers")
+            depth = anatomy(model).depth
             apply_edit(model, Layers(choose_layers(depth, self.keep_layers, self.layer_order)))
         if self.keep < 1:
+            batches = self._batches(product, ctx)
             prune_structured(
                 model,
-                self._batches(product, ctx),
+                batches,
                 self.keep,
                 scores=self.scores,
                 even=self.allocation == "even",
@@ -236,7 +243,7 @@ class PruneStructured(Method):
         facts: dict[str, Any] = {
             "heads": [layer.heads for layer in layers],
             "neurons": [layer.width for layer in layers],
-            "samples": self.rows,
+            "samples": sum(len(batch["input_ids"]) for batch in batches),
         }
         return Product(product.model, product.tokenizer, (), facts)
 
