@@ -1,6 +1,6 @@
 """The desk grid: shipped recipes x tasks x seeds, one JSON per cell, a table at the end.
 
-    python benchmarks/grid.py run --data-dir PATH_TO_GLUE [--arms small int8] [--tasks stsb] [--seeds 0]
+    python benchmarks/grid.py run --data-dir PATH_TO_GLUE [--arms small] [--tasks stsb] [--seeds 0]
     python benchmarks/grid.py table
 
 A cell that is there is not computed again, so the grid goes on where it stopped. Each cell is a

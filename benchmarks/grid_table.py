@@ -1,4 +1,4 @@
-"""Cells of the desk grid to one table: scores, retention with intervals, chance-corrected, controls.
+"""Cells of the desk grid to one table: scores, retention with intervals, controls.
 
 Examples are resampled (paired, the seeds' scores averaged); seeds are not, their standard deviation
 stands beside. Retention is the mean over the judged tasks of compressed / baseline, same seed.
@@ -89,7 +89,7 @@ def stored_answers(path: Path, column: Column) -> tuple[Any, Any] | None:
 
 
 def retention_interval(pairs: list[Any], task: dict[str, Any], labels: Any) -> Any:
-    """Return bootstrap retentions over examples, the seeds' scores averaged. Shape: (resamples,)."""
+    """Return retentions on resampled examples, seeds averaged. Shape: (resamples,)."""
     from bertcompress import metrics
 
     # All in one call: every seed and both sides are judged on the same drawn rows.

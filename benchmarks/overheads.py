@@ -1,6 +1,6 @@
 """Share of a run that is not compressing, evaluating, timing or exporting; the goal is at most 2 %.
 
-    python benchmarks/overheads.py RUN_FOLDER...      reads what each run recorded of itself
+python benchmarks/overheads.py RUN_FOLDER...      reads what each run recorded of itself
 """
 
 from __future__ import annotations

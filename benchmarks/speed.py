@@ -3,9 +3,9 @@
     python benchmarks/speed.py --data-dir PATH_TO_GLUE [--recipe small] [--seconds 20]
 
 Latency depends on the shape, not on the weights, so the recipe is run on a few rows. Then all
-candidates are timed in turn, each in its own process, at fixed lengths and on the tasks' own texts
-(dynamic padding on all sides, batch 1 and 8). Writes benchmarks/results/speed-HOST.json. Run it with
-nothing else running, and without OMP_* or GOMP_* in the environment.
+candidates are timed in turn, each in its own process, at fixed lengths and on the tasks' own
+texts (dynamic padding on all sides, batch 1 and 8). Writes benchmarks/results/speed-HOST.json.
+Run it with nothing else running, and without OMP_* or GOMP_* in the environment.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def main() -> None:
     args = parser.parse_args()
 
     import bertcompress as bc
+    from bertcompress.artefact import Deployment
     from bertcompress.cli import quiet
     from bertcompress.measure import environment, size_of, task_batches, time_candidates
-    from bertcompress.artefact import Deployment
 
     quiet()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model: what is left behind, resume after a kill, the store, Python's main job."""
+"""Whole runs on a tiny model: what is left behind, resume after a kill, the store."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-import bertcompress as bc
 import numpy as np
 import pytest
+from tests_support import WORDS, tiny_model, tiny_tokenizer
+
+import bertcompress as bc
 from bertcompress.errors import OutputError, RecipeError
 from bertcompress.report import Report
 from bertcompress.store import StageStore
-from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
 METHODS = [
