@@ -14,9 +14,11 @@ class Ranks:
     def __init__(self) -> None:
         self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            import torch
             from accelerate import PartialState
 
-            self._state = PartialState()
+            # Without the flag and without a GPU each process would believe that it is alone.
+            self._state = PartialState(cpu=not torch.cuda.is_available())
 
     @property
     def main(self) -> bool:

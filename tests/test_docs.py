@@ -62,7 +62,7 @@ def test_python_parses_and_names_what_exists(code):
 def called(text: str) -> list[list[str]]:
     """The command lines of this package in a page: in `bash` blocks and between backticks."""
     lines = [line for page in blocks_of(text, "bash") for line in page.splitlines()]
-    lines += re.findall(r"`((?:accelerate launch -m )?bertcompress [^`]+)`", text)
+    lines += re.findall(r"`((?:accelerate launch [^`]*-m )?bertcompress [^`]+)`", text)
     words = [shlex.split(line, comments=True) for line in lines]
     return [w[w.index("bertcompress") + 1 :] for w in words if "bertcompress" in w]
 

@@ -36,6 +36,8 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool:
     config: Any = getattr(model, "config", None)
     if not type(model).__name__.endswith("ForSequenceClassification"):
         return False
+    if data.task.problem == "unlabelled":
+        return True
     if int(config.num_labels) != data.num_labels:
         return False
     if data.task.problem == "regression":
