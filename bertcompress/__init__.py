@@ -23,6 +23,8 @@ _WHERE = {
     "apply_edit": "shapes",
     "Finetune": "methods.finetune",
     "finetune": "methods.finetune",
+    "LiveTeacher": "engines.teachers",
+    "ObjectiveCallback": "training",
     "Distill": "methods.distillation.distill",
     "distill": "methods.distillation.distill",
     "PruneStructured": "methods.pruning.structured",
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from bertcompress.artefact import load as load
     from bertcompress.artefact import save as save
     from bertcompress.data import load_data as load_data
+    from bertcompress.engines.teachers import LiveTeacher as LiveTeacher
     from bertcompress.methods.distillation.distill import Distill as Distill
     from bertcompress.methods.distillation.distill import distill as distill
     from bertcompress.methods.finetune import Finetune as Finetune
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from bertcompress.runtimes import open_predictor as open_predictor
     from bertcompress.shapes import apply_edit as apply_edit
     from bertcompress.task import Task as Task
+    from bertcompress.training import ObjectiveCallback as ObjectiveCallback
 
 
 def __getattr__(name: str) -> Any:

@@ -98,7 +98,9 @@ class Report(ReportData):
         """Return what a terminal shows."""
         from rich.console import Console
 
-        console = Console(width=100, no_color=True, record=True, file=io.StringIO())
+        console = Console(
+            width=100, no_color=True, record=True, file=io.StringIO(), force_jupyter=False
+        )
         print_report(self, console)
         return console.export_text()
 

@@ -344,8 +344,9 @@ def test_a_shape_that_the_model_has_not(place, monkeypatch, capsys):
     recipe([{"prune_structured": {"keep_layers": 9}}])
     status, text = command(monkeypatch, capsys, *RUN)
     assert status == 2
-    assert text.splitlines()[-1] == "error: keep_layers: 9 of 3 layers"
+    assert text.splitlines()[-1] == "error: prune_structured: keep_layers 9 of 3 layers"
     assert not (place / "out").exists()
+    assert not list(place.glob(".out*"))
 
 
 def test_without_arguments_it_shows_help(place, monkeypatch, capsys):

@@ -58,6 +58,12 @@ def peak_memory_mb() -> float:
         return float(psutil.Process().memory_info().peak_wset) / 1e6
     import resource
 
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux hands `ru_maxrss` down from parent to child; the high-water mark is the process's own.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 

@@ -24,7 +24,7 @@ from bertcompress.errors import MissingExtra
 from bertcompress.method import Context, Method
 from bertcompress.runtimes import Batch
 
-__all__ = ["QuantizeInt8", "available_runtimes"]
+__all__ = ["QuantizeInt8", "available_runtimes", "quantize_int8"]
 
 Runtime = Literal["onnxruntime", "openvino"]
 

@@ -193,7 +193,7 @@ def test_whole_layers_and_units_within_them(tmp_path):
     assert torch.equal(
         answer(untouched.model, tiny_inputs()), answer(tiny_model(num_labels=2), tiny_inputs())
     )
-    with pytest.raises(ShapeError, match="keep_layers: 9 of 3 layers"):
+    with pytest.raises(ShapeError, match="keep_layers 9 of 3 layers"):
         staged(PruneStructured(keep_layers=9), tiny_model(num_labels=2), data, tmp_path)
 
 
