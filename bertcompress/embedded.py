@@ -22,7 +22,7 @@ __all__ = ["PHENOMENA", "Pair", "acceptability", "make_pairs"]
 
 Item = TypeVar("Item")
 
-TRAIN_ROWS = 4_800
+TRAIN_ROWS = 4_400
 VALIDATION_ROWS = 1_000
 
 

@@ -17,7 +17,7 @@ import transformers
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 transformers.utils.logging.disable_progress_bar()
-# One thread per test process: two at a time then fill two cores, and sums round the same everywhere.
+# One thread per test process: two of them fill two cores, and sums round the same everywhere.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -56,14 +56,14 @@ def peak_memory_mb() -> float:
     """Return the most resident memory that this process has held so far, in megabytes (10^6)."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / 1e6
-    import resource
-
     status = Path("/proc/self/status")
     if status.is_file():
-        # Linux hands `ru_maxrss` down from parent to child; the high-water mark is the process's own.
+        # Linux hands `ru_maxrss` down from parent to child; the high-water mark is our own.
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
