@@ -3,7 +3,7 @@
 Each row is one half of a minimal pair in the schema of GLUE's CoLA (`sentence`, `label` 0
 unacceptable or 1 acceptable, `idx`). Nearly every word is equally likely in either class, so a bag
 of words learns little: what decides is which word depends on which. Both halves of a pair are in
-one split. The sentences are ours, under the licence of this package.
+one split. 3 % of the pairs have their labels exchanged, on purpose. The sentences are ours, under the licence of this package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ Item = TypeVar("Item")
 
 TRAIN_ROWS = 4_400
 VALIDATION_ROWS = 1_000
+DISAGREEMENT = 0.03
+"""Share of pairs with their labels exchanged, as annotators' judgements hold mistakes: no model can
+score above 0.97 but by chance, so that there is something left to see above a good one."""
 
 
 @dataclass(frozen=True)
@@ -323,9 +326,10 @@ def acceptability(seed: int = 2026) -> DatasetDict:
     rng = random.Random(seed)
     splits = {}
     for split, members in parts.items():
-        rows = [
-            (text, label) for pair in members for text, label in ((pair.bad, 0), (pair.good, 1))
-        ]
+        rows = []
+        for pair in members:
+            wrong = rng.random() < DISAGREEMENT
+            rows += [(pair.bad, int(wrong)), (pair.good, int(not wrong))]
         rng.shuffle(rows)
         sentences, labels = map(list, zip(*rows, strict=True))
         splits[split] = Dataset.from_dict(

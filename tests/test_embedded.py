@@ -38,7 +38,7 @@ def test_schema_is_that_of_cola(data):
 def test_it_is_the_same_everywhere(data):
     """Scores are compared between machines and releases: a change of the rows has to be meant."""
     text = "\n".join(f"{r['label']} {r['sentence']}" for s in data.values() for r in s)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "802e27c9b8a59a45"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "5db8c2a287a6f1fb"
 
 
 def test_another_seed_is_another_corpus(pairs):
