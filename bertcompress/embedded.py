@@ -3,7 +3,8 @@
 Each row is one half of a minimal pair in the schema of GLUE's CoLA (`sentence`, `label` 0
 unacceptable or 1 acceptable, `idx`). Nearly every word is equally likely in either class, so a bag
 of words learns little: what decides is which word depends on which. Both halves of a pair are in
-one split. 3 % of the pairs have their labels exchanged, on purpose. The sentences are ours, under the licence of this package.
+one split. 3 % of the pairs have their labels exchanged, on purpose. The sentences are ours, under
+the licence of this package.
 """
 
 from __future__ import annotations
