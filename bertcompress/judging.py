@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +189,3 @@ def time_deployments(
         seconds=measuring.seconds * count,
     )
     return {each.deployment.path: timing for each, timing in zip(timed, timings, strict=True)}
-
-
-def renamed(finished: Finished, deployment: Deployment, path: Path) -> tuple[Deployment, Finished]:
-    """Return a deployment at the place where the run ships it, with the stage that judged it."""
-    return replace(deployment, path=path), finished
