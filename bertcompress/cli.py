@@ -326,8 +326,8 @@ def plot(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the figures into")],
 ) -> None:
     """Draw the figures of a finished run, as SVG and PNG."""
-    from bertcompress.plots import save_figures
     from bertcompress.report import Report
+    from bertcompress.report.plots import save_figures
 
     for path in save_figures(Report.load(run_folder), out_folder):
         out.print(f"{path}", highlight=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -64,36 +66,39 @@ def show(name: Annotated[str, typer.Argument(help="A method, recipe or task")]) 
 
 
 def _show_method(name: str) -> None:
-    import ast
-    import importlib.util
-
     from bertcompress.methods import METHODS
 
-    spec = importlib.util.find_spec(METHODS[name][0].partition(":")[0])
+    tree = _tree(METHODS[name][0].partition(":")[0])
+    out.print(ast.get_docstring(tree), markup=False)
+    out.print("\nSettings and their defaults (bertcompress check FILE knows their ranges):")
+    for field, (default, line) in _settings(tree).items():
+        out.print(f"  {field}: {line} [{default}]", markup=False, highlight=False)
+
+
+def _tree(module: str) -> ast.Module:
+    """Return a module's source, parsed, without importing it: that would import torch."""
+    spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    out.print(ast.get_docstring(ast.parse(source)), markup=False)
-    out.print("\nSettings (bertcompress check FILE knows their ranges):", markup=False)
-    for field, line in _settings(ast.parse(source)):
-        out.print(f"  {field}: {line}", markup=False, highlight=False)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
-def _settings(tree: Any) -> list[tuple[str, str]]:
-    """Return a method's fields and their descriptions, read from the source, not imported."""
-    import ast
-
-    return [
-        (node.target.id, str(keyword.value.value))
-        for cls in tree.body
-        if isinstance(cls, ast.ClassDef)
-        for node in cls.body
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(node.value, ast.Call)
-        for keyword in node.value.keywords
-        if keyword.arg == "description" and isinstance(keyword.value, ast.Constant)
-    ]
+def _settings(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """Return a method's fields with default and description; those it inherits come last."""
+    found: dict[str, tuple[str, str]] = {}
+    trains = False
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        trains |= any(ast.unparse(base) == "TrainSettings" for base in cls.bases)
+        for node in cls.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call):
+                keywords = {each.arg: each.value for each in node.value.keywords}
+                text = keywords.get("description")
+                if isinstance(text, ast.Constant):
+                    default = node.value.args[0] if node.value.args else keywords.get("default")
+                    shown = ast.unparse(default) if default else "needed"
+                    found[ast.unparse(node.target)] = (shown, str(text.value))
+    inherited = _settings(_tree("bertcompress.training.settings")) if trains else {}
+    return found | {field: row for field, row in inherited.items() if field not in found}
 
 
 def check(file: Annotated[str, typer.Argument(help="A recipe or task, by name or file")]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bertcompress.measure import Cost, Latency, Score
 from bertcompress.report import Report
-from bertcompress.report_rows import Control, DeploymentRow, LayerShape, Stage
+from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Stage
 
 HEADS = [3, 4, 4, 5, 4, 4]
 NEURONS = [416, 448, 512, 576, 608, 512]

@@ -9,10 +9,10 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from bertcompress.embedded import PHENOMENA, acceptability, make_pairs
-from bertcompress.lexicon import LEXICON, Verb, plural
+from bertcompress.data.embedded import PHENOMENA, acceptability, make_pairs
+from bertcompress.data.lexicon import LEXICON, Verb, plural
 
-PAIRS = 2_700
+TAUGHT, PAIRS = 2_000, 2_500
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,12 @@ def data():
 
 @pytest.fixture(scope="module")
 def pairs():
-    return make_pairs(PAIRS, 2026)
+    return make_pairs(PAIRS, 2026, taught=TAUGHT)
 
 
 def test_schema_is_that_of_cola(data):
     assert list(data) == ["train", "validation"]
-    assert (len(data["train"]), len(data["validation"])) == (4_400, 1_000)
+    assert (len(data["train"]), len(data["validation"])) == (4_000, 1_000)
     for split in data.values():
         assert split.column_names == ["sentence", "label", "idx"]
         assert split.features["label"].names == ["unacceptable", "acceptable"]
@@ -38,7 +38,7 @@ def test_schema_is_that_of_cola(data):
 def test_it_is_the_same_everywhere(data):
     """Scores are compared between machines and releases: a change of the rows has to be meant."""
     text = "\n".join(f"{r['label']} {r['sentence']}" for s in data.values() for r in s)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "5db8c2a287a6f1fb"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "118fb8e24bc78dfc"
 
 
 def test_another_seed_is_another_corpus(pairs):
@@ -48,10 +48,23 @@ def test_another_seed_is_another_corpus(pairs):
 
 def test_no_sentence_twice_and_no_pair_in_two_splits(data, pairs):
     train, validation = set(data["train"]["sentence"]), set(data["validation"]["sentence"])
-    assert len(train) == 4_400 and len(validation) == 1_000
+    assert len(train) == 4_000 and len(validation) == 1_000
     assert not train & validation
     for pair in pairs:
         assert ({pair.good, pair.bad} <= train) != ({pair.good, pair.bad} <= validation)
+
+
+def test_a_third_of_the_words_is_held_back(pairs):
+    """What a model was not taught about a word it has to know from its pretraining."""
+    verbs = [verb.past for verb, _ in LEXICON.prepositions]
+
+    def used(some):
+        return {
+            v for v in verbs for p in some if p.phenomenon == "preposition" and v in p.good.split()
+        }
+
+    assert used(pairs[:TAUGHT]) == {v for i, v in enumerate(verbs) if i % 3 != 2}
+    assert used(pairs[TAUGHT:]) & {v for i, v in enumerate(verbs) if i % 3 == 2}
 
 
 def test_every_phenomenon_in_both_splits(data, pairs):
@@ -85,7 +98,7 @@ def test_a_bag_of_words_learns_little(data, words):
     score = model.score(
         vectors.transform(data["validation"]["sentence"]), data["validation"]["label"]
     )
-    assert score < (0.60 if words == 1 else 0.70)
+    assert score < (0.62 if words == 1 else 0.70)
 
 
 def test_the_lexicon_is_of_some_size():

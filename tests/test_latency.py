@@ -11,9 +11,9 @@ import pytest
 from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
-from bertcompress import latency
 from bertcompress.errors import WorkerError
-from bertcompress.latency import Candidate, measure_latency, time_candidates
+from bertcompress.measure import latency
+from bertcompress.measure.latency import Candidate, measure_latency, time_candidates
 from bertcompress.runtimes import host, onnxruntime, process
 from bertcompress.runtimes import torch as torch_runtime
 from bertcompress.runtimes.process import WorkerProcess, clean_environment

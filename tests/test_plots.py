@@ -14,9 +14,9 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from report_support import baseline, deployment, quantized, sample_report, scores
 
-from bertcompress import plots
 from bertcompress.measure import LayerRow
-from bertcompress.report_rows import Stage
+from bertcompress.report import plots
+from bertcompress.report.rows import Stage
 
 NAMES = ("score_vs_latency", "score_vs_size", "where_bytes_are", "per_layer_shape")
 

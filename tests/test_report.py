@@ -27,9 +27,9 @@ from rich.console import Console
 
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report import Report, print_report, report_schema
-from bertcompress.report_cells import NOT_MEASURED
-from bertcompress.report_rows import VERSION, Stage
-from bertcompress.report_tables import tables
+from bertcompress.report.cells import NOT_MEASURED
+from bertcompress.report.rows import VERSION, Stage
+from bertcompress.report.tables import tables
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "report-v1.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests_support import WORDS, tiny_model, tiny_tokenizer
+from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.errors import OutputError, RecipeError
@@ -31,25 +30,14 @@ METHODS = [
 LONGER = [{"finetune": {**TRAIN, "epochs": 6}}, *METHODS[1:3]]
 
 
-def write_rows(path: Path, rows: int, seed: int) -> None:
-    """A sentence is good exactly where it says so: a tiny model can learn it."""
-    draw = random.Random(seed)
-    lines = ["sentence,verdict"]
-    for i in range(rows):
-        words = draw.choices([w for w in WORDS if w not in ("good", "bad", ".")], k=5)
-        words[draw.randrange(5)] = "good" if i % 2 else "bad"
-        lines.append(f"{' '.join(words)} {i % 7 * 'very '},{'yes' if i % 2 else 'no'}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 @pytest.fixture
 def place(tmp_path):
     """A folder with a model without head, training rows and validation rows."""
     model = tiny_model("bert", "Model")
     model.save_pretrained(tmp_path / "bert")
     tiny_tokenizer().save_pretrained(tmp_path / "bert")
-    write_rows(tmp_path / "train.csv", 240, 0)
-    write_rows(tmp_path / "validation.csv", 60, 1)
+    write_rows(tmp_path / "train.csv", 240, 0, yes="yes", no="no")
+    write_rows(tmp_path / "validation.csv", 60, 1, yes="yes", no="no")
     return tmp_path
 
 
@@ -57,8 +45,8 @@ def recipe(place: Path, methods=METHODS, **fields):
     task = bc.Task.from_files(
         place / "train.csv",
         place / "validation.csv",
-        text="sentence",
-        label="verdict",
+        text="text",
+        label="label",
         max_length=24,
     )
     quiet = {"latency": False}
@@ -158,7 +146,7 @@ def test_an_existing_folder_is_left_alone(place):
 def test_without_labels_agreement_replaces_the_score(place):
     first = bc.run(recipe(place, METHODS[:1]), place / "first")
     files = (place / "train.csv", place / "validation.csv")
-    task = bc.Task.from_files(*files, text="sentence", max_length=24)
+    task = bc.Task.from_files(*files, text="text", max_length=24)
     methods = [METHODS[1], METHODS[2], METHODS[3]]
     unlabelled = recipe(place, methods, model=str(first.model), task=task)
     run = bc.run(unlabelled, place / "second")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import random
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import transformers
-from tests_support import WORDS, tiny_model, tiny_tokenizer
+from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.shapes import anatomy
@@ -22,21 +21,11 @@ PLAIN, PRUNED, DISTILLED = (
 )
 
 
-def write_rows(path: Path, rows: int, seed: int, flipped: bool = False) -> None:
-    draw = random.Random(seed)
-    lines = ["text,label"]
-    for i in range(rows):
-        words = draw.choices([w for w in WORDS if w not in ("good", "bad", ".")], k=6)
-        words[draw.randrange(6)] = "good" if i % 2 else "bad"
-        lines.append(f"{' '.join(words)},{(i + flipped) % 2}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with rows and a model to train."""
     write_rows(tmp_path / "train.csv", 160, 0)
-    write_rows(tmp_path / "opposite.csv", 160, 0, flipped=True)
+    write_rows(tmp_path / "opposite.csv", 160, 0, yes="0", no="1")
     write_rows(tmp_path / "validation.csv", 40, 1)
     tiny_model(num_labels=2).save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")

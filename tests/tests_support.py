@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,3 +104,14 @@ def aligned(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model.eval()
+
+
+def write_rows(path: Path, rows: int, seed: int, *, yes: str = "1", no: str = "0") -> None:
+    """Write a CSV in which a text is `yes` exactly where it says `good`: a tiny model learns it."""
+    draw = random.Random(seed)
+    lines = ["text,label"]
+    for i in range(rows):
+        words = draw.choices([w for w in WORDS if w not in ("good", "bad", ".")], k=5)
+        words[draw.randrange(5)] = "good" if i % 2 else "bad"
+        lines.append(f"{' '.join(words)} {i % 7 * 'very '},{yes if i % 2 else no}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

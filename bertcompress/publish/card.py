@@ -15,9 +15,9 @@ import yaml
 
 import bertcompress
 from bertcompress.report import markdown_table
-from bertcompress.report_rows import DeploymentRow, ReportData
-from bertcompress.report_tables import cost, cost_line, overview, shape, story
-from bertcompress.report_verdict import judged
+from bertcompress.report.rows import DeploymentRow, ReportData
+from bertcompress.report.tables import cost, cost_line, overview, shape, story
+from bertcompress.report.verdict import judged
 from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _template() -> Template:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

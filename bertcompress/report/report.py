@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
-from bertcompress.report_html import render
-from bertcompress.report_rows import VERSION, ReportData, Stage
-from bertcompress.report_tables import Table, cost_line, tables
-from bertcompress.report_verdict import judge
+from bertcompress.report.html import render
+from bertcompress.report.rows import VERSION, ReportData, Stage
+from bertcompress.report.tables import Table, cost_line, tables
+from bertcompress.report.verdict import judge
 from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:

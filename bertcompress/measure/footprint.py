@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bertcompress.errors import CheckpointError
+from bertcompress.measure.row import Row
 from bertcompress.runtimes import require
 from bertcompress.runtimes.graph import initializer_bytes
 
@@ -35,11 +36,7 @@ __all__ = [
 _LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Parameters(_Row):
+class Parameters(Row):
     """Numbers of parameters; shared ones count once."""
 
     total: int = Field(ge=0, description="All of the model")
@@ -48,14 +45,14 @@ class Parameters(_Row):
     head: int = Field(ge=0, description="Pooler and task head")
 
 
-class Size(_Row):
+class Size(Row):
     """Bytes on disk of what is shipped, in megabytes of 10^6 bytes."""
 
     size_mb: float = Field(ge=0, description="The file, or the weights of the folder")
     encoder_mb: float = Field(ge=0, description="All weights but the embedding tables")
 
 
-class LayerRow(_Row):
+class LayerRow(Row):
     """One part of a model, as `inspect` shows it."""
 
     name: str = Field(description="embeddings, layer 0 ..., head")

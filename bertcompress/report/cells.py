@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bertcompress.measure import Score
-from bertcompress.report_rows import DeploymentRow
+from bertcompress.report.rows import DeploymentRow
 
 __all__ = [
     "NOT_MEASURED",

@@ -63,7 +63,7 @@ def _read(task: Task, config: str | None, data_dir: str | Path | None) -> Mappin
 
 
 def _embedded(task: Task) -> Mapping[str, Dataset]:
-    from bertcompress.embedded import acceptability
+    from bertcompress.data.embedded import acceptability
 
     made = {"acceptability": acceptability}
     name = task.dataset.removeprefix(_EMBEDDED)

@@ -25,10 +25,10 @@ from bertcompress.measure import (
     time_candidates,
 )
 from bertcompress.recipe import Measuring
-from bertcompress.report_rows import Control, DeploymentRow, LayerShape, Stage
+from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Stage
+from bertcompress.runs.stages import Finished
 from bertcompress.runtimes import Logits
 from bertcompress.shapes import anatomy, read_record
-from bertcompress.stages import Finished
 
 __all__ = ["Judge", "Timed", "headline", "time_deployments"]
 

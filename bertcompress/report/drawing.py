@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertcompress.report_rows import DeploymentRow
+from bertcompress.report.rows import DeploymentRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from bertcompress.measure import Cost, Latency, Score
+from bertcompress.measure import Cost, Latency, Row, Score
 
 __all__ = [
     "VERSION",
@@ -27,11 +27,7 @@ VERSION = 1
 """Raised when an older release could not read what this one writes."""
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LayerShape(_Row):
+class LayerShape(Row):
     """What one layer of the encoder has left. A layer with no head and no neuron is gone."""
 
     layer: int = Field(ge=0, description="Index in the original model, bottom is 0")
@@ -41,14 +37,14 @@ class LayerShape(_Row):
     neurons_before: int = Field(ge=0, description="Feed-forward neurons of the original")
 
 
-class Control(_Row):
+class Control(Row):
     """The same step without what the method adds (no teacher), at equal data and steps."""
 
     name: str = Field(description="What was left out")
     score: Score = Field(description="Headline score of the control")
 
 
-class DeploymentRow(_Row):
+class DeploymentRow(Row):
     """One file or folder that runs somewhere, and what was measured on it."""
 
     runtime: str = Field(description="torch, onnxruntime or openvino")
@@ -107,7 +103,7 @@ class DeploymentRow(_Row):
         return f"{self.runtime} {self.precision}{' (simulated)' if self.simulated else ''}"
 
 
-class Stage(_Row):
+class Stage(Row):
     """One step of the recipe and what it led to."""
 
     name: str = Field(description="Folder of the stage, for example 02-prune_structured")
@@ -136,7 +132,7 @@ class Stage(_Row):
         return next(iter(torch or self.deployments), None)
 
 
-class SpeedUp(_Row):
+class SpeedUp(Row):
     """How much faster one deployment is, at one batch size and length; below 1 it is slower."""
 
     batch: int = Field(description="Texts at a time")
@@ -151,7 +147,7 @@ class SpeedUp(_Row):
     spread: float = Field(ge=0, description="Interquartile range of the rounds over their median")
 
 
-class Verdict(_Row):
+class Verdict(Row):
     """What came out, computed from the rows. All figures are of one deployment, never a mixture."""
 
     stage: str = Field(description="Name of the stage that is judged: the last one")
@@ -175,7 +171,7 @@ class Verdict(_Row):
     warnings: tuple[str, ...] = Field((), description="What a reader must know beside it")
 
 
-class ReportData(_Row):
+class ReportData(Row):
     """The whole of `report.json`."""
 
     version: int = Field(VERSION, description="Of this format")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bertcompress.report_cells import percent
-from bertcompress.report_rows import DeploymentRow, SpeedUp, Stage, Verdict
+from bertcompress.report.cells import percent
+from bertcompress.report.rows import DeploymentRow, SpeedUp, Stage, Verdict
 
 __all__ = ["baseline_of", "judge", "judged"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertcompress.measure import Latency
-from bertcompress.report_cells import (
+from bertcompress.report.cells import (
     NOT_MEASURED,
     count,
     percent,
@@ -20,8 +20,8 @@ from bertcompress.report_cells import (
     shown,
     times,
 )
-from bertcompress.report_rows import Control, DeploymentRow, ReportData, Stage
-from bertcompress.report_verdict import judged
+from bertcompress.report.rows import Control, DeploymentRow, ReportData, Stage
+from bertcompress.report.verdict import judged
 
 __all__ = ["Column", "Table", "cost_line", "tables"]
 

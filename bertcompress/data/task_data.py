@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.encoding import Encoded, collator, numpy_batches
+from bertcompress.data.encoding import Encoded, collator, numpy_batches
+from bertcompress.data.rows import LabelReader, align_labels, check_columns, normalise, permuted
+from bertcompress.data.sources import read_splits
 from bertcompress.errors import DataError, TaskError, unknown
 from bertcompress.metrics import METRICS
-from bertcompress.rows import LabelReader, align_labels, check_columns, normalise, permuted
-from bertcompress.sources import read_splits
 from bertcompress.task import Task, infer_problem
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ swept swept
 
 # Verbs that double their last letter before -ed and -ing.
 _DOUBLING = frozenset(
-    ["admit", "begin", "chat", "cut", "forget", "grin", "hug", "nap", "run", "sit", "swim"]
+    ["admit", "begin", "chat", "cut", "forget", "grin", "hug", "nap", "refer", "run", "sit", "swim"]
 )
 
 _WORDS = """
@@ -70,14 +70,15 @@ messages: the plan, the problem, the accident, the rules, the secret, the news, 
     results, the idea, the crime
 some_many: these, those, many, two
 only_one: this, that, every, one
+topics: plan, idea, decision, report, project, proposal, speech, rule, offer, result
+masses: luggage, money, bread, furniture, rice, music, advice, water, homework, equipment, sand,
+    information, milk, traffic, salt, jewelry, software, sugar, butter, evidence, machinery, honey,
+    snow, clothing, mail, flour, research, ink
 qualities: old, new, small, large, expensive, strange, beautiful, heavy, famous, cheap, broken,
     simple, lovely, blue, green, white, clean, special, ordinary
 modals: will, can, must, should
-past_modals: could, would, should, might
 adverbs: already, probably, often, never, finally, just, secretly, quickly, certainly, also, once
     again, now
-questions: why, when
-seems: is, was, seems, looks, became, felt
 kinswomen: sister, daughter, mother, aunt, niece, grandmother
 kinsmen: brother, son, father, uncle, nephew, grandfather
 ladies: queen, waitress, actress, princess, duchess, nun, bride, wife, policewoman, businesswoman
@@ -97,11 +98,11 @@ needs_object: praise, describe, mention, own, destroy, find, admire, reach, igno
 no_object: sleep, laugh, smile, wait, arrive, vanish, sneeze, yawn, giggle, cough, faint, stumble,
     hesitate, complain, weep, kneel, nap, chat, stand, sit, disappear, shiver, grin, snore,
     cry, mumble, lie
+wanting: want, need, see, find, buy, expect, mention, notice, carry
 with_gerund: enjoy, avoid, finish, suggest, practice, imagine, consider, postpone, resent, risk,
     deny, keep, recommend, delay, miss, admit
 with_infinitive: want, hope, decide, agree, refuse, promise, manage, offer, fail, learn, hesitate,
     expect, pretend, wish, threaten, aim, prepare, struggle
-asking: ask, wonder, inquire, know, discover, understand, forget
 """
 
 # A verb and the things that one does that to.
@@ -181,32 +182,36 @@ bring: flowers, gifts, food, wine
 borrow: books, money, tools
 """
 
-# A verb and what people do so.
-_HABITS = """
-sing: in the choir, very well, at weddings
-work: hard, at night, in the city, for the museum
-live: in the city, near the lake, on a farm
-travel: by train, in the winter, with friends
-sleep: on the sofa, very badly, in the tent
-swim: every morning, in the lake, before breakfast
-play: the violin, in a band, chess at home
-laugh: at the jokes, very often
-wait: at the station, for the bus, in the hall
-cook: at home, for friends, without salt
-dance: after dinner, at parties
-speak: three languages, very slowly, at meetings
-paint: on Sundays, in the garden
-walk: to work, in the park, along the river
-drive: to work, too fast, a red car
-arrive: on time, before noon
-complain: about the noise, about the food
-run: in the park, before work
-smile: at strangers, all the time
-study: at night, in the library, old maps
-write: short stories, in a diary
-drink: green tea, too much coffee
-eat: in the kitchen, very little meat
-read: before bed, on the train
+# A verb, and what stands before its complement or cannot.
+_PREPOSITIONS = """
+depend: on, of, with
+listen: to, of, with
+laugh: at, of, to
+believe: in, at, with
+apologize: for, of, at
+agree: with, of, from
+suffer: from, at, to
+worry: about, at, for
+rely: on, of, at
+object: to, of, on
+stare: at, of, to
+invest: in, of, at
+care: for, at, from
+benefit: from, at, to
+insist: on, of, at
+refer: to, of, at
+participate: in, of, to
+vote: for, of, to
+focus: on, of, to
+react: to, of, with
+recover: from, at, of
+glance: at, of, for
+approve: of, on, with
+comment: on, of, from
+respond: to, of, from
+disagree: with, of, on
+dispose: of, with, to
+disapprove: of, at, with
 """
 
 _RELATIONS = """
@@ -227,13 +232,6 @@ fan of: singer, team, actor, band
 editor of: newspaper, magazine, journal
 rival of: boxer, runner, cyclist, skater
 guest of: mayor, senator, queen, captain
-"""
-
-_COMPARATIVES = """
-tall taller, old older, young younger, rich richer, strong stronger, smart smarter, kind kinder,
-fast faster, quick quicker, loud louder, wise wiser, brave braver, calm calmer, short shorter,
-funny funnier, happy happier, lucky luckier, busy busier, clever cleverer, weak weaker, poor
-poorer, angry angrier, slow slower
 """
 
 
@@ -309,11 +307,10 @@ class Lexicon:
     irregular: Objects
     strict: Objects
     stuff: Objects
-    habits: tuple[tuple[Verb, str], ...]
     relations: tuple[tuple[str, tuple[str, ...]], ...]
     """A head with its preposition, `owner of`, and what may follow."""
-    comparatives: tuple[tuple[str, ...], ...]
-    """`tall`, `taller`."""
+    prepositions: tuple[tuple[Verb, tuple[str, ...]], ...]
+    """A verb, its preposition, and two that it does not take."""
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -339,9 +336,8 @@ def _lexicon() -> Lexicon:
         irregular=tuple(row for row in doings if row[0].base in _IRREGULAR.split()),
         strict=tuple(row for row in doings if row[0].base in _STRICT.split()),
         stuff=tuple((Verb(head), things) for head, things in _table(_STUFF)),
-        habits=tuple((Verb(head), rest) for head, rests in _table(_HABITS) for rest in rests),
         relations=tuple(_table(_RELATIONS)),
-        comparatives=tuple(tuple(pair.split()) for pair in _listed(_COMPARATIVES)),
+        prepositions=tuple((Verb(head), forms) for head, forms in _table(_PREPOSITIONS)),
     )
 
 

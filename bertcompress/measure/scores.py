@@ -1,8 +1,4 @@
-"""What a model is worth: scores with their intervals, and the comparison with the baseline.
-
-Measures a `Predictor`, never a model class. Sizes and latencies are in `footprint` and `latency`,
-whose names can be imported from here too.
-"""
+"""What a model is worth: scores with their intervals, and the comparison with the baseline."""
 
 from __future__ import annotations
 
@@ -11,64 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bertcompress import metrics
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError, TaskError
-from bertcompress.footprint import (
-    LayerRow,
-    Parameters,
-    Size,
-    count_parameters,
-    disk_bytes,
-    encoder_bytes,
-    layer_table,
-    macs,
-    size_of,
-)
-from bertcompress.latency import Candidate, Latency, Timing, measure_latency, time_candidates
+from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor
-from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "Candidate",
     "Comparison",
     "Cost",
-    "Latency",
-    "LayerRow",
-    "Parameters",
     "Score",
-    "Size",
-    "Timing",
     "compare",
-    "count_parameters",
-    "disk_bytes",
-    "encoder_bytes",
-    "environment",
-    "layer_table",
-    "macs",
-    "measure_latency",
-    "peak_memory_mb",
-    "physical_cores",
     "predict",
     "references_of",
     "score",
-    "size_of",
     "task_batches",
-    "time_candidates",
 ]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Score(_Row):
+class Score(Row):
     """One metric on one split."""
 
     metric: str = Field(description="Name of the metric")
@@ -80,7 +43,7 @@ class Score(_Row):
     split: str = Field(description="The split that was scored")
 
 
-class Comparison(_Row):
+class Comparison(Row):
     """A model beside the baseline, on the same rows, by the headline metric."""
 
     retention: float | None = Field(description="Score divided by the baseline's")
@@ -98,7 +61,7 @@ class Comparison(_Row):
     difference_high: float = Field(description="Upper end of its paired 95 % interval")
 
 
-class Cost(_Row):
+class Cost(Row):
     """What one step of compressing cost."""
 
     seconds: float = Field(ge=0, description="Wall clock")

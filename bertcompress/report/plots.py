@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertcompress.plots_draw import (
+from bertcompress.report.drawing import (
     Point,
     Theme,
     bars_of,
@@ -21,7 +21,7 @@ from bertcompress.plots_draw import (
     series,
     style,
 )
-from bertcompress.report_rows import DeploymentRow, ReportData
+from bertcompress.report.rows import DeploymentRow, ReportData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,9 +6,9 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertcompress.plots import figure_bytes, figures
-from bertcompress.report_rows import ReportData
-from bertcompress.report_tables import cost_line, tables
+from bertcompress.report.plots import figure_bytes, figures
+from bertcompress.report.rows import ReportData
+from bertcompress.report.tables import cost_line, tables
 
 __all__ = ["render"]
 
@@ -34,13 +34,13 @@ def render(report: ReportData) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         report=report, tables=tables(report), figures=_figures(report), cost=cost_line(report)
     )
 

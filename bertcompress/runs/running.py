@@ -21,16 +21,16 @@ from bertcompress.artefact import (
 )
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import OutputError, RecipeError
-from bertcompress.judging import Judge, Timed, headline, time_deployments
 from bertcompress.measure import Timing, environment
 from bertcompress.method import Context, Method
 from bertcompress.publish.card import write_card
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report_rows import Control, Stage
-from bertcompress.stages import Clock, Finished, Stages
-from bertcompress.starting import Say, Start, prepare, weights_digest
+from bertcompress.report.rows import Control, Stage
+from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
+from bertcompress.runs.stages import Clock, Finished, Stages
+from bertcompress.runs.starting import Say, Start, prepare, weights_digest
 from bertcompress.store import StageStore, write_atomically
 
 __all__ = ["Run", "run"]
@@ -348,7 +348,7 @@ def _rows(
 
 
 def _write(recipe: Recipe, done: _Done, rows: list[Stage], partial: Path, clock: Clock) -> None:
-    from bertcompress.plots import save_figures
+    from bertcompress.report.plots import save_figures
 
     host = environment(recipe.measure.threads)
     report = Report.of(

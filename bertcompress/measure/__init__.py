@@ -1,0 +1,61 @@
+"""Scores with their intervals, sizes, MACs, latency, memory: of a `Predictor`, not of a class."""
+
+from bertcompress.measure.footprint import (
+    LayerRow,
+    Parameters,
+    Size,
+    count_parameters,
+    disk_bytes,
+    encoder_bytes,
+    layer_table,
+    macs,
+    size_of,
+)
+from bertcompress.measure.latency import (
+    Candidate,
+    Latency,
+    Timing,
+    measure_latency,
+    time_candidates,
+)
+from bertcompress.measure.row import Row
+from bertcompress.measure.scores import (
+    Comparison,
+    Cost,
+    Score,
+    compare,
+    predict,
+    references_of,
+    score,
+    task_batches,
+)
+from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
+
+__all__ = [
+    "Candidate",
+    "Comparison",
+    "Cost",
+    "Latency",
+    "LayerRow",
+    "Parameters",
+    "Row",
+    "Score",
+    "Size",
+    "Timing",
+    "compare",
+    "count_parameters",
+    "disk_bytes",
+    "encoder_bytes",
+    "environment",
+    "layer_table",
+    "macs",
+    "measure_latency",
+    "peak_memory_mb",
+    "physical_cores",
+    "predict",
+    "references_of",
+    "score",
+    "size_of",
+    "task_batches",
+    "time_candidates",
+]
