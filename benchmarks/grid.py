@@ -71,9 +71,9 @@ def cell_path(arm: str, task: str, seed: int) -> Path:
 def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
     """Compute one cell in this process and write its JSON and its answers."""
     import bertcompress as bc
-    from bertcompress.cli import quiet
+    from bertcompress.noise import silence
 
-    quiet()
+    silence()
     folder = Path(tempfile.mkdtemp(prefix="grid-")) / "run"
     recipe = recipe_of(arm, task, seed)
     run = bc.run(recipe, folder, data_dir=data_dir, say=lambda line: print(line, flush=True))

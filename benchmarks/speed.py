@@ -64,10 +64,10 @@ def main() -> None:
 
     import bertcompress as bc
     from bertcompress.artefact import Deployment
-    from bertcompress.cli import quiet
     from bertcompress.measure import environment, size_of, task_batches, time_candidates
+    from bertcompress.noise import silence
 
-    quiet()
+    silence()
     with tempfile.TemporaryDirectory() as scratch:
         run = make(args.recipe, args.data_dir, Path(scratch) / "run").folder
         timed = candidates(run)

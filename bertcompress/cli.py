@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from bertcompress import cli_finding
 from bertcompress.errors import BertCompressError, InputError
+from bertcompress.noise import silence
 
 __all__ = ["app", "main"]
 
@@ -82,26 +84,12 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def quiet() -> None:
-    """Keep libraries from talking over our own lines; what matters comes as errors."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
-    import transformers
-
-    verbosity: Any = transformers.utils.logging
-
-    verbosity.set_verbosity_error()
-    verbosity.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    for name in ("nncf", "openvino", "onnxruntime", "torch.onnx", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+def _hush() -> None:
+    """Silence the libraries; what we warn of ourselves becomes a line of ours."""
+    silence()
+    warnings.showwarning = lambda message, *_, **__: err.print(
+        f"note: {message}", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _task(
@@ -156,7 +144,7 @@ def run(
         seed=seed,
         revision=revision,
     )
-    quiet()
+    _hush()
     from bertcompress.report import print_report
     from bertcompress.runs import run as go
 
@@ -201,7 +189,7 @@ def evaluate(
     chosen = _task(task, train, validation, text, label)
     if chosen is None:
         raise InputError("--task: on which task? `bertcompress list tasks` shows them")
-    quiet()
+    _hush()
     from bertcompress.evaluation import evaluate as go
 
     rows = go(
@@ -232,7 +220,7 @@ def bench(
     data_dir: DataDir = None,
 ) -> None:
     """Time models in turn, each in its own process; ratios are to the first."""
-    quiet()
+    _hush()
     from bertcompress.evaluation import bench as go
 
     shapes = [(b, t) for b in batch or [1, 8] for t in length or [128]]
@@ -263,7 +251,7 @@ def export(
     revision: Revision = None,
 ) -> None:
     """Write fp32 and dynamic int8 ONNX files of a model."""
-    quiet()
+    _hush()
     from bertcompress.evaluation import export as go
 
     for each in go(model, out_folder, revision=revision):
@@ -278,7 +266,7 @@ def inspect(
     revision: Revision = None,
 ) -> None:
     """Show where a model's parameters, bytes and operations are, layer by layer."""
-    quiet()
+    _hush()
     from bertcompress.evaluation import inspect as go
 
     seen = go(model, length=length, revision=revision)
@@ -314,7 +302,7 @@ def push(
     private: Annotated[bool, typer.Option("--private")] = False,
 ) -> None:
     """Upload a finished run to the Hub in one commit."""
-    quiet()
+    _hush()
     from bertcompress.publish.hub import push as go
 
     out.print(go(run_folder, repository, private=private), highlight=False)

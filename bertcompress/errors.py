@@ -16,6 +16,7 @@
 
 `shapes/` travels with the model and raises its own `ShapeError(ValueError)`; the CLI treats it as
 an `InputError`. Messages say where, what, what is allowed, and the nearest allowed value.
+`Notice(UserWarning)` is what this package warns of.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "NotFound",
+    "Notice",
     "OutputError",
     "RecipeError",
     "ResourceError",
@@ -45,6 +47,10 @@ class BertCompressError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 1
+
+
+class Notice(UserWarning):
+    """Something that the user should know, and that nobody can decide for them."""
 
 
 class InputError(BertCompressError):

@@ -85,8 +85,10 @@ def evaluate(
     """
     place = _find(model, runtime, revision)
     wanted = task if isinstance(task, Task) else Task.load(task)
-    names = {int(i): str(name) for i, name in place.config.get("id2label", {}).items()}
-    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=names or None)
+    # A config that names no classes has two, called LABEL_0 and LABEL_1.
+    given = place.config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    names = {int(i): str(name) for i, name in given.items()}
+    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=names)
     if data.task.problem == "unlabelled":
         raise InputError(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "

@@ -340,6 +340,15 @@ def test_the_same_recipe_works_when_nothing_is_wrong(place, monkeypatch, capsys)
     assert command(monkeypatch, capsys, "evaluate", "out", "--task", "task.yaml") == (0, "")
 
 
+def test_what_only_the_user_can_know_is_said(place, monkeypatch, capsys):
+    """The names of a model's classes are not those of the data: their order is taken, and told."""
+    own_model("nameless")
+    status, text = command(monkeypatch, capsys, "evaluate", "nameless", "--task", "task.yaml")
+    assert status == 0
+    assert text.startswith("note: the model's classes (LABEL_0, LABEL_1) are not named as")
+    assert len(text.splitlines()) == 1
+
+
 def test_a_shape_that_the_model_has_not(place, monkeypatch, capsys):
     recipe([{"prune_structured": {"keep_layers": 9}}])
     status, text = command(monkeypatch, capsys, *RUN)

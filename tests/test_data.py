@@ -438,5 +438,5 @@ class TestSources:
 
     def test_the_embedded_task(self):
         data = load_data(Task.load("embedded"))
-        assert (len(data.train), len(data.selection), len(data.validation)) == (3_960, 440, 1_000)
+        assert (len(data.train), len(data.selection), len(data.validation)) == (3_600, 400, 1_000)
         assert data.labels == ("unacceptable", "acceptable")

@@ -38,7 +38,7 @@ ROOMS = [
     ["stock task"],
     ["metrics", "weighted"],
     ["shapes", "shapes.modeling", "shapes.edits", "shapes.cutting", "shapes.anatomy"],
-    ["catalogue store ranks"],
+    ["catalogue store ranks noise"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

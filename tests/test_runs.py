@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
@@ -130,9 +132,19 @@ def test_a_finetuned_model_skips_finetune_and_says_so(place):
 
 def test_a_model_without_head_needs_finetune(place):
     with pytest.raises(RecipeError, match=r"no head for task .* put finetune first"):
-        bc.run(recipe(place, METHODS[1:2]), place / "run")
+        bc.run(recipe(place, METHODS[:1]), place / "run")
     assert not (place / "run").exists()
     assert not list(place.glob(".run*"))
+
+
+def test_a_run_says_nothing_and_leaves_the_settings_of_logging_alone(place, capfd):
+    verbosity = transformers.utils.logging
+    verbosity.set_verbosity_info()
+    bc.run(recipe(place, METHODS[:1]), place / "run")
+    assert verbosity.get_verbosity() == logging.INFO
+    assert verbosity.is_progress_bar_enabled()
+    verbosity.set_verbosity_warning()
+    assert not capfd.readouterr().out
 
 
 def test_an_existing_folder_is_left_alone(place):

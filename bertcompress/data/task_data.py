@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bertcompress.data.encoding import Encoded, collator, numpy_batches
 from bertcompress.data.rows import LabelReader, align_labels, check_columns, normalise, permuted
 from bertcompress.data.sources import read_splits
-from bertcompress.errors import DataError, TaskError, unknown
+from bertcompress.errors import DataError, Notice, TaskError, unknown
 from bertcompress.metrics import METRICS
 from bertcompress.task import Task, infer_problem
 
@@ -252,6 +252,7 @@ def _order_of(task: Task, model_labels: Mapping[int, str] | None) -> tuple[int, 
         warnings.warn(
             f"the model's classes ({', '.join(map(str, model_labels.values()))}) are not named as "
             f"those of {task.name}; they are taken to be, in this order, {', '.join(names)}",
+            Notice,
             stacklevel=3,
         )
     return order

@@ -23,6 +23,7 @@ from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import OutputError, RecipeError
 from bertcompress.measure import Timing, environment
 from bertcompress.method import Context, Method
+from bertcompress.noise import quiet
 from bertcompress.publish.card import write_card
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
@@ -105,7 +106,8 @@ def run(
         _claim(folder, partial, recipe, resume=resume, fresh=fresh)
     ranks.wait()
     try:
-        return _run(recipe, folder, partial, ranks, clock, (fresh, data_dir, store, say))
+        with quiet():
+            return _run(recipe, folder, partial, ranks, clock, (fresh, data_dir, store, say))
     except BaseException:
         # Nothing worth resuming was made: leave no trace.
         if ranks.main and not (partial / "stages").exists() and not (partial / "work").exists():
