@@ -38,7 +38,7 @@ def test_schema_is_that_of_cola(data):
 def test_it_is_the_same_everywhere(data):
     """Scores are compared between machines and releases: a change of the rows has to be meant."""
     text = "\n".join(f"{r['label']} {r['sentence']}" for s in data.values() for r in s)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "118fb8e24bc78dfc"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "dfa04f5b9e3e257a"
 
 
 def test_another_seed_is_another_corpus(pairs):
@@ -54,7 +54,7 @@ def test_no_sentence_twice_and_no_pair_in_two_splits(data, pairs):
         assert ({pair.good, pair.bad} <= train) != ({pair.good, pair.bad} <= validation)
 
 
-def test_a_third_of_the_words_is_held_back(pairs):
+def test_half_of_the_words_are_held_back(pairs):
     """What a model was not taught about a word it has to know from its pretraining."""
     verbs = [verb.past for verb, _ in LEXICON.prepositions]
 
@@ -63,8 +63,8 @@ def test_a_third_of_the_words_is_held_back(pairs):
             v for v in verbs for p in some if p.phenomenon == "preposition" and v in p.good.split()
         }
 
-    assert used(pairs[:TAUGHT]) == {v for i, v in enumerate(verbs) if i % 3 != 2}
-    assert used(pairs[TAUGHT:]) & {v for i, v in enumerate(verbs) if i % 3 == 2}
+    assert used(pairs[:TAUGHT]) == set(verbs[::2])
+    assert used(pairs[TAUGHT:]) & set(verbs[1::2])
 
 
 def test_every_phenomenon_in_both_splits(data, pairs):

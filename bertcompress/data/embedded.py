@@ -3,7 +3,7 @@
 Each row is one half of a minimal pair in the schema of GLUE's CoLA (`sentence`, `label` 0
 unacceptable or 1 acceptable, `idx`). Nearly every word is equally likely in either class, so a bag
 of words learns little: what decides is which word depends on which. Both halves of a pair are in
-one split. A third of the words of each longer list is never so used in the training sentences: of
+one split. Half of the words of each longer list are never so used in the training sentences: of
 those a model has to know from its pretraining what they can do. The sentences are ours, under the
 licence of this package.
 """
@@ -44,7 +44,7 @@ class Pair:
 class _Speaker:
     """Picks words; every draw comes from one generator, so a seed gives one corpus.
 
-    While `teaching`, it keeps every third word of a longer list to itself.
+    While `teaching`, it keeps every other word of a longer list to itself.
     """
 
     def __init__(self, rng: random.Random, *, teaching: bool) -> None:
@@ -58,7 +58,7 @@ class _Speaker:
         """
         if not self.teaching:
             return self.rng.choice(items)
-        known = items if len(items) < 9 else [x for i, x in enumerate(items) if i % 3 != 2]
+        known = items if len(items) < 9 else items[::2]
         return known[int(len(known) * self.rng.random() ** 3)]
 
     def word(self, kind: str) -> str:
@@ -246,6 +246,22 @@ def _verb_form(s: _Speaker) -> Sentences:
     return f"{start} {forms[helper]} {end}.", f"{start} {wrong} {end}."
 
 
+def _question_order(s: _Speaker) -> Sentences:
+    """`Why were the boys late?`, `he asked why the boys were late`; not the other way round."""
+    many = s.chance()
+    subject = s.person(many)
+    helper = ("were" if many else "was") if s.chance() else s.word("past_modals")
+    verb, rest = s.pick(LEXICON.habits)
+    act = f"{verb.ing if helper in ('was', 'were') else verb.base} {rest}"
+    question = s.word("questions")
+    direct = f"{question} {helper} {subject} {act}"
+    indirect = f"{question} {subject} {helper} {act}"
+    if s.chance():
+        return f"{direct}?", f"{indirect}?"
+    asker = f"{s.subject()} {s.verb('asking').past}"
+    return f"{asker} {indirect}.", f"{asker} {direct}."
+
+
 def _preposition(s: _Speaker) -> Sentences:
     """`Depended on the plan`; not `depended of the plan`."""
     verb, (right, *others) = s.pick(LEXICON.prepositions)
@@ -282,6 +298,16 @@ def _pronoun_case(s: _Speaker) -> Sentences:
     return frame.format(object_form), frame.format(subject_form)
 
 
+def _comparison(s: _Speaker) -> Sentences:
+    """`Taller than`, `as tall as`; not `taller as`, `as tall than`."""
+    plain, more = s.pick(LEXICON.comparatives)
+    start = f"{s.person(False, adjective=0.3)} {s.word('seems')}"
+    end = s.person(s.chance(), adjective=0.3)
+    if s.chance():
+        return f"{start} {more} than {end}.", f"{start} {more} as {end}."
+    return f"{start} as {plain} as {end}.", f"{start} as {plain} than {end}."
+
+
 PHENOMENA: dict[str, Maker] = {
     "agreement_plain": _plain_subject,
     "agreement_modified_subject": _modified_subject,
@@ -293,6 +319,8 @@ PHENOMENA: dict[str, Maker] = {
     "determiner_noun": _determiner,
     "filler_gap": _gap,
     "verb_form": _verb_form,
+    "question_order": _question_order,
+    "comparison": _comparison,
     "preposition": _preposition,
     "mass_noun": _mass_noun,
     "pronoun_case": _pronoun_case,

@@ -70,6 +70,9 @@ messages: the plan, the problem, the accident, the rules, the secret, the news, 
     results, the idea, the crime
 some_many: these, those, many, two
 only_one: this, that, every, one
+questions: why, when
+past_modals: could, would, should, might
+seems: is, was, seems, looks, became, felt
 topics: plan, idea, decision, report, project, proposal, speech, rule, offer, result
 masses: luggage, money, bread, furniture, rice, music, advice, water, homework, equipment, sand,
     information, milk, traffic, salt, jewelry, software, sugar, butter, evidence, machinery, honey,
@@ -98,6 +101,7 @@ needs_object: praise, describe, mention, own, destroy, find, admire, reach, igno
 no_object: sleep, laugh, smile, wait, arrive, vanish, sneeze, yawn, giggle, cough, faint, stumble,
     hesitate, complain, weep, kneel, nap, chat, stand, sit, disappear, shiver, grin, snore,
     cry, mumble, lie
+asking: ask, wonder, inquire, know, discover, understand, forget
 wanting: want, need, see, find, buy, expect, mention, notice, carry
 with_gerund: enjoy, avoid, finish, suggest, practice, imagine, consider, postpone, resent, risk,
     deny, keep, recommend, delay, miss, admit
@@ -182,6 +186,34 @@ bring: flowers, gifts, food, wine
 borrow: books, money, tools
 """
 
+# A verb and what people do so.
+_HABITS = """
+sing: in the choir, very well, at weddings
+work: hard, at night, in the city, for the museum
+live: in the city, near the lake, on a farm
+travel: by train, in the winter, with friends
+sleep: on the sofa, very badly, in the tent
+swim: every morning, in the lake, before breakfast
+play: the violin, in a band, chess at home
+laugh: at the jokes, very often
+wait: at the station, for the bus, in the hall
+cook: at home, for friends, without salt
+dance: after dinner, at parties
+speak: three languages, very slowly, at meetings
+paint: on Sundays, in the garden
+walk: to work, in the park, along the river
+drive: to work, too fast, a red car
+arrive: on time, before noon
+complain: about the noise, about the food
+run: in the park, before work
+smile: at strangers, all the time
+study: at night, in the library, old maps
+write: short stories, in a diary
+drink: green tea, too much coffee
+eat: in the kitchen, very little meat
+read: before bed, on the train
+"""
+
 # A verb, and what stands before its complement or cannot.
 _PREPOSITIONS = """
 depend: on, of, with
@@ -232,6 +264,13 @@ fan of: singer, team, actor, band
 editor of: newspaper, magazine, journal
 rival of: boxer, runner, cyclist, skater
 guest of: mayor, senator, queen, captain
+"""
+
+_COMPARATIVES = """
+tall taller, old older, young younger, rich richer, strong stronger, smart smarter, kind kinder,
+fast faster, quick quicker, loud louder, wise wiser, brave braver, calm calmer, short shorter,
+funny funnier, happy happier, lucky luckier, busy busier, clever cleverer, weak weaker, poor
+poorer, angry angrier, slow slower
 """
 
 
@@ -309,6 +348,9 @@ class Lexicon:
     stuff: Objects
     relations: tuple[tuple[str, tuple[str, ...]], ...]
     """A head with its preposition, `owner of`, and what may follow."""
+    habits: tuple[tuple[Verb, str], ...]
+    comparatives: tuple[tuple[str, ...], ...]
+    """`tall`, `taller`."""
     prepositions: tuple[tuple[Verb, tuple[str, ...]], ...]
     """A verb, its preposition, and two that it does not take."""
 
@@ -337,6 +379,8 @@ def _lexicon() -> Lexicon:
         strict=tuple(row for row in doings if row[0].base in _STRICT.split()),
         stuff=tuple((Verb(head), things) for head, things in _table(_STUFF)),
         relations=tuple(_table(_RELATIONS)),
+        habits=tuple((Verb(head), rest) for head, rests in _table(_HABITS) for rest in rests),
+        comparatives=tuple(tuple(pair.split()) for pair in _listed(_COMPARATIVES)),
         prepositions=tuple((Verb(head), forms) for head, forms in _table(_PREPOSITIONS)),
     )
 
