@@ -8,7 +8,7 @@ this room knows a model class. `open_predictor` picks the runtime for a path.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -69,10 +69,13 @@ def open_predictor(
 
     Args:
         path: What `locate` understands.
-        runtime: One of `RUNTIMES`; None takes the one that the artefact was made for.
+        runtime: One of `RUNTIMES`; None takes the one that the artefact was made for. Of a run that
+            is its torch model, unless `precision` says otherwise.
         threads: Threads of one inference; None leaves the runtime's own choice.
         trust_remote_code: Passed on to transformers; only the torch runtime runs code.
-        precision: `fp32`, `bf16` or `int8`; None takes what the artefact holds.
+        precision: `fp32`, `bf16` or `int8`; None takes what the artefact holds. Only a runtime that
+            holds it is chosen: torch, which could convert to int8 on loading, does so where
+            `runtime` names it.
 
     Raises:
         NotFound, ModelError, CheckpointError, MissingExtra.
@@ -90,8 +93,8 @@ def locate(
 ) -> tuple[str, str | Path]:
     """Return runtime and exact artefact (a folder or Hub id for torch, else a file) behind a path.
 
-    Where a folder holds both, the int8 file is taken unless `precision` says `fp32`: it is the one
-    that ships.
+    Without `runtime` and `precision`, a torch model goes first. Of ONNX files int8 goes before
+    fp32, since it is what ships, and OpenVINO before ONNX Runtime. Raises NotFound, ModelError.
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise ModelError(unknown(str(path), "runtime", runtime, RUNTIMES))
@@ -99,18 +102,40 @@ def locate(
     if place.is_file():
         return _file(place, runtime)
     if not place.is_dir():
-        return _elsewhere(path, runtime)
-    if runtime in (None, "torch"):
-        for folder in (place, place / "model"):
-            if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-                return "torch", folder
-    for file in _candidates(place, runtime, precision):
-        if file.is_file():
-            return _file(file, runtime)
-    wanted = (
-        f"for {runtime}" if runtime else "of torch (config.json, *.safetensors) or ONNX (*.onnx)"
-    )
-    raise NotFound(f"{path}: no model {wanted} in this folder")
+        return _elsewhere(path, runtime, precision)
+    held = list(_held(place))
+    for name, has, found in held:
+        if runtime in (None, name) and _fits(name, has, runtime, precision):
+            return name, found
+    wanted = " for ".join(filter(None, [f"{precision or ''} model".strip(), runtime]))
+    there = ", ".join(f"{name} {has}" for name, has, _ in held)
+    there = there or "neither config.json and *.safetensors nor *.onnx"
+    raise NotFound(f"{path}: no {wanted} in this folder; it holds {there}")
+
+
+def _held(place: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield runtime, precision and artefact of what a folder holds, the first choice first."""
+    for folder in (place, place / "model"):
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            yield "torch", "fp32", folder
+            break
+    for runtime, precision, folder_name, file in (
+        ("openvino", "int8", "openvino", OPENVINO_INT8_FILE),
+        ("onnxruntime", "int8", "onnx", QUANTIZED_FILE),
+        ("onnxruntime", "fp32", "onnx", MODEL_FILE),
+        ("openvino", "fp32", "onnx", MODEL_FILE),
+    ):
+        for found in (place / file, place / folder_name / file):
+            if found.is_file():
+                yield runtime, precision, found
+                break
+
+
+def _fits(runtime: str, holds: str, asked: str | None, precision: str | None) -> bool:
+    """Return whether an artefact serves a wish for a precision."""
+    if runtime == "torch" and (asked == "torch" or precision == "bf16"):
+        return True  # PyTorch converts on loading, and refuses what it cannot
+    return precision in (None, holds)
 
 
 def _file(file: Path, runtime: str | None) -> tuple[str, Path]:
@@ -122,7 +147,7 @@ def _file(file: Path, runtime: str | None) -> tuple[str, Path]:
     return runtime or ("openvino" if made_for_openvino else "onnxruntime"), file
 
 
-def _elsewhere(path: str | Path, runtime: str | None) -> tuple[str, str]:
+def _elsewhere(path: str | Path, runtime: str | None, precision: str | None) -> tuple[str, str]:
     name = str(path)
     # A Hub id is `name` or `owner/name`; anything that can only be a path is a missing one.
     if isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -131,18 +156,9 @@ def _elsewhere(path: str | Path, runtime: str | None) -> tuple[str, str]:
         raise NotFound(f"{path}: no such file")
     if runtime not in (None, "torch"):
         raise NotFound(f"{path}: no such folder; {runtime} runs local .onnx files only")
+    if not _fits("torch", "fp32", runtime, precision):
+        raise NotFound(f"{path}: no such folder; {precision} models are local .onnx files")
     return "torch", name
-
-
-def _candidates(place: Path, runtime: str | None, precision: str | None) -> list[Path]:
-    int8 = {
-        "onnxruntime": [place / QUANTIZED_FILE, place / "onnx" / QUANTIZED_FILE],
-        "openvino": [place / OPENVINO_INT8_FILE, place / "openvino" / OPENVINO_INT8_FILE],
-    }
-    wanted = [runtime] if runtime in int8 else ["openvino", "onnxruntime"]
-    quantized = [file for name in wanted for file in int8[name]]
-    plain = [place / MODEL_FILE, place / "onnx" / MODEL_FILE]
-    return {"int8": quantized, "fp32": plain}.get(precision or "", quantized + plain)
 
 
 def join_outputs(outputs: Sequence[NDArray[Any]]) -> Logits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,26 +11,41 @@ from bertcompress.runtimes import require
 
 __all__ = ["initializer_bytes", "share", "share_transposed", "unshare_transposed"]
 
+_FORMS = {
+    *("Cast", "Constant", "DequantizeLinear", "Identity", "MatMul", "QuantizeLinear"),
+    *("Reshape", "Squeeze", "Transpose", "Unsqueeze"),
+}
+"""How an exporter or a quantiser derives one constant from others."""
+
 
 def share(model: Any) -> int:
-    """Keep one of each set of identical initialisers, in place; return how many went.
+    """Keep one of each set of identical constants, in place; return how many bytes went.
 
-    Initialisers that are only another's name (Identity) count as the same one.
+    Constants are initialisers, Constant nodes, and other forms computed from these alone, as by
+    DequantizeLinear: a weight that several layers use, or that a quantiser copied for each of its
+    uses, is held once. Identical means equal type, shape and bytes, so that answers stay the same
+    bit for bit. Inputs and outputs of the graph stay as they are.
     """
     graph = model.graph
-    _skip_identities(graph)
-    first: dict[Any, str] = {}
-    renamed: dict[str, str] = {}
+    before = graph.ByteSize()
+    outside, results = ({end.name for end in ends} for ends in (graph.input, graph.output))
+    first: dict[Any, tuple[str, ...]] = {}
+    kept: dict[str, str] = {}
     for tensor in graph.initializer:
-        key = (tensor.data_type, tuple(tensor.dims), _content(tensor))
-        kept = first.setdefault(key, tensor.name)
-        if kept != tensor.name:
-            renamed[tensor.name] = kept
-    outputs = {output.name for output in graph.output}
-    renamed = {name: kept for name, kept in renamed.items() if name not in outputs}
+        name = tensor.name
+        if name not in outside:  # else a caller may replace it
+            kept[name] = name if name in results else first.setdefault(_value(tensor), (name,))[0]
+    for node in graph.node:  # sources come first in a valid graph
+        if node.op_type in _FORMS and kept.keys() >= {*node.input} - {""}:
+            fixed = not results.isdisjoint(node.output)
+            same = node.output if fixed else _same(node, kept, first)
+            kept.update(zip(node.output, same, strict=True))
+    renamed = {name: other for name, other in kept.items() if name != other}
     _rename_inputs(graph, renamed)
-    _drop_initializers(graph, set(renamed))
-    return len(renamed)
+    for items in (graph.initializer, graph.value_info):
+        _drop(items, lambda item: item.name in renamed)
+    _drop(graph.node, lambda node: not renamed.keys().isdisjoint(node.output))
+    return int(before - graph.ByteSize())
 
 
 def share_transposed(model: Any) -> int:
@@ -57,7 +73,7 @@ def share_transposed(model: Any) -> int:
         onnx.helper.make_node("Transpose", [table], [name], name=f"{name}/Transpose", perm=[1, 0])
         for name, table in found.items()
     ]
-    _drop_initializers(graph, set(found))
+    _drop(graph.initializer, lambda tensor: tensor.name in found)
     for node in reversed(nodes):
         graph.node.insert(0, node)
     return len(nodes)
@@ -79,8 +95,14 @@ def unshare_transposed(model: Any) -> int:
 
 
 def initializer_bytes(model: Any) -> tuple[int, int]:
-    """Return bytes of all initialisers and, of these, of embedding tables (read by Gather)."""
+    """Return bytes of all initialisers and, of these, of embedding tables (read by Gather).
+
+    The scales and zero points of a quantised table count with it: NNCF has one for each row.
+    """
     tables = _tables(model.graph)
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in tables:
+            tables |= {*node.input}
     sizes = {tensor.name: len(_content(tensor)) for tensor in model.graph.initializer}
     return sum(sizes.values()), sum(size for name, size in sizes.items() if name in tables)
 
@@ -104,21 +126,24 @@ def _tables(graph: Any) -> set[str]:
     return tables
 
 
-def _skip_identities(graph: Any) -> None:
-    """Drop nodes that hand an initialiser on unchanged: NNCF does not look through them."""
-    initializers = {tensor.name for tensor in graph.initializer}
-    outputs = {output.name for output in graph.output}
-    dropped = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == "Identity"
-        and node.input[0] in initializers
-        and node.output[0] not in outputs
-    }
-    kept = [node for node in graph.node if node.output[0] not in dropped]
-    del graph.node[:]
-    graph.node.extend(kept)
-    _rename_inputs(graph, dropped)
+def _value(tensor: Any) -> Any:
+    """What makes two tensors the same; strings are never, since they are not held as bytes."""
+    if tensor.data_type == tensor.STRING:
+        return tensor.name
+    return tensor.data_type, tuple(tensor.dims), _content(tensor)
+
+
+def _same(node: Any, kept: Mapping[str, str], first: dict[Any, tuple[str, ...]]) -> tuple[str, ...]:
+    """Names of the constants that are what the node computes; its own where it is the first."""
+    inputs = tuple(kept.get(name, "") for name in node.input)
+    if node.op_type == "Identity":
+        return inputs
+    if node.op_type == "Constant" and node.attribute[0].name == "value":
+        key = _value(node.attribute[0].t)
+    else:
+        attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+        key = (node.op_type, node.domain, inputs, tuple(attributes), len(node.output))
+    return first.setdefault(key, tuple(node.output))
 
 
 def _content(tensor: Any) -> bytes:
@@ -127,14 +152,17 @@ def _content(tensor: Any) -> bytes:
     return bytes(require("onnx", "onnx").numpy_helper.to_array(tensor).tobytes())
 
 
-def _rename_inputs(graph: Any, renamed: dict[str, str]) -> None:
+def _rename_inputs(graph: Any, renamed: Mapping[str, str]) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             if name in renamed:
                 node.input[i] = renamed[name]
+        for attribute in node.attribute:  # branches and loops see the names around them
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                _rename_inputs(inner, renamed)
 
 
-def _drop_initializers(graph: Any, names: set[str]) -> None:
-    kept = [tensor for tensor in graph.initializer if tensor.name not in names]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+def _drop(items: Any, unwanted: Callable[[Any], bool]) -> None:
+    for i in reversed(range(len(items))):
+        if unwanted(items[i]):
+            del items[i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["environment", "peak_memory_mb", "physical_cores"]
+__all__ = ["environment", "forget_peak_memory", "host_kind", "peak_memory_mb", "physical_cores"]
 
 _INSTRUCTIONS = (
     *("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
@@ -46,6 +47,12 @@ def environment(threads: int | None = None) -> dict[str, Any]:
     }
 
 
+def host_kind() -> str:
+    """Return what decides which precision and runtime is fast: architecture, instruction sets."""
+    _, flags = _processor()
+    return " ".join([platform.machine(), *(name for name in _INSTRUCTIONS if name in flags)])
+
+
 def physical_cores() -> int:
     """Return the physical cores that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -66,6 +73,12 @@ def peak_memory_mb() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def forget_peak_memory() -> None:
+    """Let the high-water mark start again from what is held now; on Linux, elsewhere nothing."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _processor() -> tuple[str, set[str]]:

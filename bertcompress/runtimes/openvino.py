@@ -58,6 +58,7 @@ def quantize(
     from bertcompress.artefact import Deployment
     from bertcompress.runtimes.graph import share, unshare_transposed
     from bertcompress.runtimes.onnx import companions
+    from bertcompress.runtimes.smoothing import smooth_shared
 
     onnx, nncf = require("onnx", "openvino"), _nncf()
     proto = onnx.load(folder / MODEL_FILE)
@@ -66,12 +67,14 @@ def quantize(
     rows = list(islice(_rows(calibration, names), samples))
     if not rows:
         raise DataError(f"{folder}: static int8 needs calibration rows; none were given")
+    smoothed = smooth_shared(proto, rows)
     with _quiet():
         quantized = nncf.quantize(
             proto,
             nncf.Dataset(rows),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(rows),
+            ignored_scope=nncf.IgnoredScope(names=smoothed) if smoothed else None,
         )
     share(quantized)
     out = out or folder.parent / "openvino"

@@ -32,6 +32,7 @@ def run_folder(tmp_path_factory):
     onnxruntime.quantize(place / "onnx")
     openvino.quantize(place / "onnx", batches())
     (place / "report.json").write_text("{}")
+    (place / "figures").mkdir()
     return place
 
 
@@ -144,7 +145,13 @@ def test_openvino_auto_states_what_it_picked(run_folder):
     ("", "onnxruntime", "fp32", ("onnxruntime", "onnx/model.onnx")),
     ("", "openvino", None, ("openvino", "openvino/model_int8.onnx")),
     ("", "openvino", "fp32", ("openvino", "onnx/model.onnx")),
+    ("", None, "int8", ("openvino", "openvino/model_int8.onnx")),
+    ("", None, "fp32", ("torch", "model")),
+    ("", None, "bf16", ("torch", "model")),
+    ("", "torch", "int8", ("torch", "model")),
     ("onnx", None, None, ("onnxruntime", "onnx/model_quantized.onnx")),
+    ("onnx", None, "int8", ("onnxruntime", "onnx/model_quantized.onnx")),
+    ("onnx", None, "fp32", ("onnxruntime", "onnx/model.onnx")),
     ("onnx", "openvino", None, ("openvino", "onnx/model.onnx")),
     ("openvino", None, None, ("openvino", "openvino/model_int8.onnx")),
     ("onnx/model.onnx", None, None, ("onnxruntime", "onnx/model.onnx")),
@@ -167,15 +174,25 @@ def test_names_that_are_no_paths_are_models_of_torch():
     ("report.json", None, ModelError, "a folder or an .onnx file"),
     ("nowhere", None, NotFound, "no such file"),
     ("model", "openvino", NotFound, "no model for openvino"),
+    ("figures", None, NotFound, "it holds neither config.json"),
 ])  # fmt: skip
 def test_a_path_that_cannot_be_opened_says_why(run_folder, path, runtime, error, message):
     with pytest.raises(error, match=message):
         open_predictor(run_folder / path, runtime)
 
 
+def test_a_precision_is_never_made_up(run_folder):
+    with pytest.raises(NotFound, match="no int8 model in this folder; it holds torch fp32"):
+        open_predictor(run_folder / "model", precision="int8")
+    with pytest.raises(NotFound, match="no bf16 model for openvino"):
+        open_predictor(run_folder, "openvino", precision="bf16")
+    assert open_predictor(run_folder, precision="int8").runtime == "openvino"
+
+
 def test_a_hub_id_runs_in_torch_only():
-    with pytest.raises(NotFound, match="local"):
-        locate("owner/name", "openvino")
+    for wish in (("openvino",), (None, "int8")):
+        with pytest.raises(NotFound, match="local"):
+            locate("owner/name", *wish)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
