@@ -1,6 +1,7 @@
 """Recognises a shape that a stock class holds exactly, and converts to it (rung 1 of the ladder).
 
-Fewer layers and a uniform feed-forward width fit the family's own config. Fewer heads do not: the
+Fewer layers and a uniform feed-forward width fit the family's own config; shared layers and
+factorised tables fit ALBERT's, see `stock_albert`. Fewer heads do not: the
 stock classes compute the head size from the hidden size and the number of heads.
 """
 
@@ -11,7 +12,8 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel
 
-from bertcompress.shapes import anatomy, edited
+from bertcompress.shapes import LowRank, anatomy, edited, read_record
+from bertcompress.stock_albert import albert_obstacle, to_albert
 
 __all__ = ["plain_config", "stock_obstacle", "to_stock"]
 
@@ -33,7 +35,18 @@ def stock_obstacle(model: PreTrainedModel) -> str | None:
         return f"feed-forward widths differ between layers: {sorted(widths)}"
     if widths == {0}:
         return "no layer has feed-forward neurons"
-    return None
+    if any(isinstance(module, LowRank) for module in model.modules()):
+        return "some of its linears are products of two"
+    return albert_obstacle(model) if _needs_albert(model) else None
+
+
+def _needs_albert(model: PreTrainedModel) -> bool:
+    """Return whether the family's own class has no room for what was shared or factorised."""
+    view = anatomy(model)
+    records = read_record(view.config)
+    whole = list(range(len(view.layers)))
+    shared = any(view.owners(part) != whole for part in ("attention_out", "ffn_out"))
+    return shared or "embedding" in records
 
 
 def plain_config(model: PreTrainedModel) -> Any:
@@ -61,6 +74,8 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
     """Return the same model as a stock class, or the model itself where none can hold its shape."""
     if not edited(model) or stock_obstacle(model) is not None:
         return model
+    if _needs_albert(model):
+        return to_albert(model)
     config = plain_config(model)
     stock = getattr(transformers, config.architectures[0])(config)
     stock.load_state_dict(model.state_dict(), strict=True)

@@ -3,14 +3,26 @@
 from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.edits import read_record
+from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks
 from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
+from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
+from bertcompress.shapes.sharing import Sharing
+from bertcompress.shapes.vocabulary import Vocabulary
 
 __all__ = [
     "FAMILIES",
+    "LINEARS",
+    "Embedding",
+    "FactorizedEmbedding",
     "Heads",
     "Layers",
+    "LowRank",
+    "LowRanks",
     "Neurons",
+    "ProjectedDropout",
     "ShapeError",
+    "Sharing",
+    "Vocabulary",
     "anatomy",
     "apply_edit",
     "compressed_class",

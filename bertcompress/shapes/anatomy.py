@@ -47,7 +47,10 @@ class Family:
     activation: str
     ffn_out: str
     ffn_norm: str
+    attention_block: tuple[str, ...]  # all of the attention part, its norm included
+    ffn_block: tuple[str, ...]
     word_embeddings: str
+    decoder: str  # the masked-LM head's last linear, inside the model with that head
     head_attr: str  # on the attention module: number of heads
     width_attr: str  # on the attention module: heads times head size
     ffn_field: str  # config field of F
@@ -69,6 +72,8 @@ _BERT: dict[str, Any] = {
     "activation": "intermediate.intermediate_act_fn",
     "ffn_out": "output.dense",
     "ffn_norm": "output.LayerNorm",
+    "attention_block": ("attention",),
+    "ffn_block": ("intermediate", "output"),
     "word_embeddings": "embeddings.word_embeddings",
     "head_attr": "num_attention_heads",
     "width_attr": "all_head_size",
@@ -77,15 +82,28 @@ _BERT: dict[str, Any] = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family(name="bert", stock_prefix="Bert", base="bert", **_BERT),
+    "bert": Family(
+        name="bert",
+        stock_prefix="Bert",
+        base="bert",
+        decoder="cls.predictions.decoder",
+        **_BERT,
+    ),
     "roberta": Family(
         name="roberta",
         stock_prefix="Roberta",
         base="roberta",
+        decoder="lm_head.decoder",
         positions_after_padding=True,
         **_BERT,
     ),
-    "electra": Family(name="electra", stock_prefix="Electra", base="electra", **_BERT),
+    "electra": Family(
+        name="electra",
+        stock_prefix="Electra",
+        base="electra",
+        decoder="generator_lm_head",
+        **_BERT,
+    ),
     "distilbert": Family(
         name="distilbert",
         stock_prefix="DistilBert",
@@ -102,7 +120,10 @@ FAMILIES: dict[str, Family] = {
         activation="ffn.activation",
         ffn_out="ffn.lin2",
         ffn_norm="output_layer_norm",
+        attention_block=("attention", "sa_layer_norm"),
+        ffn_block=("ffn", "output_layer_norm"),
         word_embeddings="embeddings.word_embeddings",
+        decoder="vocab_projector",
         head_attr="n_heads",
         width_attr="dim",
         ffn_field="hidden_dim",
@@ -124,7 +145,10 @@ FAMILIES: dict[str, Family] = {
         activation="activation",
         ffn_out="ffn_output",
         ffn_norm="full_layer_layer_norm",
+        attention_block=("attention",),
+        ffn_block=("ffn", "ffn_output", "full_layer_layer_norm"),
         word_embeddings="embeddings.word_embeddings",
+        decoder="predictions.decoder",
         head_attr="num_attention_heads",
         width_attr="all_head_size",
         ffn_field="intermediate_size",
@@ -163,16 +187,15 @@ class LayerParts:
     @property
     def heads(self) -> int:
         """Heads that this layer has now; 0 when its attention was cut away."""
-        out = self.get("attention_out")
-        if not isinstance(out, nn.Linear):
+        # Of what a cut leaves behind, nothing has features that come in.
+        if not hasattr(self.get("attention_out"), "in_features"):
             return 0
         return int(getattr(self.get("attention"), self.family.head_attr))
 
     @property
     def width(self) -> int:
         """Feed-forward neurons that this layer has now; 0 when they were all cut away."""
-        linear = self.get("ffn_in")
-        return int(linear.out_features) if isinstance(linear, nn.Linear) else 0
+        return int(getattr(self.get("ffn_in"), "out_features", 0))
 
 
 @dataclass(frozen=True)
@@ -207,6 +230,11 @@ class Anatomy:
     def layers(self) -> list[LayerParts]:
         """The physical layers, bottom to top."""
         return [LayerParts(layer, self.family) for layer in self._modules()]
+
+    def owners(self, part: str) -> list[int]:
+        """Return for each physical layer the first one that has the very same module at `part`."""
+        first: dict[int, int] = {}
+        return [first.setdefault(id(each.get(part)), i) for i, each in enumerate(self.layers)]
 
     @property
     def depth(self) -> int:

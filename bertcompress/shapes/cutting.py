@@ -13,58 +13,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
+from bertcompress.shapes.parts import BiasOnly, FirstFeatures, bias_of, keep_inputs, keep_outputs
 
-__all__ = ["BiasOnly", "FirstFeatures", "Heads", "Layers", "Neurons"]
-
-
-class BiasOnly(nn.Module):
-    """What is left of an output projection without inputs: its bias."""
-
-    def __init__(self, bias: Tensor) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(bias.detach().clone())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the bias for each token. Shape: (..., any) -> (..., H)."""
-        return self.bias.expand(*features.shape[:-1], -1)
-
-
-class FirstFeatures(nn.Module):
-    """Stands in for a projection whose result is not used, so that the stock forward still runs."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return the first features. Shape: (..., H) -> (..., size)."""
-        return hidden[..., : self.size]
-
-
-def keep_outputs(linear: nn.Linear, index: Tensor) -> nn.Linear:
-    """Return a new linear with only these output features (rows of the weight)."""
-    return _linear(
-        linear, linear.weight[index], None if linear.bias is None else linear.bias[index]
-    )
-
-
-def keep_inputs(linear: nn.Linear, index: Tensor) -> nn.Linear:
-    """Return a new linear with only these input features (columns of the weight)."""
-    return _linear(linear, linear.weight[:, index], linear.bias)
-
-
-def _linear(old: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    new.weight = nn.Parameter(
-        weight.detach().clone().contiguous(), requires_grad=old.weight.requires_grad
-    )
-    if bias is not None:
-        new.bias = nn.Parameter(bias.detach().clone(), requires_grad=old.weight.requires_grad)
-    new.train(old.training)
-    return new
+__all__ = ["Heads", "Layers", "Neurons"]
 
 
 def _check_rows(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> None:
@@ -74,6 +28,14 @@ def _check_rows(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]
         if sorted(set(row)) != list(row) or any(not 0 <= i < count for i in row):
             raise ShapeError(
                 f"{what} of layer {layer}: {list(row)} must be rising numbers from 0 to {count - 1}"
+            )
+
+
+def _check_shared(what: str, kept: Sequence[Sequence[int]], owners: Sequence[int]) -> None:
+    for layer, owner in enumerate(owners):
+        if list(kept[layer]) != list(kept[owner]):
+            raise ShapeError(
+                f"{what}: layers {owner} and {layer} share them, so the same ones must stay in both"
             )
 
 
@@ -88,15 +50,21 @@ class Heads:
     kept: list[list[int]]
     kind: ClassVar[str] = "heads"
 
+    @property
+    def layers(self) -> int:
+        """Layers that this counts."""
+        return len(self.kept)
+
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError unless each list names heads that the layer has."""
         _check_rows("heads", self.kept, [layer.heads for layer in view.layers])
+        _check_shared("heads", self.kept, view.owners("attention_out"))
 
     def apply(self, view: Anatomy) -> None:
         """Cut in place: rows of query, key and value, columns of the output projection."""
-        size = view.head_size
-        for layer, kept in zip(view.layers, self.kept, strict=True):
-            if len(kept) < layer.heads:
+        size, owners = view.head_size, view.owners("attention_out")
+        for i, (layer, kept) in enumerate(zip(view.layers, self.kept, strict=True)):
+            if owners[i] == i and len(kept) < layer.heads:
                 _keep_heads(layer, kept, size)
 
     def merged(self, earlier: Heads | None, at: Sequence[int], total: int) -> Heads:
@@ -110,7 +78,6 @@ class Heads:
 
 def _keep_heads(layer: LayerParts, kept: Sequence[int], size: int) -> None:
     out = layer.get("attention_out")
-    assert isinstance(out, nn.Linear)
     attention, family = layer.get("attention"), layer.family
     # With no head left one parameterless stand-in runs: the stock forward cannot view 0 features.
     setattr(attention, family.head_attr, max(len(kept), 1))
@@ -119,9 +86,8 @@ def _keep_heads(layer: LayerParts, kept: Sequence[int], size: int) -> None:
     index = index.to(_device_of(out))
     for part in ("query", "key", "value"):
         linear = layer.get(part)
-        assert isinstance(linear, nn.Linear)
         layer.put(part, keep_outputs(linear, index) if kept else FirstFeatures(size))
-    layer.put("attention_out", keep_inputs(out, index) if kept else BiasOnly(out.bias))
+    layer.put("attention_out", keep_inputs(out, index) if kept else BiasOnly(bias_of(out)))
 
 
 @dataclass
@@ -132,18 +98,25 @@ class Neurons:
     kept: list[list[int]] | None = None
     kind: ClassVar[str] = "neurons"
 
+    @property
+    def layers(self) -> int:
+        """Layers that this counts."""
+        return len(self.widths)
+
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError unless each list names neurons that the layer has."""
         present = [layer.width for layer in view.layers]
         kept = self.kept if self.kept is not None else [list(range(w)) for w in self.widths]
         _check_rows("neurons", kept, present)
+        _check_shared("neurons", kept, view.owners("ffn_out"))
         if [len(row) for row in kept] != list(self.widths):
             raise ShapeError(f"neurons: widths {self.widths} do not match the lists of neurons")
 
     def apply(self, view: Anatomy) -> None:
         """Cut in place: rows of the first linear, columns of the second."""
+        owners = view.owners("ffn_out")
         for i, (layer, width) in enumerate(zip(view.layers, self.widths, strict=True)):
-            if width < layer.width:
+            if owners[i] == i and width < layer.width:
                 _keep_neurons(layer, self.kept[i] if self.kept is not None else range(width))
 
     def merged(self, earlier: Neurons | None, at: Sequence[int], total: int) -> Neurons:
@@ -156,11 +129,9 @@ class Neurons:
 
 def _keep_neurons(layer: LayerParts, kept: Sequence[int]) -> None:
     first, second = layer.get("ffn_in"), layer.get("ffn_out")
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
     if not kept:
         layer.put("ffn_in", nn.Identity())
-        layer.put("ffn_out", BiasOnly(second.bias))
+        layer.put("ffn_out", BiasOnly(bias_of(second)))
         return
     index = torch.tensor(list(kept), dtype=torch.long, device=_device_of(first))
     layer.put("ffn_in", keep_outputs(first, index))

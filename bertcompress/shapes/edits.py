@@ -14,6 +14,9 @@ from torch import nn
 
 from bertcompress.shapes.anatomy import Anatomy, ShapeError, anatomy
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
+from bertcompress.shapes.lowrank import Embedding, LowRanks
+from bertcompress.shapes.sharing import Sharing
+from bertcompress.shapes.vocabulary import Vocabulary
 
 __all__ = ["FORMAT", "KINDS", "Edit", "read_record", "record_edit", "replay"]
 
@@ -33,8 +36,17 @@ class Edit(Protocol):
         """Change the model in place."""
 
 
-KINDS: dict[str, Any] = {"heads": Heads, "neurons": Neurons, "layers": Layers}
-"""In replay order: layers go last, so that the per-layer records count the original layers."""
+KINDS: dict[str, Any] = {
+    "vocabulary": Vocabulary,
+    "embedding": Embedding,
+    "heads": Heads,
+    "neurons": Neurons,
+    "lowrank": LowRanks,
+    "sharing": Sharing,
+    "layers": Layers,
+}
+"""In replay order: layers go last, so that the per-layer records count the original layers; what
+is shared is shared when it has its shape."""
 
 
 def read_record(config: Any) -> dict[str, Any]:
@@ -67,9 +79,9 @@ def record_edit(config: Any, edit: Any, view: Anatomy) -> None:
 
 
 def _original_layers(view: Anatomy, records: dict[str, Any]) -> int:
-    for kind in ("heads", "neurons"):
-        if kind in records:
-            return len(getattr(records[kind], "kept", None) or records[kind].widths)
+    for record in records.values():
+        if isinstance(record, Heads | Neurons | LowRanks | Sharing):
+            return record.layers
     if view.family.shared or "layers" not in records:
         return len(view.layers)
     return int(getattr(view.config, view.family.depth_field))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,22 @@ from transformers import AlbertConfig, BertConfig, DistilBertConfig, ElectraConf
 
 from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy, family_of
 from bertcompress.shapes.edits import read_record, record_edit, replay
+from bertcompress.shapes.sharing import shared_names
 
 __all__ = ["AUTO_CLASSES", "CONFIGS", "apply_edit", "bundle_source", "compressed_class"]
 
 SOURCE_NAME = "modeling_bertcompress"
+STEMS = (
+    "anatomy",
+    "parts",
+    "cutting",
+    "vocabulary",
+    "lowrank",
+    "sharing",
+    "edits",
+    "modeling",
+)
+"""The files of this folder that are shipped with a model, in the order of their imports."""
 
 AUTO_CLASSES = {
     "AutoModel": "Model",
@@ -95,6 +108,12 @@ class CompressedMixin:
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         replay(self)  # type: ignore[arg-type]
+        declare_shared(self)
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Return what is tied, for transformers 5: shared parts whatever the config says."""
+        tied: dict[str, str] = super().get_expanded_tied_weights_keys(all_submodels)  # type: ignore[misc]
+        return {**tied, **getattr(self, "_shared_names", {})}
 
 
 def auto_map(family: str) -> dict[str, str]:
@@ -132,6 +151,20 @@ def __getattr__(name: str) -> Any:
     return compressed_class(stock)
 
 
+def declare_shared(model: Any) -> None:
+    """Tell transformers, in place, which names stand for one parameter, so that one is saved.
+
+    By name and not by `post_init`, which on 4.57 would draw the weights anew.
+    """
+    names = shared_names(model)
+    if hasattr(model, "all_tied_weights_keys"):  # transformers 5
+        model._shared_names = names
+        model._tied_weights_keys = {**(type(model)._tied_weights_keys or {}), **names}
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    else:
+        model._dynamic_tied_weights_keys = [f"^{re.escape(name)}$" for name in names]
+
+
 def apply_edit(model: nn.Module, edit: Any) -> nn.Module:
     """Edit a model in place, record the edit in its config, and return the model.
 
@@ -146,6 +179,7 @@ def apply_edit(model: nn.Module, edit: Any) -> nn.Module:
     # In place, since submodules hold references to the same config object.
     view.config.__class__ = CONFIGS[view.family.name]
     model.__class__ = ours
+    declare_shared(model)
     return model
 
 
@@ -165,7 +199,7 @@ def bundle_source() -> str:
         return here.read_text(encoding="utf-8")
     imports: list[str] = []
     bodies: list[str] = []
-    for stem in ("anatomy", "cutting", "edits", "modeling"):
+    for stem in STEMS:
         text = here.with_name(f"{stem}.py").read_text(encoding="utf-8")
         _split(text, imports, bodies)
     head = '"""Written by bertcompress: loads the model beside this file. Do not edit."""\n\n'

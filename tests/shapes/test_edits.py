@@ -48,7 +48,9 @@ def test_masking_a_unit_changes_the_output_and_equals_removing_it(family, kind):
     units = HEAD_COUNT if kind == "heads" else WIDTH
     for layer in range(len(anatomy(model).layers)):
         with unit_masks(model) as masks:
-            site = next(i for i, s in enumerate(masks.sites) if (s.layer, s.kind) == (layer, kind))
+            site = next(
+                i for i, s in enumerate(masks.sites) if (s.layers[0], s.kind) == (layer, kind)
+            )
             masks.values[site][1] = 0
             masked = answer(model, batch)
         assert (masked - plain).abs().max() > 1e-3

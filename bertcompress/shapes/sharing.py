@@ -1,0 +1,95 @@
+"""The edit that shares: attention or feed-forward parts of several layers become one.
+
+Lan et al. 2020, ALBERT (1909.11942), section 3.1. Attention and feed-forward parts include their
+LayerNorms, as in ALBERT, so that the counts of its table 4 come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
+
+__all__ = ["Sharing", "shared_names"]
+
+
+@dataclass
+class Sharing:
+    """For each layer, the layer whose attention and whose feed-forward part it uses."""
+
+    attention: list[int]
+    ffn: list[int]
+    kind: ClassVar[str] = "sharing"
+
+    @property
+    def layers(self) -> int:
+        """Layers that this counts."""
+        return len(self.attention)
+
+    def check(self, view: Anatomy) -> None:
+        """Raise ShapeError unless each owner uses its own part, and parts have equal shapes."""
+        for part, owners in (("attention", self.attention), ("ffn", self.ffn)):
+            if len(owners) != len(view.layers):
+                raise ShapeError(
+                    f"sharing: {len(owners)} owners of {part} given, the model has "
+                    f"{len(view.layers)} layers"
+                )
+            for layer, owner in enumerate(owners):
+                if not 0 <= owner < len(owners) or owners[owner] != owner:
+                    raise ShapeError(
+                        f"sharing: layer {layer} uses the {part} of layer {owner}, which has none "
+                        "of its own"
+                    )
+                if _shapes(view.layers[layer], part) != _shapes(view.layers[owner], part):
+                    raise ShapeError(
+                        f"sharing: the {part} of layers {layer} and {owner} differ in shape; cut "
+                        "evenly, or share first"
+                    )
+
+    def apply(self, view: Anatomy) -> None:
+        """Put the owner's modules into the other layers, in place."""
+        layers = view.layers
+        for part, owners in (("attention", self.attention), ("ffn", self.ffn)):
+            for layer, owner in zip(layers, owners, strict=True):
+                for path in _paths(layer, part):
+                    parent, _, name = path.rpartition(".")
+                    module = layers[owner].module.get_submodule(path)
+                    setattr(layer.module.get_submodule(parent), name, module)
+
+    def merged(self, earlier: Sharing | None, at: Sequence[int], total: int) -> Sharing:
+        """Return the record in original numbering; the lowest layer of a group is its owner."""
+        rows = []
+        for part in ("attention", "ffn"):
+            label = list(getattr(earlier, part)) if earlier else list(range(total))
+            before = list(label)
+            for original, owner in zip(at, getattr(self, part), strict=True):
+                label[original] = before[at[owner]]
+            rows.append([label.index(each) for each in label])
+        return Sharing(*rows)
+
+
+def _paths(layer: LayerParts, part: str) -> tuple[str, ...]:
+    return layer.family.attention_block if part == "attention" else layer.family.ffn_block
+
+
+def _shapes(layer: LayerParts, part: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [
+        (name, tuple(parameter.shape))
+        for path in _paths(layer, part)
+        for name, parameter in layer.module.get_submodule(path).named_parameters()
+    ]
+
+
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """Return the names under which a parameter appears again, each with its first name."""
+    first: dict[int, str] = {}
+    again: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        source = first.setdefault(id(parameter), name)
+        if source != name:
+            again[name] = source
+    return again

@@ -1,0 +1,219 @@
+"""Writes a shared or factorised encoder as the stock ALBERT that computes the very same.
+
+ALBERT's encoder is BERT's with its layers in groups and a linear between embeddings and layers.
+With as many groups as layers and an identity there it is BERT, bit for bit; contiguous groups of
+equal layers are its `num_hidden_groups`; tables at size E with the LayerNorm before the projection
+are its `embedding_size`. The heads whose arithmetic ALBERT has too are in `HEADS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bertcompress.shapes import FactorizedEmbedding, ProjectedDropout, anatomy
+
+__all__ = ["HEADS", "albert_obstacle", "to_albert"]
+
+_PARTS = (
+    *("query", "key", "value", "attention_out", "attention_norm"),
+    *("ffn_in", "ffn_out", "ffn_norm"),
+)
+_BERT_MLM = {
+    "predictions.dense": "cls.predictions.transform.dense",
+    "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",
+    "predictions.bias": "cls.predictions.bias",
+}
+_ROBERTA_MLM = {
+    "predictions.dense": "lm_head.dense",
+    "predictions.LayerNorm": "lm_head.layer_norm",
+    "predictions.bias": "lm_head.bias",
+}
+
+HEADS: dict[tuple[str, str], dict[str, str]] = {
+    ("bert", "Model"): {"pooler": "pooler.dense"},
+    ("bert", "ForSequenceClassification"): {
+        "albert.pooler": "bert.pooler.dense",
+        "classifier": "classifier",
+    },
+    ("bert", "ForMultipleChoice"): {
+        "albert.pooler": "bert.pooler.dense",
+        "classifier": "classifier",
+    },
+    ("bert", "ForTokenClassification"): {"classifier": "classifier"},
+    ("bert", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
+    ("bert", "ForMaskedLM"): _BERT_MLM,
+    ("roberta", "Model"): {"pooler": "pooler.dense"},
+    ("roberta", "ForSequenceClassification"): {
+        "albert.pooler": "classifier.dense",
+        "classifier": "classifier.out_proj",
+    },
+    ("roberta", "ForMultipleChoice"): {
+        "albert.pooler": "roberta.pooler.dense",
+        "classifier": "classifier",
+    },
+    ("roberta", "ForTokenClassification"): {"classifier": "classifier"},
+    ("roberta", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
+    ("roberta", "ForMaskedLM"): _ROBERTA_MLM,
+    ("electra", "ForTokenClassification"): {"classifier": "classifier"},
+    ("electra", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
+    ("distilbert", "ForTokenClassification"): {"classifier": "classifier"},
+    ("distilbert", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
+}
+"""Family and head: ALBERT's name of each part of the head, and where it comes from. A pooler is
+the dense layer with a tanh that RoBERTa has inside its classification head."""
+
+
+def albert_obstacle(model: PreTrainedModel) -> str | None:
+    """Return why no stock ALBERT computes what this model does, or None where one does."""
+    view = anatomy(model)
+    name = type(model).__name__.removeprefix("Compressed")
+    head = name.removeprefix(view.family.stock_prefix)
+    if view.family.shared:
+        return "it is an ALBERT of another shape"
+    if (view.family.name, head) not in HEADS:
+        return f"ALBERT has no head that computes what {name} does"
+    if isinstance(view.base.get_submodule(view.family.word_embeddings), FactorizedEmbedding):
+        return (
+            "the word table alone is factorised, with the LayerNorm behind the projection; "
+            "ALBERT has it before"
+        )
+    if _activation(view.config) != "gelu":
+        return f"its activation is {_activation(view.config)}, proven is gelu"
+    owners = _owners(model)
+    if isinstance(owners, str):
+        return owners
+    groups = len(set(owners))
+    wanted = [int(i / (len(owners) / groups)) for i in range(len(owners))]
+    numbers = sorted(set(owners))
+    if [numbers.index(owner) for owner in owners] != wanted:
+        return f"ALBERT has contiguous groups of one size, here the layers use {owners}"
+    return None
+
+
+def _activation(config: Any) -> str:
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
+
+
+def _owners(model: PreTrainedModel) -> list[int] | str:
+    """Return the layer that each layer is the same as, or why no layer is the same as a whole."""
+    view = anatomy(model)
+    rows = [view.owners(part) for part in _PARTS]
+    if any(row != rows[0] for row in rows):
+        return "attention and feed-forward parts are not shared by the same layers"
+    return rows[0]
+
+
+def to_albert(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a stock ALBERT with copies of the weights and the same outputs, bit for bit.
+
+    Any model without an `albert_obstacle`, shared or not: a plain BERT becomes an ALBERT with as
+    many groups as layers. Raises ValueError for others.
+    """
+    obstacle = albert_obstacle(model)
+    if obstacle is not None:
+        raise ValueError(f"no ALBERT computes what this model does: {obstacle}")
+    view = anatomy(model)
+    name = type(model).__name__.removeprefix("Compressed")
+    head = name.removeprefix(view.family.stock_prefix)
+    owners = _owners(model)
+    assert not isinstance(owners, str)
+    first = sorted(set(owners))
+    target: Any = getattr(transformers, f"Albert{head}")(_config(model, len(first)))
+    with torch.no_grad():
+        _copy_embeddings(view.base, anatomy(target).base, view.family.positions_after_padding)
+        for layer, number in zip(anatomy(target).layers, first, strict=True):
+            for part in _PARTS:
+                layer.get(part).load_state_dict(view.layers[number].get(part).state_dict())
+        for ours, theirs in HEADS[view.family.name, head].items():
+            _copy(target, ours, model, theirs)
+    target.tie_weights()
+    target.train(model.training)
+    return target.to(device=model.device, dtype=model.dtype)  # type: ignore[no-any-return]
+
+
+def _copy(target: nn.Module, ours: str, source: nn.Module, theirs: str) -> None:
+    parent, _, name = theirs.rpartition(".")
+    part = getattr(source.get_submodule(parent), name)
+    if isinstance(part, nn.Module):
+        target.get_submodule(ours).load_state_dict(part.state_dict())
+    else:
+        parent, _, name = ours.rpartition(".")
+        getattr(target.get_submodule(parent), name).copy_(part)
+
+
+def _config(model: PreTrainedModel, groups: int) -> Any:
+    view = anatomy(model)
+    config = view.config
+    embeddings: Any = view.base.get_submodule("embeddings")
+    positions = _positions(embeddings, view.family.positions_after_padding)
+    types = getattr(embeddings, "token_type_embeddings", None)
+    dropout = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.0))
+    attention = getattr(
+        config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0)
+    )
+    kept = {
+        field: getattr(config, field)
+        for field in ("id2label", "label2id", "problem_type", "pad_token_id", "initializer_range")
+        if getattr(config, field, None) is not None
+    }
+    return transformers.AlbertConfig(
+        vocab_size=int(embeddings.word_embeddings.num_embeddings),
+        embedding_size=int(embeddings.word_embeddings.embedding_dim),
+        hidden_size=int(config.hidden_size),
+        num_hidden_layers=view.depth,
+        num_hidden_groups=groups,
+        inner_group_num=1,
+        num_attention_heads=int(config.num_attention_heads),
+        intermediate_size=view.layers[0].width,
+        hidden_act=_activation(config),
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=attention,
+        classifier_dropout_prob=getattr(config, "classifier_dropout", None) or dropout,
+        max_position_embeddings=positions.shape[0],
+        type_vocab_size=1 if types is None else int(types.num_embeddings),
+        layer_norm_eps=float(embeddings.LayerNorm.eps),
+        bos_token_id=getattr(config, "bos_token_id", None),
+        eos_token_id=getattr(config, "eos_token_id", None),
+        **kept,
+    )
+
+
+def _positions(embeddings: Any, after_padding: bool) -> Tensor:
+    """Return the rows that tokens use: some families leave the first ones to padding."""
+    table: Tensor = embeddings.position_embeddings.weight
+    if not after_padding:
+        return table
+    return table[int(embeddings.position_embeddings.padding_idx) + 1 :]
+
+
+def _copy_embeddings(source: nn.Module, target: nn.Module, after_padding: bool) -> None:
+    old: Any = source.get_submodule("embeddings")
+    new: Any = target.get_submodule("embeddings")
+    new.word_embeddings.weight.copy_(old.word_embeddings.weight)
+    new.position_embeddings.weight.copy_(_positions(old, after_padding))
+    types = getattr(old, "token_type_embeddings", None)
+    if types is None:
+        new.token_type_embeddings.weight.zero_()
+    else:
+        new.token_type_embeddings.weight.copy_(types.weight)
+    new.LayerNorm.load_state_dict(old.LayerNorm.state_dict())
+    into: Any = target.get_submodule("encoder.embedding_hidden_mapping_in")
+    projection = _projection(source, old)
+    if projection is None:
+        into.weight.copy_(torch.eye(into.in_features))
+        into.bias.zero_()
+    else:
+        into.load_state_dict(projection.state_dict())
+
+
+def _projection(base: nn.Module, embeddings: Any) -> nn.Linear | None:
+    """Return the linear between tables and layers, of our edit or of ELECTRA."""
+    if isinstance(embeddings.dropout, ProjectedDropout):
+        return embeddings.dropout.projection
+    found = getattr(base, "embeddings_project", None)
+    return found if isinstance(found, nn.Linear) else None

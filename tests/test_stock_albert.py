@@ -1,0 +1,160 @@
+"""Shared and factorised models as stock ALBERT: equal to the bit, in a process without us."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from tests_support import tiny_inputs, tiny_model, tiny_tokenizer
+
+import bertcompress as bc
+from bertcompress.artefact import rung
+from bertcompress.shapes import Embedding, Heads, LowRanks, Sharing, apply_edit
+from bertcompress.stock_albert import HEADS, albert_obstacle, to_albert
+
+PADDED = {
+    "input_ids": torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+}
+
+
+def answers(model, head):
+    batch = dict(PADDED)
+    if head == "ForMultipleChoice":
+        batch = {name: values[None] for name, values in batch.items()}
+    with torch.no_grad():
+        return model.eval()(**batch).to_tuple()
+
+
+def same(ours, theirs):
+    """Equal to the bit, what stands at padding left out."""
+    mask = PADDED["attention_mask"].bool()
+    for a, b in zip(ours, theirs, strict=True):
+        if a.ndim > 1 and a.shape[:2] == mask.shape:
+            a, b = a[mask], b[mask]
+        assert torch.equal(a, b), (a - b).abs().max()
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS, ids="-".join)
+def test_as_many_groups_as_layers_is_the_same_model(family, head):
+    model = tiny_model(family, head, pad_token_id=0)
+    stock = to_albert(model)
+    assert type(stock) is getattr(transformers, f"Albert{head}")
+    if family == "electra" and not transformers.__version__.startswith("5"):
+        for a, b in zip(answers(model, head), answers(stock, head), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)  # another attention kernel there
+    else:
+        same(answers(model, head), answers(stock, head))
+
+
+@pytest.mark.parametrize("groups", [[0, 0, 0], [0, 1, 2]])
+@pytest.mark.parametrize("head", [h for family, h in HEADS if family == "bert"])
+def test_groups_are_shared_layers(head, groups):
+    model = tiny_model("bert", head)
+    apply_edit(model, Sharing(groups, groups))
+    stock = to_albert(model)
+    assert stock.config.num_hidden_groups == len(set(groups))
+    same(answers(model, head), answers(stock, head))
+
+
+def test_two_groups_of_four_layers():
+    model = tiny_model("bert", num_hidden_layers=4)
+    apply_edit(model, Sharing([0, 0, 2, 2], [0, 0, 2, 2]))
+    same(answers(model, ""), answers(to_albert(model), ""))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_factorised_tables_are_its_embedding_size(family):
+    head = "ForTokenClassification"
+    model = tiny_model(family, head, pad_token_id=0)
+    apply_edit(model, Embedding(4, "all", "svd"))
+    stock = to_albert(model)
+    assert stock.config.embedding_size == 4
+    same(answers(model, head), answers(stock, head))
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (Sharing([0, 1, 1], [0, 1, 1]), "contiguous groups of one size"),
+        (Sharing([0, 1, 0], [0, 1, 0]), "contiguous groups of one size"),
+        (Sharing([0, 0, 0], [0, 1, 2]), "not shared by the same layers"),
+        (Embedding(4, "word", "svd"), "the word table alone"),
+    ],
+)
+def test_what_albert_cannot_hold(edit, says, tmp_path):
+    model = tiny_model()
+    apply_edit(model, edit)
+    assert says in albert_obstacle(model)
+    number, why = rung(model)
+    assert number == 2
+    assert says in why
+    with pytest.raises(ValueError, match=says):
+        to_albert(model)
+    bc.save(model, tmp_path / "model", tiny_tokenizer())
+    with torch.no_grad():
+        again = bc.load(tmp_path / "model").model(**tiny_inputs()).logits
+        assert torch.equal(again, model(**tiny_inputs()).logits)
+
+
+@pytest.mark.parametrize("other", [Heads([[0, 1]] * 3), LowRanks({"query": [2, 2, 2]}, "svd")])
+def test_other_edits_keep_a_class_of_ours(other):
+    model = tiny_model()
+    apply_edit(model, Sharing([0, 0, 0], [0, 0, 0]))
+    assert rung(model)[0] == 1
+    apply_edit(model, other)
+    assert rung(model)[0] == 2
+
+
+def test_heads_that_albert_has_not():
+    for family in ("electra", "distilbert"):
+        model = tiny_model(family, "ForSequenceClassification")
+        assert "no head that computes" in albert_obstacle(model)
+    assert "activation" in albert_obstacle(tiny_model(hidden_act="relu"))
+
+
+PLAIN = """
+import json, sys
+import torch, transformers
+transformers.utils.logging.set_verbosity_error()
+folder = sys.argv[1]
+assert not any(name.startswith("bertcompress") for name in sys.modules)
+model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+batch = tokenizer(["the cat sleeps", "a red bird sings ."], padding=True, return_tensors="pt")
+batch.pop("token_type_ids", None)
+pipe = transformers.pipeline("text-classification", model=folder, tokenizer=folder)
+print(json.dumps({
+    "class": type(model).__name__,
+    "logits": model.eval()(**batch).logits.tolist(),
+    "pipeline": pipe(["the cat sleeps", "a red bird sings ."]),
+}))
+"""
+
+
+def test_plain_transformers_loads_it_and_a_pipeline_answers_the_same(tmp_path):
+    names = {0: "no", 1: "perhaps", 2: "yes"}
+    model = tiny_model(id2label=names, label2id={n: i for i, n in names.items()})
+    apply_edit(model, Sharing([0, 0, 0], [0, 0, 0]))
+    tokenizer = tiny_tokenizer()
+    bc.save(model, tmp_path / "model", tokenizer)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(tmp_path / "model")],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    batch = tokenizer(["the cat sleeps", "a red bird sings ."], padding=True, return_tensors="pt")
+    batch.pop("token_type_ids", None)
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits
+    assert told["class"] == "AlbertForSequenceClassification"
+    assert told["logits"] == logits.tolist()
+    assert [row["label"] for row in told["pipeline"]] == [
+        names[i] for i in logits.argmax(-1).tolist()
+    ]
+    assert not list((tmp_path / "model").glob("*.py"))
