@@ -20,6 +20,12 @@ _WHERE = {
     "save": "artefact",
     "load_data": "data",
     "open_predictor": "runtimes",
+    "evaluate": "evaluation",
+    "bench": "evaluation",
+    "export": "evaluation",
+    "inspect": "evaluation",
+    "push": "publish.hub",
+    "plot": "report",
     "apply_edit": "shapes",
     "Finetune": "methods.finetune",
     "finetune": "methods.finetune",
@@ -27,6 +33,15 @@ _WHERE = {
     "ObjectiveCallback": "training",
     "Distill": "methods.distillation.distill",
     "distill": "methods.distillation.distill",
+    "ShareLayers": "methods.sharing.share_layers",
+    "share_layers": "methods.sharing.share_layers",
+    "FactorizeEmbedding": "methods.factorization.factorize_embedding",
+    "factorize_embedding": "methods.factorization.factorize_embedding",
+    "FactorizeLinear": "methods.factorization.factorize_linear",
+    "factorize_linear": "methods.factorization.factorize_linear",
+    "to_albert": "stock_albert",
+    "TrimVocabulary": "methods.factorization.trim_vocabulary",
+    "trim_vocabulary": "methods.factorization.trim_vocabulary",
     "PruneStructured": "methods.pruning.structured",
     "prune_heads": "methods.pruning.structured",
     "prune_layers": "methods.pruning.structured",
@@ -43,8 +58,28 @@ if TYPE_CHECKING:
     from bertcompress.artefact import save as save
     from bertcompress.data import load_data as load_data
     from bertcompress.engines.teachers import LiveTeacher as LiveTeacher
+    from bertcompress.evaluation import bench as bench
+    from bertcompress.evaluation import evaluate as evaluate
+    from bertcompress.evaluation import export as export
+    from bertcompress.evaluation import inspect as inspect
     from bertcompress.methods.distillation.distill import Distill as Distill
     from bertcompress.methods.distillation.distill import distill as distill
+    from bertcompress.methods.factorization.factorize_embedding import (
+        FactorizeEmbedding as FactorizeEmbedding,
+    )
+    from bertcompress.methods.factorization.factorize_embedding import (
+        factorize_embedding as factorize_embedding,
+    )
+    from bertcompress.methods.factorization.factorize_linear import (
+        FactorizeLinear as FactorizeLinear,
+    )
+    from bertcompress.methods.factorization.factorize_linear import (
+        factorize_linear as factorize_linear,
+    )
+    from bertcompress.methods.factorization.trim_vocabulary import TrimVocabulary as TrimVocabulary
+    from bertcompress.methods.factorization.trim_vocabulary import (
+        trim_vocabulary as trim_vocabulary,
+    )
     from bertcompress.methods.finetune import Finetune as Finetune
     from bertcompress.methods.finetune import finetune as finetune
     from bertcompress.methods.pruning.structured import PruneStructured as PruneStructured
@@ -54,12 +89,17 @@ if TYPE_CHECKING:
     from bertcompress.methods.pruning.structured import prune_structured as prune_structured
     from bertcompress.methods.quantization.int8 import QuantizeInt8 as QuantizeInt8
     from bertcompress.methods.quantization.int8 import quantize_int8 as quantize_int8
+    from bertcompress.methods.sharing.share_layers import ShareLayers as ShareLayers
+    from bertcompress.methods.sharing.share_layers import share_layers as share_layers
+    from bertcompress.publish.hub import push as push
     from bertcompress.recipe import Recipe as Recipe
     from bertcompress.report import Report as Report
+    from bertcompress.report import plot as plot
     from bertcompress.runs import Run as Run
     from bertcompress.runs import run as run
     from bertcompress.runtimes import open_predictor as open_predictor
     from bertcompress.shapes import apply_edit as apply_edit
+    from bertcompress.stock_albert import to_albert as to_albert
     from bertcompress.task import Task as Task
     from bertcompress.training import ObjectiveCallback as ObjectiveCallback
 

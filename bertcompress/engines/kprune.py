@@ -51,15 +51,16 @@ class KPruneSettings:
 def unit_costs(model: nn.Module, found: Sequence[Site], length: int) -> list[float]:
     """Return the multiply-accumulates per token of one unit of each sublayer.
 
-    A head costs 4 H D + 2 T D, a neuron 2 H.
+    A head costs 4 H D + 2 T D, a neuron 2 H, each time that it is applied.
     """
     hidden = int(anatomy(model).config.hidden_size)
-    return [
+    each = [
         4.0 * hidden * site.size + 2.0 * length * site.size
         if site.kind == "heads"
         else 2.0 * hidden
         for site in found
     ]
+    return [cost * site.times for cost, site in zip(each, found, strict=True)]
 
 
 def kprune(
@@ -105,12 +106,13 @@ def kprune(
 
 def _site(model: nn.Module, like: Site) -> Site:
     """Return the sublayer of the present model that answers to one of the original."""
-    return next(s for s in sites(model) if (s.layer, s.kind) == (like.layer, like.kind))
+    return next(s for s in sites(model) if (s.layers, s.kind) == (like.layers, like.kind))
 
 
 def _cut(model: nn.Module, site: Site, kept: list[int]) -> None:
     rows = [list(range(n)) for n in _unit_counts(model, site.kind)]
-    rows[site.layer] = kept
+    for layer in site.layers:
+        rows[layer] = kept
     if site.kind == "heads":
         apply_edit(model, Heads(rows))
     else:
@@ -190,11 +192,10 @@ class _Survey:
         """Return the original's stream before the sublayer's LayerNorm, once per application."""
         seen: list[Tensor] = []
         goal = self.goals[position]
-        times = anatomy(self.original).applications.count(goal.layer)
 
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             seen.append(args[0])
-            if len(seen) == times:
+            if len(seen) == goal.times:
                 raise _Enough
 
         handle = goal.norm.register_forward_pre_hook(hook)

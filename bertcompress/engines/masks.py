@@ -14,36 +14,46 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import LowRank, anatomy
 
 __all__ = ["Site", "UnitMasks", "sites", "unit_masks"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """One sublayer of a physical layer: `units` heads or neurons of `size` features each."""
+    """One sublayer: `units` heads or neurons of `size` features each.
 
-    layer: int
+    A sublayer that several layers share is one site, of the first of them.
+    """
+
+    layers: tuple[int, ...]
+    """The physical layers that have it."""
     kind: str
     """`heads` or `neurons`."""
-    projection: nn.Linear
+    projection: nn.Linear | LowRank
     norm: nn.Module
     units: int
     size: int
+    times: int
+    """How often a forward pass applies it."""
 
 
 def sites(model: nn.Module) -> list[Site]:
     """Return the sublayers that have units, bottom to top: attention, feed-forward, and so on."""
     view, found = anatomy(model), []
+    applied = view.applications
+    owners = {part: view.owners(part) for part in ("attention_out", "ffn_out")}
     for i, layer in enumerate(view.layers):
         for kind, part, norm, units, size in (
             ("heads", "attention_out", "attention_norm", layer.heads, view.head_size),
             ("neurons", "ffn_out", "ffn_norm", layer.width, 1),
         ):
-            if units:
+            sharers = tuple(n for n, owner in enumerate(owners[part]) if owner == i)
+            if units and sharers:
                 linear = layer.get(part)
-                assert isinstance(linear, nn.Linear)
-                found.append(Site(i, kind, linear, layer.get(norm), units, size))
+                assert isinstance(linear, nn.Linear | LowRank)
+                times = sum(applied.count(n) for n in sharers)
+                found.append(Site(sharers, kind, linear, layer.get(norm), units, size, times))
     return found
 
 

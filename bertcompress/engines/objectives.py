@@ -135,9 +135,10 @@ class Distillation:
     """Label loss, teacher's logits and teacher's hidden states, each with its weight.
 
     A weight of 0 leaves its term out, bit for bit; without labels the label term is left out. With
-    `same_tokens` student and teacher have one tokenizer: hidden states are compared token by token,
-    and a live teacher is given the student's batch. Raises ModelError for hidden states of
-    different tokens, DataError where no term is left.
+    `same_tokens` student and teacher have one tokenizer, and a live teacher is given the student's
+    batch; hidden states are compared token by token, which needs that or `aligned`: the same tokens
+    under other numbers. Raises ModelError for hidden states of different tokens, DataError where no
+    term is left.
     """
 
     def __init__(
@@ -152,11 +153,13 @@ class Distillation:
         layers: Sequence[int] | None = None,
         project: nn.Module | None = None,
         same_tokens: bool = True,
+        aligned: bool = False,
     ) -> None:
-        if hidden_weight and not same_tokens:
+        if hidden_weight and not (same_tokens or aligned):
             raise ModelError(
-                "distilling hidden states: student and teacher have different vocabularies, so "
-                "their tokens do not align; set hidden_weight to 0 (logits need no alignment)"
+                "distilling hidden states: student and teacher have different vocabularies and cut "
+                "the training texts differently, so their tokens do not align; set hidden_weight "
+                "to 0 (logits need no alignment)"
             )
         self.teacher = teacher
         self.problem = problem

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from bertcompress.shapes import LowRank
 
 __all__ = ["Moments", "solve_projection"]
 
@@ -38,14 +41,26 @@ class Moments:
         rows = torch.cat([index, index.new_tensor([self.gram.shape[0] - 1])])
         return Moments(self.gram[rows][:, rows], self.cross[rows])
 
+    def through(self, first: Tensor) -> Moments:
+        """Return the moments of the features behind a linear without bias. Shape: first (r, K)."""
+        wide = functional.pad(first, (0, 1, 0, 1))
+        wide[-1, -1] = 1.0
+        return Moments(wide @ self.gram @ wide.T, wide @ self.cross)
+
 
 @torch.no_grad()
-def solve_projection(projection: nn.Linear, moments: Moments, *, ridge: float = 1e-3) -> None:
+def solve_projection(
+    projection: nn.Linear | LowRank, moments: Moments, *, ridge: float = 1e-3
+) -> None:
     """Set weight and bias of a projection, in place, to the least-squares solution.
+
+    Of two thin linears the first stays, and the second is solved behind it.
 
     Minimises |X W' + b - Y|^2 + lambda |W - W_now|^2 with lambda = `ridge` times the mean feature
     variance: with few tokens the solution stays near the present weights. Solved in float64.
     """
+    if isinstance(projection, LowRank):
+        moments, projection = moments.through(projection.first.weight), projection.second
     gram, cross = moments.gram.double(), moments.cross.double()
     tokens = gram[-1, -1].clamp_min(1.0)
     mean_x, mean_y = gram[-1, :-1] / tokens, cross[-1] / tokens

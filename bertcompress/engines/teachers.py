@@ -26,7 +26,7 @@ from bertcompress.errors import DataError, ModelError
 from bertcompress.method import TeacherOutputs
 from bertcompress.training import forward, logits_of
 
-__all__ = ["CachedTeacher", "LiveTeacher", "hidden_cache_bytes", "same_tokens"]
+__all__ = ["CachedTeacher", "LiveTeacher", "hidden_cache_bytes", "same_pieces", "same_tokens"]
 
 _PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
 
@@ -40,6 +40,27 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     # The same vocabulary may still be applied differently: lower case, accents, special tokens.
     one, two = first(_PROBE, _PROBE)["input_ids"], second(_PROBE, _PROBE)["input_ids"]
     return bool(one == two)
+
+
+def same_pieces(
+    first: PreTrainedTokenizerBase,
+    second: PreTrainedTokenizerBase,
+    data: TaskData,
+    split: str = "train",
+) -> bool:
+    """Return whether two tokenizers cut these texts into the same tokens, whatever their numbers.
+
+    So does one whose vocabulary was trimmed to the tokens of the texts.
+    """
+    one, two = data.encode(first, split), data.encode(second, split)
+    if not np.array_equal(one["length"][:], two["length"][:]):
+        return False
+    number = second.get_vocab()
+    renumbered = {i: number.get(token) for token, i in first.get_vocab().items()}
+    return all(
+        [renumbered[i] for i in mine] == list(theirs)
+        for mine, theirs in zip(one["input_ids"], two["input_ids"], strict=True)
+    )
 
 
 class LiveTeacher:

@@ -15,11 +15,27 @@ __all__ = ["METHODS", "RESEARCH", "method_class"]
 METHODS: dict[str, tuple[str, str]] = {
     "finetune": (
         "bertcompress.methods.finetune:Finetune",
-        "Train on the task's labels until the selection score no longer rises",
+        "Train on the task's labels and keep the best evaluation",
     ),
     "prune_structured": (
         "bertcompress.methods.pruning.structured:PruneStructured",
         "Remove attention heads and feed-forward neurons, or whole layers",
+    ),
+    "trim_vocabulary": (
+        "bertcompress.methods.factorization.trim_vocabulary:TrimVocabulary",
+        "Drop the tokens that the training texts never use, tokenizer included",
+    ),
+    "share_layers": (
+        "bertcompress.methods.sharing.share_layers:ShareLayers",
+        "Let several layers use one set of weights, as ALBERT does",
+    ),
+    "factorize_embedding": (
+        "bertcompress.methods.factorization.factorize_embedding:FactorizeEmbedding",
+        "Make the embedding table thin: V x H becomes V x E and E x H",
+    ),
+    "factorize_linear": (
+        "bertcompress.methods.factorization.factorize_linear:FactorizeLinear",
+        "Replace the linears of the layers by products of two thin ones",
     ),
     "distill": (
         "bertcompress.methods.distillation.distill:Distill",

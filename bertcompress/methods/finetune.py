@@ -1,4 +1,4 @@
-"""Train all weights on the task's labels until the selection score no longer rises.
+"""Train all weights on the task's labels and keep the best evaluation.
 
 The baseline of every comparison and the usual first step; skipped by a model that is already
 fine-tuned for the task. Devlin et al. 2018 (1810.04805), section 4.1: the rate decays to zero over
@@ -29,11 +29,12 @@ from bertcompress.training import TrainSettings, fit_batches, fit_stage
 __all__ = ["Finetune", "already_finetuned", "finetune"]
 
 
-def already_finetuned(model: nn.Module, data: TaskData) -> bool:
-    """Return whether a loaded model's head answers this task: as many outputs, and matching names.
+def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
+    """Return whether a loaded model's head answers this task; None where only its score can tell.
 
-    Names such as LABEL_0 say nothing, then the number decides. Ask it of a model as it was loaded:
-    a head that was made new a moment ago looks the same.
+    As many outputs and classes of the same names: yes. As many of other names, such as LABEL_0 or
+    another spelling, or the one number of a regression, may be anything. Ask it of a model as it
+    was loaded: a head that was made new a moment ago looks the same.
     """
     config: Any = getattr(model, "config", None)
     if not type(model).__name__.endswith("ForSequenceClassification"):
@@ -43,10 +44,9 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool:
     if int(config.num_labels) != data.num_labels:
         return False
     if data.task.problem == "regression":
-        return True
+        return None
     names = {int(i): str(name) for i, name in config.id2label.items()}
-    nameless = all(name == f"LABEL_{i}" for i, name in names.items())
-    return nameless or align_labels(data.labels, names) is not None
+    return True if align_labels(data.labels, names) is not None else None
 
 
 def finetune(
@@ -68,7 +68,7 @@ def finetune(
 
 
 class Finetune(Method, TrainSettings):
-    """Train on the task's labels until the selection score no longer rises."""
+    """Train on the task's labels and keep the best evaluation."""
 
     key: ClassVar[str] = "finetune"
     paper: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"

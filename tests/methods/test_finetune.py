@@ -36,7 +36,7 @@ def test_stage_trains_and_tidies_up(tmp_path):
 
 def test_knobs_are_the_settings_of_training():
     method = Finetune(epochs=2, batch_size=4)
-    assert (method.epochs, method.batch_size, method.patience) == (2, 4, 2)
+    assert (method.epochs, method.batch_size, method.patience) == (2, 4, 3)
     assert Finetune(**json.loads(method.model_dump_json())) == method
     assert method.control() is None and method.needs_labels
     with pytest.raises(ValidationError, match="epoch"):
@@ -76,8 +76,8 @@ NLI = ("entailment", "neutral", "contradiction")
     [
         (NLI, NLI, True),
         (("contradiction", "neutral", "entailment"), NLI, True),  # permuted: aligned elsewhere
-        (("LABEL_0", "LABEL_1", "LABEL_2"), NLI, True),
-        (("red", "green", "blue"), NLI, False),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), NLI, None),  # only its score can tell
+        (("red", "green", "blue"), NLI, None),
         (("negative", "positive"), NLI, False),
     ],
 )
@@ -88,7 +88,7 @@ def test_already_finetuned_goes_by_width_and_names(names, labels, expected):
 
 
 def test_already_finetuned_other_heads():
-    assert already_finetuned(tiny_model(num_labels=1), fake_data("regression"))
+    assert already_finetuned(tiny_model(num_labels=1), fake_data("regression")) is None
     assert not already_finetuned(tiny_model(num_labels=2), fake_data("regression"))
     assert not already_finetuned(tiny_model(head="Model"), fake_data("regression"))
     assert not already_finetuned(tiny_model(head="ForMaskedLM"), fake_data("single_label", *NLI))

@@ -28,9 +28,10 @@ from bertcompress.engines.teachers import (
     CachedTeacher,
     LiveTeacher,
     hidden_cache_bytes,
+    same_pieces,
     same_tokens,
 )
-from bertcompress.errors import RecipeError
+from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Method, Teacher
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -49,8 +50,15 @@ def distill(
     """Train `model` in place on the teacher's answers to the loader's batches, and return it.
 
     Both models read the same tokens; `labels` in the batches are used where there are any. `knobs`
-    are the fields of `Distill`.
+    are the fields of `Distill`. Raises ModelError for models of different vocabularies.
     """
+    words = [int(m.config.vocab_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
+    if words[0] != words[1]:
+        raise ModelError(
+            f"distill: the model knows {words[0]} tokens and the teacher {words[1]}, so one batch "
+            "cannot serve both; distil before the vocabulary is trimmed, or by a recipe, where the "
+            "teacher has its own tokenizer"
+        )
     method = Distill(**knobs)
     live = LiveTeacher(teacher, device=device)
     widths = [int(m.config.hidden_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
@@ -66,6 +74,7 @@ class Distill(Method, TrainSettings):
     key: ClassVar[str] = "distill"
     paper: ClassVar[str] = "Hinton et al. 2015, arXiv:1503.02531; Sun et al. 2019, arXiv:1908.09355"
     kind: ClassVar[Literal["train", "shape", "precision"]] = "train"
+    uses_teacher: ClassVar[bool] = True
 
     epochs: float = Field(4, gt=0, le=1_000, description="Passes over the training rows")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
@@ -77,7 +86,7 @@ class Distill(Method, TrainSettings):
     )
     logit_weight: float = Field(0.9, ge=0, description="Weight of the teacher's logits")
     hidden_weight: float = Field(
-        1.0, ge=0, description="Weight of the teacher's hidden states; needs the same tokenizer"
+        1.0, ge=0, description="Weight of the teacher's hidden states; needs the same tokens"
     )
     cache_hidden_mb: float = Field(
         0.0,
@@ -99,9 +108,15 @@ class Distill(Method, TrainSettings):
             )
         teacher = self._cached(ctx.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
-        aligned = theirs is not None and same_tokens(theirs, product.tokenizer)
+        same = theirs is not None and same_tokens(theirs, product.tokenizer)
+        aligned = same or (
+            # After trimming the vocabulary only the numbers of the tokens differ.
+            theirs is not None
+            and self.hidden_weight > 0
+            and same_pieces(theirs, product.tokenizer, ctx.data)
+        )
         project = self._projection(product, ctx, teacher) if aligned else None
-        objective = self.objective(teacher, problem, project, aligned, ctx.device)
+        objective = self.objective(teacher, problem, project, same, ctx.device, aligned)
         return fit_stage(product, ctx, objective, self)
 
     def control(self) -> Distill:
@@ -116,6 +131,7 @@ class Distill(Method, TrainSettings):
         project: nn.Module | None = None,
         same_tokens: bool = True,
         device: torch.device | str = "cpu",
+        aligned: bool = False,
     ) -> Distillation:
         """Return what is minimised with these weights."""
         return Distillation(
@@ -127,6 +143,7 @@ class Distill(Method, TrainSettings):
             temperature=self.temperature,
             project=project.to(device) if project is not None else None,
             same_tokens=same_tokens,
+            aligned=aligned,
         )
 
     def _cached(self, teacher: Teacher, workdir: Path) -> Teacher:

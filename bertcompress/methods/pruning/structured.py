@@ -17,14 +17,13 @@ Speeds up every device. Follow it with `distill` where a training budget exists.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
-from bertcompress.data import collator
+from bertcompress.data import calibration_batches
 from bertcompress.engines.importance import (
     Loss,
     head_problem,
@@ -170,7 +169,8 @@ def _cut(model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
     heads = [list(range(layer.heads)) for layer in layers]
     neurons = [list(range(layer.width)) for layer in layers]
     for site, units in zip(sites(model), kept, strict=True):
-        (heads if site.kind == "heads" else neurons)[site.layer] = list(units)
+        for layer in site.layers:
+            (heads if site.kind == "heads" else neurons)[layer] = list(units)
     apply_edit(model, Heads(heads))
     return apply_edit(model, Neurons([len(row) for row in neurons], neurons))
 
@@ -201,7 +201,7 @@ class PruneStructured(Method):
     )
     scores: Scores = Field("fisher", description="How units are ranked; kprune repairs weights too")
     reconstruct: bool = Field(True, description="For kprune: solve the remaining weights anew")
-    rows: int = Field(512, ge=1, description="Calibration rows, from the training set")
+    rows: int = Field(512, ge=1, le=2_048, description="Calibration rows, of the training set")
     at_least: int = Field(1, ge=0, description="Heads and neurons that stay in each layer")
 
     @model_validator(mode="after")
@@ -227,7 +227,7 @@ class PruneStructured(Method):
             depth = anatomy(model).depth
             apply_edit(model, Layers(choose_layers(depth, self.keep_layers, self.layer_order)))
         if self.keep < 1:
-            batches = self._batches(product, ctx)
+            batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
             prune_structured(
                 model,
                 batches,
@@ -246,9 +246,3 @@ class PruneStructured(Method):
             "samples": sum(len(batch["input_ids"]) for batch in batches),
         }
         return Product(product.model, product.tokenizer, (), facts)
-
-    def _batches(self, product: Product, ctx: Context) -> list[dict[str, Tensor]]:
-        rows = ctx.data.encode(product.tokenizer, "calibration")
-        collate = collator(product.tokenizer)
-        each = sorted(rows.select(range(min(self.rows, len(rows)))), key=itemgetter("length"))
-        return [collate(each[i : i + 32]) for i in range(0, len(each), 32)]

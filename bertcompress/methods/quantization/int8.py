@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from bertcompress.artefact import Deployment, Product
 from bertcompress.data import numpy_batches
@@ -57,14 +58,23 @@ class QuantizeInt8(Method):
         (), description="Runtimes to make files for; empty: all that are installed"
     )
     rows: int = Field(
-        300, ge=1, description="Calibration rows for static int8, from the training set"
+        300, ge=1, le=2_048, description="Calibration rows for static int8, of the training set"
     )
+
+    def check(self, model: nn.Module) -> None:
+        """Raise MissingExtra for a runtime that is not installed: before the hours of training."""
+        found = available_runtimes()
+        for runtime in self.runtimes:
+            if runtime not in found:
+                raise MissingExtra(runtime, "onnx" if runtime == "onnxruntime" else "openvino")
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with an fp32 ONNX file and one int8 file per runtime."""
         chosen = self.runtimes or tuple(available_runtimes())
-        deployments = quantize_int8(product, ctx.workdir, chosen, self._calibration(product, ctx))
-        return Product(product.model, product.tokenizer, tuple(deployments), {"samples": self.rows})
+        calibration = self._calibration(product, ctx) if "openvino" in chosen else []
+        deployments = quantize_int8(product, ctx.workdir, chosen, calibration)
+        facts = {"samples": len(calibration)}
+        return Product(product.model, product.tokenizer, tuple(deployments), facts)
 
     def _calibration(self, product: Product, ctx: Context) -> list[Batch]:
         rows = ctx.data.encode(product.tokenizer, "calibration")

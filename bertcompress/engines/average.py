@@ -1,0 +1,87 @@
+"""One layer for several: the mean of their weights, with heads and neurons put in one order first.
+
+The neurons of a layer may come in any order, and so may its heads: the layer computes the same. A
+plain mean takes the first neuron of each layer for the same neuron, which trained layers know
+nothing of. So each layer is brought into the order of the first by the assignment of its units that
+is most like them, as Ainsworth et al. 2022, "Git Re-Basin" (2209.04836), section 3, do for whole
+networks. Between layers of one model the residual stream is the same, and needs no matching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from bertcompress.shapes import anatomy
+
+__all__ = ["PARTS", "Weights", "aligned", "mean_weights", "put_weights", "take_weights"]
+
+PARTS = {
+    "attention": ("query", "key", "value", "attention_out", "attention_norm"),
+    "ffn": ("ffn_in", "ffn_out", "ffn_norm"),
+}
+"""The parts of each half of a layer, by their name in the anatomy table."""
+
+Weights = dict[str, dict[str, Tensor]]
+"""Part, then parameter, to a copy of its values."""
+
+
+def take_weights(model: nn.Module, layer: int, halves: Sequence[str]) -> Weights:
+    """Return copies of the parameters of these halves of a layer."""
+    parts = anatomy(model).layers[layer]
+    return {
+        part: {name: value.detach().clone() for name, value in parts.get(part).state_dict().items()}
+        for half in halves
+        for part in PARTS[half]
+    }
+
+
+def put_weights(model: nn.Module, layer: int, weights: Weights) -> None:
+    """Write such copies into a layer, in place."""
+    parts = anatomy(model).layers[layer]
+    for part, values in weights.items():
+        parts.get(part).load_state_dict(values)
+
+
+def mean_weights(each: Sequence[Weights]) -> Weights:
+    """Return the mean, parameter by parameter."""
+    return {
+        part: {name: torch.stack([w[part][name] for w in each]).mean(0) for name in values}
+        for part, values in each[0].items()
+    }
+
+
+def aligned(weights: Weights, like: Weights, head_size: int) -> Weights:
+    """Return the same layer with its heads and neurons in the order that is most like another's."""
+    out = {part: dict(values) for part, values in weights.items()}
+    if "ffn_in" in out and "weight" in out["ffn_in"]:
+        _reorder(out, like, ("ffn_in",), "ffn_out", 1)
+    if "query" in out and "weight" in out["query"]:
+        _reorder(out, like, ("query", "key", "value"), "attention_out", head_size)
+    return out
+
+
+def _reorder(out: Weights, like: Weights, into: Sequence[str], back: str, size: int) -> None:
+    """Permute units of `size` features: rows of the linears into them, columns of the one back."""
+    order = _matching(_units(out, into, back, size), _units(like, into, back, size))
+    index = (order[:, None] * size + torch.arange(size)).reshape(-1)
+    for part in into:
+        for name, value in out[part].items():
+            out[part][name] = value[index]
+    out[back]["weight"] = out[back]["weight"][:, index]
+
+
+def _units(weights: Weights, into: Sequence[str], back: str, size: int) -> Tensor:
+    """Return everything that belongs to each unit, as one row. Shape: (units, features)."""
+    rows = [value.reshape(value.shape[0], -1) for part in into for value in weights[part].values()]
+    wide = torch.cat([*rows, weights[back]["weight"].T], dim=1)
+    return wide.reshape(wide.shape[0] // size, -1)
+
+
+def _matching(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return for each unit of the other the one of ours that goes there. Shape: (units,)."""
+    _, chosen = linear_sum_assignment((theirs @ ours.T).cpu().numpy(), maximize=True)
+    return torch.as_tensor(chosen)

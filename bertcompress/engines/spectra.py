@@ -1,0 +1,235 @@
+"""Low rank where it costs least: factors of a matrix in the metric of its inputs, and the ranks.
+
+A truncated SVD is the best approximation of a matrix; what matters is the best approximation of
+what it does to the inputs that it meets: the SVD of `W L` with `L L' = E[x x']` (Denton et al.
+2014, 1404.0736, section 3.2.2, "data covariance distance"; Wang et al. 2024, SVD-LLM, 2403.07378).
+Rows may be weighted by their Fisher information instead (Hsu et al. 2022, FWSVD, 2207.00112).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bertcompress.engines.importance import frozen, head_problem, model_inputs, sampled_loss
+from bertcompress.shapes import LINEARS, anatomy
+
+__all__ = ["Place", "Seen", "Spectrum", "choose_ranks", "factors", "look", "spectrum"]
+
+Place = tuple[str, int]
+"""Name of the linear in the anatomy table, and the layer that owns it."""
+_Record = dict[Place, list[Tensor]]
+
+
+@dataclass
+class Seen:
+    """What one linear met on the calibration rows."""
+
+    inputs: Tensor
+    """Mean of x x'. Shape: (in, in)."""
+    slope: float
+    """Mean squared gradient of the loss at one output feature of one token."""
+    rows: Tensor
+    """Square root of the summed squared gradient of each row of the weight. Shape: (out,)."""
+
+
+def look(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, seed: int = 0
+) -> dict[Place, Seen]:
+    """Return what each linear of the layers meets: inputs, and gradients of a sampled loss.
+
+    Answers are drawn from the model's own distribution, so no labels are needed. A linear that
+    several layers share is one, of the first of them. Padding does not count.
+    """
+    places = _places(model)
+    device = next(model.parameters()).device
+    moments = {
+        place: torch.zeros(linear.in_features, linear.in_features, device=device)
+        for place, linear in places.items()
+    }
+    slopes = dict.fromkeys(places, 0.0)
+    rows = {p: torch.zeros(linear.out_features, device=device) for p, linear in places.items()}
+    tokens = 0
+    loss = sampled_loss(head_problem(model), seed)
+    was_training = model.training
+    model.eval()
+    with frozen(model):
+        for batch in batches:
+            inputs = model_inputs(model, batch)
+            mask = inputs["attention_mask"].bool()
+            tokens += int(mask.sum())
+            with _recorded(places) as (seen, made), torch.enable_grad():
+                # Without weight gradients the graph has to begin somewhere.
+                start = (
+                    anatomy(model)
+                    .base.get_submodule("embeddings")
+                    .register_forward_hook(lambda _, __, out: out.requires_grad_())
+                )
+                torch.autograd.backward(loss(batch, model(**inputs).logits).sum())
+                start.remove()
+            for place, pairs in seen.items():
+                for x, y in zip(pairs, made[place], strict=True):
+                    features = x[mask].float()
+                    moments[place] += features.T @ features
+                    if y.grad is not None:
+                        gradient = y.grad[mask].float()
+                        slopes[place] += float(gradient.pow(2).mean(1).sum())
+                        # Of one token the squared gradient of row i sums to g_i^2 |x|^2.
+                        rows[place] += (gradient.pow(2) * features.pow(2).sum(1, True)).sum(0)
+    model.train(was_training)
+    return {
+        place: Seen(moments[place] / tokens, slopes[place] / tokens, rows[place].sqrt())
+        for place in places
+    }
+
+
+def _places(model: nn.Module) -> dict[Place, nn.Linear]:
+    view = anatomy(model)
+    found: dict[Place, nn.Linear] = {}
+    for part in LINEARS:
+        for i, owner in enumerate(view.owners(part)):
+            module = view.layers[i].get(part)
+            if owner == i and isinstance(module, nn.Linear):
+                found[part, i] = module
+    return found
+
+
+@contextlib.contextmanager
+def _recorded(places: Mapping[Place, nn.Linear]) -> Iterator[tuple[_Record, _Record]]:
+    """Keep inputs and outputs of linears while the context lasts, one per application."""
+    seen: _Record = {place: [] for place in places}
+    made: _Record = {place: [] for place in places}
+
+    def hook(place: Place) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[place].append(args[0].detach())
+            output.retain_grad()
+            made[place].append(output)
+
+        return keep
+
+    handles = [linear.register_forward_hook(hook(place)) for place, linear in places.items()]
+    try:
+        yield seen, made
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class Spectrum:
+    """What each further rank of a matrix is worth."""
+
+    gains: Tensor
+    """Squared singular values in the metric: the error that each rank saves. Shape: (ranks,)."""
+    price: int
+    """Parameters of one rank: in + out."""
+    dense: int
+    """Parameters of the matrix itself."""
+    weight: float = 1.0
+    """What a unit of error costs, so that matrices can be compared."""
+
+    @property
+    def break_even(self) -> int:
+        """The first rank that saves nothing."""
+        return -(-self.dense // self.price)
+
+
+def spectrum(weight: Tensor, seen: Seen | None = None) -> Spectrum:
+    """Return the spectrum of a matrix: plain, or in the metric of its inputs and its slope."""
+    out, features = weight.shape
+    matrix = weight.detach().double()
+    if seen is not None:
+        matrix = matrix @ _root(seen.inputs)
+    gains = torch.linalg.svdvals(matrix).pow(2)
+    return Spectrum(gains, out + features, out * features, seen.slope if seen else 1.0)
+
+
+def choose_ranks(spectra: Mapping[Place, Spectrum], keep: float) -> dict[Place, int]:
+    """Return the rank of each matrix, 0 where it stays dense, for a share of all parameters.
+
+    Equal marginal loss: a rank is kept where its gain per parameter is above one threshold for all
+    matrices. A matrix that would need its break-even rank or more stays as it is, since there two
+    factors are no smaller. Raises ValueError for a share that even rank 1 everywhere exceeds.
+    """
+    budget = keep * sum(each.dense for each in spectra.values())
+    low, high = 0.0, max(float(_rates(each).max()) for each in spectra.values()) * 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        size = sum(_size(spectra[p], r) for p, r in _at(spectra, middle).items())
+        low, high = (middle, high) if size > budget else (low, middle)
+    ranks = _at(spectra, high)
+    if sum(_size(spectra[place], rank) for place, rank in ranks.items()) > budget:
+        raise ValueError(f"keep {keep}: rank 1 everywhere is more than that")
+    return ranks
+
+
+def _rates(each: Spectrum) -> Tensor:
+    return each.gains * (each.weight / each.price)
+
+
+def _at(spectra: Mapping[Place, Spectrum], threshold: float) -> dict[Place, int]:
+    ranks = {}
+    for place, each in spectra.items():
+        rank = max(int((_rates(each) > threshold).sum()), 1)
+        ranks[place] = 0 if rank >= each.break_even else rank
+    return ranks
+
+
+def _size(each: Spectrum, rank: int) -> int:
+    return rank * each.price if rank else each.dense
+
+
+def factors(
+    weight: Tensor, rank: int, *, inputs: Tensor | None = None, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the best factors of a rank in a metric, with the scale shared between them.
+
+    With `inputs` (mean of x x') the mean squared change of the outputs is least; with `rows` the
+    weighted change of the rows. Shape: (out, in) -> (out, rank), (rank, in).
+    """
+    matrix = weight.detach().double()
+    if inputs is not None:
+        root = _root(inputs)
+        left, right = _truncated(matrix @ root, rank)
+        product = torch.linalg.solve(root, right, left=False)
+    elif rows is not None:
+        scale = rows.double().clamp_min(float(rows.max()) * 1e-6 + 1e-30)[:, None]
+        left, product = _truncated(matrix * scale, rank)
+        left = left / scale
+    else:
+        left, product = _truncated(matrix, rank)
+    return balanced(left, product, weight.dtype)
+
+
+def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return U S and V' of a rank, in double precision."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank], v[:rank]
+
+
+def balanced(left: Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return factors of the same product whose columns and rows have equal norms.
+
+    As they come out of a whitening, all the scale is on one side, and training with one learning
+    rate for both wrecks them.
+    """
+    q_left, r_left = torch.linalg.qr(left)
+    q_right, r_right = torch.linalg.qr(right.T)
+    inner, rank = r_left @ r_right.T, left.shape[1]
+    u, s, v = torch.linalg.svd(inner)
+    root = s[:rank].sqrt()
+    return (q_left @ u * root).to(dtype), (root[:, None] * (v @ q_right.T)).to(dtype)
+
+
+def _root(moment: Tensor) -> Tensor:
+    """Return L with L L' = the moment, made definite by a small ridge. Shape: (in, in)."""
+    moment = moment.double()
+    ridge = 1e-6 * moment.diagonal().mean().clamp_min(1e-12)
+    eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    root: Tensor = torch.linalg.cholesky(moment + ridge * eye)
+    return root

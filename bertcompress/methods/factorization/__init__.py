@@ -1,0 +1,1 @@
+"""Methods that make matrices and tables thinner or shorter, and leave the layers as they are."""

@@ -1,0 +1,1 @@
+"""Methods by which several layers use one set of weights."""

@@ -1,0 +1,194 @@
+"""Let several layers use one set of weights, as ALBERT does, starting from a trained model.
+
+Lan et al. 2020 (1909.11942), section 3.1, share from the start of pretraining; here a trained
+encoder is brought there, so where the shared weights start from matters: a layer, the mean, or the
+candidate that changes the model's own hidden states least on calibration rows (`best`). Contiguous
+groups of whole layers are written as a stock ALBERT, which any transformers loads; anything else
+keeps a class of ours.
+
+Costs some forward passes over the calibration rows. Always follow it with `distill`: sharing
+without training collapses. Makes files and memory smaller, by up to the number of layers; no
+speed-up, since every layer is still computed. Not where speed is wanted: then `prune_structured`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bertcompress.artefact import Product
+from bertcompress.data import calibration_batches
+from bertcompress.engines.average import (
+    Weights,
+    aligned,
+    mean_weights,
+    put_weights,
+    take_weights,
+)
+from bertcompress.engines.importance import model_inputs
+from bertcompress.method import Context, Method
+from bertcompress.shapes import ShapeError, Sharing, anatomy, apply_edit
+
+__all__ = ["ShareLayers", "choose_owners", "share_layers"]
+
+Scope = Literal["all", "attention", "ffn"]
+Init = Literal["best", "mean", "aligned", "first", "last"]
+Batch = Mapping[str, Tensor]
+HALVES: dict[str, tuple[str, ...]] = {
+    "all": ("attention", "ffn"),
+    "attention": ("attention",),
+    "ffn": ("ffn",),
+}
+
+
+def choose_owners(depth: int, groups: int) -> list[int]:
+    """Return for each layer the first layer of its group, as ALBERT's `num_hidden_groups` groups.
+
+    Raises ShapeError for more groups than layers, and where nothing would be shared.
+
+    >>> choose_owners(6, 3)
+    [0, 0, 2, 2, 4, 4]
+    """
+    if not 1 <= groups < depth:
+        raise ShapeError(
+            f"share_layers: {groups} groups of {depth} layers share nothing; 1 to {depth - 1} do"
+            if depth > 1
+            else "share_layers: the model has one layer already"
+        )
+    group = [int(i / (depth / groups)) for i in range(depth)]
+    return [group.index(number) for number in group]
+
+
+def share_layers(
+    model: nn.Module,
+    scope: Scope = "all",
+    *,
+    groups: int = 1,
+    init: Init = "mean",
+    batches: Sequence[Batch] = (),
+) -> nn.Module:
+    """Share parts of the layers within contiguous groups, in place, and return the model.
+
+    Args:
+        model: an encoder whose layers have equal shapes within each group.
+        scope: whole layers, or only their attention or feed-forward parts (with their norms).
+        groups: sets of weights that are left.
+        init: what a group starts from: its `first` or `last` layer, the `mean` of its layers, the
+            mean with heads and neurons `aligned` first, or the `best` of these on the batches.
+        batches: calibration batches, as a data loader gives them; `best` needs them.
+
+    Raises:
+        ShapeError for layers of different shapes, ValueError for `best` without batches.
+    """
+    owners = choose_owners(len(anatomy(model).layers), groups)
+    whole = list(range(len(owners)))
+    edit = Sharing(owners if scope != "ffn" else whole, owners if scope != "attention" else whole)
+    edit.check(anatomy(model))
+    if init == "best":
+        if not batches:
+            raise ValueError("share_layers: init 'best' needs batches to judge by")
+        _start_from_best(model, owners, HALVES[scope], batches)
+    else:
+        for owner in sorted(set(owners)):
+            members = [i for i, each in enumerate(owners) if each == owner]
+            put_weights(model, owner, candidates(model, members, HALVES[scope])[init])
+    return apply_edit(model, edit)
+
+
+def candidates(
+    model: nn.Module, members: Sequence[int], halves: Sequence[str]
+) -> dict[str, Weights]:
+    """Return what a group may start from, by name; each layer of it by its number too."""
+    size = anatomy(model).head_size
+    each = [take_weights(model, layer, halves) for layer in members]
+    matched = [each[0], *(aligned(weights, each[0], size) for weights in each[1:])]
+    return {
+        "first": each[0],
+        "last": each[-1],
+        "mean": mean_weights(each),
+        "aligned": mean_weights(matched),
+        **{str(layer): weights for layer, weights in zip(members, each, strict=True)},
+    }
+
+
+def _start_from_best(
+    model: nn.Module, owners: Sequence[int], halves: Sequence[str], batches: Sequence[Batch]
+) -> None:
+    """Give each layer, in place, the weights of its group's best candidate.
+
+    Group by group from the bottom, all of its layers at once, the groups above still as they were;
+    what is compared is the last hidden state with the original's.
+    """
+    inputs = [model_inputs(model, batch) for batch in batches]
+    original = copy.deepcopy(model).eval()
+    goals = [_last_state(original, each) for each in inputs]
+    model.eval()
+    for owner in sorted(set(owners)):
+        members = [i for i, each in enumerate(owners) if each == owner]
+        tried = candidates(original, members, halves)
+        losses = {}
+        for name, weights in tried.items():
+            for layer in members:
+                put_weights(model, layer, weights)
+            losses[name] = _change(model, inputs, goals)
+        best = tried[min(losses, key=losses.__getitem__)]
+        for layer in members:
+            put_weights(model, layer, best)
+
+
+@torch.no_grad()
+def _last_state(model: nn.Module, inputs: Batch) -> Tensor:
+    state: Tensor = anatomy(model).base(**inputs)[0]
+    return state
+
+
+def _change(model: nn.Module, inputs: Sequence[Batch], goals: Sequence[Tensor]) -> float:
+    """Return the mean squared change of the last hidden state over real tokens."""
+    total, count = 0.0, 0
+    for each, goal in zip(inputs, goals, strict=True):
+        tokens = each["attention_mask"].bool()
+        total += float((_last_state(model, each) - goal)[tokens].pow(2).sum())
+        count += int(tokens.sum())
+    return total / max(count, 1)
+
+
+class ShareLayers(Method):
+    """Let several layers use one set of weights, as ALBERT does."""
+
+    key: ClassVar[str] = "share_layers"
+    paper: ClassVar[str] = "Lan et al. 2020, arXiv:1909.11942"
+    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+
+    scope: Scope = Field("all", description="Whole layers, or only attention or ffn parts of them")
+    groups: int = Field(1, ge=1, description="Sets of weights that are left, of contiguous layers")
+    init: Init = Field(
+        "best", description="What a group starts from; best: whichever changes the answers least"
+    )
+    rows: int = Field(256, ge=1, le=2_048, description="Calibration rows that `best` is judged by")
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError where nothing would be shared."""
+        choose_owners(len(anatomy(model).layers), self.groups)
+
+    def apply(self, product: Product, ctx: Context) -> Product:
+        """Return the product with shared layers; facts say which layer each one uses."""
+        model: nn.Module = product.model
+        model.to(ctx.device)
+        batches = (
+            calibration_batches(ctx.data, product.tokenizer, self.rows)
+            if self.init == "best"
+            else []
+        )
+        share_layers(model, self.scope, groups=self.groups, init=self.init, batches=batches)
+        view = anatomy(model)
+        facts: dict[str, Any] = {
+            "attention": view.owners("attention_out"),
+            "ffn": view.owners("ffn_out"),
+            "samples": sum(len(batch["input_ids"]) for batch in batches),
+        }
+        return Product(product.model, product.tokenizer, (), facts)

@@ -1,0 +1,169 @@
+"""Low rank in a metric: against closed forms and brute force."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests_support import tiny_model
+
+from bertcompress.engines.spectra import (
+    Spectrum,
+    balanced,
+    choose_ranks,
+    factors,
+    look,
+    spectrum,
+)
+from bertcompress.shapes import LINEARS, Sharing, anatomy, apply_edit
+
+
+def uneven(count=400, features=12, seed=0):
+    """Inputs that vary much more in some directions. Shape: (count, features)."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(features, features, generator=generator)
+    scale = torch.logspace(1, -2, features)
+    return torch.randn(count, features, generator=generator) * scale @ mix
+
+
+def batches(count=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        ids = torch.randint(5, 25, (4, 9), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[1, 6:] = 0
+        made.append({"input_ids": ids, "attention_mask": mask})
+    return made
+
+
+@pytest.mark.parametrize("rank", [1, 4, 9])
+def test_factors_in_the_metric_of_the_inputs_are_the_best(rank):
+    """The least possible error is the tail of the spectrum of W L; random factors are worse."""
+    x = uneven()
+    weight = torch.randn(10, 12, generator=torch.Generator().manual_seed(1))
+    moment = x.T @ x / len(x)
+    left, right = factors(weight, rank, inputs=moment)
+    error = (x @ (weight - left @ right).T).pow(2).sum() / len(x)
+    values, vectors = torch.linalg.eigh(moment.double())
+    root = vectors * values.clamp_min(0).sqrt()
+    tail = torch.linalg.svdvals(weight.double() @ root)[rank:].pow(2).sum()
+    torch.testing.assert_close(error.double(), tail, rtol=1e-3, atol=1e-3)
+    plain_left, plain_right = factors(weight, rank)
+    plain = (x @ (weight - plain_left @ plain_right).T).pow(2).sum() / len(x)
+    assert error < plain
+    # The scale is shared.
+    torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_plain_factors_are_the_svd_and_full_rank_is_exact():
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(2))
+    left, right = factors(weight, 2)
+    tail = torch.linalg.svdvals(weight)[2:].pow(2).sum()
+    torch.testing.assert_close((weight - left @ right).pow(2).sum(), tail, rtol=1e-4, atol=1e-5)
+    for metric in ({}, {"rows": torch.rand(7) + 0.1}, {"inputs": torch.eye(5) * 3}):
+        left, right = factors(weight, 5, **metric)
+        torch.testing.assert_close(left @ right, weight, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_matter_are_kept_best():
+    weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
+    rows = torch.tensor([100.0, 100.0, *[1.0] * 6])
+    weighted, plain = (factors(weight, 3, **m) for m in ({"rows": rows}, {}))
+    error = [(weight - left @ right)[:2].norm() for left, right in (weighted, plain)]
+    assert error[0] < 0.1 * error[1]
+
+
+def test_balancing_keeps_the_product():
+    left, right = torch.randn(6, 3).double() * 1e4, torch.randn(3, 7).double() * 1e-4
+    a, b = balanced(left, right, torch.float64)
+    torch.testing.assert_close(a @ b, left @ right)
+    torch.testing.assert_close(a.norm(dim=0), b.norm(dim=1))
+
+
+def test_what_a_linear_meets_is_measured():
+    """Against hooks by hand, padding left out; the gradients against finite sums."""
+    model = tiny_model().eval()
+    data = batches()
+    seen = look(model, data)
+    assert set(seen) == {(part, i) for part in LINEARS for i in range(3)}
+    kept = []
+    linear = anatomy(model).layers[1].get("ffn_in")
+    handle = linear.register_forward_hook(lambda _, args, __: kept.append(args[0].detach()))
+    with torch.no_grad():
+        for batch in data:
+            model(**batch)
+    handle.remove()
+    rows = torch.cat([x[b["attention_mask"].bool()] for x, b in zip(kept, data, strict=True)])
+    torch.testing.assert_close(seen["ffn_in", 1].inputs, rows.T @ rows / len(rows))
+    assert all(each.slope > 0 and (each.rows >= 0).all() for each in seen.values())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_shared_linear_is_one():
+    model = tiny_model()
+    apply_edit(model, Sharing([0, 0, 0], [0, 1, 2]))
+    places = set(look(model, batches(1)))
+    assert {i for part, i in places if part == "query"} == {0}
+    assert {i for part, i in places if part == "ffn_in"} == {0, 1, 2}
+
+
+def test_activation_aware_is_better_on_rows_it_has_not_seen_in_every_layer():
+    model = tiny_model().eval()
+    seen = look(model, batches(12, seed=0))
+    unseen = look(model, batches(12, seed=1))
+    for place, each in seen.items():
+        weight = anatomy(model).layers[place[1]].get(place[0]).weight.detach()
+        held_out = unseen[place].inputs
+        errors = []
+        for metric in ({"inputs": each.inputs}, {}):
+            left, right = factors(weight, 5, **metric)
+            change = weight - left @ right
+            errors.append(float(torch.trace(change @ held_out @ change.T)))
+        assert errors[0] < errors[1], place
+
+
+def brute(spectra, keep):
+    """The best ranks by trying all of them: least weighted loss within the budget."""
+    import itertools
+
+    places = list(spectra)
+    budget = keep * sum(s.dense for s in spectra.values())
+    best, found = None, None
+    for ranks in itertools.product(*(range(s.break_even) for s in spectra.values())):
+        size = sum(
+            r * s.price if r else s.dense for r, s in zip(ranks, spectra.values(), strict=True)
+        )
+        loss = sum(
+            s.weight * float(s.gains[r:].sum()) if r else 0.0
+            for r, s in zip(ranks, spectra.values(), strict=True)
+        )
+        if size <= budget and (best is None or loss < best):
+            best, found = loss, dict(zip(places, ranks, strict=True))
+    return best, found
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.7])
+def test_ranks_are_close_to_the_best_of_all(keep):
+    generator = torch.Generator().manual_seed(4)
+    spectra = {
+        ("query", i): spectrum(torch.randn(8, 8, generator=generator) * (i + 1)) for i in range(3)
+    }
+    ranks = choose_ranks(spectra, keep)
+    size = sum(r * spectra[p].price if r else spectra[p].dense for p, r in ranks.items())
+    assert size <= keep * sum(s.dense for s in spectra.values())
+    assert all(r < spectra[p].break_even for p, r in ranks.items())
+    loss = sum(float(spectra[p].gains[r:].sum()) if r else 0.0 for p, r in ranks.items())
+    nothing = sum(float(s.gains.sum()) for s in spectra.values())
+    best, _ = brute(spectra, keep)
+    assert best <= loss < best + 0.15 * nothing
+
+
+def test_break_even_ranks_are_refused():
+    """768 x 768: below 384; 768 x 3072: below 614.4 (METHODS of the field; two factors of r)."""
+    for out, features, first in ((768, 768, 384), (3072, 768, 615)):
+        flat = Spectrum(torch.ones(768), out + features, out * features)
+        assert flat.break_even == first
+    spectra = {("query", 0): Spectrum(torch.ones(8), 16, 64)}
+    assert choose_ranks(spectra, 1.0) == {("query", 0): 0}  # dense: no rank saves anything
+    with pytest.raises(ValueError, match="rank 1 everywhere"):
+        choose_ranks(spectra, 0.1)

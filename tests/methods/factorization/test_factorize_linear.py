@@ -1,0 +1,98 @@
+"""`factorize_linear`: the budget, the factors, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tests_support import tiny_model
+
+import bertcompress as bc
+from bertcompress.methods.factorization.factorize_linear import factorize_linear
+from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
+
+
+def batches(count=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        ids = torch.randint(5, 25, (6, 8), generator=generator)
+        made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    return made
+
+
+def linear_parameters(model):
+    return sum(
+        sum(p.numel() for n, p in layer.get(part).named_parameters() if n.endswith("weight"))
+        for layer in anatomy(model).layers
+        for part in LINEARS
+    )
+
+
+def change(model, original):
+    total = 0.0
+    with torch.no_grad():
+        for batch in batches(4, seed=9):
+            total += float((model.eval()(**batch).logits - original(**batch).logits).pow(2).sum())
+    return total
+
+
+@pytest.mark.parametrize("metric", ["activation", "fisher", "svd"])
+@pytest.mark.parametrize("keep", [0.5, 0.8])
+def test_the_budget_is_kept_and_nearly_used(metric, keep):
+    model = tiny_model(hidden_size=32, intermediate_size=64)
+    before = linear_parameters(model)
+    assert factorize_linear(model, batches(), keep, metric=metric) is model
+    assert 0.9 * keep * before < linear_parameters(model) <= keep * before
+    assert any(isinstance(module, LowRank) for module in model.modules())
+
+
+def test_activation_aware_changes_the_answers_less_than_plain_svd():
+    original = tiny_model(hidden_size=32, intermediate_size=64).eval()
+    aware, plain = (
+        factorize_linear(copy.deepcopy(original), batches(), 0.5, metric=metric)
+        for metric in ("activation", "svd")
+    )
+    assert change(aware, original) < change(plain, original)
+
+
+def test_keep_one_changes_nothing():
+    model = tiny_model().eval()
+    original = copy.deepcopy(model)
+    factorize_linear(model, batches(), 1.0)
+    assert change(model, original) < 1e-8
+
+
+def test_refusals():
+    with pytest.raises(ShapeError, match="rank 1 everywhere"):
+        factorize_linear(tiny_model(), batches(1), 0.01)
+    with pytest.raises(ValueError, match="needs batches"):
+        factorize_linear(tiny_model())
+
+
+def test_the_whole_path_with_other_methods(tmp_path):
+    """Cut, factorised, cut again, saved, exported."""
+    pytest.importorskip("onnxruntime")
+    from tests_support import tiny_tokenizer
+
+    from bertcompress.artefact import Product
+    from bertcompress.runtimes import onnxruntime, open_predictor
+
+    model = tiny_model(hidden_size=32, intermediate_size=64)
+    bc.prune_structured(model, batches(2), 0.6)
+    factorize_linear(model, batches(2), 0.7)
+    bc.prune_structured(model, batches(2), 0.6)
+    bc.prune_structured(model, batches(2), 0.8, scores="kprune")
+    tokenizer = tiny_tokenizer()
+    bc.save(model, tmp_path / "m", tokenizer)
+    again = bc.load(tmp_path / "m").model
+    batch = batches(1)[0]
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+        assert torch.equal(again(**batch).logits, expected)
+    made = onnxruntime.export(Product(again, tokenizer), tmp_path / "onnx")
+    inputs = {name: values.numpy() for name, values in batch.items()}
+    inputs["token_type_ids"] = inputs["input_ids"] * 0
+    answer = open_predictor(made.path, "onnxruntime")(inputs)
+    torch.testing.assert_close(torch.from_numpy(answer), expected, atol=1e-4, rtol=1e-4)
