@@ -42,6 +42,8 @@ Train = Annotated[str | None, typer.Option(help="Your own training rows: file, f
 Validation = Annotated[str | None, typer.Option(help="Your own validation rows")]
 Text = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for a pair")]
 Label = Annotated[str | None, typer.Option(help="Column of the label; left out: unlabelled")]
+Runtime = Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, int8")]
 
 
 def main() -> None:
@@ -61,7 +63,8 @@ def main() -> None:
         _fail(known, 2)
     # typer answers an interrupt, and `typer.Exit`, with the status instead of raising.
     if status == INTERRUPTED:
-        _fail("interrupted; add --resume to go on", INTERRUPTED)
+        hint = "; add --resume to go on" if sys.argv[1:2] == ["run"] else ""
+        _fail(f"interrupted{hint}", INTERRUPTED)
     sys.exit(status or 0)
 
 
@@ -179,13 +182,18 @@ def evaluate(
     validation: Validation = None,
     text: Text = None,
     label: Label = None,
-    runtime: Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino")] = None,
+    runtime: Runtime = None,
+    precision: Precision = None,
     limit: Annotated[int | None, typer.Option(help="At most so many rows")] = None,
     data_dir: DataDir = None,
     revision: Revision = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
 ) -> None:
-    """Score a model on a task, with 95 % intervals."""
+    """Score a model on a task, with 95 % intervals.
+
+    A run stands for the deployment that its verdict is about, unless --runtime or --precision
+    choose another.
+    """
     chosen = _task(task, train, validation, text, label)
     if chosen is None:
         raise InputError("--task: on which task? `bertcompress list tasks` shows them")
@@ -196,10 +204,12 @@ def evaluate(
         model,
         chosen,
         runtime=runtime,
+        precision=precision,
         data_dir=data_dir,
         limit=limit,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        say=_say,
     )
     table = Table("split", "metric", "score", "95 % interval", "rows", title=model)
     for row in rows:
@@ -215,32 +225,45 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="Texts at a time")] = None,
     length: Annotated[list[int] | None, typer.Option(help="Tokens per text")] = None,
     task: TaskName = None,
+    runtime: Runtime = None,
+    precision: Precision = None,
     threads: Annotated[int | None, typer.Option(help="Default: the physical cores")] = None,
     seconds: Annotated[float, typer.Option(help="Time spent on each shape")] = 20.0,
     data_dir: DataDir = None,
 ) -> None:
-    """Time models in turn, each in its own process; ratios are to the first."""
+    """Time models in turn, each in its own process; ratios are to the first.
+
+    A run alone stands for all that it ships; beside other models, for the deployment that its
+    verdict is about. --runtime and --precision choose for every model.
+    """
     _hush()
     from bertcompress.evaluation import bench as go
 
     shapes = [(b, t) for b in batch or [1, 8] for t in length or [128]]
-    timings = go(
-        models, shapes=shapes, task=task, data_dir=data_dir, threads=threads, seconds=seconds
+    rows = go(
+        models,
+        runtime=runtime,
+        precision=precision,
+        shapes=shapes,
+        task=task,
+        data_dir=data_dir,
+        threads=threads,
+        seconds=seconds,
+        say=_say,
     )
-    table = Table("model", "runtime", "batch", "tokens", "p50 ms", "p95 ms", "per s", "speed-up")
-    for model, timing in zip(models, timings, strict=True):
-        for row in timing.latency:
-            ratio = row.speedup_vs_torch
-            table.add_row(
-                model,
-                f"{timing.runtime} {timing.precision}",
-                str(row.batch),
-                str(row.length),
-                f"{row.p50_ms:.2f}",
-                f"{row.p95_ms:.2f}",
-                f"{row.throughput_per_s:.0f}",
-                "-" if ratio is None else f"{ratio:.2f}x ± {row.spread:.0%}",
-            )
+    table = Table("model", "runtime", "batch", "tokens", "ms", "p95 ms", "per s", "vs first")
+    table.columns[0].overflow = "fold"
+    for row in rows:
+        table.add_row(
+            row.model,
+            f"{row.runtime} {row.precision}",
+            str(row.time.batch),
+            str(row.time.length),
+            f"{row.time.batch_ms:.2f}",
+            f"{row.time.p95_ms:.2f}",
+            f"{row.time.throughput_per_s:.0f}",
+            f"{row.speedup_vs_first:.2f}x ± {row.spread:.0%}",
+        )
     out.print(table)
 
 
@@ -314,8 +337,7 @@ def plot(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the figures into")],
 ) -> None:
     """Draw the figures of a finished run, as SVG and PNG."""
-    from bertcompress.report import Report
-    from bertcompress.report.plots import save_figures
+    from bertcompress.report import plot as go
 
-    for path in save_figures(Report.load(run_folder), out_folder):
+    for path in go(run_folder, out_folder):
         out.print(f"{path}", highlight=False)

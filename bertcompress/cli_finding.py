@@ -59,7 +59,8 @@ def show(name: Annotated[str, typer.Argument(help="A method, recipe or task")]) 
     kinds: tuple[Kind, ...] = ("recipes", "tasks")
     for kind in kinds:
         if name in list_names(kind) or name.endswith((".yaml", ".yml")):
-            out.print(resolve(kind, name).read_text(encoding="utf-8"), markup=False, end="")
+            text = resolve(kind, name).read_text(encoding="utf-8")
+            out.print(text, markup=False, end="", soft_wrap=True)
             return
     known = [*METHODS, *list_names("recipes"), *list_names("tasks")]
     raise NotFound(unknown("show", "name", name, known))
@@ -69,10 +70,12 @@ def _show_method(name: str) -> None:
     from bertcompress.methods import METHODS
 
     tree = _tree(METHODS[name][0].partition(":")[0])
-    out.print(ast.get_docstring(tree), markup=False)
-    out.print("\nSettings and their defaults (bertcompress check FILE knows their ranges):")
+    # Docstrings have their own line breaks; wrapped once more they would be ragged.
+    out.print(ast.get_docstring(tree), markup=False, highlight=False, soft_wrap=True)
+    head = "\nSettings and their defaults (bertcompress check FILE knows their ranges):"
+    out.print(head, highlight=False, soft_wrap=True)
     for field, (default, line) in _settings(tree).items():
-        out.print(f"  {field}: {line} [{default}]", markup=False, highlight=False)
+        out.print(f"  {field}: {line} [{default}]", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tree(module: str) -> ast.Module:

@@ -11,7 +11,6 @@
     |   |-- NotFound              a name, path or repository that does not exist
     |   `-- OutputError           the place to write to exists already, is read-only or full
     |-- MissingExtra              an optional dependency; the message names the pip command
-    |-- ResourceError             out of memory
     `-- WorkerError               a helper process died or answered nonsense
 
 `shapes/` travels with the model and raises its own `ShapeError(ValueError)`; the CLI treats it as
@@ -35,7 +34,6 @@ __all__ = [
     "Notice",
     "OutputError",
     "RecipeError",
-    "ResourceError",
     "TaskError",
     "UnsupportedFamily",
     "WorkerError",
@@ -89,12 +87,6 @@ class NotFound(InputError):
 
 class OutputError(InputError):
     """The place to write to exists already, is read-only or full."""
-
-
-class ResourceError(BertCompressError):
-    """Out of memory."""
-
-    exit_code = 2
 
 
 class WorkerError(BertCompressError):

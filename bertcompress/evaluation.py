@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertcompress.artefact import Deployment, Product, load, locate, rung
@@ -15,8 +17,10 @@ from bertcompress.data import load_data
 from bertcompress.errors import InputError, ModelError, NotFound
 from bertcompress.measure import (
     Candidate,
+    Latency,
     LayerRow,
     Parameters,
+    Row,
     Score,
     Timing,
     count_parameters,
@@ -26,20 +30,33 @@ from bertcompress.measure import (
     task_batches,
     time_candidates,
 )
+from bertcompress.report import Report
 from bertcompress.runtimes import locate as locate_artefact
 from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
 
-__all__ = ["Inspection", "bench", "evaluate", "export", "inspect"]
+__all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
+
+
+Say = Callable[[str], None]
+"""Takes one line at a time about what was chosen."""
 
 
 @dataclass(frozen=True)
 class _Place:
     """Where an artefact is, and the folder with its config and tokenizer."""
 
+    model: str
+    """As it was given."""
     runtime: str
+    precision: str | None
+    """None: what the artefact holds."""
     path: Path
-    folder: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where config and tokenizer lie."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def config(self) -> dict[str, Any]:
@@ -59,12 +76,44 @@ class _Place:
         return found
 
 
-def _find(model: str | Path, runtime: str | None, revision: str | None = None) -> _Place:
+def _find(
+    model: str | Path,
+    runtime: str | None,
+    precision: str | None,
+    revision: str | None = None,
+    say: Say = lambda _: None,
+) -> _Place:
+    """Return what a name stands for; of a run, what its verdict is about."""
     local = Path(model).expanduser()
+    if _is_run(local) and runtime is None and precision is None:
+        judged = _judged(local)
+        say(
+            f"{model}: {judged.runtime} {judged.precision}, which its verdict is about; "
+            "--runtime and --precision choose another"
+        )
+        return judged
     path: str | Path = local if local.exists() else locate(str(model), revision=revision)
-    name, found = locate_artefact(path, runtime)
-    place = Path(found)
-    return _Place(name, place, place if place.is_dir() else place.parent)
+    name, found = locate_artefact(path, runtime, precision)
+    return _Place(str(model), name, precision, Path(found))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "report.json").is_file()
+
+
+def _shipped(run: Path) -> list[_Place]:
+    """Return what a run ships; what is only simulated is not shipped."""
+    rows = [row for row in Report.load(run).last.deployments if not row.simulated]
+    if not rows:
+        raise NotFound(f"{run}: this run ships nothing that can be measured")
+    return [_Place(str(run), row.runtime, row.precision, run / row.path) for row in rows]
+
+
+def _judged(run: Path) -> _Place:
+    verdict = Report.load(run).verdict
+    shipped = _shipped(run)
+    wanted = (verdict.runtime, verdict.precision)
+    return next((e for e in shipped if (e.runtime, e.precision) == wanted), shipped[0])
 
 
 def evaluate(
@@ -72,18 +121,22 @@ def evaluate(
     task: str | Task,
     *,
     runtime: str | None = None,
+    precision: str | None = None,
     split: str = "validation",
     data_dir: str | Path | None = None,
     limit: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    say: Say = lambda _: None,
 ) -> list[Score]:
     """Return the task's metrics of a model with their 95 % intervals.
 
-    `model`: a folder, a run, an `.onnx` file or its folder, or a Hub id. Labels are aligned by name
-    through the model's `id2label`. Raises InputError and its kin.
+    `model`: a folder, a run, an `.onnx` file or its folder, or a Hub id. A run stands for the
+    deployment that its verdict is about; `runtime` and `precision` choose another, and `say` is
+    told which it was. Labels are aligned by name through the model's `id2label`. Raises InputError
+    and its kin.
     """
-    place = _find(model, runtime, revision)
+    place = _find(model, runtime, precision, revision, say)
     wanted = task if isinstance(task, Task) else Task.load(task)
     # A config that names no classes has two, called LABEL_0 and LABEL_1.
     given = place.config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
@@ -94,7 +147,7 @@ def evaluate(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "
             "bench, or run a recipe: its report gives the agreement with the original"
         )
-    predictor = open_predictor(place.path, place.runtime, None, trust_remote_code)
+    predictor = open_predictor(place.path, place.runtime, None, trust_remote_code, place.precision)
     splits = [split, *data.also] if split == "validation" else [split]
     tokenizer = place.tokenizer()
     return [
@@ -104,23 +157,45 @@ def evaluate(
     ]
 
 
+class BenchRow(Row):
+    """How fast one model is at one batch size and length, beside the others of the same run."""
+
+    model: str = Field(description="As it was given")
+    runtime: str = Field(description="torch, onnxruntime or openvino")
+    precision: str = Field(description="fp32, bf16 or int8")
+    time: Latency = Field(description="Its times")
+    speedup_vs_first: float = Field(description="Times faster than the first model")
+    spread: float = Field(ge=0, description="Of that ratio, from the rounds of both sides")
+    load_s: float = Field(ge=0, description="Seconds from opening it to its first answer")
+    memory_mb: float = Field(ge=0, description="Megabytes that its process held at most")
+
+
 def bench(
     models: Sequence[str | Path],
     *,
+    runtime: str | None = None,
+    precision: str | None = None,
     shapes: Sequence[tuple[int, int]] = ((1, 128), (8, 128)),
     task: str | Task | None = None,
     data_dir: str | Path | None = None,
     threads: int | None = None,
     seconds: float = 20.0,
-) -> list[Timing]:
+    say: Say = lambda _: None,
+) -> list[BenchRow]:
     """Return load time, memory, latency and throughput of models, timed in turn in one run.
 
-    The first model is what the ratios refer to; with `task`, its own texts are timed too. `seconds`
-    is spent on each shape.
+    The first is what the ratios refer to; with `task`, its own texts are timed too. `seconds` is
+    spent on each shape. A run alone stands for all that it ships; beside other models, for the
+    deployment that its verdict is about. `runtime` and `precision` choose for every model.
     """
     if not models:
         raise NotFound("bench: no model given")
-    places = [_find(model, None) for model in models]
+    alone = Path(models[0]).expanduser()
+    if len(models) == 1 and _is_run(alone) and runtime is None and precision is None:
+        places = _shipped(alone)
+        say(f"{models[0]}: all that it ships; --runtime and --precision choose one")
+    else:
+        places = [_find(model, runtime, precision, say=say) for model in models]
     batches: list[Any] = [None] * len(places)
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
@@ -129,14 +204,32 @@ def bench(
         Candidate(
             path=place.path,
             runtime=place.runtime,
-            baseline="torch" if i == 0 else None,
+            precision=place.precision,
             vocab_size=int(place.config["vocab_size"]),
             task_batches=own,
         )
-        for i, (place, own) in enumerate(zip(places, batches, strict=True))
+        for place, own in zip(places, batches, strict=True)
     ]
     count = len(shapes) + (2 if task is not None else 0)
-    return time_candidates(candidates, shapes, threads=threads, seconds=seconds * count)
+    timings = time_candidates(candidates, shapes, threads=threads, seconds=seconds * count)
+    return [
+        _bench_row(place.model, timing, time, first)
+        for place, timing in zip(places, timings, strict=True)
+        for time, first in zip(timing.latency, timings[0].latency, strict=True)
+    ]
+
+
+def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> BenchRow:
+    return BenchRow(
+        model=model,
+        runtime=timing.runtime,
+        precision=timing.precision,
+        time=time,
+        speedup_vs_first=time.throughput_per_s / first.throughput_per_s,
+        spread=0.0 if time is first else math.hypot(time.spread, first.spread),
+        load_s=timing.load_s,
+        memory_mb=timing.peak_memory_mb,
+    )
 
 
 def export(model: str | Path, out: str | Path, *, revision: str | None = None) -> list[Deployment]:

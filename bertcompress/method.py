@@ -45,6 +45,7 @@ class Context:
 
     task: Task
     data: TaskData
+    """Without the validation rows: nothing is chosen on what is reported."""
     teacher: Teacher | None
     device: torch.device
     seed: int
@@ -64,6 +65,8 @@ class Method(BaseModel):
     kind: ClassVar[Literal["train", "shape", "precision"]]
     """`train` changes weights, `shape` the architecture; `precision` makes deployments, last."""
     needs_labels: ClassVar[bool] = False
+    uses_teacher: ClassVar[bool] = False
+    """Whether the result depends on `Context.teacher`."""
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage."""
 

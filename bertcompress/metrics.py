@@ -45,7 +45,6 @@ class Metric:
     summary: str
     problems: frozenset[str]
     weighted: Callable[[Array, Array, Array], Array]
-    higher_is_better: bool = True
     accuracy_like: bool = False
     """A mean of right and wrong: McNemar's test applies."""
 
@@ -70,13 +69,12 @@ METRICS: dict[str, Metric] = {
         "share of rows answered as the original does", _NONE, weighted.accuracy, accuracy_like=True
     ),
     "kl": Metric(
-        "mean divergence from the original's probabilities, in nats",
-        _NONE,
-        weighted.kl_mean,
-        higher_is_better=False,
+        "mean divergence from the original's probabilities, in nats", _NONE, weighted.kl_mean
     ),
 }
-"""Name in a task file to metric. All are between 0 and 1, correlations -1 and 1, `kl` from 0 up."""
+"""Name in a task file to metric. All are between 0 and 1, correlations -1 and 1, `kl` from 0 up.
+
+Higher is better, but for `kl`."""
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "single_label": ("accuracy", "f1_macro", "matthews"),
@@ -278,9 +276,3 @@ def _task_metric_class() -> type[Any]:
 def task_metric(metrics: Sequence[str], problem: str) -> Any:
     """Return a local `evaluate.Metric` that takes logits; nothing is downloaded."""
     return _task_metric_class()(metrics, problem)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "TaskMetric":
-        return _task_metric_class()
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -25,6 +25,11 @@ class Ranks:
         """Whether this process writes."""
         return self._state is None or bool(self._state.is_main_process)
 
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+        return 1 if self._state is None else int(self._state.num_processes)
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self._state is not None:

@@ -82,6 +82,8 @@ def write_atomically(target: Path, replace: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         _move_into_place(temporary, target, replace)
+    except shutil.Error as error:  # of copytree, with one entry per file that failed
+        raise OutputError(f"{target}: cannot be written: {error.args[0][0][-1]}") from error
     except OSError as error:
         denied = isinstance(error, PermissionError) and error.filename == str(temporary)
         if error.errno in _CANNOT_WRITE or denied:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from bertcompress.catalogue import read_yaml, resolve
 from bertcompress.errors import TaskError, unknown
-from bertcompress.metrics import DEFAULTS, METRICS
+from bertcompress.metrics import DEFAULTS, METRICS, task_metric
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -182,6 +182,19 @@ class Task(BaseModel):
     def resolved_labels(self) -> Names:
         """The class names; empty for regression and where none are known."""
         return self.labels or ()
+
+    def metric(self) -> Any:
+        """Return the task's metrics as an `evaluate.Metric` that takes logits; needs no network.
+
+        For a training script of the user's own. Raises TaskError for a task whose kind of problem
+        is not known before its data are read: take `load_data(task).task` there.
+        """
+        if self.problem == "auto":
+            raise TaskError(
+                f"{self.name}: its metrics follow from its data; use load_data(task).task.metric()"
+            )
+        names = self.metrics or _usual(self.problem, len(self.labels or ()))
+        return task_metric(names, self.problem)
 
     def resolved(self, train: Dataset, labels: Sequence[str] = ()) -> Task:
         """Return a copy with problem, labels, metrics and headline filled in. Raises TaskError."""

@@ -15,7 +15,10 @@ import yaml
 from huggingface_hub import ModelCard
 from report_support import baseline, deployment, quantized, sample_report
 
-from bertcompress.publish.card import Rung, model_card, scrub, write_card
+from bertcompress.errors import NotFound, OutputError
+from bertcompress.publish import CardFacts, push, render, write_card
+from bertcompress.publish.card import Rung
+from bertcompress.publish.scrubbing import scrub, scrub_config
 from bertcompress.report import Report
 
 RECIPE = "model: embedded:minilm-l6\ntask: glue/sst2\nmethods:\n- quantize_int8: {}\n"
@@ -23,7 +26,7 @@ BASE = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def _card(report: Report | None = None, rung: Rung = 2, recipe: str = RECIPE, **fields: Any) -> str:
-    return model_card(report or sample_report(), recipe, rung, **fields)
+    return render(CardFacts(report or sample_report(), recipe, rung, **fields))
 
 
 def _snippets(card: str) -> list[str]:
@@ -31,7 +34,9 @@ def _snippets(card: str) -> list[str]:
 
 
 def test_the_metadata_are_what_the_hub_reads() -> None:
-    card = _card(base_model=BASE, license_id="apache-2.0", languages=["en"], name="small")
+    report = sample_report()
+    report = report.model_copy(update={"task": {**report.task, "language": "en"}})
+    card = _card(report, base_model=BASE, license_id="apache-2.0", repo_id="me/small")
     data = ModelCard(card).data
     assert (data.base_model, data.license, data.language) == (BASE, "apache-2.0", ["en"])
     assert (data.library_name, data.pipeline_tag) == ("transformers", "text-classification")
@@ -228,3 +233,112 @@ def test_pairs_are_encoded_as_pairs() -> None:
     task = {**sample_report().task, "text": ["premise", "hypothesis"]}
     card = _card(sample_report().model_copy(update={"task": task}))
     assert 'tokenizer.encode("A first text.", "A second text.")' in card
+
+
+# -- to the Hub
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run in which a path and a token got everywhere that they can get."""
+    folder, local = tmp_path / "home of ann" / "runs" / "x", str(tmp_path / "home of ann")
+    model = f"{local}/bert"
+    notes = (f"read {model} twice", f"from https://ann:{SECRET}@example.org/x")
+    stage = quantized().model_copy(update={"notes": notes, "facts": {"corpus": model}})
+    report = sample_report((baseline(), stage)).model_copy(update={"recipe": {"model": model}})
+    report = report.model_copy(update={"environment": {"token": SECRET, "cache": f"{local}/c"}})
+    texts = {
+        "report.md": report.to_markdown(),
+        "report.html": report.to_html(),
+        "recipe.yaml": yaml.safe_dump(
+            {"model": model, "task": "glue/sst2", "methods": ["quantize_int8"]}
+        ),
+        "environment.json": json.dumps({"token": SECRET, "seconds": {"total": 1.5}}),
+        "model/config.json": json.dumps(
+            {
+                "model_type": "bertcompress-bert",
+                "architectures": ["CompressedBertForSequenceClassification"],
+                "_name_or_path": model,
+                "id2label": {"0": "/r/cats", "1": "~"},
+            }
+        ),
+        "model/tokenizer_config.json": json.dumps({"vocab_file": f"{local}/vocab.txt"}),
+        "model/vocab.txt": "[UNK]\n/home\n~\n",
+        "model/README.md": "---\nlicense: mit\nbase_model: google/bert\n---\nold",
+        "onnx/config.json": json.dumps({"_name_or_path": model}),
+        "stages/00-original/stage.json": json.dumps({"source": model}),
+        "baseline/onnx/config.json": "{}",
+        "figures/score_vs_size.svg": "<svg xmlns='http://www.w3.org/2000/svg'><g/></svg>",
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "model" / "model.safetensors").write_bytes(b"\x00/home of ann\xff")
+    report.save(folder)
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Stands in for the Hub: what a commit put where."""
+    import huggingface_hub
+
+    there: dict[str, bytes] = {}
+
+    class Api:
+        def create_repo(self, name: str, **_: Any) -> None:
+            if not name.startswith("me/"):
+                raise OSError("no such owner")
+
+        def create_commit(self, _: str, operations: Any, **__: Any) -> Any:
+            for each in operations:
+                with each.as_file() as stream:
+                    there[each.path_in_repo] = stream.read()
+            return SimpleNamespace(commit_url="https://huggingface.co/me/small/commit/1")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    return there
+
+
+def test_what_goes_up_is_neither_local_nor_secret(run: Path, hub: dict[str, bytes]) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert push(run, "me/small").endswith("commit/1")
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert {"README.md", "config.json", "model.safetensors", "onnx/config.json"} <= set(hub)
+    assert not [name for name in hub if name.startswith(("stages", "baseline", "model/"))]
+    texts = {name: data.decode() for name, data in hub.items() if name != "model.safetensors"}
+    for name, text in texts.items():
+        assert SECRET not in text, name
+        assert "of ann" not in text and "ann:" not in text, name
+    # The figures of the page are still figures, and the numbers are still there.
+    report = json.loads(texts["report.json"])
+    assert report["stages"][1]["deployments"][1]["retention"] == 0.9885
+    assert "data:image/svg+xml;base64," in texts["report.html"]
+    assert json.loads(texts["environment.json"])["seconds"] == {"total": 1.5}
+
+
+def test_what_a_model_needs_goes_up_as_it_is(run: Path, hub: dict[str, bytes]) -> None:
+    push(run, "me/small")
+    config = json.loads(hub["config.json"])
+    assert config["id2label"] == {"0": "/r/cats", "1": "~"}
+    assert config["_name_or_path"] == "(local)"
+    assert hub["vocab.txt"] == (run / "model" / "vocab.txt").read_bytes()
+    assert hub["model.safetensors"] == (run / "model" / "model.safetensors").read_bytes()
+    untouched = '{"a": 1,\n "_name_or_path": "google/bert"}'
+    assert scrub_config(untouched) == untouched
+
+
+def test_the_card_on_the_hub_names_its_repository(run: Path, hub: dict[str, bytes]) -> None:
+    push(run, "me/small")
+    card = hub["README.md"].decode()
+    assert 'bertcompress.load("me/small")' in card and "path/to/this/folder" not in card
+    data = ModelCard(card).data
+    assert (data.license, data.base_model, data.model_name) == ("mit", "google/bert", "small")
+
+
+def test_a_push_that_cannot_work_says_why(run: Path, hub: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="not the folder of a finished run"):
+        push(tmp_path, "me/small")
+    with pytest.raises(OutputError, match="nobody/small: the Hub refused"):
+        push(run, "nobody/small")
+    assert hub == {}

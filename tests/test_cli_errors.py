@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -301,6 +302,11 @@ CASES = {
         ["evaluate", "bare", "--task", "task.yaml"],
         "a sequence classification head",
     ),
+    "precision that is not there": (
+        None,
+        ["evaluate", "tuned", "--task", "task.yaml", "--precision", "int8"],
+        "no int8 model in this folder; it holds torch fp32",
+    ),
     "bench nothing": (None, ["bench", "./none"], "none"),
     "export onto a file": (None, ["export", "tuned", "--out", "train.csv"], "train.csv"),
     "inspect nothing": (None, ["inspect", "me/not-here"], "Hub cannot be reached"),
@@ -337,7 +343,12 @@ def test_the_same_recipe_works_when_nothing_is_wrong(place, monkeypatch, capsys)
     assert status == 0
     assert (place / "out" / "report.json").is_file()
     assert "error" not in text
-    assert command(monkeypatch, capsys, "evaluate", "out", "--task", "task.yaml") == (0, "")
+    assert command(monkeypatch, capsys, "evaluate", "out", "--task", "task.yaml") == (
+        0,
+        "out: torch fp32, which its verdict is about; --runtime and --precision choose another\n",
+    )
+    given = ["--runtime", "torch", "--precision", "bf16"]
+    assert command(monkeypatch, capsys, "evaluate", "out", "--task", "task.yaml", *given) == (0, "")
 
 
 def test_what_only_the_user_can_know_is_said(place, monkeypatch, capsys):
@@ -377,6 +388,28 @@ def test_an_interrupt_says_how_to_go_on(place, monkeypatch, capsys):
     status, text = command(monkeypatch, capsys, *RUN)
     assert status == 130
     assert "error: interrupted; add --resume to go on" in text
+
+
+def test_only_what_can_be_resumed_is_said_to_be(place, monkeypatch, capsys):
+    import bertcompress.evaluation
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bertcompress.evaluation, "inspect", stop)
+    status, text = command(monkeypatch, capsys, "inspect", "tuned")
+    assert (status, text) == (130, "error: interrupted\n")
+
+
+def test_what_is_shown_of_a_method_keeps_its_lines(place, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "argv", ["bertcompress", "show", "prune_structured"])
+    with pytest.raises(SystemExit):
+        main()
+    import bertcompress.methods.pruning.structured as module
+
+    shown = capsys.readouterr().out
+    assert inspect.cleandoc(module.__doc__) in shown
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class TestSplits:
         data = load_data(made(lambda i: int(i % 10 == 0), rows=12_000))
         assert len(data.selection) == 1_000
         assert Counter(data.selection["label"]) == {0: 900, 1: 100}
-        assert len(data.calibration) == 512
+        assert len(data.calibration) == 2_048
 
     def test_selection_of_numbers_covers_their_range(self):
         data = load_data(made(lambda i: i / 100, rows=1_000))

@@ -109,6 +109,7 @@ def test_rows_from_known_times():
     row = rows[1][0]
     assert (row.p50_ms, row.speedup_vs_torch, row.spread) == (4.0, 2.5, 0.0)
     assert row.throughput_per_s == pytest.approx(2000)
+    assert row.batch_ms == pytest.approx(row.p50_ms)
     assert row.p95_ms > 100
     assert row.speedup_vs_dense_int8 is None
 
@@ -125,6 +126,8 @@ def test_real_texts_count_by_their_whole_time():
     )
     assert rows[1][0].speedup_vs_torch == pytest.approx(2.0)
     assert rows[0][0].p50_ms == 10.0
+    # What is shown divides to the ratio that is shown beside it.
+    assert (rows[0][0].batch_ms, rows[1][0].batch_ms) == pytest.approx((20.0, 10.0))
 
 
 def test_spread_is_between_rounds():

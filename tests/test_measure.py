@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from bertcompress.artefact import Deployment, Product
 from bertcompress.data import load_data
-from bertcompress.errors import CheckpointError, ModelError, TaskError
+from bertcompress.errors import CheckpointError, DataError, ModelError
 from bertcompress.measure import (
     compare,
     count_parameters,
@@ -21,7 +21,6 @@ from bertcompress.measure import (
     layer_table,
     macs,
     predict,
-    references_of,
     score,
     size_of,
     task_batches,
@@ -168,7 +167,7 @@ def test_a_model_that_answers_per_token_is_refused(data):
 
 
 def test_scores_carry_their_interval(data):
-    truth = references_of(data, "validation")
+    truth = data.references("validation")
     right = np.eye(3, dtype=np.float32)[truth]
     right[:12] = np.roll(right[:12], 1, axis=1)
     rows = {row.metric: row for row in score(data.task, data, "validation", right)}
@@ -187,7 +186,7 @@ def answers(truth, wrong):
 
 
 def test_comparison_by_hand(data):
-    truth = references_of(data, "validation")
+    truth = data.references("validation")
     task = data.task.model_copy(update={"chance": 0.25})
     against = compare(task, answers(truth, range(12)), answers(truth, range(6)), truth)
     assert against.difference == pytest.approx(-6 / 48)
@@ -201,7 +200,7 @@ def test_comparison_by_hand(data):
 
 
 def test_a_model_beside_itself_has_lost_nothing(data):
-    truth = references_of(data, "validation")
+    truth = data.references("validation")
     logits = answers(truth, range(10))
     against = compare(data.task, logits, logits, truth)
     assert (against.retention, against.retention_low, against.retention_high) == (1, 1, 1)
@@ -209,7 +208,7 @@ def test_a_model_beside_itself_has_lost_nothing(data):
 
 
 def test_a_baseline_at_nothing_has_no_retention(data):
-    truth = references_of(data, "validation")
+    truth = data.references("validation")
     against = compare(data.task, answers(truth, []), answers(truth, range(48)), truth)
     assert against.retention is None
     assert against.retention_low is None
@@ -218,7 +217,7 @@ def test_a_baseline_at_nothing_has_no_retention(data):
 
 def test_numbers_do_not_flip():
     data = task_data(label="number")
-    truth = references_of(data, "validation").astype(np.float32)
+    truth = data.references("validation").astype(np.float32)
     noise = np.random.default_rng(1).normal(size=(48, 1)).astype(np.float32)
     against = compare(data.task, truth[:, None] + noise, truth[:, None], truth)
     assert against.flipped is None
@@ -231,13 +230,14 @@ def test_without_labels_the_original_is_the_measure():
     original = np.random.default_rng(1).normal(size=(48, 3)).astype(np.float32)
     changed = original.copy()
     changed[:6] = np.roll(changed[:6], 1, axis=1)
-    with pytest.raises(TaskError, match="no labels"):
-        references_of(data, "validation")
+    with pytest.raises(DataError, match="no labels"):
+        data.references("validation")
     rows = {r.metric: r.value for r in score(data.task, data, "validation", changed, original)}
     assert rows["agreement"] == pytest.approx(42 / 48)
     assert rows["kl"] > 0
     against = compare(data.task, changed, original, original)
     assert against.retention == pytest.approx(42 / 48)
+    assert against.retention_chance_corrected is None
     assert against.flipped == pytest.approx(6 / 48)
     assert against.p_value is None
 

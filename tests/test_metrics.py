@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from bertcompress import metrics
 from bertcompress.errors import ModelError, TaskError
+from bertcompress.task import Task
 
 N = 300
 
@@ -141,7 +142,7 @@ def test_paired_difference(metric, kind):
     values = [metrics.compute([metric], x, truth, problem)[metric] for x in (better, worse)]
     assert difference == pytest.approx(values[0] - values[1])
     assert low <= difference <= high
-    assert (difference > 0) == metrics.METRICS[metric].higher_is_better
+    assert (difference > 0) == (metric != "kl")
     assert low * high > 0 and p < 0.01
     same = metrics.paired_difference(metric, better, better, truth, problem)
     assert same == (0.0, 0.0, 0.0, 1.0)
@@ -213,4 +214,16 @@ def test_evaluate_metric(names, kind, tmp_path, monkeypatch):
     assert metric.compute() == pytest.approx(
         metrics.compute(names, logits, truth, problem), abs=1e-6
     )
-    assert isinstance(metric, metrics.TaskMetric)
+
+
+def test_a_task_gives_its_metric():
+    import evaluate
+
+    columns = {"name": "mine", "dataset": "me/mine", "text": "text", "label": "label"}
+    metric = Task(**columns, problem="single_label", labels=("no", "yes")).metric()
+    assert isinstance(metric, evaluate.Metric)
+    found = metric.compute(predictions=[[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], references=[1, 1, 1])
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert set(found) == {"accuracy", "f1", "matthews"}
+    with pytest.raises(TaskError, match=r"load_data\(task\).task.metric"):
+        Task(**columns).metric()

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
-from report_support import baseline, deployment, quantized, sample_report, scores
+from report_support import baseline, deployment, distilled, quantized, sample_report, scores
 
 from bertcompress.measure import LayerRow
 from bertcompress.report import plots
@@ -112,6 +112,15 @@ def test_training_curves_draw_the_history() -> None:
     assert [list(line.get_ydata()) for line in score.lines] == [[0.8]]
     assert [t.get_text().strip() for t in loss.texts] == ["training", "selection"]
     assert len(plots.training_curves(history[:3]).axes) == 1
+
+
+def test_the_last_training_is_drawn() -> None:
+    facts = {"history": [{"step": s, "loss": 1 / s, "eval_selection": 0.1 * s} for s in (1, 2)]}
+    report = sample_report((baseline(), distilled().model_copy(update={"facts": facts})))
+    loss, score = plots.figures(report)["training_curves"].axes
+    assert [list(line.get_ydata()) for line in loss.lines] == [[1.0, 0.5]]
+    assert [list(line.get_ydata()) for line in score.lines] == [[0.1, 0.2]]
+    assert "The last training" in report.to_html()
 
 
 def test_what_has_no_data_has_no_figure() -> None:

@@ -26,9 +26,9 @@ from report_support import (
 from rich.console import Console
 
 from bertcompress.errors import InputError, NotFound
-from bertcompress.report import Report, print_report, report_schema
+from bertcompress.report import Report, plot, print_report, report_schema
 from bertcompress.report.cells import NOT_MEASURED
-from bertcompress.report.rows import VERSION, Stage
+from bertcompress.report.rows import VERSION, DeploymentRow, Stage
 from bertcompress.report.tables import tables
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +204,38 @@ def test_the_verdict_warns(last: Stage, warning: str) -> None:
     assert any(warning in text for text in _report_of(last).verdict.warnings)
 
 
+def test_the_noise_of_dense_int8_counts_too() -> None:
+    first, last = baseline(), _last()
+    still = _with(first, deployments=tuple(_spread(row, 0.0) for row in first.deployments))
+    shaken = _with(first, deployments=tuple(_spread(row, 0.58) for row in first.deployments))
+    said = [
+        [text for text in _report_of(last, one).verdict.warnings if "spread of the rounds" in text]
+        for one in (still, shaken)
+    ]
+    assert said[0] == []
+    # Not batch 8 at length 128: 58 % of 2.54 is less than the 1.54 that is claimed.
+    factors = [re.findall(r"\(([\d.]+)x\)", text) for text in said[1]]
+    assert factors == [["2.11"], ["1.71"], ["2.18"]]
+    assert "(58.1 %)" in said[1][0]
+
+
+def _spread(row: DeploymentRow, spread: float) -> DeploymentRow:
+    times = tuple(t.model_copy(update={"spread": spread}) for t in row.latency)
+    return row.model_copy(update={"latency": times})
+
+
+def test_a_model_that_came_fine_tuned_may_know_the_selection_rows() -> None:
+    original = _with(baseline(), name="00-original", method="original")
+    trained = _with(distilled(), facts={"selection_score": 0.9})
+    for first, second, warned in (
+        (original, trained, True),
+        (baseline(), trained, False),
+        (original, _with(trained, facts={"selection_score": None}), False),
+    ):
+        said = [w for w in _report_of(second, first).verdict.warnings if "came fine-tuned" in w]
+        assert ["03-distill" in text for text in said] == ([True] if warned else [])
+
+
 def test_the_verdict_warns_of_no_more_than_there_is() -> None:
     stage = _last(p_value=0.001, retention=0.95)
     report = Report.of((baseline(), stage), recipe={}, task={}, environment={}, seeds=3)
@@ -270,6 +302,20 @@ def test_the_terminal_shows_everything_within_its_width(width: int, tmp_path: Pa
     for word in ("02-prune_structured", "onnxruntime", "0.858", "[0.837,", "90.9", "(2.54x)"):
         assert word in text, word
     assert "18.9 min, of which 6.9 min reused; 4300 steps; peak memory 2250 MB" in text
+
+
+def test_agreement_has_no_column_above_chance() -> None:
+    labelled = sample_report()
+    unlabelled = labelled.model_copy(update={"task": {"problem": "unlabelled"}})
+    assert "| above chance |" in labelled.to_markdown()
+    assert "bove chance" not in unlabelled.to_markdown()
+
+
+def test_figures_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
+    sample_report().save(tmp_path)
+    made = plot(tmp_path, tmp_path / "new")
+    assert {path.suffix for path in made} == {".svg", ".png"}
+    assert all(path.is_file() and path.parent == tmp_path / "new" for path in made)
 
 
 def test_printing_a_report_is_the_terminal_text() -> None:

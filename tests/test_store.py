@@ -183,10 +183,10 @@ def test_old_leftovers_of_killed_writers_go_with_the_next_put(
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(
     store: StageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shutil.copytree", full)
+    monkeypatch.setattr("shutil.copyfile", full)  # below copytree, which gathers such errors
     with pytest.raises(OutputError, match="No space left"):
         store.put(stage_key({}), _stage(tmp_path / "s"), {})
     assert list(store.root.iterdir()) == []

@@ -2,6 +2,13 @@
 
 from bertcompress.data.encoding import collator, numpy_batches
 from bertcompress.data.rows import align_labels
-from bertcompress.data.task_data import TaskData, load_data
+from bertcompress.data.task_data import TaskData, calibration_batches, load_data
 
-__all__ = ["TaskData", "align_labels", "collator", "load_data", "numpy_batches"]
+__all__ = [
+    "TaskData",
+    "align_labels",
+    "calibration_batches",
+    "collator",
+    "load_data",
+    "numpy_batches",
+]

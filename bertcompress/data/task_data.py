@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -29,13 +30,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TaskData", "align_labels", "collator", "load_data", "numpy_batches"]
+__all__ = [
+    "TaskData",
+    "align_labels",
+    "calibration_batches",
+    "collator",
+    "load_data",
+    "numpy_batches",
+]
 
 SELECTION_SHARE = 0.1
 SELECTION_ROWS = 1_000
-CALIBRATION_ROWS = 512
+CALIBRATION_ROWS = 2_048
 # `limit` takes the same rows whatever the seed of a run: "a fixed 10,000 of SST-2".
 _LIMIT_SEED = 0
+_MUCH_KNOWN = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,39 @@ class TaskData:
     also: Mapping[str, Dataset]
     """Further validation sets."""
     calibration: Dataset
-    """Some rows of `train`."""
+    """Some rows of `train`, in random order, so that the first n of them are a fair sample."""
     labels: tuple[str, ...]
-    """Class names in the order of the logits; empty for regression."""
+    """Class names in the order of the model's logits; empty for regression."""
     fingerprint: str
     """Hash of rows, splits and length: the same for a local copy as for the Hub."""
+    order: tuple[int, ...] | None = None
+    """For each class of the task its place in the model's logits, where the model has another
+    order. Training goes by the model's order, scores by the task's: F1 is of the task's class 1."""
     _cache: WeakKeyDictionary[Any, dict[Any, Encoded]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
     )
+
+    def in_task_order(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Return logits with the classes in the task's order. Shape: (N, K), both."""
+        return logits if self.order is None else logits[:, list(self.order)]
+
+    def references(self, split: str) -> NDArray[Any]:
+        """Return the labels of a split, numbered as the task does. Shape: (N,), multi-label (N, K).
+
+        Raises:
+            DataError: No split has that name, or the task has no labels.
+        """
+        rows = self.split(split)
+        if "label" not in rows.column_names:
+            raise DataError(f"{self.task.name}: split '{split}' has no labels")
+        labels = np.asarray(rows["label"][:])
+        if self.order is None:
+            return labels
+        return permuted(labels, tuple(np.argsort(self.order).tolist()))
+
+    def without_validation(self) -> TaskData:
+        """Return the same data for a method, which has no business with the reported rows."""
+        return replace(self, validation=self.validation.select([]), also={})
 
     @property
     def num_labels(self) -> int:
@@ -105,7 +139,7 @@ class TaskData:
         out = []
         names = list(self._holders)
         for row_id in map(int, row_ids):
-            if not 0 <= row_id < len(self._where):
+            if not 0 <= row_id < len(self._where) or self._where[row_id, 0] < 0:
                 raise DataError(f"{self.task.name}: no row has the id {row_id}")
             holder, position = self._where[row_id]
             out.append(self._encoded(tokenizer, names[holder]).row(int(position)))
@@ -124,8 +158,8 @@ class TaskData:
     @cached_property
     def _where(self) -> NDArray[np.int64]:
         """Split and position of each row id. Shape: (rows, 2)."""
-        ids = [np.asarray(split["row_id"][:]) for split in self._holders.values()]
-        where = np.empty((sum(map(len, ids)), 2), dtype=np.int64)
+        ids = [np.asarray(split["row_id"][:], np.int64) for split in self._holders.values()]
+        where = np.full((1 + max(int(i.max(initial=-1)) for i in ids), 2), -1, dtype=np.int64)
         for number, members in enumerate(ids):
             where[members, 0] = number
             where[members, 1] = np.arange(len(members))
@@ -137,6 +171,17 @@ class TaskData:
         if key not in kept:
             kept[key] = Encoded.of(self.split(split), tokenizer, self.task.max_length)
         return kept[key]
+
+
+def calibration_batches(
+    data: TaskData, tokenizer: PreTrainedTokenizerBase, rows: int, batch_size: int = 32
+) -> list[dict[str, Any]]:
+    """Return the first calibration rows as torch batches, rows of like lengths together."""
+    encoded = data.encode(tokenizer, "calibration")
+    collate = collator(tokenizer)
+    shown = encoded.select(range(min(rows, len(encoded))))
+    each = sorted(shown, key=itemgetter("length"))
+    return [collate(each[i : i + batch_size]) for i in range(0, len(each), batch_size)]
 
 
 def load_data(
@@ -167,12 +212,14 @@ def load_data(
     task, reader = _settled(task, raw[task.train])
     raw = {name: _limited(part, limit) for name, part in raw.items()}
     splits = _numbered(task, raw, reader)
+    if task.chance is None:
+        task = task.model_copy(update={"chance": _chance(task, splits[task.validation])})
     order = _order_of(task, model_labels)
     if order is not None:
         task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
         splits = {name: _relabelled(part, order) for name, part in splits.items()}
     _check_new(task, splits[task.train], splits[task.validation])
-    return _divided(task, splits, seed)
+    return _divided(task, splits, seed, order)
 
 
 def _settled(task: Task, train: Dataset) -> tuple[Task, LabelReader]:
@@ -199,14 +246,14 @@ def _numbered(task: Task, raw: Mapping[str, Dataset], reader: LabelReader) -> di
     return splits
 
 
-def _divided(task: Task, splits: Mapping[str, Dataset], seed: int) -> TaskData:
+def _divided(
+    task: Task, splits: Mapping[str, Dataset], seed: int, order: tuple[int, ...] | None
+) -> TaskData:
     whole, validation = splits[task.train], splits[task.validation]
     selected = _selected(task, whole, seed)
     kept = np.setdiff1d(np.arange(len(whole)), selected)
     rng = np.random.default_rng([seed, 1])
-    shown = np.sort(rng.permutation(kept)[:CALIBRATION_ROWS])
-    if task.chance is None:
-        task = task.model_copy(update={"chance": _chance(task, validation)})
+    shown = rng.permutation(kept)[:CALIBRATION_ROWS]
     data = TaskData(
         task=task,
         train=whole.select(kept),
@@ -216,6 +263,7 @@ def _divided(task: Task, splits: Mapping[str, Dataset], seed: int) -> TaskData:
         calibration=whole.select(shown),
         labels=task.resolved_labels,
         fingerprint="",
+        order=order,
     )
     return replace(data, fingerprint=_fingerprint(data))
 
@@ -288,10 +336,19 @@ def _check_train(task: Task, train: Dataset) -> None:
 
 
 def _check_new(task: Task, train: Dataset, validation: Dataset) -> None:
-    if set(_keys(validation)) <= set(_keys(train)):
+    seen, rows = set(_keys(train)), _keys(validation)
+    known = sum(row in seen for row in rows)
+    if known == len(rows):
         raise DataError(
             f"{task.name}: every row of '{task.validation}' is in '{task.train}' too; a score on "
             "it would say nothing about new texts"
+        )
+    if known > _MUCH_KNOWN * len(rows):
+        warnings.warn(
+            f"{task.name}: {known} of {len(rows)} rows of '{task.validation}' are in "
+            f"'{task.train}' too; scores say that much less about new texts",
+            Notice,
+            stacklevel=3,
         )
 
 
@@ -317,8 +374,10 @@ def _chance(task: Task, validation: Dataset) -> float:
 
 
 def _fingerprint(data: TaskData) -> str:
-    """Hash what a model sees: rows, labels, splits and the length; not where they came from."""
-    digest = hashlib.sha256(f"{data.task.problem} {data.labels} {data.task.max_length}".encode())
+    """Hash what a model sees and is chosen by; not where it came from."""
+    task = data.task
+    told = f"{task.problem} {data.labels} {data.order} {task.max_length} {task.headline}"
+    digest = hashlib.sha256(told.encode())
     for name in ("train", "selection", "validation", "calibration", *data.also):
         part = data.split(name)
         digest.update(f"\0split {name}".encode())

@@ -25,7 +25,6 @@ from bertcompress.measure.scores import (
     Score,
     compare,
     predict,
-    references_of,
     score,
     task_batches,
 )
@@ -53,7 +52,6 @@ __all__ = [
     "peak_memory_mb",
     "physical_cores",
     "predict",
-    "references_of",
     "score",
     "size_of",
     "task_batches",

@@ -45,7 +45,7 @@ class Latency(BaseModel):
     threads: int = Field(ge=1, description="Threads of the process")
     p50_ms: float = Field(ge=0, description="Median time of a batch, over all rounds")
     p95_ms: float = Field(ge=0, description="95 % of the batches took at most this")
-    throughput_per_s: float = Field(ge=0, description="Texts per second")
+    throughput_per_s: float = Field(gt=0, description="Texts per second; ratios are of these")
     spread: float = Field(
         ge=0, description="Interquartile range of the rounds' medians divided by their median"
     )
@@ -55,6 +55,15 @@ class Latency(BaseModel):
     speedup_vs_dense_int8: float | None = Field(
         None, description="Times faster than dense int8 of the same runtime, in the same run"
     )
+
+    @property
+    def batch_ms(self) -> float:
+        """Milliseconds that the ratios are of: `p50_ms`, but on own lengths every batch counts.
+
+        There it is the mean over the batches of each one's median: the median alone would leave
+        out what long texts cost.
+        """
+        return self.batch / self.throughput_per_s * 1e3
 
 
 @dataclass(frozen=True)

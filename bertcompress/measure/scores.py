@@ -11,7 +11,7 @@ from pydantic import Field
 
 from bertcompress import metrics
 from bertcompress.data import TaskData, numpy_batches
-from bertcompress.errors import ModelError, TaskError
+from bertcompress.errors import ModelError
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor
 from bertcompress.task import Task
@@ -25,7 +25,6 @@ __all__ = [
     "Score",
     "compare",
     "predict",
-    "references_of",
     "score",
     "task_batches",
 ]
@@ -50,7 +49,7 @@ class Comparison(Row):
     retention_low: float | None = Field(description="Lower end of its paired 95 % interval")
     retention_high: float | None = Field(description="Upper end of its paired 95 % interval")
     retention_chance_corrected: float | None = Field(
-        description="(score - chance) / (baseline - chance)"
+        description="(score - chance) / (baseline - chance); null without labels"
     )
     flipped: float | None = Field(description="Share of predictions that differ; null for numbers")
     p_value: float | None = Field(
@@ -78,9 +77,9 @@ def predict(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 32,
 ) -> Logits:
-    """Return the logits of a split in the order of its rows. Shape: (N, K).
+    """Return the logits of a split, rows and classes in the order of the task. Shape: (N, K).
 
-    Raises ModelError for a model that does not give one answer for each row.
+    Raises ModelError for a model that does not give one answer of the task's width for each row.
     """
     encoded = data.encode(tokenizer, split)
     logits: Logits | None = None
@@ -91,22 +90,17 @@ def predict(
                 f"{split}: the model answers with shape {answer.shape} for {len(positions)} rows; "
                 "a task needs one row of logits for each: a sequence classification head"
             )
+        if data.num_labels and answer.shape[1] != data.num_labels:
+            raise ModelError(
+                f"{split}: the model answers with {answer.shape[1]} numbers, task "
+                f"'{data.task.name}' needs {data.num_labels}: its head is for another task"
+            )
         if logits is None:
             logits = np.full((len(encoded), answer.shape[1]), np.nan, np.float32)
         logits[positions] = answer
     if logits is None:
         raise ModelError(f"{split}: there are no rows to predict")
-    return logits
-
-
-def references_of(data: TaskData, split: str) -> NDArray[Any]:
-    """Return the labels of a split; raises TaskError where the task has none."""
-    rows = data.split(split)
-    if "label" not in rows.column_names:
-        raise TaskError(
-            f"{data.task.name}: split '{split}' has no labels; give the original's logits"
-        )
-    return np.asarray(rows["label"][:])
+    return data.in_task_order(logits)
 
 
 def score(
@@ -125,7 +119,7 @@ def score(
         logits: From `predict`. Shape: (N, K).
         references: Instead of the labels; without labels the original's logits. Shape: (N, K).
     """
-    references = references_of(data, split) if references is None else references
+    references = data.references(split) if references is None else references
     rows = []
     for metric in task.metrics:
         value, low, high = metrics.interval(metric, logits, references, task.problem)
@@ -161,7 +155,8 @@ def compare(
         if retention is not None
         else None
     )
-    chance = task.chance
+    # Nobody agrees with the original by chance: there is nothing to correct for.
+    chance = None if problem == "unlabelled" else task.chance
     return Comparison(
         retention=retention,
         retention_low=span[0] if span else None,

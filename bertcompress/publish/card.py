@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 import bertcompress
+from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table
+from bertcompress.report.cells import cost_line
 from bertcompress.report.rows import DeploymentRow, ReportData
-from bertcompress.report.tables import cost, cost_line, overview, shape, story
+from bertcompress.report.tables import Table, cost, overview, shape, story
 from bertcompress.report.verdict import judged
 from bertcompress.store import write_atomically
 
@@ -26,23 +27,12 @@ if TYPE_CHECKING:
 
     from bertcompress.recipe import Recipe
 
-__all__ = ["Rung", "model_card", "scrub", "write_card"]
+__all__ = ["CardFacts", "Rung", "card_facts", "render", "write_card"]
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SECRETS = (
-    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "(token)"),
-    (re.compile(r"(\w+://)[^\s/@]+@"), r"\1"),
-    (re.compile(r"\bfile://\S+"), "(local)"),
-    (
-        re.compile(
-            r"(?<![\w.:/<\\])(?:~?(?:/[\w.@+-]+)+/?|[A-Za-z]:\\[^\s'\"|]+|\\\\\w[^\s'\"|]+)"
-        ),
-        "(local)",
-    ),
-)
 _PIPELINES = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -53,84 +43,122 @@ _PIPELINES = {
 _METHOD_TAGS = {"prune": "pruned", "distill": "distilled", "quantize": "int8"}
 
 
-def write_card(report: ReportData, recipe: Recipe, folder: Path, **fields: Any) -> Path:
-    """Write `README.md` into a saved model's folder and return it.
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card is made from."""
 
-    Rung, Auto class and pipeline are read from the folder's `config.json`. `fields`: those of
-    `model_card` that only the caller can know (`repo_id`, `base_model`, `license_id` ...).
-    """
+    report: ReportData
+    recipe: str
+    """The recipe as it ran, as YAML."""
+    rung: Rung
+    """How the folder `model/` loads."""
+    repo_id: str | None = None
+    """`owner/name` on the Hub; without it the code says `path/to/this/folder`."""
+    base_model: str | None = None
+    """Hub id; by default the recipe's model, if that is one."""
+    license_id: str | None = None
+    """As the Hub spells it (`apache-2.0`); left out where it is not known."""
+    auto_class: str = "AutoModelForSequenceClassification"
+    pipeline_tag: str = "text-classification"
+    papers: Mapping[str, str] = field(default_factory=dict)
+    """Method key to its source, to be cited."""
+
+    @property
+    def base(self) -> str | None:
+        """Hub id of what was compressed."""
+        return self.base_model or _hub_id(self.report.recipe.get("model"))
+
+    @property
+    def title(self) -> str:
+        """Name of the repository, else base model and task in one name."""
+        if self.repo_id:
+            return self.repo_id.rpartition("/")[2]
+        model = re.split(r"[/\\:]", self.base or str(self.report.recipe.get("model", "encoder")))[
+            -1
+        ]
+        return f"{model}-{self.task_name.replace('/', '-')}-compressed"
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task."""
+        return str(self.report.task.get("name", "task"))
+
+    @property
+    def source(self) -> str:
+        """What the code in the card loads."""
+        return self.repo_id or "path/to/this/folder"
+
+    @property
+    def simulated(self) -> list[DeploymentRow]:
+        """Deployments whose bytes are not counted."""
+        return [row for stage in self.report.stages for row in stage.deployments if row.simulated]
+
+    def file(self, runtime: str) -> str | None:
+        """Return the smallest shipped file for a runtime, relative to the repository."""
+        rows = [r for r in self.report.last.deployments if r.runtime == runtime and not r.simulated]
+        smallest = min(rows, key=lambda row: row.size_mb, default=None)
+        return smallest.path if smallest else None
+
+
+def card_facts(
+    report: ReportData,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    repo_id: str | None = None,
+    base_model: str | None = None,
+    license_id: str | None = None,
+) -> CardFacts:
+    """Return the facts of a saved model; how it loads is read from the folder's `config.json`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = str(config.get("model_type", "")).startswith("bertcompress-")
     built = next(iter(config.get("architectures") or ()), "")
     head = next((head for head in _PIPELINES if built.endswith(head)), "")
-    known: dict[str, Any] = {
-        "auto_class": f"AutoModel{head}",
-        "pipeline_tag": _PIPELINES.get(head, "feature-extraction"),
-        "languages": [report.task["language"]] if report.task.get("language") else [],
-        "papers": {method.key: method.paper for method in recipe.methods},
-    }
-    card = model_card(report, recipe.to_yaml(), 2 if own else 1, **{**known, **fields})
+    return CardFacts(
+        report=report,
+        recipe=recipe.to_yaml(),
+        rung=2 if own else 1,
+        repo_id=repo_id,
+        base_model=base_model,
+        license_id=license_id,
+        auto_class=f"AutoModel{head}",
+        pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
+        papers={method.key: method.paper for method in recipe.methods},
+    )
+
+
+def write_card(
+    report: ReportData,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    base_model: str | None = None,
+    license_id: str | None = None,
+) -> Path:
+    """Write `README.md` into a saved model's folder and return it."""
+    facts = card_facts(report, recipe, folder, base_model=base_model, license_id=license_id)
     with write_atomically(folder / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+        temporary.write_text(render(facts), encoding="utf-8")
     return folder / "README.md"
 
 
-def model_card(
-    report: ReportData,
-    recipe_yaml: str,
-    rung: Rung,
-    *,
-    name: str | None = None,
-    repo_id: str | None = None,
-    base_model: str | None = None,
-    license_id: str | None = None,
-    languages: Sequence[str] = (),
-    auto_class: str = "AutoModelForSequenceClassification",
-    pipeline_tag: str = "text-classification",
-    papers: Mapping[str, str] | None = None,
-) -> str:
-    """Return the card as Markdown with YAML front matter.
-
-    Args:
-        report: What came out.
-        recipe_yaml: The recipe as it ran.
-        rung: How the folder `model/` loads.
-        name: Shown as the title; by default made from base model and task.
-        repo_id: `owner/name` on the Hub; without it the code says `path/to/this/folder`.
-        base_model: Hub id; by default the recipe's model, if that is one.
-        license_id: As the Hub spells it (`apache-2.0`); left out where it is not known.
-        languages: ISO codes of the texts.
-        auto_class: Auto class of transformers for the head.
-        pipeline_tag: Task of the Hub.
-        papers: Method key to its source, to be cited.
-    """
+def render(facts: CardFacts) -> str:
+    """Return the card as Markdown with YAML front matter, without anything local or secret."""
     from huggingface_hub import ModelCard
 
-    base = base_model or _hub_id(report.recipe.get("model"))
-    title = name or _title(report, base)
-    data = _metadata(report, title, base, license_id, languages, pipeline_tag)
+    report = facts.report
     text = _template().render(
-        card_data=data.to_yaml(),
-        title=title,
-        base=base,
+        card=facts,
         report=report,
-        rung=rung,
-        source=repo_id or "path/to/this/folder",
-        auto_class=auto_class,
-        pipeline=pipeline_tag,
-        pair=len(report.task.get("text", ())) == 2,
-        onnx=_file(report, "onnxruntime"),
-        openvino=_file(report, "openvino"),
-        simulated=[row for stage in report.stages for row in stage.deployments if row.simulated],
+        metadata=_metadata(facts).to_yaml(),
         tables={t.title: markdown_table(t) for t in (overview(report), story(report))},
-        shape=_table_or_nothing(report, "shape"),
-        cost=_table_or_nothing(report, "cost"),
+        shape=_or_nothing(shape(report)),
+        cost=_or_nothing(cost(report)),
         cost_line=cost_line(report),
-        recipe=_scrubbed_yaml(recipe_yaml),
-        papers=papers or {},
+        recipe=scrub_yaml(facts.recipe),
         version=bertcompress.__version__,
     )
-    text = scrub(re.sub(r"\n{3,}", "\n\n", text))
+    text = scrub(re.sub(r"\n{3,}", "\n\n", text), local_values([report.recipe, report.task]))
     return str(ModelCard(text))  # reads the front matter back: invalid metadata raise here
 
 
@@ -147,75 +175,35 @@ def _template() -> Template:
     return environment.get_template("card.md.j2")
 
 
-def scrub(text: str) -> str:
-    """Return the text without tokens, passwords in addresses, and absolute local paths."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
-
-
-def _scrubbed_yaml(text: str) -> str:
-    """Return the recipe with whole values blanked where they are local: a path may hold spaces."""
-    return str(yaml.safe_dump(_blank(yaml.safe_load(text)), sort_keys=False, allow_unicode=True))
-
-
-def _blank(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _blank(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_blank(inner) for inner in value]
-    local = isinstance(value, str) and re.match(r"/|~|[A-Za-z]:\\|\\\\|file:", value)
-    return "(local)" if local else value
-
-
 def _hub_id(value: Any) -> str | None:
     """Return the value if it names a repository: `runs/x` that exists here is a folder."""
     text = str(value)
     return text if _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 
 
-def _title(report: ReportData, base: str | None) -> str:
-    model = re.split(r"[/\\:]", base or str(report.recipe.get("model", "encoder")))[-1]
-    return f"{model}-{str(report.task.get('name', 'task')).replace('/', '-')}-compressed"
-
-
-def _file(report: ReportData, runtime: str) -> str | None:
-    """Return the smallest shipped file for a runtime, relative to the repository."""
-    rows = [r for r in report.last.deployments if r.runtime == runtime and not r.simulated]
-    smallest = min(rows, key=lambda row: row.size_mb, default=None)
-    return smallest.path if smallest else None
-
-
-def _table_or_nothing(report: ReportData, which: Literal["shape", "cost"]) -> str:
-    table = shape(report) if which == "shape" else cost(report)
+def _or_nothing(table: Table) -> str:
     return markdown_table(table) if table.rows else ""
 
 
-def _metadata(
-    report: ReportData,
-    title: str,
-    base: str | None,
-    license_id: str | None,
-    languages: Sequence[str],
-    pipeline_tag: str,
-) -> ModelCardData:
+def _metadata(facts: CardFacts) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
-    dataset = _hub_id(report.task.get("dataset"))
+    report = facts.report
+    dataset, language = _hub_id(report.task.get("dataset")), report.task.get("language")
     row = judged(report.last) or report.last.main
-    results = _results(report, row, dataset, pipeline_tag) if row else []
+    results = _results(facts, row, dataset) if row else []
     return ModelCardData(
-        base_model=base,
+        base_model=facts.base,
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
-        language=list(languages) or None,
+        language=[language] if language else None,
         library_name="transformers",
-        license=license_id,
+        license=facts.license_id,
         metrics=[result.metric_type for result in results] or None,
-        model_name=title,
-        pipeline_tag=pipeline_tag,
+        model_name=facts.title,
+        pipeline_tag=facts.pipeline_tag,
         tags=_tags(report),
-        base_model_relation=_relation(report) if base else None,
+        base_model_relation=_relation(report) if facts.base else None,
     )
 
 
@@ -233,18 +221,16 @@ def _tags(report: ReportData) -> list[str]:
     return ["bertcompress", "compression", *found, *formats]
 
 
-def _results(
-    report: ReportData, row: DeploymentRow, dataset: str | None, pipeline_tag: str
-) -> list[EvalResult]:
+def _results(facts: CardFacts, row: DeploymentRow, dataset: str | None) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
-    task = report.task
+    config = facts.report.task.get("config")
     return [
         EvalResult(
-            task_type=pipeline_tag,
+            task_type=facts.pipeline_tag,
             dataset_type=dataset or "private",
-            dataset_name=str(task.get("name", "task")),
-            dataset_config=task.get("config") if dataset else None,
+            dataset_name=facts.task_name,
+            dataset_config=config if dataset else None,
             dataset_split=score.split,
             metric_type=score.metric,
             metric_name=f"{score.metric} ({row.label})",

@@ -1,6 +1,6 @@
 """`Report`: rows of measurements to JSON, Markdown, HTML, figures and the terminal."""
 
-from bertcompress.report.report import Report, markdown_table, print_report, report_schema
+from bertcompress.report.report import Report, markdown_table, plot, print_report, report_schema
 from bertcompress.report.rows import (
     VERSION,
     Control,
@@ -23,6 +23,7 @@ __all__ = [
     "Stage",
     "Verdict",
     "markdown_table",
+    "plot",
     "print_report",
     "report_schema",
 ]

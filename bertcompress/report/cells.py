@@ -1,12 +1,13 @@
-"""Single figures as text, the same in every table, card and sentence."""
+"""Figures as text, the same in every table, card and sentence."""
 
 from __future__ import annotations
 
 from bertcompress.measure import Score
-from bertcompress.report.rows import DeploymentRow
+from bertcompress.report.rows import DeploymentRow, ReportData
 
 __all__ = [
     "NOT_MEASURED",
+    "cost_line",
     "count",
     "percent",
     "retention_cell",
@@ -61,3 +62,18 @@ def retention_cell(row: DeploymentRow) -> str:
     if row.retention is None or row.retention_low is None or row.retention_high is None:
         return share(row.retention)
     return f"{percent(row.retention)} [{percent(row.retention_low)}, {percent(row.retention_high)}]"
+
+
+def cost_line(report: ReportData) -> str:
+    """Return the cost of all stages in one line."""
+    costs = [stage.cost for stage in report.stages if stage.cost]
+    if not costs:
+        return f"Cost: {NOT_MEASURED}"
+    peaks = [cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None]
+    peak = shown(max(peaks, default=None), ".0f")
+    reused = sum(cost.seconds for cost in costs if cost.reused) / 60
+    again = f", of which {reused:.1f} min reused" if reused else ""
+    return (
+        f"Cost: {sum(cost.seconds for cost in costs) / 60:.1f} min{again}; "
+        f"{sum(cost.steps or 0 for cost in costs)} steps; peak memory {peak} MB"
+    )

@@ -6,9 +6,10 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertcompress.report.cells import cost_line
 from bertcompress.report.plots import figure_bytes, figures
 from bertcompress.report.rows import ReportData
-from bertcompress.report.tables import cost_line, tables
+from bertcompress.report.tables import tables
 
 __all__ = ["render"]
 
@@ -17,6 +18,7 @@ _TITLES = {
     "score_vs_size": "Score against size",
     "where_bytes_are": "Where the bytes are",
     "per_layer_shape": "What is left of each layer",
+    "training_curves": "The last training",
 }
 
 

@@ -51,6 +51,9 @@ def figures(report: ReportData, theme: Theme = "light") -> dict[str, Figure]:
         drawn["where_bytes_are"] = where_bytes_are(report, theme)
     if any(stage.edits for stage in report.stages):
         drawn["per_layer_shape"] = per_layer_shape(report, theme)
+    trained = [h for stage in report.stages if len(h := stage.facts.get("history") or ()) > 1]
+    if trained:
+        drawn["training_curves"] = training_curves(trained[-1], theme)
     return drawn
 
 

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
+from bertcompress.report.cells import cost_line
 from bertcompress.report.html import render
 from bertcompress.report.rows import VERSION, ReportData, Stage
-from bertcompress.report.tables import Table, cost_line, tables
+from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import judge
 from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Report", "markdown_table", "print_report", "report_schema"]
+__all__ = ["Report", "markdown_table", "plot", "print_report", "report_schema"]
 
 
 class Report(ReportData):
@@ -103,6 +104,16 @@ class Report(ReportData):
         )
         print_report(self, console)
         return console.export_text()
+
+
+def plot(run: str | Path, out: str | Path) -> list[Path]:
+    """Draw the figures of a finished run (or a `report.json`) into `out`; return the files.
+
+    Each as SVG and PNG. Raises NotFound and InputError where there is no report.
+    """
+    from bertcompress.report.plots import save_figures
+
+    return save_figures(Report.load(run), Path(out))
 
 
 def report_schema() -> dict[str, Any]:

@@ -67,7 +67,7 @@ class DeploymentRow(Row):
         None, description="Upper end of its paired 95 % interval over examples"
     )
     retention_chance_corrected: float | None = Field(
-        None, description="(score - chance) / (baseline - chance)"
+        None, description="(score - chance) / (baseline - chance); null without labels"
     )
     flipped: float | None = Field(
         None, ge=0, le=1, description="Share of predictions that differ from the baseline's"
@@ -114,7 +114,7 @@ class Stage(Row):
     params: int = Field(ge=0, description="Parameters, shared ones counted once")
     encoder_params: int = Field(ge=0, description="Parameters of the layers alone")
     macs: int | None = Field(
-        None, ge=0, description="Multiply-accumulates of the layers for one text of full length"
+        None, ge=0, description="Multiply-accumulates of the layers for one text of 128 tokens"
     )
     cost: Cost | None = Field(None, description="What this step cost")
     control: Control | None = Field(None, description="The same step without its teacher")
@@ -144,7 +144,9 @@ class SpeedUp(Row):
     over_torch: float | None = Field(
         None, description="Times faster than the baseline in torch fp32, in the same run"
     )
-    spread: float = Field(ge=0, description="Interquartile range of the rounds over their median")
+    spread: float = Field(
+        ge=0, description="Interquartile range of its own rounds' medians over their median"
+    )
 
 
 class Verdict(Row):

@@ -1,15 +1,16 @@
 """The tables of a report as plain text cells: one content for Markdown, HTML and the terminal.
 
-A cell never stays empty: what was not measured says so.
+A table is a list of columns, each with what it shows of a line. A cell never stays empty: what was
+not measured says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from bertcompress.measure import Latency
+from bertcompress.measure import Cost, Latency, Score
 from bertcompress.report.cells import (
     NOT_MEASURED,
     count,
@@ -20,21 +21,30 @@ from bertcompress.report.cells import (
     shown,
     times,
 )
-from bertcompress.report.rows import Control, DeploymentRow, ReportData, Stage
+from bertcompress.report.rows import Control, DeploymentRow, LayerShape, ReportData, Stage
 from bertcompress.report.verdict import judged
 
-__all__ = ["Column", "Table", "cost_line", "tables"]
+__all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 
 BASELINE = "baseline"
 
+L = TypeVar("L")
+"""What a line of a table is about."""
+
 
 @dataclass(frozen=True)
-class Column:
-    """A heading; `brief` columns also fit a terminal of 80 characters."""
+class Column(Generic[L]):
+    """A heading and what stands under it; `brief` columns also fit a terminal of 80 characters."""
 
     name: str
+    cell: Callable[[L], str]
     brief: bool = True
     number: bool = True
+
+
+def words(name: str, cell: Callable[[L], str]) -> Column[L]:
+    """Return a column of words, which are aligned to the left."""
+    return Column(name, cell, number=False)
 
 
 @dataclass(frozen=True)
@@ -42,349 +52,252 @@ class Table:
     """Rows of cells under columns; `brief` tables are also shown in a terminal."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[Column[Any], ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    brief: bool = True
+    brief: bool = False
 
 
-def told_by(report: ReportData, stage: Stage) -> DeploymentRow | None:
-    """Return the deployment that stands for a stage: the judged one of the last, else torch."""
-    final = stage is report.stages[-1] and stage.name != report.verdict.baseline
-    return (judged(stage) if final else None) or stage.main
+def build(
+    title: str,
+    lines: Iterable[L],
+    columns: Sequence[Column[L]],
+    note: str = "",
+    brief: bool = False,
+) -> Table:
+    """Return the table of these lines."""
+    rows = tuple(tuple(column.cell(line) for column in columns) for line in lines)
+    return Table(title, tuple(columns), rows, note, brief)
 
 
 def tables(report: ReportData) -> list[Table]:
     """Return all tables that have something to show, in reading order."""
-    every = (
-        story(report),
-        overview(report),
-        quality(report),
-        footprint(report),
-        speed(report),
-        shape(report),
-        cost(report),
-        controls(report),
-        metrics(report),
-        environment(report),
-    )
-    return [table for table in every if table.rows]
+    every = (story, overview, quality, footprint, speed, shape, cost, controls, metrics)
+    made = [*(table(report) for table in every), environment(report)]
+    return [table for table in made if table.rows]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A stage and one of its deployments."""
+
+    stage: Stage
+    row: DeploymentRow | None
+    baseline: bool
+    """Whether the stage is the baseline."""
+
+    @property
+    def model(self) -> str:
+        return BASELINE if self.baseline else self.stage.name
+
+    def of(self, cell: Callable[[DeploymentRow], str]) -> str:
+        return cell(self.row) if self.row else NOT_MEASURED
+
+
+def on_row(name: str, cell: Callable[[DeploymentRow], str]) -> Column[_Line]:
+    """Return a column of figures of a deployment."""
+    return Column(name, lambda line: line.of(cell))
+
+
+_MODEL: Column[_Line] = words("model", lambda x: x.model)
+_RUNS_ON: Column[_Line] = words("runs on", lambda x: x.of(lambda row: row.label))
+_MB = on_row("MB", lambda row: shown(row.size_mb, ".1f"))
+
+
+def _told(report: ReportData) -> list[_Line]:
+    """Return every stage with its torch deployment, the last one with the judged one."""
+    told = []
+    for stage in report.stages:
+        baseline = stage.name == report.verdict.baseline
+        final = stage is report.last and not baseline
+        told.append(_Line(stage, (judged(stage) if final else None) or stage.main, baseline))
+    return told
+
+
+def _deployed(report: ReportData) -> list[_Line]:
+    """Return every deployment of the baseline and of the last stage."""
+    return [_Line(stage, row, stage is report.reference) for stage, row in report.compared]
 
 
 def story(report: ReportData) -> Table:
     """Return one row per stage."""
-    return Table(
-        title="Stage by stage",
-        columns=(
-            Column("stage", number=False),
-            Column("runs on", number=False),
-            Column(f"{_headline_name(report)} [95 % interval]"),
-            Column("retention"),
-            Column("encoder params"),
-            Column("MACs", brief=False),
-            Column("MB"),
+    told = _told(report)
+    scores = [line.row.headline for line in told if line.row and line.row.headline]
+    columns: list[Column[_Line]] = [
+        words("stage", lambda x: x.stage.name),
+        _RUNS_ON,
+        on_row(
+            f"{scores[0].metric if scores else 'score'} [95 % interval]",
+            lambda row: score_cell(row.headline),
         ),
-        rows=tuple(_story_row(report, stage) for stage in report.stages),
-        note="MB: 10^6 bytes of what has to be shipped. Retention: score / baseline score.",
-    )
-
-
-def _headline_name(report: ReportData) -> str:
-    scores = (told.headline for stage in report.stages if (told := told_by(report, stage)))
-    return next((score.metric for score in scores if score), "score")
-
-
-def _story_row(report: ReportData, stage: Stage) -> tuple[str, ...]:
-    row = told_by(report, stage)
-    baseline = stage.name == report.verdict.baseline
-    return (
-        stage.name,
-        row.label if row else NOT_MEASURED,
-        score_cell(row.headline if row else None),
-        BASELINE if baseline else share(row.retention if row else None),
-        count(stage.encoder_params),
-        count(stage.macs),
-        shown(row.size_mb if row else None, ".1f"),
-    )
-
-
-def _compared(report: ReportData) -> list[tuple[str, DeploymentRow]]:
-    baseline = report.verdict.baseline
-    return [
-        (BASELINE if stage.name == baseline else stage.name, row) for stage, row in report.compared
+        Column(
+            "retention", lambda x: BASELINE if x.baseline else x.of(lambda r: share(r.retention))
+        ),
+        Column("encoder params", lambda x: count(x.stage.encoder_params)),
+        Column("MACs at 128 tokens", lambda x: count(x.stage.macs), brief=False),
+        _MB,
     ]
+    note = "MB: 10^6 bytes of what has to be shipped. Retention: score / baseline score."
+    return build("Stage by stage", told, columns, note, brief=True)
 
 
 def overview(report: ReportData) -> Table:
     """Return one row per deployment, with the latency of each setting beside its score and size."""
-    settings = list(
-        dict.fromkeys((t.batch, t.length) for _, row in report.compared for t in row.latency)
-    )
-    return Table(
-        title="Where it runs, and how fast",
-        columns=(
-            Column("model", number=False),
-            Column("runs on", number=False),
-            Column("score"),
-            Column("MB"),
-            *(Column(f"batch {batch}, {_length(length)}") for batch, length in settings),
-        ),
-        rows=tuple(
-            (
-                "compressed" if stage.name != report.verdict.baseline else BASELINE,
-                row.label,
-                shown(row.headline.value if row.headline else None, ".3f"),
-                shown(row.size_mb, ".1f"),
-                *(_latency_cell(row, setting) for setting in settings),
-            )
-            for stage, row in report.compared
-        ),
-        note="Median ms, and times faster than dense int8 of the same runtime in the same run."
-        if settings
-        else f"Speed: {NOT_MEASURED}.",
-    )
+    settings = dict.fromkeys((t.batch, t.length) for _, row in report.compared for t in row.latency)
+    columns: list[Column[_Line]] = [
+        words("model", lambda x: BASELINE if x.baseline else "compressed"),
+        _RUNS_ON,
+        on_row("score", lambda row: shown(row.headline.value if row.headline else None, ".3f")),
+        _MB,
+        *(_latency(batch, length) for batch, length in settings),
+    ]
+    note = f"Speed: {NOT_MEASURED}."
+    if settings:
+        note = "Median ms, and times faster than dense int8 of the same runtime in the same run."
+    if any(length == "task" for _, length in settings):
+        note += " Own lengths: the mean over the batches of each one's median."
+    return build("Where it runs, and how fast", _deployed(report), columns, note, brief=True)
 
 
-def _length(length: int | str) -> str:
-    return f"length {length}" if isinstance(length, int) else "own lengths"
+def _latency(batch: int, length: int | str) -> Column[_Line]:
+    def cell(row: DeploymentRow) -> str:
+        time = next((t for t in row.latency if (t.batch, t.length) == (batch, length)), None)
+        if time is None:
+            return NOT_MEASURED
+        factor = time.speedup_vs_dense_int8
+        return f"{time.batch_ms:.1f} ms" + (f" ({factor:.2f}x)" if factor is not None else "")
 
-
-def _latency_cell(row: DeploymentRow, setting: tuple[int, int | str]) -> str:
-    time = next((t for t in row.latency if (t.batch, t.length) == setting), None)
-    if time is None:
-        return NOT_MEASURED
-    factor = time.speedup_vs_dense_int8
-    return f"{time.p50_ms:.1f} ms" + (f" ({factor:.2f}x)" if factor is not None else "")
+    texts = f"length {length}" if isinstance(length, int) else "own lengths"
+    return on_row(f"batch {batch}, {texts}", cell)
 
 
 def quality(report: ReportData) -> Table:
     """Return how each deployment of the baseline and of the last stage compares by score."""
-    return Table(
-        title="Quality of each deployment",
-        columns=(
-            Column("model", number=False),
-            Column("runs on", number=False),
-            Column("score [95 % interval]"),
-            Column("retention [95 % interval]"),
-            Column("above chance"),
-            Column("flipped"),
-            Column("p"),
-        ),
-        rows=tuple(_quality_row(report, model, row) for model, row in _compared(report)),
-        note="Above chance: retention of what exceeds the chance level. Flipped: share of "
-        "predictions that differ from the baseline's. p: paired test against the baseline.",
-        brief=False,
-    )
+    reference = report.reference.main
 
+    def compared(name: str, cell: Callable[[DeploymentRow], str]) -> Column[_Line]:
+        return on_row(name, lambda row: BASELINE if row is reference else cell(row))
 
-def _quality_row(report: ReportData, model: str, row: DeploymentRow) -> tuple[str, ...]:
-    compared: tuple[str, ...] = (
-        retention_cell(row),
-        share(row.retention_chance_corrected),
-        share(row.flipped),
-        shown(row.p_value, ".2g"),
+    columns = [
+        _MODEL,
+        _RUNS_ON,
+        on_row("score [95 % interval]", lambda row: score_cell(row.headline)),
+        compared("retention [95 % interval]", retention_cell),
+        compared("flipped", lambda row: share(row.flipped)),
+        compared("p", lambda row: shown(row.p_value, ".2g")),
+    ]
+    note = (
+        "Flipped: share of predictions that differ from the baseline's. "
+        "p: paired test against the baseline."
     )
-    if row is report.reference.main:
-        compared = (BASELINE,) * 4
-    return (model, row.label, score_cell(row.headline), *compared)
+    if report.task.get("problem") != "unlabelled":  # agreement has no chance level to correct for
+        above = compared("above chance", lambda row: share(row.retention_chance_corrected))
+        columns.insert(4, above)
+        note = f"Above chance: retention of what exceeds the chance level. {note}"
+    return build("Quality of each deployment", _deployed(report), columns, note)
 
 
 def footprint(report: ReportData) -> Table:
     """Return size, memory and what is needed to load each deployment."""
-    rows = [
-        (
-            model,
-            row.label,
-            shown(row.size_mb, ".1f"),
-            shown(row.encoder_mb, ".1f"),
-            shown(row.memory_mb, ".0f"),
-            shown(row.load_s, ".2f"),
-            row.loads_in,
-        )
-        for model, row in _compared(report)
+    columns = [
+        _MODEL,
+        _RUNS_ON,
+        _MB,
+        on_row("encoder MB", lambda row: shown(row.encoder_mb, ".1f")),
+        on_row("memory MB", lambda row: shown(row.memory_mb, ".0f")),
+        on_row("load s", lambda row: shown(row.load_s, ".2f")),
+        words("loads in", lambda x: x.of(lambda row: row.loads_in)),
     ]
-    return Table(
-        title="Size and loading of each deployment",
-        columns=(
-            Column("model", number=False),
-            Column("runs on", number=False),
-            Column("MB"),
-            Column("encoder MB"),
-            Column("memory MB"),
-            Column("load s"),
-            Column("loads in", number=False),
-        ),
-        rows=tuple(rows),
-        note="Encoder MB: all weights but the embedding tables. Simulated precision is no size.",
-        brief=False,
-    )
+    note = "Encoder MB: all weights but the embedding tables. Simulated precision is no size."
+    return build("Size and loading of each deployment", _deployed(report), columns, note)
 
 
 def speed(report: ReportData) -> Table:
     """Return one row per deployment, batch size and length."""
-    rows = [_speed_row(name, row, time) for name, row in _compared(report) for time in row.latency]
-    return Table(
-        title="Speed",
-        columns=(
-            Column("model", number=False),
-            Column("runs on", number=False),
-            Column("batch"),
-            Column("length"),
-            Column("threads"),
-            Column("p50 ms"),
-            Column("p95 ms"),
-            Column("spread"),
-            Column("texts/s"),
-            Column("vs dense int8"),
-            Column("vs torch fp32"),
-        ),
-        rows=tuple(rows),
-        note="Measured interleaved in one run, one process each. Spread: interquartile range of "
-        "the rounds' medians over their median.",
-        brief=False,
+    columns: list[Column[tuple[_Line, Latency]]] = [
+        words("model", lambda x: x[0].model),
+        words("runs on", lambda x: _RUNS_ON.cell(x[0])),
+        Column("batch", lambda x: str(x[1].batch)),
+        Column("length", lambda x: str(x[1].length)),
+        Column("threads", lambda x: str(x[1].threads)),
+        Column("p50 ms", lambda x: shown(x[1].p50_ms, ".2f")),
+        Column("p95 ms", lambda x: shown(x[1].p95_ms, ".2f")),
+        Column("spread", lambda x: percent(x[1].spread)),
+        Column("texts/s", lambda x: shown(x[1].throughput_per_s, ".0f")),
+        Column("vs dense int8", lambda x: times(x[1].speedup_vs_dense_int8)),
+        Column("vs torch fp32", lambda x: times(x[1].speedup_vs_torch)),
+    ]
+    timed = [(line, time) for line in _deployed(report) if line.row for time in line.row.latency]
+    note = (
+        "Measured interleaved in one run, one process each. Spread: interquartile range of the "
+        "rounds' medians over their median. Times faster: ratio of texts/s."
     )
-
-
-def _speed_row(model: str, row: DeploymentRow, time: Latency) -> tuple[str, ...]:
-    return (
-        model,
-        row.label,
-        str(time.batch),
-        str(time.length),
-        str(time.threads),
-        shown(time.p50_ms, ".2f"),
-        shown(time.p95_ms, ".2f"),
-        percent(time.spread),
-        shown(time.throughput_per_s, ".0f"),
-        times(time.speedup_vs_dense_int8),
-        times(time.speedup_vs_torch),
-    )
+    return build("Speed", timed, columns, note)
 
 
 def shape(report: ReportData) -> Table:
     """Return what is left of each layer after the last stage that cut something."""
     cut = next((stage for stage in reversed(report.stages) if stage.edits), None)
-    rows = [
-        (
-            str(layer.layer),
-            f"{layer.heads} of {layer.heads_before}",
-            f"{layer.neurons} of {layer.neurons_before}",
-        )
-        for layer in (cut.edits if cut else ())
+    columns: list[Column[LayerShape]] = [
+        Column("layer", lambda x: str(x.layer)),
+        Column("heads", lambda x: f"{x.heads} of {x.heads_before}"),
+        Column("neurons", lambda x: f"{x.neurons} of {x.neurons_before}"),
     ]
-    return Table(
-        title="What is left of each layer",
-        columns=(Column("layer"), Column("heads"), Column("neurons")),
-        rows=tuple(rows),
-        brief=False,
-    )
+    return build("What is left of each layer", cut.edits if cut else (), columns)
 
 
 def cost(report: ReportData) -> Table:
     """Return one row per stage: time, steps, samples, memory."""
-    rows = [
-        (
-            stage.name,
-            shown(stage.cost.seconds / 60, ".1f"),
-            shown(stage.cost.steps, "d"),
-            shown(stage.cost.samples, "d"),
-            shown(stage.cost.peak_memory_mb, ".0f"),
-            "yes" if stage.cost.reused else "no",
-        )
-        for stage in report.stages
-        if stage.cost
+    columns: list[Column[tuple[str, Cost]]] = [
+        words("stage", lambda x: x[0]),
+        Column("minutes", lambda x: shown(x[1].seconds / 60, ".1f")),
+        Column("steps", lambda x: shown(x[1].steps, "d")),
+        Column("samples", lambda x: shown(x[1].samples, "d")),
+        Column("peak memory MB", lambda x: shown(x[1].peak_memory_mb, ".0f")),
+        words("reused", lambda x: "yes" if x[1].reused else "no"),
     ]
-    return Table(
-        title="What compressing cost",
-        columns=(
-            Column("stage", number=False),
-            Column("minutes"),
-            Column("steps"),
-            Column("samples"),
-            Column("peak memory MB"),
-            Column("reused", number=False),
-        ),
-        rows=tuple(rows),
-        note="A reused stage came from the store; its figures are those of the run that made it.",
-        brief=False,
-    )
-
-
-def cost_line(report: ReportData) -> str:
-    """Return the cost of all stages in one line."""
-    costs = [stage.cost for stage in report.stages if stage.cost]
-    if not costs:
-        return f"Cost: {NOT_MEASURED}"
-    peaks = [cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None]
-    peak = shown(max(peaks, default=None), ".0f")
-    reused = sum(cost.seconds for cost in costs if cost.reused) / 60
-    again = f", of which {reused:.1f} min reused" if reused else ""
-    return (
-        f"Cost: {sum(cost.seconds for cost in costs) / 60:.1f} min{again}; "
-        f"{sum(cost.steps or 0 for cost in costs)} steps; peak memory {peak} MB"
-    )
+    paid = [(stage.name, stage.cost) for stage in report.stages if stage.cost]
+    note = "A reused stage came from the store; its figures are those of the run that made it."
+    return build("What compressing cost", paid, columns, note)
 
 
 def controls(report: ReportData) -> Table:
     """Return each result next to its control at equal steps."""
-    rows = [
-        (
-            stage.name,
-            score_cell(stage.main.headline if stage.main else None),
-            stage.control.name,
-            score_cell(stage.control.score),
-        )
-        for stage in report.stages
-        if isinstance(stage.control, Control)
+    columns: list[Column[tuple[Stage, Control]]] = [
+        words("stage", lambda x: x[0].name),
+        Column("result", lambda x: score_cell(x[0].main.headline if x[0].main else None)),
+        words("control", lambda x: x[1].name),
+        Column("its score", lambda x: score_cell(x[1].score)),
     ]
-    return Table(
-        title="Controls at equal data and steps",
-        columns=(
-            Column("stage", number=False),
-            Column("result"),
-            Column("control", number=False),
-            Column("its score"),
-        ),
-        rows=tuple(rows),
-        brief=False,
-    )
+    controlled = [(stage, stage.control) for stage in report.stages if stage.control]
+    return build("Controls at equal data and steps", controlled, columns)
 
 
 def metrics(report: ReportData) -> Table:
     """Return every metric of every deployment compared."""
-    rows = [
-        (model, row.label, score.metric, score.split, score_cell(score), str(score.n))
-        for model, row in _compared(report)
-        for score in row.scores
+    columns: list[Column[tuple[_Line, Score]]] = [
+        words("model", lambda x: x[0].model),
+        words("runs on", lambda x: _RUNS_ON.cell(x[0])),
+        words("metric", lambda x: x[1].metric),
+        words("split", lambda x: x[1].split),
+        Column("value [95 % interval]", lambda x: score_cell(x[1])),
+        Column("rows", lambda x: str(x[1].n)),
     ]
-    return Table(
-        title="All metrics",
-        columns=(
-            Column("model", number=False),
-            Column("runs on", number=False),
-            Column("metric", number=False),
-            Column("split", number=False),
-            Column("value [95 % interval]"),
-            Column("rows"),
-        ),
-        rows=tuple(rows),
-        brief=False,
-    )
+    scored = [(line, one) for line in _deployed(report) if line.row for one in line.row.scores]
+    return build("All metrics", scored, columns)
 
 
 def environment(report: ReportData) -> Table:
     """Return the machine and versions that the figures hold for."""
-    rows = [(key, _plain(value)) for key, value in report.environment.items()]
-    return Table(
-        title="Environment",
-        columns=(Column("what", number=False), Column("value", number=False)),
-        rows=tuple(rows),
-        brief=False,
-    )
+    columns: list[Column[tuple[str, Any]]] = [
+        words("what", lambda x: x[0]),
+        words("value", lambda x: _plain(x[1])),
+    ]
+    return build("Environment", report.environment.items(), columns)
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " ".join(_plain(inner) for inner in value)

@@ -18,7 +18,6 @@ from bertcompress.measure import (
     compare,
     count_parameters,
     macs,
-    references_of,
     score,
     size_of,
     task_batches,
@@ -118,7 +117,7 @@ class Judge:
     def _references(self, split: str) -> NDArray[Any]:
         if self.data.task.problem == "unlabelled":
             return self.baseline.logits(self.baseline.deployments[0], split)
-        return references_of(self.data, split)
+        return self.data.references(split)
 
 
 def headline(scores: Sequence[Score]) -> Score:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from huggingface_hub import ModelCard
 from bertcompress.artefact import (
     EMBEDDED_HUB,
     Deployment,
-    load,
     locate,
     save,
 )
@@ -31,8 +31,8 @@ from bertcompress.report import Report
 from bertcompress.report.rows import Control, Stage
 from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
 from bertcompress.runs.stages import Clock, Finished, Stages
-from bertcompress.runs.starting import Say, Start, prepare, weights_digest
-from bertcompress.store import StageStore, write_atomically
+from bertcompress.runs.starting import Say, Start, prepare
+from bertcompress.store import StageStore, remove_leftovers, write_atomically
 
 __all__ = ["Run", "run"]
 
@@ -102,6 +102,9 @@ def run(
     ranks, clock = Ranks(), Clock()
     folder = Path(out)
     partial = folder.with_name(f".{folder.name}.partial")
+    if resume and _done_already(folder, recipe):
+        say(f"{folder}: finished before")
+        return Run(folder)
     if ranks.main:
         _claim(folder, partial, recipe, resume=resume, fresh=fresh)
     ranks.wait()
@@ -134,6 +137,12 @@ def _run(
     return Run(folder)
 
 
+def _done_already(folder: Path, recipe: Recipe) -> bool:
+    """Return whether what was interrupted was only the last step: saying that it is done."""
+    there = folder / "recipe.yaml"
+    return there.is_file() and there.read_text(encoding="utf-8") == recipe.to_yaml()
+
+
 def _claim(folder: Path, partial: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> None:
     """Make the folder of the unfinished run, or check that it is the one to go on with."""
     if folder.exists():
@@ -154,6 +163,8 @@ def _claim(folder: Path, partial: Path, recipe: Recipe, *, resume: bool, fresh: 
                 f"{folder}: an interrupted run is there; --resume goes on with it, --fresh drops it"
             )
         if resume:
+            remove_leftovers(partial)
+            remove_leftovers(partial / "stages")
             return
         shutil.rmtree(partial)
     with write_atomically(partial) as temporary:
@@ -182,7 +193,7 @@ class _Chain:
     def __init__(self, recipe: Recipe, start: Start, stages: Stages, say: Say) -> None:
         self.recipe, self.start, self.stages, self.say = recipe, start, stages, say
         self.rows: list[Finished] = []
-        self.notes: dict[str, list[str]] = {}
+        self.notes: dict[str, list[str]] = {"00-original": list(start.notes)}
         self.controls: dict[str, Finished] = {}
         self.baseline: Finished | None = None
         self.teacher: tuple[LiveTeacher, str] | None = None
@@ -211,7 +222,8 @@ class _Chain:
     def _methods(self) -> Sequence[Method]:
         if not self.start.finetuned:
             return self.recipe.methods
-        kept = [method for method in self.recipe.methods if method.key != "finetune"]
+        # Only at the front: after a cut it is recovery training, which this model needs as well.
+        kept = list(dropwhile(lambda method: method.key == "finetune", self.recipe.methods))
         if len(kept) < len(self.recipe.methods):
             text = "finetune skipped: the model is fine-tuned for this task already"
             self.notes.setdefault("00-original", []).append(text)
@@ -225,11 +237,10 @@ class _Chain:
                 "task yet; put finetune first"
             )
         self.baseline = self.rows[-1]
-        if self.recipe.teacher:
-            product = load(self.recipe.teacher)
-            source = weights_digest(self.recipe.teacher)
-        else:
-            product, source = self.baseline.product, self.stages.digest(self.baseline)
+        product, source = self.start.teacher or (
+            self.baseline.product,
+            self.stages.digest(self.baseline),
+        )
         teacher = LiveTeacher(
             product.model, product.tokenizer, self.start.data, device=self.start.device
         )
@@ -239,15 +250,20 @@ class _Chain:
         teacher, teacher_source = self.teacher or (None, None)
         data = self.start.data
         context = Context(
-            data.task, data, teacher, self.start.device, self.recipe.seed, self.stages.folder
+            data.task,
+            data.without_validation(),
+            teacher,
+            self.start.device,
+            self.recipe.seed,
+            self.stages.folder,
         )
         source = self.stages.digest(before) if before else self.start.source
-        uses = teacher_source if method.key == "distill" else None
+        uses = teacher_source if method.uses_teacher else None
         return self.stages.apply(name, method, before or self.start.product, context, source, uses)
 
     def _control(self, name: str, method: Method) -> None:
         control = method.control() if self.recipe.measure.controls else None
-        if control is None or (method.needs_labels and not self.start.data.labels):
+        if control is None:
             return
         if self.start.data.task.problem == "unlabelled":
             return
@@ -312,7 +328,8 @@ def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
         inside = each.path.relative_to(finished.folder)
         top = target / inside.parts[0]
         if not top.exists():
-            shutil.copytree(finished.folder / inside.parts[0], top, copy_function=_link)
+            with write_atomically(top) as copied:
+                shutil.copytree(finished.folder / inside.parts[0], copied, copy_function=_link)
         placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))
     return placed
 

@@ -7,11 +7,16 @@ is saved is what is used.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import dataclasses
+import functools
+import hashlib
 import importlib.metadata
+import inspect
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +26,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+import bertcompress
 from bertcompress.artefact import Deployment, Product, load, save
 from bertcompress.data import TaskData
 from bertcompress.errors import OutputError
@@ -28,11 +34,12 @@ from bertcompress.measure import Cost, peak_memory_mb, predict
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
 from bertcompress.runtimes import Logits, open_predictor
+from bertcompress.runtimes.host import forget_peak_memory, host_kind
 from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
 
 __all__ = ["Clock", "Finished", "StageRecord", "Stages"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what a stage folder holds, or what it depends on, changes."""
 
 _VERSIONS = ("bertcompress", "torch", "transformers")
@@ -111,7 +118,6 @@ class Stages:
     store: StageStore | None
     ranks: Ranks
     clock: Clock
-    threads: int | None = None
     fresh: bool = False
     """Ignore what the store has; new stages are still put into it."""
     say: Callable[[str], None] = lambda _: None
@@ -119,8 +125,15 @@ class Stages:
 
     def original(self, product: Product, source: str) -> Finished:
         """Write the model as it came as stage `00-original`, and return it."""
-        key = stage_key({"source": source, "data": self.data.fingerprint, "format": FORMAT})
-        return self._obtain("00-original", "original", key, lambda _: product)
+        key = stage_key(
+            {
+                "source": source,
+                "data": self.data.fingerprint,
+                "versions": _versions(_VERSIONS),
+                "format": FORMAT,
+            }
+        )
+        return self._obtain("00-original", "original", key, lambda _: product, "loading")
 
     def apply(
         self,
@@ -142,6 +155,9 @@ class Stages:
                 "data": self.data.fingerprint,
                 "seed": context.seed,
                 "versions": _versions((*_VERSIONS, *runtime)),
+                "code": code_digest(type(method).__module__),
+                # `auto` settings are resolved by trying, so by the machine that they were tried on.
+                "host": [context.device.type, self.ranks.count, host_kind()],
                 "format": FORMAT,
             }
         )
@@ -150,7 +166,10 @@ class Stages:
             private = Product(copy.deepcopy(product.model), product.tokenizer)
             return method.apply(private, dataclasses.replace(context, workdir=workdir))
 
-        found = self._obtain(name, method.key, key, compute, together=method.kind == "train")
+        activity = "exporting" if method.kind == "precision" else "compressing"
+        found = self._obtain(
+            name, method.key, key, compute, activity, together=method.kind == "train"
+        )
         if method.kind == "precision":
             whole = Product(product.model, product.tokenizer, tuple(found.deployments))
             return Finished(found.record, found.folder, whole)
@@ -169,15 +188,18 @@ class Stages:
         method: str,
         key: str,
         compute: Callable[[Path], Product],
+        activity: str,
         together: bool = False,
     ) -> Finished:
         folder = self.folder / "stages" / name
         if not self.ranks.agree(self.ranks.main and self._present(folder, key)):
-            workdir = self.folder / "work" / name
+            # Named by the key: checkpoints of another stage are never gone on with.
+            workdir = self.folder / "work" / f"{name}-{key[:12]}"
             workdir.mkdir(parents=True, exist_ok=True)
             if together or self.ranks.main:
                 start = time.perf_counter()
-                with self.clock(_activity(method)):
+                forget_peak_memory()
+                with self.clock(activity):
                     product = compute(workdir)
                 if self.ranks.main:
                     cost = _cost(product.facts, time.perf_counter() - start)
@@ -242,13 +264,13 @@ class Stages:
             (partial / "stage.json").write_text(record.model_dump_json(indent=2), "utf-8")
         if self.store:
             # A full or read-only store is no reason to lose a run.
-            with self.clock("saving"), contextlib.suppress(OutputError):
+            with self.clock("saving"), contextlib.suppress(OutputError, OSError):
                 self.store.put(key, folder, {"name": name, "task": self.data.task.name})
 
     def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:
         answers: dict[str, Logits] = {}
         for each in deployments:
-            predictor = open_predictor(each.path, each.runtime, self.threads, False, each.precision)
+            predictor = open_predictor(each.path, each.runtime, None, False, each.precision)
             for split in ("validation", *self.data.also):
                 logits = predict(predictor, self.data, split, product.tokenizer)
                 answers[_logits_name(each, split)] = logits
@@ -264,6 +286,29 @@ class Stages:
         return Finished(record, folder, dataclasses.replace(product, facts=record.facts))
 
 
+@functools.cache
+def code_digest(module: str) -> str:
+    """Return a hash of the code that a method of this module runs; comments do not count.
+
+    So a method that was mended is not answered from what it made before, whatever the version says.
+    """
+    source = inspect.getsourcefile(sys.modules[module])
+    files = [Path(source)] if source else []
+    root = Path(bertcompress.__file__).parent
+    for room in ("engines", "runtimes", "shapes", "training"):
+        files += sorted((root / room).glob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+                node
+            ):
+                node.body[0] = ast.Pass()
+        digest.update(f"{file.name}\0{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
 def _record(folder: Path) -> StageRecord | None:
     try:
         return StageRecord.model_validate_json((folder / "stage.json").read_text("utf-8"))
@@ -273,15 +318,12 @@ def _record(folder: Path) -> StageRecord | None:
 
 def _cost(facts: Mapping[str, Any], seconds: float) -> Cost:
     return Cost(
-        seconds=seconds,
+        # What earlier attempts spent on a training that was interrupted was spent too.
+        seconds=seconds + float(facts.get("earlier_seconds", 0.0)),
         steps=facts.get("steps"),
         samples=facts.get("samples"),
         peak_memory_mb=peak_memory_mb(),
     )
-
-
-def _activity(method: str) -> str:
-    return {"original": "loading", "quantize_int8": "exporting"}.get(method, "compressing")
 
 
 def _moved(deployment: Deployment, workdir: Path, target: Path) -> Deployment:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.artefact import Product, load, locate, max_tokens
-from bertcompress.data import TaskData, load_data
-from bertcompress.errors import ModelError, RecipeError
+from bertcompress.data import TaskData, align_labels, load_data
+from bertcompress.errors import ModelError, Notice, RecipeError
+from bertcompress.measure import predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
+from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
 
 if TYPE_CHECKING:
@@ -34,23 +39,32 @@ class Start:
     source: str
     """Digest of the model, its new head included."""
     device: torch.device
+    teacher: tuple[Product, str] | None
+    """The teacher that the recipe names, in this task's classes, and its digest."""
+    notes: tuple[str, ...] = ()
 
 
 def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
-    """Read task, data and model, and refuse what cannot work before anything is computed."""
+    """Read task, data and models, and refuse what cannot work before anything is computed."""
     from transformers import set_seed
 
     task = recipe.resolved_task()
     say(f"model {recipe.model}")
     set_seed(recipe.seed)
-    product = load(recipe.model, revision=recipe.revision)
-    classifier = type(product.model).__name__.endswith("ForSequenceClassification")
-    config: Any = product.model.config
-    names = {int(i): str(name) for i, name in config.id2label.items()} if classifier else None
+    # A checkpoint that was only pretrained is read once its head is known.
+    product = load(recipe.model, revision=recipe.revision) if _classifies(recipe) else None
+    names = _class_names(product.model) if product else None
     say(f"task {task.name}")
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
     )
+    finetuned, notes = _answers(product, data, say) if product is not None else (False, ())
+    source = weights_digest(recipe.model, recipe.revision)
+    if not finetuned or product is None:
+        if data.order is not None:  # what gets a new head gets the task's own order
+            data = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+        product = _fresh_head(recipe, data, notes)
+        source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     limit = max_tokens(product.model)
     if data.task.max_length > limit:
         raise ModelError(
@@ -59,12 +73,85 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         )
     for method in recipe.methods:
         method.check(product.model)
-    finetuned = already_finetuned(product.model, data)
-    source = weights_digest(recipe.model, recipe.revision)
-    if not finetuned:
-        product = _fresh_head(recipe, data)
-        source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
-    return Start(data, product, finetuned, source, _device())
+    return Start(data, product, finetuned, source, _device(), _teacher(recipe, data), notes)
+
+
+def _classifies(recipe: Recipe) -> bool:
+    """Return whether the checkpoint has a sequence classification head, by its config alone."""
+    path = locate(recipe.model, revision=recipe.revision) / "config.json"
+    try:
+        written = json.loads(path.read_text(encoding="utf-8")).get("architectures") or [""]
+    except (OSError, ValueError, AttributeError):
+        return True  # loading will say what is wrong
+    return str(written[0]).endswith("ForSequenceClassification")
+
+
+def _class_names(model: Any) -> dict[int, str]:
+    return {int(i): str(name) for i, name in model.config.id2label.items()}
+
+
+def _answers(product: Product, data: TaskData, say: Say) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the model is fine-tuned for the task, and what the report should say of it.
+
+    Names decide where there are any. A head without names is believed when it is better than
+    chance on the selection split, by its interval: an untrained one has the same shape.
+    """
+    verdict = already_finetuned(product.model, data)
+    if verdict is not None:
+        return verdict, ()
+    logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
+    rows = score(data.task, data, "selection", logits)
+    found = next(row for row in rows if row.headline)
+    chance = data.task.chance or 0.0
+    told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
+    if found.ci_low > chance:
+        text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
+    else:
+        text = f"the model's head is not taken as fine-tuned for this task: {told}"
+    say(text)
+    return found.ci_low > chance, (text,)
+
+
+def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
+    """Return the teacher that the recipe names, its outputs in the order of the student's."""
+    if not recipe.teacher:
+        return None
+    product = load(recipe.teacher)
+    model: Any = product.model
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        raise ModelError(f"teacher '{recipe.teacher}': a {type(model).__name__}, which has no head")
+    if data.num_labels and int(model.config.num_labels) != data.num_labels:
+        raise ModelError(
+            f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
+            f"'{data.task.name}' needs {data.num_labels}"
+        )
+    order = align_labels(data.labels, _class_names(model)) if data.labels else None
+    if order is not None:
+        _reorder(model, order)
+    elif len(data.labels) > 1:
+        warnings.warn(
+            f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "
+            f"those of {data.task.name}; they are taken to be, in this order, "
+            f"{', '.join(data.labels)}",
+            Notice,
+            stacklevel=2,
+        )
+    return product, weights_digest(recipe.teacher)
+
+
+def _reorder(model: Any, order: Sequence[int]) -> None:
+    """Bring the outputs of a classifier, in place, into the order `order[i]` -> i."""
+    import torch
+
+    inside = set(anatomy(model).base.modules())
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside]
+    index = torch.tensor(order)
+    with torch.no_grad():
+        for parameter in head[-1].parameters():
+            parameter.copy_(parameter[index].clone())
+    names = _class_names(model)
+    model.config.id2label = {i: names[old] for i, old in enumerate(order)}
+    model.config.label2id = {name: i for i, name in model.config.id2label.items()}
 
 
 def weights_digest(name: str, revision: str | None = None) -> str:
@@ -74,14 +161,15 @@ def weights_digest(name: str, revision: str | None = None) -> str:
     return file_digest(sorted(path for path in folder.iterdir() if path.suffix in wanted))
 
 
-def _fresh_head(recipe: Recipe, data: TaskData) -> Product:
+def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Product:
     """Return the model with a new head for the task, which only `finetune` may train."""
     from transformers import set_seed
 
     if not any(method.key == "finetune" for method in recipe.methods):
         raise RecipeError(
-            f"methods: model '{recipe.model}' has no head for task '{data.task.name}'; put "
-            "finetune first, or give a model that is fine-tuned for it"
+            f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
+            + "".join(f" ({note})" for note in notes)
+            + "; put finetune first, or give a model that is fine-tuned for it"
         )
     if data.task.problem == "unlabelled":
         raise RecipeError(
@@ -97,13 +185,18 @@ def _fresh_head(recipe: Recipe, data: TaskData) -> Product:
         fields["id2label"] = dict(enumerate(data.labels))
         fields["label2id"] = {name: i for i, name in enumerate(data.labels)}
     set_seed(recipe.seed)
-    return load(
+    product = load(
         recipe.model,
         head="ForSequenceClassification",
         fresh_head=True,
         config_fields=fields,
         revision=recipe.revision,
     )
+    # A head of another task with as many outputs was read with the rest: make it new.
+    fresh: Any = type(product.model)(product.model.config)
+    base = anatomy(fresh).base
+    base.load_state_dict(anatomy(product.model).base.state_dict())
+    return replace(product, model=fresh.eval())
 
 
 def _device() -> torch.device:

@@ -45,6 +45,8 @@ class Fitted:
     """Rows trained on, repetitions counted, over all processes."""
     seconds: float
     """Training and evaluating, over all attempts."""
+    earlier_seconds: float
+    """Of these, in attempts that were interrupted."""
     best_step: int
     history: tuple[Mapping[str, Any], ...]
     """One entry per evaluation: `step`, `loss` (mean since the last one), `score`, `seconds`."""
@@ -63,6 +65,7 @@ class Fitted:
             "best_step": self.best_step,
             "selection_score": self.selection_score,
             "precision": self.settings.precision,
+            "earlier_seconds": self.earlier_seconds,
             "history": [
                 {"step": row["step"], "loss": row["loss"], "eval_selection": row["score"]}
                 for row in self.history
@@ -174,6 +177,7 @@ def _train(
             precision, reached = settings.precision, Progress()
         resolved = settings.model_copy(update={"precision": precision})
         steps = resume.step if resume else 0
+        earlier = reached.seconds
         if not reached.finished:
             trainer = FitTrainer(model, args, objective, plan, resolved, _tensorboard(settings))
             trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
@@ -189,6 +193,7 @@ def _train(
         steps=steps,
         samples=reached.rows,
         seconds=reached.seconds,
+        earlier_seconds=earlier,
         best_step=best,
         history=tuple(reached.history),
         selection_score=reached.best_score,
@@ -255,9 +260,13 @@ def _resumable(plan: Plan) -> _Resume | None:
 def _fingerprint(
     model: nn.Module, objective: Objective, data: TaskData, settings: TrainSettings, seed: int
 ) -> str:
-    shapes = {name: list(tensor.shape) for name, tensor in model.named_parameters()}
+    weights = hashlib.sha256()
+    for name, tensor in model.named_parameters():
+        weights.update(f"{name} {list(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        weights.update(plain.view(torch.uint8).numpy().data)
     facts = {
-        "shapes": shapes,
+        "weights": weights.hexdigest(),
         "objective": type(objective).__name__,
         "data": data.fingerprint,
         "settings": settings.model_dump(mode="json"),

@@ -32,6 +32,7 @@ class Selection:
         objective: Objective,
         device: torch.device,
     ) -> None:
+        self.data = data
         self.task = data.task
         self.objective = objective
         self.device = device
@@ -56,8 +57,8 @@ class Selection:
             mine.append((positions, logits_of(outputs).float().cpu().numpy()))
         parts = _from_all(mine)
         order = np.argsort(np.concatenate([positions for positions, _ in parts]))
-        logits = np.concatenate([values for _, values in parts])[order]
-        references = np.asarray(self.rows["labels"][:])
+        logits = self.data.in_task_order(np.concatenate([values for _, values in parts])[order])
+        references = self.data.references("selection")
         headline = self.task.headline
         return metrics.compute([headline], logits, references, self.task.problem)[headline]
 

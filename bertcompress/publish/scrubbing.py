@@ -1,0 +1,76 @@
+"""What must not leave this machine: tokens, passwords in addresses, absolute local paths."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+__all__ = ["local_values", "scrub", "scrub_config", "scrub_data", "scrub_yaml"]
+
+_SECRETS = (
+    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "(token)"),
+    (re.compile(r"(\w+://)[^\s/@]+@"), r"\1"),
+    (re.compile(r"\bfile://\S+"), "(local)"),
+    (
+        re.compile(
+            r"(?<![\w.:/<\\])(?:~?(?:/[\w.@+-]+)+/?|[A-Za-z]:\\[^\s'\"|]+|\\\\\w[^\s'\"|]+)"
+        ),
+        "(local)",
+    ),
+)
+_LOCAL = re.compile(r"/|~|[A-Za-z]:\\|\\\\|file:")
+_PLACES = re.compile(r"(path|file|dir|folder)s?$")
+
+
+def local_values(value: Any) -> list[str]:
+    """Return the strings of plain data that are local paths with spaces, the longest first."""
+    if isinstance(value, dict | list | tuple):
+        inner = value.values() if isinstance(value, dict) else value
+        return sorted({found for each in inner for found in local_values(each)}, key=len)[::-1]
+    return [value] if isinstance(value, str) and _LOCAL.match(value) and " " in value else []
+
+
+def scrub(text: str, known: Sequence[str] = ()) -> str:
+    """Return the text without tokens, passwords in addresses, and absolute local paths.
+
+    `known`: paths that may hold spaces, and that no pattern would find whole.
+    """
+    for path in known:
+        text = text.replace(path, "(local)")
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def scrub_data(value: Any, known: Sequence[str] = ()) -> Any:
+    """Return plain data with its strings scrubbed, and those that are local blanked as a whole."""
+    if isinstance(value, dict):
+        return {key: scrub_data(inner, known) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub_data(inner, known) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return "(local)" if _LOCAL.match(value) else scrub(value, known)
+
+
+def scrub_yaml(text: str) -> str:
+    """Return YAML with its values scrubbed."""
+    return str(
+        yaml.safe_dump(scrub_data(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
+    )
+
+
+def scrub_config(text: str) -> str:
+    """Return the JSON of a model or tokenizer with the values of its places scrubbed.
+
+    Only of those: a class or a special token may look like a path.
+    """
+    plain = json.loads(text)
+    if not isinstance(plain, dict):
+        return text
+    cleaned = {key: scrub_data(v) if _PLACES.search(key) else v for key, v in plain.items()}
+    return text if cleaned == plain else json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"

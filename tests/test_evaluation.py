@@ -1,0 +1,187 @@
+"""Verbs on models that exist: what a run stands for, and what the ratios of `bench` are of."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from report_support import deployment, quantized, sample_report
+from runtime_support import batches, wide_product
+from tests_support import WORDS, tiny_tokenizer
+
+import bertcompress as bc
+from bertcompress import evaluation
+from bertcompress.errors import NotFound
+from bertcompress.measure import Latency, Timing
+from bertcompress.runtimes import onnxruntime, openvino
+from bertcompress.runtimes import torch as torch_runtime
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
+    reason="needs the extra 'openvino'",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run, whose verdict is about the OpenVINO file."""
+    place = tmp_path_factory.mktemp("run") / "x"
+    product = replace(wide_product(), tokenizer=tiny_tokenizer())
+    torch_runtime.export(product, place / "model")
+    onnxruntime.export(product, place / "onnx")
+    onnxruntime.quantize(place / "onnx")
+    openvino.quantize(place / "onnx", batches())
+    last = quantized()
+    torch = deployment("torch", "fp32", size_mb=9.0)
+    fake = deployment("torch", "int4", size_mb=1.0, simulated=True)
+    rows = (torch, fake, *last.deployments)
+    report = sample_report(
+        (sample_report().stages[0], last.model_copy(update={"deployments": rows}))
+    )
+    report.save(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def task():
+    random = np.random.default_rng(0)
+    splits = {
+        name: Dataset.from_dict(
+            {
+                "text": [" ".join(random.choice(WORDS, 6)) + f" {name}" for _ in range(24)],
+                "label": ["LABEL_0", "LABEL_1", "LABEL_2"] * 8,
+            }
+        )
+        for name in ("train", "validation")
+    }
+    return bc.Task.from_dataset(DatasetDict(splits), text="text", label="label", max_length=16)
+
+
+def opened(monkeypatch, *arguments, **options):
+    """Evaluate, and return runtime, precision and what was said."""
+    seen, said = [], []
+
+    def spy(*given):
+        seen.append(bc.open_predictor(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(evaluation, "open_predictor", spy)
+    scores = bc.evaluate(*arguments, **options, say=said.append)
+    assert scores[0].n == 24
+    return seen[0].runtime, seen[0].precision, said
+
+
+def test_a_run_stands_for_what_its_verdict_is_about(run, task, monkeypatch):
+    runtime, precision, said = opened(monkeypatch, run, task)
+    assert (runtime, precision) == ("openvino", "int8")
+    assert said == [
+        f"{run}: openvino int8, which its verdict is about; "
+        "--runtime and --precision choose another"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wish", "found"),
+    [
+        ({"precision": "int8"}, ("openvino", "int8")),
+        ({"precision": "fp32"}, ("torch", "fp32")),
+        ({"precision": "bf16"}, ("torch", "bf16")),
+        ({"runtime": "onnxruntime"}, ("onnxruntime", "int8")),
+        ({"runtime": "onnxruntime", "precision": "fp32"}, ("onnxruntime", "fp32")),
+    ],
+)
+def test_another_is_chosen_without_a_word(run, task, monkeypatch, wish, found):
+    assert opened(monkeypatch, run, task, **wish) == (*found, [])
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Stands in for the clock: 8, 4, 2 ... texts per 100 ms, and what was to be timed."""
+    asked = []
+
+    def time(candidates, shapes, *, threads, seconds):
+        asked.extend(candidates)
+        return [
+            Timing(c.runtime, c.precision or "fp32", 0.1, 1.0, 2.0, [latency(2.0**i)])
+            for i, c in enumerate(candidates)
+        ]
+
+    monkeypatch.setattr(evaluation, "time_candidates", time)
+    return asked
+
+
+def latency(speed):
+    return Latency(
+        batch=8,
+        length=128,
+        threads=1,
+        p50_ms=100 / speed,
+        p95_ms=120 / speed,
+        throughput_per_s=80 * speed,
+        spread=0.03 * speed,
+    )
+
+
+def test_a_run_alone_stands_for_all_that_it_ships(run, timed):
+    said = []
+    rows = bc.bench([run], say=said.append)
+    places = [str(c.path.relative_to(run)) for c in timed]
+    assert places == ["model", "onnx/model_quantized.onnx", "openvino/model_int8.onnx"]
+    assert [(r.runtime, r.precision) for r in rows] == [
+        ("torch", "fp32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "int8"),
+    ]
+    assert {row.model for row in rows} == {str(run)}
+    assert said == [f"{run}: all that it ships; --runtime and --precision choose one"]
+
+
+def test_beside_others_a_run_is_one(run, timed):
+    said = []
+    rows = bc.bench([run / "model", run], say=said.append)
+    assert [row.runtime for row in rows] == ["torch", "openvino"]
+    assert [row.model for row in rows] == [str(run / "model"), str(run)]
+    assert len(said) == 1
+
+
+def test_wishes_hold_for_every_model(run, timed):
+    bc.bench([run, run / "onnx"], runtime="onnxruntime", precision="fp32")
+    assert {str(c.path.relative_to(run)) for c in timed} == {"onnx/model.onnx"}
+    assert {(c.runtime, c.precision) for c in timed} == {("onnxruntime", "fp32")}
+
+
+def test_ratios_are_to_the_first_and_know_the_noise_of_both(run, timed):
+    rows = bc.bench([run])
+    assert [row.speedup_vs_first for row in rows] == [1, 2, 4]
+    assert [row.spread for row in rows] == pytest.approx(
+        [0, np.hypot(0.06, 0.03), np.hypot(0.12, 0.03)]
+    )
+    assert [row.time.batch_ms for row in rows] == pytest.approx([100, 50, 25])
+    # The baseline of a report is another thing: nothing here claims to be compared with it.
+    assert all(row.time.speedup_vs_torch is None for row in rows)
+
+
+def test_a_run_that_ships_nothing_says_so(tmp_path, task):
+    fake = deployment("torch", "int4", size_mb=1.0, simulated=True)
+    last = quantized().model_copy(update={"deployments": (fake,)})
+    sample_report((sample_report().stages[0], last)).save(tmp_path)
+    for verb in (lambda: bc.evaluate(tmp_path, task), lambda: bc.bench([tmp_path])):
+        with pytest.raises(NotFound, match="ships nothing that can be measured"):
+            verb()
+
+
+@pytest.mark.parametrize(
+    ("verb", "module"),
+    [
+        *((verb, "evaluation") for verb in ("evaluate", "bench", "export", "inspect")),
+        ("push", "publish.hub"),
+        ("plot", "report"),
+    ],
+)
+def test_a_verb_of_the_command_line_is_one_of_the_package(verb, module):
+    assert getattr(bc, verb) is getattr(importlib.import_module(f"bertcompress.{module}"), verb)
+    assert verb in bc.__all__

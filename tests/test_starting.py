@@ -1,0 +1,218 @@
+"""What a run begins with: checkpoints as the Hub has them, heads of all sorts, named teachers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tests_support import tiny_config, tiny_model, tiny_tokenizer, write_rows
+
+import bertcompress as bc
+from bertcompress.data import load_data
+from bertcompress.errors import ModelError, Notice, RecipeError
+from bertcompress.evaluation import evaluate
+from bertcompress.measure import predict
+from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.shapes import FAMILIES
+from bertcompress.training import TrainSettings, fit
+
+TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
+FINETUNE = {"finetune": {**TRAIN, "epochs": 6}}
+CUT = {"prune_structured": {"keep": 0.5, "rows": 32}}
+DISTILL = {"distill": {**TRAIN, "epochs": 1, "hidden_weight": 0.0, "label_weight": 0.0}}
+NAMES = {"num_labels": 2, "id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Rows, and a model that learned to read them, its classes named as the task's."""
+    place = tmp_path_factory.mktemp("starting")
+    write_rows(place / "train.csv", 240, 0, yes="yes", no="no")
+    write_rows(place / "validation.csv", 60, 1, yes="yes", no="no")
+    tiny_model("bert", "Model").save_pretrained(place / "bare")
+    tiny_tokenizer().save_pretrained(place / "bare")
+    run = bc.run(recipe(place, [FINETUNE], "bare"), place / "tuned")
+    assert run.report.last.deployments[0].headline.value > 0.9
+    return place
+
+
+def task(place: Path, **fields) -> bc.Task:
+    files = (place / "train.csv", place / "validation.csv")
+    return bc.Task.from_files(*files, text="text", label="label", max_length=24, **fields)
+
+
+def recipe(place: Path, methods, model: str, **fields) -> bc.Recipe:
+    content = {"model": str(place / model), "task": task(place), "methods": methods, **fields}
+    return bc.Recipe.parse({"measure": {"latency": False}} | content)
+
+
+def turned(place: Path, name: str, id2label: dict[int, str] | None, order=(1, 0)) -> Path:
+    """The fine-tuned model with its outputs in another order, under these names."""
+    product = bc.load(place / "tuned")
+    with torch.no_grad():
+        for parameter in product.model.classifier.parameters():
+            parameter.copy_(parameter[list(order)].clone())
+    names = id2label or {0: "LABEL_0", 1: "LABEL_1"}
+    product.model.config.id2label = names
+    product.model.config.label2id = {n: i for i, n in names.items()}
+    return bc.save(product.model, place / name, product.tokenizer)
+
+
+def score(run, stage: int) -> float:
+    return run.report.stages[stage].deployments[0].headline.value
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "roberta", "electra", "distilbert"])
+def test_a_pretrained_checkpoint_as_the_hub_has_it(family, place, tmp_path):
+    """With pooler and heads of pretraining, under the class that it is most used for."""
+    prefix = FAMILIES[family].stock_prefix
+    cls = getattr(transformers, f"{prefix}ForPreTraining", None)
+    model = (cls or getattr(transformers, f"{prefix}ForMaskedLM"))(tiny_config(family)).eval()
+    if family == "roberta":
+        model.roberta.pooler = transformers.RobertaModel(model.config).pooler
+    model.save_pretrained(tmp_path / "hub")
+    tiny_tokenizer().save_pretrained(tmp_path / "hub")
+    written = json.loads((tmp_path / "hub" / "config.json").read_text())
+    if family != "electra":
+        written["architectures"] = [f"{prefix}ForMaskedLM"]
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(written))
+    bc.load(tmp_path / "hub")
+    start = recipe(place, [{"finetune": {**TRAIN, "epochs": 0.1}}, CUT], "bare")
+    run = bc.run(start.model_copy(update={"model": str(tmp_path / "hub")}), tmp_path / "run")
+    assert [stage.method for stage in run.report.stages] == ["finetune", "prune_structured"]
+
+
+def test_a_named_teacher_is_aligned_by_the_names_of_its_classes(place, tmp_path):
+    turned(place, "permuted", {0: "yes", 1: "no"})
+    scores = []
+    for teacher in ("tuned", "permuted"):
+        methods = [{**CUT, "prune_structured": {"keep": 0.5, "rows": 32}}, DISTILL]
+        cut = recipe(place, methods, "tuned", teacher=str(place / teacher))
+        run = bc.run(cut, tmp_path / teacher)
+        scores.append(np.load(run.folder / "stages/02-distill/logits.npz")["torch-fp32-validation"])
+    np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+def test_a_teacher_of_another_width_is_refused_at_the_start(place, tmp_path):
+    bc.save(tiny_model(num_labels=3), tmp_path / "three", tiny_tokenizer())
+    cut = recipe(place, [CUT, DISTILL], "tuned", teacher=str(tmp_path / "three"))
+    with pytest.raises(ModelError, match=r"answers with 3 numbers, task .* needs 2"):
+        bc.run(cut, tmp_path / "run")
+    assert not list(tmp_path.glob(".run*"))
+
+
+def test_finetune_after_a_cut_is_kept(place, tmp_path):
+    run = bc.run(recipe(place, [FINETUNE, CUT, FINETUNE], "tuned"), tmp_path / "run")
+    assert [s.method for s in run.report.stages] == ["original", "prune_structured", "finetune"]
+
+
+def test_f1_is_of_the_class_of_the_task_whatever_the_model_calls_it(place):
+    turned(place, "permuted-f1", {0: "yes", 1: "no"})
+    judged = task(place, metrics=["f1", "accuracy"], headline="f1")
+    # Few rows of one class: F1 of the other class would be another number.
+    ours, theirs = (evaluate(place / m, judged, limit=37) for m in ("tuned", "permuted-f1"))
+    assert [row.value for row in ours] == [row.value for row in theirs]
+    plain = load_data(judged)
+    other = load_data(judged, model_labels={0: "yes", 1: "no"})
+    assert plain.task.chance == other.task.chance
+    assert other.labels == ("yes", "no")
+    np.testing.assert_array_equal(plain.references("selection"), other.references("selection"))
+
+
+def test_a_nameless_head_is_believed_when_it_is_better_than_chance(place, tmp_path):
+    turned(place, "nameless", None, order=(0, 1))
+    with pytest.warns(Notice, match="not named as"):
+        run = bc.run(recipe(place, [FINETUNE, CUT], "nameless"), tmp_path / "good")
+    assert [s.method for s in run.report.stages] == ["original", "prune_structured"]
+    assert any("no names; taken as fine-tuned" in note for note in run.report.stages[0].notes)
+    bc.save(tiny_model(num_labels=2), tmp_path / "random", tiny_tokenizer())
+    untrained = recipe(place, [CUT], "bare").model_copy(update={"model": str(tmp_path / "random")})
+    with (
+        pytest.warns(Notice, match="not named as"),
+        pytest.raises(RecipeError, match="not taken as fine-tuned"),
+    ):
+        bc.run(untrained, tmp_path / "bad")
+
+
+def test_a_fresh_head_is_fresh(place, tmp_path):
+    """A head of another task with as many outputs is not passed off as new."""
+    names = {**NAMES, "id2label": {0: "up", 1: "down"}, "label2id": {"up": 0, "down": 1}}
+    model = tiny_model(**names)
+    with torch.no_grad():
+        model.classifier.weight.fill_(7.0)
+    bc.save(model, tmp_path / "other", tiny_tokenizer())
+    with pytest.warns(Notice):
+        made = bc.run(
+            recipe(
+                place, [{"finetune": {**TRAIN, "max_steps": 1, "learning_rate": 1e-9}}], "bare"
+            ).model_copy(update={"model": str(tmp_path / "other")}),
+            tmp_path / "run",
+        )
+    assert bc.load(made.model).model.classifier.weight.abs().max() < 5
+
+
+def test_calibration_rows_are_a_fair_sample_from_the_first_on(tmp_path):
+    """Of a training set that is sorted by its labels."""
+    rows = [f"the cat number {i},{'no' if i < 600 else 'yes'}" for i in range(1_200)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    write_rows(tmp_path / "validation.csv", 20, 1, yes="yes", no="no")
+    labels = np.asarray(load_data(task(tmp_path)).calibration["label"][:])
+    assert abs(labels[:100].mean() - 0.5) < 0.15
+
+
+def test_a_model_of_another_width_is_not_scored(place):
+    data = load_data(task(place))
+    predictor = TorchPredictor(tiny_model(num_labels=3))
+    with pytest.raises(ModelError, match="answers with 3 numbers"):
+        predict(predictor, data, "validation", tiny_tokenizer())
+
+
+def test_checkpoints_of_other_weights_are_not_gone_on_with(place, tmp_path):
+    from bertcompress.engines.objectives import LabelLoss
+    from bertcompress.errors import OutputError
+
+    data, tokenizer = load_data(task(place)), tiny_tokenizer()
+    settings = TrainSettings(epochs=1, batch_size=16, precision="fp32")
+    first, second = tiny_model(num_labels=2), tiny_model(num_labels=2, seed=1)
+    for model in (first, second):
+        refused = pytest.raises(OutputError, match="another training") if model is second else None
+        arguments = {"tokenizer": tokenizer, "settings": settings, "workdir": tmp_path / "work"}
+        if refused is None:
+            fit(model, LabelLoss(), data, **arguments)
+        else:
+            with refused:
+                fit(model, LabelLoss(), data, **arguments)
+
+
+def test_what_a_stage_is_chosen_by_is_in_its_key(place):
+    by_f1 = load_data(task(place, metrics=["f1", "accuracy"], headline="f1"))
+    by_accuracy = load_data(task(place, metrics=["f1", "accuracy"], headline="accuracy"))
+    assert by_f1.fingerprint != by_accuracy.fingerprint
+
+
+def test_methods_do_not_see_the_validation_rows(place):
+    data = load_data(task(place)).without_validation()
+    assert len(data.validation) == 0
+    ids = data.selection["row_id"][:3]
+    assert [row["row_id"] for row in data.rows(ids, tiny_tokenizer())] == list(ids)
+
+
+def test_padding_is_on_the_right(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    bc.save(tiny_model(), tmp_path / "left", tokenizer)
+    assert bc.load(tmp_path / "left").tokenizer.padding_side == "right"
+
+
+def test_shared_rows_are_told(tmp_path):
+    write_rows(tmp_path / "train.csv", 100, 0, yes="yes", no="no")
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    write_rows(tmp_path / "validation.csv", 40, 1, yes="yes", no="no")
+    with (tmp_path / "validation.csv").open("a") as file:
+        file.write("\n".join(lines[1:20]) + "\n")
+    with pytest.warns(Notice, match=r"19 of 59 rows of 'validation' are in 'train' too"):
+        load_data(task(tmp_path))
