@@ -73,6 +73,10 @@ class Method(BaseModel):
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where the model that a run starts from cannot take this step."""
 
+    def files(self) -> tuple[Path, ...]:
+        """Return files that the result depends on: a stage is found again by what is in them."""
+        return ()
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product after this step. `product` is a private copy and may be changed."""
         raise NotImplementedError

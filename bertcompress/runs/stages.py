@@ -156,6 +156,7 @@ class Stages:
                 "seed": context.seed,
                 "versions": _versions((*_VERSIONS, *runtime)),
                 "code": code_digest(type(method).__module__),
+                "files": file_digest(method.files()),
                 # `auto` settings are resolved by trying, so by the machine that they were tried on.
                 "host": [context.device.type, self.ranks.count, host_kind()],
                 "format": FORMAT,

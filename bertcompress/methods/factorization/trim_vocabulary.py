@@ -125,6 +125,15 @@ class TrimVocabulary(Method):
         description="Text file, one text per line, whose tokens count; null: the training texts",
     )
 
+    def check(self, model: nn.Module) -> None:
+        """Raise NotFound for a corpus that is not there."""
+        if self.corpus is not None and not Path(self.corpus).is_file():
+            raise NotFound(f"trim_vocabulary: corpus '{self.corpus}': no such file")
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the corpus."""
+        return () if self.corpus is None else (Path(self.corpus),)
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with the smaller table and its tokenizer; facts say what changed."""
         texts = _texts(ctx.data.train) if self.corpus is None else _lines(Path(self.corpus))
