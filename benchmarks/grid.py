@@ -3,9 +3,10 @@
     python benchmarks/grid.py run --data-dir PATH_TO_GLUE [--arms small] [--tasks stsb] [--seeds 0]
     python benchmarks/grid.py table
 
-A cell that is there is not computed again, so the grid goes on where it stopped. Each cell is a
-process of one thread; the cells of one task and seed run after each other, since they share the
-fine-tuned teacher through the stage store. See docs/measuring.md for what the columns mean.
+A cell that is there, by the same recipe, is not computed again: the grid goes on where it stopped.
+Each cell is a process of one thread; the cells of one task and seed run after each other, since
+they share the fine-tuned teacher through the stage store. See docs/measuring.md for what the
+columns mean.
 """
 
 from __future__ import annotations
@@ -68,6 +69,15 @@ def cell_path(arm: str, task: str, seed: int) -> Path:
     return RESULTS / f"{arm}--{task}--{seed}.json"
 
 
+def computed(arm: str, task: str, seed: int) -> bool:
+    """Return whether a cell is there and was made by the recipe as it is now."""
+    path = cell_path(arm, task, seed)
+    if not path.exists():
+        return False
+    made = json.loads(path.read_text(encoding="utf-8"))["report"]["recipe"]
+    return bool(made == recipe_of(arm, task, seed).model_dump(mode="json"))
+
+
 def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
     """Compute one cell in this process and write its JSON and its answers."""
     import bertcompress as bc
@@ -88,9 +98,17 @@ def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(cell_path(arm, task, seed).with_suffix(".npz"), **answers)
     seconds = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["seconds"]
-    cell = {"arm": arm, "task": task, "seed": seed, "seconds": seconds, "report": report}
+    cell = {"arm": arm, "task": task, "seed": seed, "commit": commit(), "seconds": seconds}
+    cell["report"] = report
     cell_path(arm, task, seed).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder.parent)
+
+
+def commit() -> str:
+    """Return the commit of the code that computes."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def run_grid(arms: list[str], tasks: list[str], seeds: list[int], workers: int, data: str) -> None:
@@ -99,7 +117,7 @@ def run_grid(arms: list[str], tasks: list[str], seeds: list[int], workers: int, 
 
     def group(pair: tuple[str, int]) -> None:
         for arm in arms:
-            if not cell_path(arm, *pair).exists():
+            if not computed(arm, *pair):
                 start_cell(arm, *pair, data)
 
     with ThreadPoolExecutor(workers) as pool:
