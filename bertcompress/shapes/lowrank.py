@@ -30,7 +30,7 @@ LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linears of a layer, by their name in the anatomy table."""
 
 
-def _split(start: str | None) -> Split:
+def _start_with(start: str | None) -> Split:
     return truncated_svd if start == "svd" else unfilled
 
 
@@ -68,7 +68,7 @@ class LowRanks:
 
     def apply(self, view: Anatomy) -> None:
         """Replace linears by products of two, in place."""
-        split = _split(self.start)
+        split = _start_with(self.start)
         for part, row in self.ranks.items():
             owners = view.owners(part)
             for i, (layer, rank) in enumerate(zip(view.layers, row, strict=True)):
@@ -135,7 +135,7 @@ class Embedding:
 
     def apply(self, view: Anatomy) -> None:
         """Replace the tables, in place."""
-        split = _split(self.start)
+        split = _start_with(self.start)
         embeddings: Any = view.base.get_submodule("embeddings")
         word = embeddings.word_embeddings
         left, right = split(word.weight, self.size)

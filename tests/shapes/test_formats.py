@@ -1,0 +1,49 @@
+"""Folders of every format that was ever written still load, to the answers of then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import bertcompress as bc
+
+FOLDERS = sorted((Path(__file__).parents[1] / "fixtures").glob("model-format-*"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("door", ["ours", "shipped code"])
+def test_an_old_folder_answers_as_then(folder, door):
+    if door == "ours":
+        model = bc.load(folder).model
+    else:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=True
+        )
+    told = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor(told["input_ids"])).logits
+    torch.testing.assert_close(logits, torch.tensor(told["logits"]), atol=1e-5, rtol=1e-5)
+
+
+def test_there_is_one_of_each_format():
+    from bertcompress.shapes.edits import FORMAT
+
+    assert [folder.name for folder in FOLDERS] == [f"model-format-{i + 1}" for i in range(FORMAT)]
+
+
+def test_no_two_names_meet_in_the_one_shipped_file():
+    """The modules become one file: a helper of one would silently take the place of another's."""
+    import ast
+
+    from bertcompress.shapes.modeling import bundle_source
+
+    names = [
+        node.name
+        for node in ast.parse(bundle_source()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    assert sorted(names) == sorted(set(names))
