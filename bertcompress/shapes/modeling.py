@@ -197,23 +197,28 @@ def bundle_source() -> str:
     here = Path(__file__)
     if here.stem == SOURCE_NAME:
         return here.read_text(encoding="utf-8")
-    imports: list[str] = []
+    imports: dict[str, set[str]] = {}
     bodies: list[str] = []
     for stem in STEMS:
         text = here.with_name(f"{stem}.py").read_text(encoding="utf-8")
         _split(text, imports, bodies)
     head = '"""Written by bertcompress: loads the model beside this file. Do not edit."""\n\n'
-    lines = sorted(set(imports) - {"from __future__ import annotations"})
-    return head + "from __future__ import annotations\n\n" + "\n".join(lines + bodies) + "\n"
+    lines = [f"import {name}" for name in sorted(imports.pop("", set()))]
+    lines += [
+        f"from {place} import {', '.join(sorted(imports[place]))}" for place in sorted(imports)
+    ]
+    future = "from __future__ import annotations\n\n"
+    return head + future + "\n".join(lines + bodies) + "\n"
 
 
-def _split(text: str, imports: list[str], bodies: list[str]) -> None:
+def _split(text: str, imports: dict[str, set[str]], bodies: list[str]) -> None:
     """Sort the top level of a module into imports from outside and everything else."""
     for i, node in enumerate(ast.parse(text).body):
         source = ast.get_source_segment(text, node) or ""
-        if isinstance(node, ast.ImportFrom | ast.Import):
-            if "bertcompress" not in source:
-                imports.append(" ".join(source.split()))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            place = getattr(node, "module", None) or ""
+            if not place.startswith(("bertcompress", "__future__")):
+                imports.setdefault(place, set()).update(alias.name for alias in node.names)
         elif not (i == 0 and isinstance(node, ast.Expr)) and "__all__" not in source[:9]:
             decorators = getattr(node, "decorator_list", [])
             marks = "".join(f"@{ast.get_source_segment(text, d)}\n" for d in decorators)
