@@ -15,14 +15,11 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertcompress.shapes import FactorizedEmbedding, ProjectedDropout, anatomy
+from bertcompress.shapes import PARTS, FactorizedEmbedding, ProjectedDropout, anatomy
 
 __all__ = ["HEADS", "albert_obstacle", "to_albert"]
 
-_PARTS = (
-    *("query", "key", "value", "attention_out", "attention_norm"),
-    *("ffn_in", "ffn_out", "ffn_norm"),
-)
+_PARTS = (*PARTS["attention"], *PARTS["ffn"])
 _BERT_MLM = {
     "predictions.dense": "cls.predictions.transform.dense",
     "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",

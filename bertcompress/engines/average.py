@@ -15,15 +15,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import PARTS, anatomy
 
-__all__ = ["PARTS", "Weights", "aligned", "mean_weights", "put_weights", "take_weights"]
-
-PARTS = {
-    "attention": ("query", "key", "value", "attention_out", "attention_norm"),
-    "ffn": ("ffn_in", "ffn_out", "ffn_norm"),
-}
-"""The parts of each half of a layer, by their name in the anatomy table."""
+__all__ = ["Weights", "aligned", "mean_weights", "put_weights", "take_weights"]
 
 Weights = dict[str, dict[str, Tensor]]
 """Part, then parameter, to a copy of its values."""

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from bertcompress.engines.importance import frozen, head_problem, model_inputs, sampled_loss
 from bertcompress.shapes import LINEARS, anatomy
 
-__all__ = ["Place", "Seen", "Spectrum", "choose_ranks", "factors", "look", "spectrum"]
+__all__ = [
+    "Place",
+    "Seen",
+    "Spectrum",
+    "choose_ranks",
+    "dense_linears",
+    "factors",
+    "look",
+    "spectrum",
+]
 
 Place = tuple[str, int]
 """Name of the linear in the anatomy table, and the layer that owns it."""
@@ -45,7 +54,7 @@ def look(
     Answers are drawn from the model's own distribution, so no labels are needed. A linear that
     several layers share is one, of the first of them. Padding does not count.
     """
-    places = _places(model)
+    places = dense_linears(model)
     device = next(model.parameters()).device
     moments = {
         place: torch.zeros(linear.in_features, linear.in_features, device=device)
@@ -87,7 +96,8 @@ def look(
     }
 
 
-def _places(model: nn.Module) -> dict[Place, nn.Linear]:
+def dense_linears(model: nn.Module) -> dict[Place, nn.Linear]:
+    """Return the linears of the layers that are not factorised; a shared one once."""
     view = anatomy(model)
     found: dict[Place, nn.Linear] = {}
     for part in LINEARS:

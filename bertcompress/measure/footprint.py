@@ -33,8 +33,6 @@ __all__ = [
     "size_of",
 ]
 
-_LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
-
 
 class Parameters(Row):
     """Numbers of parameters; shared ones count once."""
@@ -142,9 +140,11 @@ def _layer_macs(layer: LayerParts, head_size: int, length: int) -> int:
     """A head: 4 T H D in Q, K, V and output, 2 T T D in scores and context; a neuron: 2 T H."""
     from torch import nn
 
+    from bertcompress.shapes import LINEARS
+
     linears = [
         module
-        for part in _LINEARS
+        for part in LINEARS
         for module in layer.get(part).modules()
         if isinstance(module, nn.Linear)
     ]

@@ -6,12 +6,13 @@ from bertcompress.shapes.edits import read_record
 from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks
 from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
 from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
-from bertcompress.shapes.sharing import Sharing
+from bertcompress.shapes.sharing import PARTS, Sharing
 from bertcompress.shapes.vocabulary import Vocabulary
 
 __all__ = [
     "FAMILIES",
     "LINEARS",
+    "PARTS",
     "Embedding",
     "FactorizedEmbedding",
     "Heads",

@@ -14,7 +14,13 @@ from torch import nn
 
 from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
 
-__all__ = ["Sharing", "shared_names"]
+__all__ = ["PARTS", "Sharing", "shared_names"]
+
+PARTS = {
+    "attention": ("query", "key", "value", "attention_out", "attention_norm"),
+    "ffn": ("ffn_in", "ffn_out", "ffn_norm"),
+}
+"""The parts of each half of a layer, by their name in the anatomy table."""
 
 
 @dataclass

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
-from bertcompress.engines.spectra import Place, Seen, choose_ranks, factors, look, spectrum
+from bertcompress.engines.spectra import (
+    Seen,
+    choose_ranks,
+    dense_linears,
+    factors,
+    look,
+    spectrum,
+)
 from bertcompress.method import Context, Method
 from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
@@ -56,7 +63,7 @@ def factorize_linear(
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
     view = anatomy(model)
     seen = look(model, batches, seed=seed) if batches else {}
-    weights = {place: _weight(model, place) for place in _dense(model)}
+    weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
     spectra = {
         place: spectrum(weight, seen.get(place) if metric == "activation" else None)
         for place, weight in weights.items()
@@ -85,23 +92,6 @@ def _metric(metric: Metric, seen: Seen | None) -> dict[str, Tensor]:
     if metric == "svd" or seen is None:
         return {}
     return {"inputs": seen.inputs} if metric == "activation" else {"rows": seen.rows}
-
-
-def _dense(model: nn.Module) -> list[Place]:
-    view = anatomy(model)
-    return [
-        (part, i)
-        for part in LINEARS
-        for i, owner in enumerate(view.owners(part))
-        if owner == i and isinstance(view.layers[i].get(part), nn.Linear)
-    ]
-
-
-def _weight(model: nn.Module, place: Place) -> Tensor:
-    part, layer = place
-    weight = anatomy(model).layers[layer].get(part).weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()
 
 
 class FactorizeLinear(Method):

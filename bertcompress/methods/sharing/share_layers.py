@@ -130,12 +130,13 @@ def _start_from_best(
     model.eval()
     for owner in sorted(set(owners)):
         members = [i for i, each in enumerate(owners) if each == owner]
-        tried = candidates(original, members, halves)
+        # The first and the last layer come under two names: each start is tried once.
+        tried = {id(weights): weights for weights in candidates(original, members, halves).values()}
         losses = {}
-        for name, weights in tried.items():
+        for number, weights in tried.items():
             for layer in members:
                 put_weights(model, layer, weights)
-            losses[name] = _change(model, inputs, goals)
+            losses[number] = _change(model, inputs, goals)
         best = tried[min(losses, key=losses.__getitem__)]
         for layer in members:
             put_weights(model, layer, best)
