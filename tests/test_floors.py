@@ -17,7 +17,7 @@ ROOT = Path(bertcompress.__file__).parent
 # nothing imports its neighbour.
 ROOMS = [
     ["__main__", "cli", "cli_finding"],
-    ["runs", "runs.running", "runs.starting runs.judging", "runs.stages"],
+    ["runs", "runs.running", "runs.starting runs.judging", "runs.stages", "runs.code"],
     ["evaluation"],
     ["publish", "publish.hub", "publish.card", "publish.scrubbing"],
     ["report", "report.report", "report.html", "report.plots", "report.tables"],

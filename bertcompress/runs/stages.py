@@ -7,16 +7,11 @@ is saved is what is used.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import copy
 import dataclasses
-import functools
-import hashlib
 import importlib.metadata
-import inspect
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,15 +21,16 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import bertcompress
 from bertcompress.artefact import Deployment, Product, load, save
 from bertcompress.data import TaskData
 from bertcompress.errors import OutputError
 from bertcompress.measure import Cost, peak_memory_mb, predict
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
+from bertcompress.runs.code import code_digest
 from bertcompress.runtimes import Logits, open_predictor
 from bertcompress.runtimes.host import forget_peak_memory, host_kind
+from bertcompress.shapes import edited
 from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
 
 __all__ = ["Clock", "Finished", "StageRecord", "Stages"]
@@ -155,7 +151,7 @@ class Stages:
                 "data": self.data.fingerprint,
                 "seed": context.seed,
                 "versions": _versions((*_VERSIONS, *runtime)),
-                "code": code_digest(type(method).__module__),
+                "code": code_digest(type(method).__module__, edited(product.model)),
                 "files": file_digest(method.files()),
                 # `auto` settings are resolved by trying, so by the machine that they were tried on.
                 "host": [context.device.type, self.ranks.count, host_kind()],
@@ -285,29 +281,6 @@ class Stages:
                 return Finished(record, folder, Product(None, None))  # type: ignore[arg-type]
             product = load(folder / "model")
         return Finished(record, folder, dataclasses.replace(product, facts=record.facts))
-
-
-@functools.cache
-def code_digest(module: str) -> str:
-    """Return a hash of the code that a method of this module runs; comments do not count.
-
-    So a method that was mended is not answered from what it made before, whatever the version says.
-    """
-    source = inspect.getsourcefile(sys.modules[module])
-    files = [Path(source)] if source else []
-    root = Path(bertcompress.__file__).parent
-    for room in ("engines", "runtimes", "shapes", "training"):
-        files += sorted((root / room).glob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-                node
-            ):
-                node.body[0] = ast.Pass()
-        digest.update(f"{file.name}\0{ast.dump(tree)}\n".encode())
-    return digest.hexdigest()
 
 
 def _record(folder: Path) -> StageRecord | None:

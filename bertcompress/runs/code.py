@@ -1,0 +1,67 @@
+"""What code a stage ran, as a hash: a method that was mended is not answered from the store."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import bertcompress
+
+__all__ = ["code_digest"]
+
+_PACKAGE = Path(bertcompress.__file__).parent
+_ROOMS = ("methods", "engines", "runtimes", "shapes", "training")
+"""Where the code lies that decides what a method makes; the rest reads, measures and reports."""
+
+
+@functools.cache
+def code_digest(module: str, edited: bool) -> str:
+    """Return a hash of the code that a method of this module runs; comments do not count.
+
+    That is the module's own file and what it imports from the rooms that compute, whatever the
+    version says. An `edited` model computes by the code of `shapes/` as well.
+    """
+    source = inspect.getsourcefile(sys.modules[module])
+    files = [Path(source)] if source else []
+    if edited:
+        files += (_PACKAGE / "shapes").glob("*.py")
+    seen: dict[Path, str] = {}
+    while files:
+        file = files.pop()
+        if file not in seen:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            files += _imported(tree)
+            seen[file] = ast.dump(_without_docstrings(tree))
+    digest = hashlib.sha256()
+    for file in sorted(seen):
+        digest.update(f"{file.parent.name}/{file.name}\0{seen[file]}\n".encode())
+    return digest.hexdigest()
+
+
+def _imported(tree: ast.Module) -> Iterator[Path]:
+    """Yield the files of the rooms that compute that a module imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+            top, _, rest = name.partition(".")
+            if top != _PACKAGE.name or rest.partition(".")[0] not in _ROOMS:
+                continue
+            path = _PACKAGE.joinpath(*rest.split("."))
+            for file in (path.with_suffix(".py"), path / "__init__.py"):
+                if file.is_file():
+                    yield file
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body[0] = ast.Pass()
+    return tree

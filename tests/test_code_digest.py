@@ -1,0 +1,55 @@
+"""A stage depends on the code that made it, and on no other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bertcompress.runs import code
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the package to where it can be changed, and let the digest read the copy."""
+    copied = tmp_path / code._PACKAGE.name
+    shutil.copytree(code._PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "_PACKAGE", copied)
+    return copied
+
+
+def _digest(package: Path, edited: bool = False) -> str:
+    # The module's own file is found through sys.modules; its imports are those of the copy.
+    return code.code_digest.__wrapped__("bertcompress.methods.finetune", edited)
+
+
+@pytest.mark.parametrize(
+    ("file", "edited", "depends"),
+    [
+        ("training/steps.py", False, True),
+        ("engines/objectives.py", False, True),
+        ("engines/kprune.py", False, False),
+        ("shapes/parts.py", False, False),
+        ("shapes/parts.py", True, True),
+        ("report/rows.py", True, False),
+    ],
+)
+def test_depends_on_what_it_imports(package: Path, file: str, edited: bool, depends: bool) -> None:
+    import bertcompress.methods.finetune  # noqa: F401
+
+    before = _digest(package, edited)
+    target = package / file
+    target.write_text(target.read_text("utf-8") + "\nCHANGED = 1\n", "utf-8")
+    assert (_digest(package, edited) != before) == depends
+
+
+def test_comments_and_docstrings_do_not_count(package: Path) -> None:
+    import bertcompress.methods.finetune  # noqa: F401
+
+    before = _digest(package)
+    target = package / "training" / "settings.py"
+    target.write_text(
+        '"""Another text."""\n# a comment\n' + target.read_text("utf-8").split('"""', 2)[2], "utf-8"
+    )
+    assert _digest(package) == before
