@@ -121,6 +121,10 @@ class Embedding:
         width = word.table.embedding_dim if _factorised(view) else word.embedding_dim
         if not 1 <= self.size <= width:
             raise ShapeError(f"embedding: size {self.size}; the table has {width} features")
+        rows = int(word.weight.shape[0])
+        # A table that was trimmed after it was factorised may have fewer rows than features.
+        if self.start and self.size > rows:
+            raise ShapeError(f"embedding: size {self.size}; the table has {rows} tokens only")
         if self.tables not in ("word", "all"):
             raise ShapeError(f"embedding: tables '{self.tables}'; there are word and all")
         if type(view.model).__name__.endswith("ForMaskedLM"):

@@ -70,9 +70,9 @@ def factorize_embedding(
     table = word.weight.detach()
     # One more for each: a token that was not met may still come.
     weight = torch.ones(len(table)) if counts is None else counts.float() + 1.0
-    Embedding(size, tables).check(view)
+    _check(model, size, tables)
     left, right = factors(table, size, rows=weight.sqrt().to(table.device))
-    apply_edit(model, Embedding(size, tables, start="svd"))
+    apply_edit(model, Embedding(size, tables))
     embeddings: Any = anatomy(model).base.get_submodule("embeddings")
     new = embeddings.word_embeddings
     with torch.no_grad():
@@ -88,6 +88,10 @@ def factorize_embedding(
                     getattr(embeddings, name).weight.copy_(solved)
             _fit_projection(before, embeddings, weight, seed)
     return model
+
+
+def _check(model: nn.Module, size: int, tables: Tables) -> None:
+    Embedding(size, tables, start="svd").check(anatomy(model))
 
 
 def _fit_projection(before: nn.Module, embeddings: Any, weight: Tensor, seed: int) -> None:
@@ -131,7 +135,7 @@ class FactorizeEmbedding(Method):
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for tables that cannot be so."""
-        Embedding(self.size, self.tables).check(anatomy(model))
+        _check(model, self.size, self.tables)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with thin tables."""

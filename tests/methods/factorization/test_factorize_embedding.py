@@ -14,7 +14,7 @@ from bertcompress.methods.factorization.factorize_embedding import (
     factorize_embedding,
     token_counts,
 )
-from bertcompress.shapes import Embedding, anatomy, apply_edit
+from bertcompress.shapes import Embedding, ShapeError, anatomy, apply_edit
 
 
 def embedded(model, ids):
@@ -81,10 +81,26 @@ def test_after_trimming_and_before():
     tokenizer, texts = tiny_tokenizer(), ["the cat sleeps .", "a dog sings"]
     one, two = tiny_model().eval(), tiny_model().eval()
     bc.trim_vocabulary(one, tokenizer, texts, reserve=0)
-    factorize_embedding(one, 16)
+    factorize_embedding(one, one.config.vocab_size)  # fewer tokens than features are left
     factorize_embedding(two, 16)
     smaller = bc.trim_vocabulary(two, tokenizer, texts, reserve=0)
     batch = smaller(texts, padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
     with torch.no_grad():
         torch.testing.assert_close(one(**batch).logits, two(**batch).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_more_features_than_tokens_are_refused():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    bc.trim_vocabulary(model, tokenizer, ["the cat sleeps ."], reserve=0)
+    assert model.config.vocab_size < 16
+    with pytest.raises(ShapeError, match=f"{model.config.vocab_size} tokens only"):
+        factorize_embedding(model, 16)
+
+
+def test_trimming_below_the_size_loads_again(tmp_path):
+    model = factorize_embedding(tiny_model().eval(), 16)
+    tokenizer = bc.trim_vocabulary(model, tiny_tokenizer(), ["the cat sleeps ."], reserve=0)
+    bc.save(model, tmp_path / "model", tokenizer)
+    again = bc.load(tmp_path / "model").model.get_input_embeddings()
+    assert torch.equal(again.weight, model.get_input_embeddings().weight)
