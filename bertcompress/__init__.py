@@ -37,6 +37,8 @@ _WHERE = {
     "share_layers": "methods.sharing.share_layers",
     "FactorizeEmbedding": "methods.factorization.factorize_embedding",
     "factorize_embedding": "methods.factorization.factorize_embedding",
+    "Flop": "methods.factorization.flop",
+    "flop": "methods.factorization.flop",
     "FactorizeLinear": "methods.factorization.factorize_linear",
     "factorize_linear": "methods.factorization.factorize_linear",
     "to_albert": "stock_albert",
@@ -76,6 +78,8 @@ if TYPE_CHECKING:
     from bertcompress.methods.factorization.factorize_linear import (
         factorize_linear as factorize_linear,
     )
+    from bertcompress.methods.factorization.flop import Flop as Flop
+    from bertcompress.methods.factorization.flop import flop as flop
     from bertcompress.methods.factorization.trim_vocabulary import TrimVocabulary as TrimVocabulary
     from bertcompress.methods.factorization.trim_vocabulary import (
         trim_vocabulary as trim_vocabulary,

@@ -32,6 +32,7 @@ QUICK = {
     "share_layers": {"rows": 32},
     "factorize_embedding": {"size": 4},
     "factorize_linear": {"keep": 0.5, "rows": 32},
+    "flop": {"keep": 0.5, "epochs": 1, "batch_size": 64, "precision": "fp32", "rows": 32},
     "quantize_int8": {"runtimes": ("onnxruntime",), "rows": 8},
 }
 """Settings that make a step take a second; a method without any runs as it is."""

@@ -137,21 +137,22 @@ def expected_size(gates: Sequence[HardConcrete], costs: Sequence[float]) -> Tens
 
 
 def keep_within(
-    gates: Sequence[HardConcrete], costs: Sequence[float], size: float
+    gates: Sequence[HardConcrete], costs: Sequence[float], size: float, at_least: int = 0
 ) -> list[list[int]]:
     """Return the units of each gate that stay: the most open of all, while `size` allows.
 
-    A unit too large for what is left is passed over for the next. Use it to end a training on the
-    size exactly, whatever the gates came to.
+    A unit too large for what is left is passed over for the next; `at_least` of each gate stay
+    whatever they cost. Use it to end a training on the size exactly, whatever the gates came to.
     """
-    every = [
+    kept: list[list[int]] = [gate.kept(at_least) for gate in gates]
+    left = size - sum(cost * len(units) for cost, units in zip(costs, kept, strict=True))
+    every = sorted(
         (-value, i, unit)
         for i, gate in enumerate(gates)
         for unit, value in enumerate(gate.log_alpha.tolist())
-    ]
-    kept: list[list[int]] = [[] for _ in gates]
-    left = size
-    for _, i, unit in sorted(every):
+        if unit not in kept[i]
+    )
+    for _, i, unit in every:
         if costs[i] <= left:
             left -= costs[i]
             kept[i].append(unit)

@@ -23,6 +23,7 @@ __all__ = [
     "Seen",
     "Spectrum",
     "choose_ranks",
+    "components",
     "dense_linears",
     "factors",
     "look",
@@ -214,6 +215,26 @@ def factors(
     else:
         left, product = _truncated(matrix, rank)
     return balanced(left, product, weight.dtype)
+
+
+def components(weight: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return factors of the full rank, whose product is the matrix: one component per unit.
+
+    With `inputs` (mean of x x') each next component is the one that changes the outputs least when
+    it is left out with all behind it. The two sides of a component have one norm, since a training
+    has one learning rate for both. Shape: (out, in) -> (out, rank), (rank, in).
+    """
+    matrix = weight.detach().double()
+    rank = min(matrix.shape)
+    if inputs is None:
+        left, right = _truncated(matrix, rank)
+    else:
+        root = _root(inputs)
+        left, right = _truncated(matrix @ root, rank)
+        right = torch.linalg.solve(root, right, left=False)
+    norms = left.norm(dim=0).clamp_min(1e-30), right.norm(dim=1).clamp_min(1e-30)
+    scale = (norms[1] / norms[0]).sqrt()
+    return (left * scale).to(weight.dtype), (right / scale[:, None]).to(weight.dtype)
 
 
 def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.factorization.factorize_linear:FactorizeLinear",
         "Replace the linears of the layers by products of two thin ones",
     ),
+    "flop": (
+        "bertcompress.methods.factorization.flop:Flop",
+        "Learn which rank-1 components of the linears to keep, while training",
+    ),
     "distill": (
         "bertcompress.methods.distillation.distill:Distill",
         "Train the smaller model on the answers and hidden states of the larger one",

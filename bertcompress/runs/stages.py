@@ -32,6 +32,7 @@ from bertcompress.runtimes import Logits, open_predictor
 from bertcompress.runtimes.host import forget_peak_memory, host_kind
 from bertcompress.shapes import edited
 from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
+from bertcompress.training import TrainSettings
 
 __all__ = ["Clock", "Finished", "StageRecord", "Stages"]
 
@@ -165,7 +166,7 @@ class Stages:
 
         activity = "exporting" if method.kind == "precision" else "compressing"
         found = self._obtain(
-            name, method.key, key, compute, activity, together=method.kind == "train"
+            name, method.key, key, compute, activity, together=isinstance(method, TrainSettings)
         )
         if method.kind == "precision":
             whole = Product(product.model, product.tokenizer, tuple(found.deployments))

@@ -37,7 +37,10 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came out of a training; `model` holds the weights of `best_step`."""
+    """What came out of a training; `model` holds the weights of `best_step`.
+
+    That is the last one where it was asked to keep that.
+    """
 
     model: nn.Module
     steps: int
@@ -84,14 +87,16 @@ def fit(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
+    keep_last: bool = False,
 ) -> Fitted:
     """Train `model` in place and leave it at its best step by the selection split.
 
     Judged by the task's headline metric; without labels by the negative loss. Called again with the
     same `workdir` after a kill, it goes on from the last checkpoint and ends with the same weights;
     `clear(workdir)` removes the checkpoints once the result is safe. `progress` shows a bar; None:
-    where standard error is a terminal. Raises OutputError for a folder that holds another training
-    or cannot be written.
+    where standard error is a terminal. `keep_last` leaves it at the last step instead, where the
+    steps are not of one kind: a size that falls makes the first the best. Raises OutputError for a
+    folder that holds another training or cannot be written.
     """
     device = torch.device(device)
     train = data.encode(tokenizer, "train")
@@ -109,7 +114,7 @@ def fit(
 
     selection = Selection(data, tokenizer, objective, device)
     mark = _fingerprint(model, objective, data, settings, seed)
-    plan = Plan(loader, Path(workdir), selection.score, mark)
+    plan = Plan(loader, Path(workdir), selection.score, mark, keep_last)
     return _train(model, objective, plan, settings, seed, device, progress)
 
 
@@ -133,7 +138,11 @@ def fit_batches(
 
 
 def fit_stage(
-    product: Product, ctx: Context, objective: Objective, settings: TrainSettings
+    product: Product,
+    ctx: Context,
+    objective: Objective,
+    settings: TrainSettings,
+    keep_last: bool = False,
 ) -> Product:
     """Return the product trained as one stage of a run: what a training method's `apply` does.
 
@@ -149,6 +158,7 @@ def fit_stage(
         workdir=ctx.workdir / "training",
         seed=ctx.seed,
         device=ctx.device,
+        keep_last=keep_last,
     )
     shutil.rmtree(ctx.workdir / "training", ignore_errors=True)  # every process: it may be gone
     return Product(product.model, product.tokenizer, (), fitted.facts)
@@ -178,12 +188,14 @@ def _train(
         resolved = settings.model_copy(update={"precision": precision})
         steps = resume.step if resume else 0
         earlier = reached.seconds
-        if not reached.finished:
+        if resume is not None and reached.finished:
+            objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])
+        else:
             trainer = FitTrainer(model, args, objective, plan, resolved, _tensorboard(settings))
             trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
             trainer.tick()
             steps, reached = trainer.state.global_step, trainer.progress
-    best = reached.best_step or steps
+    best = steps if plan.keep_last else reached.best_step or steps
     if plan.score is not None:
         checkpoints.load_weights(model, checkpoints.folder_of(plan.workdir, best))
         agreed(best)  # all processes have read it before one of them may clear the folder
@@ -196,7 +208,7 @@ def _train(
         earlier_seconds=earlier,
         best_step=best,
         history=tuple(reached.history),
-        selection_score=reached.best_score,
+        selection_score=reached.history[-1]["score"] if plan.keep_last else reached.best_score,
         settings=resolved,
         step_seconds=timed,
     )

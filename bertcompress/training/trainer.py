@@ -52,6 +52,8 @@ class Plan:
     """Higher is better; None: nothing is judged, and no checkpoint written."""
     fingerprint: str = ""
     """Of everything that a resumed training must have in common with the killed one."""
+    keep_last: bool = False
+    """Whether the last step is what is wanted, whatever the scores."""
 
 
 @dataclass

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
+from bertcompress.engines.components import fill
 from bertcompress.engines.spectra import (
     Seen,
     choose_ranks,
@@ -32,7 +32,7 @@ from bertcompress.engines.spectra import (
     spectrum,
 )
 from bertcompress.method import Context, Method
-from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
+from bertcompress.shapes import LINEARS, ShapeError, anatomy
 
 __all__ = ["FactorizeLinear", "factorize_linear"]
 
@@ -61,7 +61,6 @@ def factorize_linear(
     """
     if metric != "svd" and not batches:
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
-    view = anatomy(model)
     seen = look(model, batches, seed=seed) if batches else {}
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
     spectra = {
@@ -77,14 +76,7 @@ def factorize_linear(
         for place, rank in ranks.items()
         if rank
     }
-    rows = {part: [ranks.get((part, owner), 0) for owner in view.owners(part)] for part in LINEARS}
-    apply_edit(model, LowRanks({part: row for part, row in rows.items() if any(row)}))
-    for (part, layer), (left, right) in made.items():
-        thin = anatomy(model).layers[layer].get(part)
-        assert isinstance(thin, LowRank)
-        with torch.no_grad():
-            thin.first.weight.copy_(right)
-            thin.second.weight.copy_(left)
+    fill(model, made)
     return model
 
 

@@ -1,0 +1,137 @@
+"""Linears as sums of gated rank-1 components: split at full rank, gate, and fold what is kept.
+
+What `flop` trains (Wang et al. 2019, 1910.04732), usable with any training. A component is one
+column of the second factor and one row of the first; axis U of its gate counts components.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bertcompress.engines.gates import HardConcrete, gate_inputs, keep_within
+from bertcompress.engines.spectra import Place, components, dense_linears, look
+from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
+
+__all__ = ["Gated", "fill", "fold", "gates_in", "split"]
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A gate for every linear of the layers, and what is needed to count its size."""
+
+    gates: dict[Place, HardConcrete]
+    dense: dict[Place, int]
+    """Parameters of each matrix before it was split."""
+    prices: dict[Place, int]
+    """Parameters of one component: in + out."""
+
+    @property
+    def full(self) -> int:
+        """Parameters with every gate open: more than dense."""
+        return sum(len(g.log_alpha) * self.prices[p] for p, g in self.gates.items())
+
+    def kept(self, keep: float) -> dict[Place, list[int]]:
+        """Return the components of each matrix that stay, the most open of all, for the size.
+
+        A matrix whose components would take as much as it did before keeps all: it is dense again.
+        """
+        budget = keep * sum(self.dense.values())
+        dense: dict[Place, list[int]] = {}
+        while True:
+            thin = [place for place in self.gates if place not in dense]
+            gates, prices = [self.gates[p] for p in thin], [self.prices[p] for p in thin]
+            found = dict(zip(thin, keep_within(gates, prices, budget, at_least=1), strict=True))
+            full = [p for p in thin if len(found[p]) * self.prices[p] >= self.dense[p]]
+            if not full:
+                return dense | found
+            for place in full:
+                dense[place] = list(range(len(self.gates[place].log_alpha)))
+                budget -= self.dense[place]
+
+
+def split(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]] = (), *, seed: int = 0
+) -> Gated:
+    """Split the linears of the layers at full rank, in place, and return a gate for each.
+
+    Raises ShapeError for a model without a dense linear.
+    """
+    linears = dense_linears(model)
+    if not linears:
+        raise ShapeError("every linear of the layers is factorised already")
+    seen = look(model, batches, seed=seed) if batches else {}
+    made = {
+        place: components(linear.weight, seen[place].inputs if place in seen else None)
+        for place, linear in linears.items()
+    }
+    dense = {place: linear.weight.numel() for place, linear in linears.items()}
+    prices = {place: sum(linear.weight.shape) for place, linear in linears.items()}
+    fill(model, made)
+    gates = {
+        place: HardConcrete(left.shape[1]).to(left.device) for place, (left, _) in made.items()
+    }
+    return Gated(gates, dense, prices)
+
+
+def fill(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -> None:
+    """Put factors in the place of linears, in place. Shape: (out, rank), (rank, in) of each."""
+    view = anatomy(model)
+    ranks = {place: left.shape[1] for place, (left, _) in made.items()}
+    rows = {part: [ranks.get((part, owner), 0) for owner in view.owners(part)] for part in LINEARS}
+    apply_edit(model, LowRanks({part: row for part, row in rows.items() if any(row)}))
+    for (part, layer), (left, right) in made.items():
+        thin = anatomy(model).layers[layer].get(part)
+        assert isinstance(thin, LowRank)
+        with torch.no_grad():
+            thin.first.weight.copy_(right)
+            thin.second.weight.copy_(left)
+
+
+@contextlib.contextmanager
+def gates_in(model: nn.Module, gates: Mapping[Place, HardConcrete]) -> Iterator[None]:
+    """Multiply the components of a split model by their gates while the context lasts."""
+    layers = anatomy(model).layers
+    handles = [
+        gate_inputs(layers[layer].get(part).get_submodule("second"), gate)
+        for (part, layer), gate in gates.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def fold(
+    model: nn.Module,
+    trained: nn.Module,
+    gates: Mapping[Place, HardConcrete],
+    kept: Mapping[Place, Sequence[int]],
+) -> None:
+    """Give `model`, in place, the weights of its split and trained copy: the kept components.
+
+    The gates' values go into them. A matrix that keeps all of its components stays dense.
+    """
+    names = set(model.state_dict())
+    same = {name: tensor for name, tensor in trained.state_dict().items() if name in names}
+    model.load_state_dict(same, strict=False)
+    layers, thin = anatomy(trained).layers, {}
+    for place, linear in dense_linears(model).items():
+        part, layer = place
+        source = layers[layer].get(part)
+        assert isinstance(source, LowRank)
+        if linear.bias is not None:
+            linear.bias.copy_(source.second.bias)
+        left, right = source.second.weight * gates[place].deterministic(), source.first.weight
+        if len(kept[place]) == source.rank:
+            linear.weight.copy_(left @ right)
+        else:
+            index = torch.tensor(kept[place], device=left.device)
+            thin[place] = left[:, index], right[index]
+    fill(model, thin)

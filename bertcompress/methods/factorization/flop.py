@@ -1,0 +1,166 @@
+"""Learn which rank-1 components of the linears to keep, while training.
+
+Wang et al. 2019, FLOP (1910.04732): each matrix becomes P diag(z) Q with a hard-concrete gate z on
+every component (Louizos et al. 2018, 1712.01312), and an augmented Lagrangian holds the number of
+open gates to a size that falls during the first part of the training. At the end the open
+components are folded into two thin linears. The components start from the directions in which the
+matrix acts on calibration rows, so that step 0 changes nothing and the last ones are worth least.
+
+Costs the named epochs of training at full rank, up to twice the arithmetic of a plain step. Follow
+it with `distill`: what closed last has not been recovered from. Fewer multiply-accumulates on every
+device, but two thin matrices run at a lower share of the peak speed than one. Not where minutes
+count: `factorize_linear` decides without training.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bertcompress.artefact import Product
+from bertcompress.data import calibration_batches
+from bertcompress.engines.components import Gated, fold, gates_in, split
+from bertcompress.engines.gates import GatedObjective, SizeController
+from bertcompress.engines.objectives import LabelLoss
+from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.method import Context, Method, Objective
+from bertcompress.shapes import LINEARS, ShapeError, anatomy
+from bertcompress.training import TrainSettings, fit_batches, fit_stage
+
+__all__ = ["Flop", "flop"]
+
+
+def flop(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    keep: float = 0.65,
+    *,
+    teacher: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **knobs: Any,
+) -> nn.Module:
+    """Train `model` on the loader while its linears become thin, in place, and return it.
+
+    Args:
+        model: an encoder with a classification or regression head.
+        loader: batches as the model takes them, with `labels` where there is no teacher.
+        keep: share of the parameters of the layers' linears that stays, above 0 up to 1.
+        teacher: a model to distil from at the same time; None: the labels alone.
+        device: where to train.
+        seed: of the gates, the dropout and the answers drawn for the calibration.
+        knobs: other fields of `Flop`.
+
+    Raises:
+        ShapeError where there is nothing to factorise, or `keep` is less than rank 1 everywhere.
+    """
+    method = Flop(keep=keep, **knobs)
+    inner: Objective = LabelLoss()
+    if teacher is not None:
+        inner = method.of_models(model, teacher, seed=seed, device=device)
+    batches, rows = [], 0
+    for batch in loader:
+        if rows >= method.rows:
+            break
+        batches.append(batch)
+        rows += len(batch["input_ids"])
+    steps = method.max_steps or math.ceil(len(loader) * method.epochs)
+    model.to(device)
+    gated, trained = method.start(model, batches, seed)
+    objective = method.gated(inner, gated, steps)
+    with gates_in(trained, gated.gates):
+        fit_batches(trained, objective, loader, settings=method, seed=seed, device=device)
+    fold(model, trained, gated.gates, gated.kept(keep))
+    return model.eval()
+
+
+class Flop(Method, TeacherTerms, TrainSettings):
+    """Learn which rank-1 components of the linears to keep, while training."""
+
+    key: ClassVar[str] = "flop"
+    paper: ClassVar[str] = "Wang et al. 2019, arXiv:1910.04732"
+    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
+    uses_teacher: ClassVar[bool] = True
+    speeds_up: ClassVar[bool] = True
+
+    keep: float = Field(
+        0.65, gt=0, le=1, description="Share of the parameters of the layers' linears that stays"
+    )
+    epochs: float = Field(3, gt=0, le=1_000, description="Passes over the training rows")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
+    anneal: float = Field(
+        0.5, ge=0, le=1, description="Fraction of the steps over which the size falls"
+    )
+    gate_rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the gates")
+    multiplier_rate: float = Field(
+        0.3, gt=0, le=10, description="Learning rate of the multipliers that hold the size"
+    )
+    rows: int = Field(256, ge=1, le=2_048, description="Calibration rows, of the training set")
+
+    @field_validator("patience")
+    @classmethod
+    def _no_patience(cls, value: int | None) -> None:
+        if value is not None:
+            raise ValueError("nothing stops early while the size still falls; leave it null")
+
+    def start(
+        self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
+    ) -> tuple[Gated, Any]:
+        """Return the gates and a copy of the model that is split for them.
+
+        Raises ShapeError for a size that rank 1 everywhere exceeds.
+        """
+        trained = copy.deepcopy(model)
+        gated = split(trained, batches, seed=seed)
+        least, dense = sum(gated.prices.values()), sum(gated.dense.values())
+        if least > self.keep * dense:
+            raise ShapeError(
+                f"flop: keep {self.keep}: rank 1 everywhere is {least / dense:.3f} already"
+            )
+        return gated, trained
+
+    def gated(self, inner: Objective, gated: Gated, steps: int) -> GatedObjective:
+        """Return the objective that closes gates until `keep` of the dense size is left."""
+        controller = SizeController(
+            gated.full,
+            min(self.keep * sum(gated.dense.values()), gated.full),
+            warmup_steps=math.ceil(self.anneal * steps),
+            learning_rate=self.multiplier_rate,
+        )
+        gates, prices = list(gated.gates.values()), list(gated.prices.values())
+        controller.to(gates[0].log_alpha.device)
+        return GatedObjective(inner, gates, prices, controller, learning_rate=self.gate_rate)
+
+    def apply(self, product: Product, ctx: Context) -> Product:
+        """Return the product with thin linears; facts hold the rank of each, 0 where dense."""
+        model: Any = product.model
+        model.to(ctx.device)
+        batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
+        gated, trained = self.start(model, batches, ctx.seed)
+        per_step = self.batch_size * self.gradient_accumulation
+        steps = self.max_steps or math.ceil(len(ctx.data.train) / per_step * self.epochs)
+        inner = self.of_stage(product, ctx)
+        objective = self.gated(inner, gated, steps)
+        with gates_in(trained, gated.gates):
+            done = fit_stage(
+                Product(trained, product.tokenizer), ctx, objective, self, keep_last=True
+            )
+        expected = float(objective.expected_size().detach()) / sum(gated.dense.values())
+        fold(model, trained, gated.gates, gated.kept(self.keep))
+        facts = {
+            **done.facts,
+            **{
+                part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
+                for part in LINEARS
+            },
+            "expected_keep": expected,
+        }
+        return Product(model, product.tokenizer, (), facts)

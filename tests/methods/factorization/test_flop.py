@@ -1,0 +1,168 @@
+"""`flop`: the split changes nothing, the size is hit, and what is folded is what was trained."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tests_support import tiny_model, tiny_tokenizer
+from torch.utils.data import DataLoader
+from training_support import toy_data
+
+import bertcompress as bc
+from bertcompress.artefact import Product
+from bertcompress.data import collator
+from bertcompress.engines.components import fold, gates_in, split
+from bertcompress.engines.spectra import components, dense_linears
+from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.method import Context
+from bertcompress.methods.factorization.flop import Flop, flop
+from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
+
+QUICK = {"epochs": 4, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_data()
+
+
+def model_of(seed=0):
+    return tiny_model(seed=seed, num_labels=2, hidden_size=32, intermediate_size=64).eval()
+
+
+def batch_of(seed=0):
+    ids = torch.randint(5, 25, (6, 8), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@torch.no_grad()
+def logits(model):
+    return model(**batch_of(9)).logits
+
+
+def linear_parameters(model):
+    return sum(
+        sum(p.numel() for n, p in layer.get(part).named_parameters() if n.endswith("weight"))
+        for layer in anatomy(model).layers
+        for part in LINEARS
+    )
+
+
+def loader_of(data, model):
+    rows = data.encode(tiny_tokenizer(), "train")
+    return DataLoader(rows, batch_size=16, collate_fn=collator(tiny_tokenizer()))
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_components_make_the_matrix_and_share_its_scale(calibrated):
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(7, 12, generator=generator)
+    x = torch.randn(50, 12, generator=generator) * torch.linspace(0.1, 3, 12)
+    left, right = components(weight, x.T @ x / 50 if calibrated else None)
+    torch.testing.assert_close(left @ right, weight, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_leading_components_change_the_outputs_least():
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(10, 12, generator=generator)
+    x = torch.randn(200, 12, generator=generator) * torch.linspace(0.1, 3, 12)
+    errors = []
+    for inputs in (x.T @ x / 200, None):
+        left, right = components(weight, inputs)
+        errors.append(float((x @ (weight - left[:, :4] @ right[:4]).T).pow(2).sum()))
+    assert errors[0] < errors[1]
+
+
+def test_the_split_changes_nothing_and_neither_do_open_gates():
+    model = model_of()
+    before = logits(model)
+    gated = split(model, [batch_of()])
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-4)
+    with gates_in(model, gated.gates):
+        torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-4)
+        for gate in gated.gates.values():
+            gate.log_alpha.data.fill_(-9)
+        assert not torch.allclose(logits(model), before, atol=1e-3)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_folding_is_what_the_gates_computed(keep):
+    model = model_of()
+    trained = copy.deepcopy(model)
+    gated = split(trained, [batch_of()])
+    generator = torch.Generator().manual_seed(3)
+    for place, gate in gated.gates.items():
+        # Query and key far more open than the rest: some matrices end as they were, dense.
+        lift = 4.0 if place[0] in ("query", "key") else -1.0
+        gate.log_alpha.data = torch.randn(len(gate.log_alpha), generator=generator) + lift
+    for parameter in trained.parameters():  # trained: biases, norms and the head moved as well
+        parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
+    kept = gated.kept(keep)
+    for place, gate in gated.gates.items():
+        closed = set(range(len(gate.log_alpha))) - set(kept[place])
+        gate.log_alpha.data[list(closed)] = -9
+    with gates_in(trained, gated.gates):
+        goal = logits(trained)
+    dense = linear_parameters(model)
+    fold(model, trained, gated.gates, kept)
+    torch.testing.assert_close(logits(model), goal, atol=1e-5, rtol=1e-4)
+    assert linear_parameters(model) <= keep * dense
+    assert any(isinstance(m, LowRank) for m in model.modules())
+    assert ("query", 0) in dense_linears(model)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6])
+def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep):
+    model = model_of()
+    before = linear_parameters(model)
+    teacher = LiveTeacher(copy.deepcopy(model), tiny_tokenizer(), data)
+    context = Context(data.task, data, teacher, torch.device("cpu"), 0, tmp_path)
+    long = QUICK | {"epochs": 10, "batch_size": 4, "gate_rate": 0.3}
+    method = Flop(keep=keep, rows=32, **long)
+    done = method.apply(Product(model, tiny_tokenizer()), context)
+    cheapest = 2 * 32 / before  # one component more
+    assert keep - cheapest - 0.01 < linear_parameters(done.model) / before <= keep
+    # The controller brought it there, not the last choice alone.
+    assert abs(done.facts["expected_keep"] - keep) < 0.2
+    ranks = {part: done.facts[part] for part in LINEARS}
+    for part, row in ranks.items():
+        assert [getattr(x.get(part), "rank", 0) for x in anatomy(done.model).layers] == row
+
+
+def test_on_a_model_of_ones_own(data):
+    model = model_of()
+    before = linear_parameters(model)
+    assert flop(model, loader_of(data, model), 0.5, rows=32, **QUICK) is model
+    assert linear_parameters(model) <= 0.5 * before
+    assert not model.training
+    assert not [m for m in model.modules() if m._forward_pre_hooks]
+
+
+def test_with_a_teacher_of_ones_own(data):
+    model, teacher = model_of(), model_of()
+    loader = loader_of(data, model)
+    taught = flop(copy.deepcopy(model), loader, 0.5, teacher=teacher, rows=32, **QUICK)
+    alone = flop(model, loader, 0.5, rows=32, **QUICK)
+    gaps = [float((logits(m) - logits(teacher)).abs().mean()) for m in (taught, alone)]
+    assert gaps[0] < gaps[1]
+
+
+def test_saved_and_loaded(data, tmp_path):
+    model = flop(model_of(), loader_of(data, None), 0.5, rows=32, **QUICK)
+    bc.save(model, tmp_path / "model", tiny_tokenizer())
+    assert torch.equal(logits(bc.load(tmp_path / "model").model.eval()), logits(model))
+
+
+def test_what_cannot_be(data):
+    with pytest.raises(ShapeError, match="rank 1 everywhere is 0\\."):
+        flop(model_of(), loader_of(data, None), 0.01, **QUICK)
+    with pytest.raises(ValidationError, match="nothing stops early"):
+        Flop(patience=2)
+    thin = bc.factorize_linear(model_of(), keep=0.2, metric="svd")
+    with pytest.raises(ShapeError, match="factorised already"):
+        flop(thin, loader_of(data, None), 0.5, **QUICK)
