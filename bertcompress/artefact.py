@@ -161,17 +161,17 @@ def load(
     fresh_head: bool = False,
     config_fields: Mapping[str, Any] | None = None,
     revision: str | None = None,
-    trust_remote_code: bool = False,
 ) -> Product:
     """Return model and tokenizer of a folder, run, `embedded:` id or Hub id, in fp32 and eval.
 
     `head` is the end of a stock class name, such as `ForSequenceClassification`; left out, the
     checkpoint's own. Every tensor must be there and fit: CheckpointError otherwise, except that
-    with `fresh_head` the head (and the pooler) may be new. Weights are read from safetensors only.
-    Raises UnsupportedFamily and ModelError for models that cannot be used.
+    with `fresh_head` the head (and the pooler) may be new. Weights are read from safetensors only,
+    and no code that came with a model is run. Raises UnsupportedFamily and ModelError for models
+    that cannot be used.
     """
     folder = locate(str(name), revision=revision)
-    config = _config(folder, str(name), trust_remote_code)
+    config = _config(folder, str(name))
     for key, value in (config_fields or {}).items():
         setattr(config, key, value)
     _check_files(folder, str(name))
@@ -195,7 +195,7 @@ def max_tokens(model: PreTrainedModel) -> int:
     return table
 
 
-def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
+def _config(folder: Path, name: str) -> Any:
     path = folder / "config.json"
     if not path.exists():
         raise ModelError(f"model '{name}': no config.json in the folder")
@@ -208,8 +208,6 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     kind = str(raw.get("model_type"))
     family = kind.removeprefix("bertcompress-")
     if family not in FAMILIES:
-        if trust_remote_code and raw.get("auto_map"):
-            return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
         raise UnsupportedFamily(unknown(f"model '{name}'", "model family", kind, FAMILIES))
     if raw.get("is_decoder") or raw.get("is_encoder_decoder"):
         raise ModelError(f"model '{name}': a decoder; only encoders can be compressed here")

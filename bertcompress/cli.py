@@ -187,7 +187,6 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="At most so many rows")] = None,
     data_dir: DataDir = None,
     revision: Revision = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
 ) -> None:
     """Score a model on a task, with 95 % intervals.
 
@@ -208,7 +207,6 @@ def evaluate(
         data_dir=data_dir,
         limit=limit,
         revision=revision,
-        trust_remote_code=trust_remote_code,
         say=_say,
     )
     table = Table("split", "metric", "score", "95 % interval", "rows", title=model)

@@ -126,7 +126,6 @@ def evaluate(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     revision: str | None = None,
-    trust_remote_code: bool = False,
     say: Say = lambda _: None,
 ) -> list[Score]:
     """Return the task's metrics of a model with their 95 % intervals.
@@ -147,7 +146,7 @@ def evaluate(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "
             "bench, or run a recipe: its report gives the agreement with the original"
         )
-    predictor = open_predictor(place.path, place.runtime, None, trust_remote_code, place.precision)
+    predictor = open_predictor(place.path, place.runtime, None, place.precision)
     splits = [split, *data.also] if split == "validation" else [split]
     tokenizer = place.tokenizer()
     return [

@@ -69,6 +69,8 @@ class Method(BaseModel):
     """Whether the result depends on `Context.teacher`."""
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage."""
+    pays_when_measured: ClassVar[bool] = False
+    """Whether less arithmetic need not be faster: the stage is timed beside the one before it."""
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where the model that a run starts from cannot take this step."""

@@ -17,7 +17,15 @@ ROOT = Path(bertcompress.__file__).parent
 # nothing imports its neighbour.
 ROOMS = [
     ["__main__", "cli", "cli_finding"],
-    ["runs", "runs.running", "runs.starting runs.judging", "runs.stages", "runs.code"],
+    [
+        "runs",
+        "runs.running",
+        "runs.finishing",
+        "runs.chain",
+        "runs.starting runs.judging",
+        "runs.stages",
+        "runs.code",
+    ],
     ["evaluation"],
     ["publish", "publish.hub", "publish.card", "publish.scrubbing"],
     ["report", "report.report", "report.html", "report.plots", "report.tables"],
@@ -47,7 +55,7 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise"],
+    ["catalogue store ranks noise bars"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

@@ -18,7 +18,9 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.errors import OutputError, RecipeError
+from bertcompress.measure import Latency
 from bertcompress.report import Report
+from bertcompress.runs.finishing import paid
 from bertcompress.store import StageStore
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
@@ -231,3 +233,37 @@ def test_two_processes_give_the_result_of_one(place):
     both = [Report.load(f).last.deployments[0].headline for f in (place / "two", run.folder)]
     assert abs(both[0].value - both[1].value) < 0.15
     assert json.loads((place / "two" / "report.json").read_text())["version"] == 1
+
+
+def test_what_need_not_be_faster_is_timed_beside_the_stage_before_it(place):
+    methods = [METHODS[0], {"factorize_linear": {"keep": 0.5, "rows": 32}}]
+    timing = {"seconds": 0.1, "shapes": [[1, 8], [4, 8]], "task_lengths": False, "threads": 1}
+    run = bc.run(recipe(place, methods, measure=timing), place / "run")
+    (note,) = [n for n in run.report.last.notes if n.startswith("measured in torch fp32")]
+    before, after = (stage.main.latency for stage in run.report.stages)
+    for old, new in zip(before, after, strict=True):
+        gain = new.throughput_per_s / old.throughput_per_s
+        assert f"{gain:.2f}x at batch {new.batch} and length 8" in note
+    quiet = bc.run(recipe(place, methods), place / "quiet")
+    assert [n for n in quiet.report.last.notes if n.startswith("speed not measured")]
+
+
+def test_paid_says_where_it_does_not_pay():
+    def rows(*ms, spread=0.0):
+        fields = {"length": "task", "threads": 2, "p95_ms": 9, "spread": spread}
+        return [Latency(batch=1, p50_ms=m, throughput_per_s=1e3 / m, **fields) for m in ms]
+
+    assert paid(rows(10.0), rows(5.0)).endswith("2.00x at batch 1 and the task's lengths")
+    assert "it does not pay at batch 1" in paid(rows(10.0), rows(12.5))
+    assert "it does not pay" in paid(rows(10.0, spread=0.3), rows(9.0))
+
+
+def test_a_16_bit_checkpoint_is_not_flattered(place):
+    tiny_model("bert", "Model").half().save_pretrained(place / "bert")
+    report = bc.run(recipe(place, METHODS[:2]), place / "run").report
+    first, last = report.stages[0], report.last
+    # Without the head, which is new.
+    assert 0.3 * first.main.size_mb < first.source_mb < 0.5 * first.main.size_mb
+    assert last.source_mb is None
+    ratio = first.source_mb / last.main.size_mb
+    assert any(f"it is {ratio:.1f}x smaller" in words for words in report.verdict.sentences)

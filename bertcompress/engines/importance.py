@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bertcompress.bars import bar
 from bertcompress.engines.masks import sites, unit_masks
 from bertcompress.shapes import anatomy
 
@@ -58,7 +59,7 @@ def mask_fisher(
     model.eval()
     with unit_masks(model, per_example=True) as masks, frozen(model):
         totals = [torch.zeros(site.units, device=device) for site in masks.sites]
-        for batch in batches:
+        for batch in bar(batches, "scoring heads and neurons"):
             masks.forget()
             logits = model(**model_inputs(model, batch)).logits
             with torch.enable_grad():

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bertcompress.bars import bar
 from bertcompress.engines.importance import drawn_loss, frozen, head_problem, model_inputs
 from bertcompress.engines.masks import Site, sites, unit_masks
 from bertcompress.engines.reconstruct import Moments, solve_projection
@@ -89,7 +90,7 @@ def kprune(
     costs = unit_costs(model, survey.goals, options.length)
     full = sum(cost * site.units for cost, site in zip(costs, survey.goals, strict=True))
     budget = keep * full
-    for position, goal in enumerate(survey.goals):
+    for position, goal in enumerate(bar(survey.goals, "cutting sublayers")):
         scores, moments = survey.look(position)
         least = [min(at_least, site.units) for site in survey.goals[position:]]
         kept = fill_budget(scores, costs[position:], budget, least)[0]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bertcompress.bars import bar
 from bertcompress.engines.importance import frozen, head_problem, model_inputs, sampled_loss
 from bertcompress.shapes import LINEARS, anatomy
 
@@ -68,7 +69,7 @@ def look(
     was_training = model.training
     model.eval()
     with frozen(model):
-        for batch in batches:
+        for batch in bar(batches, "looking at the linears"):
             inputs = model_inputs(model, batch)
             mask = inputs["attention_mask"].bool()
             tokens += int(mask.sum())

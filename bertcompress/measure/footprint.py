@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ __all__ = [
     "count_parameters",
     "disk_bytes",
     "encoder_bytes",
+    "half_size",
     "layer_table",
     "macs",
     "size_of",
@@ -185,10 +186,29 @@ def _weight_files(path: Path) -> list[Path]:
     return files
 
 
+def half_size(folder: str | Path) -> float | None:
+    """Return the megabytes of a checkpoint whose weights are 16-bit floats, else None."""
+    entries = [e for f in _weight_files(Path(folder)) for e in _header(f).values()]
+    half = [e for e in entries if e["dtype"] in ("F16", "BF16")]
+    # Some tensors, such as norms, may have been kept wider.
+    if sum(map(_length, half)) <= 0.5 * sum(map(_length, entries)):
+        return None
+    return sum(map(_length, entries)) / 1e6
+
+
 def _tensor_bytes(file: Path) -> dict[str, int]:
     """Return bytes by tensor from the header of a safetensors file; no tensor is read."""
+    return {name: _length(entry) for name, entry in _header(file).items()}
+
+
+def _header(file: Path) -> dict[str, dict[str, Any]]:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
+        header: dict[str, dict[str, Any]] = json.loads(stream.read(length))
     header.pop("__metadata__", None)
-    return {name: e["data_offsets"][1] - e["data_offsets"][0] for name, e in header.items()}
+    return header
+
+
+def _length(entry: dict[str, Any]) -> int:
+    start, end = entry["data_offsets"]
+    return int(end - start)

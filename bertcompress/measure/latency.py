@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from bertcompress.bars import by_hand
 from bertcompress.runtimes import Batch
 from bertcompress.runtimes.host import physical_cores
 from bertcompress.runtimes.process import WorkerProcess
@@ -79,7 +80,6 @@ class Candidate:
     """Random tokens are drawn below this number; the artefact must know them."""
     task_batches: Mapping[int, Sequence[Batch]] | None = None
     """The task's texts in this artefact's tokens, where its tokenizer differs from the others'."""
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,6 @@ def _open(worker: WorkerProcess, candidate: Candidate, threads: int) -> dict[str
         precision=candidate.precision,
         threads=threads,
         vocab_size=candidate.vocab_size,
-        trust_remote_code=candidate.trust_remote_code,
     )
 
 
@@ -196,19 +195,21 @@ def _rounds(
     ]
     took: list[dict[Shape, list[Any]]] = [{shape: [] for shape in shapes} for shapes in requests]
     done, started = 0, time.monotonic()
-    for turn in range(rounds):
-        if turn >= MIN_ROUNDS and time.monotonic() - started > seconds:
-            break  # a busy machine: fewer rounds, and the spread will say so
-        for shape in dict.fromkeys(shape for shapes in requests for shape in shapes):
-            for i, worker in enumerate(workers):
-                if shape not in requests[i]:
-                    continue
-                count = repeats[i][shape]
-                answer = worker.ask("time", **requests[i][shape], repeats=count)
-                took[i][shape].append(np.reshape(answer["ms"], (count, -1)))
-                done += 1
-                if progress:
-                    progress(i, done, turns)
+    with by_hand("timing, in turn", turns) as shown:
+        for turn in range(rounds):
+            if turn >= MIN_ROUNDS and time.monotonic() - started > seconds:
+                break  # a busy machine: fewer rounds, and the spread will say so
+            for shape in dict.fromkeys(shape for shapes in requests for shape in shapes):
+                for i, worker in enumerate(workers):
+                    if shape not in requests[i]:
+                        continue
+                    count = repeats[i][shape]
+                    answer = worker.ask("time", **requests[i][shape], repeats=count)
+                    took[i][shape].append(np.reshape(answer["ms"], (count, -1)))
+                    shown.update()
+                    done += 1
+                    if progress:
+                        progress(i, done, turns)
     return [{shape: np.stack(parts) for shape, parts in shapes.items()} for shapes in took]
 
 

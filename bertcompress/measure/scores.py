@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bertcompress import metrics
+from bertcompress.bars import bar
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.measure.row import Row
@@ -83,7 +84,8 @@ def predict(
     """
     encoded = data.encode(tokenizer, split)
     logits: Logits | None = None
-    for positions, batch in numpy_batches(encoded, tokenizer, batch_size):
+    batches = numpy_batches(encoded, tokenizer, batch_size)
+    for positions, batch in bar(batches, f"answering {split}", -(-len(encoded) // batch_size)):
         answer = predictor(batch)
         if answer.ndim != 2:
             raise ModelError(

@@ -111,6 +111,9 @@ class Stage(Row):
     baseline: bool = Field(
         False, description="True for the one stage that retention, sizes and speed refer to"
     )
+    source_mb: float | None = Field(
+        None, ge=0, description="Megabytes of the checkpoint as it came, where that is 16-bit"
+    )
     params: int = Field(ge=0, description="Parameters, shared ones counted once")
     encoder_params: int = Field(ge=0, description="Parameters of the layers alone")
     macs: int | None = Field(

@@ -64,7 +64,7 @@ def judge(stages: Sequence[Stage], seeds: int = 1) -> Verdict:
         encoder_smaller_by=_ratio(dense.encoder_mb, row.encoder_mb) if dense else None,
         speed=_speed(row),
     )
-    sentences = (*_quality(verdict, row), *_size(verdict), *_speed_words(verdict))
+    sentences = (*_quality(verdict, row), *_size(verdict, stages, row), *_speed_words(verdict))
     warnings = (
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
@@ -113,12 +113,19 @@ def _quality(verdict: Verdict, row: DeploymentRow) -> list[str]:
     return words
 
 
-def _size(verdict: Verdict) -> list[str]:
+def _size(verdict: Verdict, stages: Sequence[Stage], row: DeploymentRow) -> list[str]:
     if verdict.smaller_by is None:
         return ["Size against the baseline: not measured."]
     encoder = verdict.encoder_smaller_by
     layers = "not measured" if encoder is None else f"{encoder:.1f}x"
-    return [f"Smaller by {verdict.smaller_by:.1f}x in bytes; the encoder alone: {layers}."]
+    words = [f"Smaller by {verdict.smaller_by:.1f}x in bytes; the encoder alone: {layers}."]
+    came = stages[0].source_mb
+    if came:
+        words.append(
+            f"The checkpoint came in 16 bits: of its own {came:.1f} MB it is "
+            f"{came / row.size_mb:.1f}x smaller, not of the fp32 baseline."
+        )
+    return words
 
 
 def _speed_words(verdict: Verdict) -> list[str]:

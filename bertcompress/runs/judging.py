@@ -58,6 +58,7 @@ class Judge:
         timings: dict[Path, Timing],
         control: Control | None = None,
         notes: Sequence[str] = (),
+        source_mb: float | None = None,
     ) -> Stage:
         """Return a stage's row; each deployment comes with the stage that holds its answers."""
         model = finished.product.model
@@ -67,6 +68,7 @@ class Judge:
             name=finished.record.name,
             method=finished.record.method,
             baseline=finished.record.name == self.baseline.record.name,
+            source_mb=source_mb,
             params=counted.total,
             encoder_params=counted.encoder,
             macs=macs(model),

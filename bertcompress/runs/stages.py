@@ -268,7 +268,7 @@ class Stages:
     def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:
         answers: dict[str, Logits] = {}
         for each in deployments:
-            predictor = open_predictor(each.path, each.runtime, None, False, each.precision)
+            predictor = open_predictor(each.path, each.runtime, None, each.precision)
             for split in ("validation", *self.data.also):
                 logits = predict(predictor, self.data, split, product.tokenizer)
                 answers[_logits_name(each, split)] = logits

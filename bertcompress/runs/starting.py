@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bertcompress.artefact import Product, load, locate, max_tokens
 from bertcompress.data import TaskData, align_labels, load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
-from bertcompress.measure import predict, score
+from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
 from bertcompress.runtimes.torch import TorchPredictor
@@ -42,6 +42,8 @@ class Start:
     teacher: tuple[Product, str] | None
     """The teacher that the recipe names, in this task's classes, and its digest."""
     notes: tuple[str, ...] = ()
+    half_mb: float | None = None
+    """Megabytes of the checkpoint as it came, where that is 16-bit."""
 
 
 def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
@@ -73,7 +75,11 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         )
     for method in recipe.methods:
         method.check(product.model)
-    return Start(data, product, finetuned, source, _device(), _teacher(recipe, data), notes)
+    teacher, half = (
+        _teacher(recipe, data),
+        half_size(locate(recipe.model, revision=recipe.revision)),
+    )
+    return Start(data, product, finetuned, source, _device(), teacher, notes, half)
 
 
 def _classifies(recipe: Recipe) -> bool:

@@ -62,7 +62,6 @@ def open_predictor(
     path: str | Path,
     runtime: str | None = None,
     threads: int | None = None,
-    trust_remote_code: bool = False,
     precision: str | None = None,
 ) -> Predictor:
     """Return an artefact ready to run: a model folder, `.onnx` file, run folder or Hub id.
@@ -72,7 +71,6 @@ def open_predictor(
         runtime: One of `RUNTIMES`; None takes the one that the artefact was made for. Of a run that
             is its torch model, unless `precision` says otherwise.
         threads: Threads of one inference; None leaves the runtime's own choice.
-        trust_remote_code: Passed on to transformers; only the torch runtime runs code.
         precision: `fp32`, `bf16` or `int8`; None takes what the artefact holds. Only a runtime that
             holds it is chosen: torch, which could convert to int8 on loading, does so where
             `runtime` names it.
@@ -83,8 +81,6 @@ def open_predictor(
     runtime, found = locate(path, runtime, precision)
     module = importlib.import_module(f"bertcompress.runtimes.{runtime}")
     options: dict[str, Any] = {} if precision is None else {"precision": precision}
-    if runtime == "torch":
-        options["trust_remote_code"] = trust_remote_code
     return cast(Predictor, module.predictor(found, threads=threads, **options))
 
 

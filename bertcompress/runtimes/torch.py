@@ -41,7 +41,6 @@ def predictor(
     path: str | Path,
     threads: int | None = None,
     precision: str = "fp32",
-    trust_remote_code: bool = False,
     device: str = "cpu",
 ) -> TorchPredictor:
     """Return the model of a folder or Hub id, ready to run.
@@ -51,7 +50,6 @@ def predictor(
         threads: Threads of one operator. PyTorch keeps this number for the whole process.
         precision: `fp32`, `bf16` (weights and activations), or `int8`: torch.ao's dynamic
             quantisation made on loading, for comparison only.
-        trust_remote_code: Passed on to transformers.
         device: Where to run.
 
     Raises:
@@ -61,7 +59,7 @@ def predictor(
         raise ModelError(unknown(str(path), "precision", precision, PRECISIONS))
     if threads is not None:
         torch.set_num_threads(threads)
-    model = artefact.load(path, trust_remote_code=trust_remote_code).model
+    model = artefact.load(path).model
     return TorchPredictor(model, precision, device)
 
 

@@ -2,7 +2,7 @@
 
 Speaks JSON, one object a line: a request on standard input, its answer on standard output.
 
-    {"do": "open", "path", "runtime", "precision", "threads", "trust_remote_code"}
+    {"do": "open", "path", "runtime", "precision", "threads"}
         -> {"runtime", "precision", "load_s", "memory_mb"}
     {"do": "time", "batch", "length", "repeats", "warmup", "vocab_size"}   random tokens
     {"do": "time", "batches": FILE.npz, "repeats", "warmup"}               real ones

@@ -93,6 +93,7 @@ class FactorizeLinear(Method):
     paper: ClassVar[str] = "Denton et al. 2014, arXiv:1404.0736"
     kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
     speeds_up: ClassVar[bool] = True
+    pays_when_measured: ClassVar[bool] = True
 
     keep: float = Field(
         0.7, gt=0, le=1, description="Share of the parameters of the layers' linears that stays"

@@ -90,6 +90,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
     tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
     uses_teacher: ClassVar[bool] = True
     speeds_up: ClassVar[bool] = True
+    pays_when_measured: ClassVar[bool] = True
 
     keep: float = Field(
         0.65, gt=0, le=1, description="Share of the parameters of the layers' linears that stays"

@@ -1,0 +1,124 @@
+"""The methods of a recipe, applied one after the other: what a run has before it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import dropwhile
+
+from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.errors import RecipeError
+from bertcompress.method import Context, Method
+from bertcompress.recipe import Recipe
+from bertcompress.runs.stages import Finished, Stages
+from bertcompress.runs.starting import Say, Start
+
+__all__ = ["Chain", "Done"]
+
+
+@dataclass
+class Done:
+    """All stages of a run, before they are judged."""
+
+    start: Start
+    rows: list[Finished]
+    baseline: Finished
+    shaped: Finished
+    """The last stage that has a model of its own."""
+    dense: Finished | None
+    """int8 of the baseline, where that is another model than what is shipped."""
+    controls: dict[str, Finished]
+    notes: dict[str, list[str]]
+
+
+class Chain:
+    """Applies the methods one after the other."""
+
+    def __init__(self, recipe: Recipe, start: Start, stages: Stages, say: Say) -> None:
+        self.recipe, self.start, self.stages, self.say = recipe, start, stages, say
+        self.rows: list[Finished] = []
+        self.notes: dict[str, list[str]] = {"00-original": list(start.notes)}
+        self.controls: dict[str, Finished] = {}
+        self.baseline: Finished | None = None
+        self.teacher: tuple[LiveTeacher, str] | None = None
+
+    def go(self) -> Done:
+        """Return the finished stages."""
+        dense = None
+        if self.start.finetuned:
+            self.rows.append(self.stages.original(self.start.product, self.start.source))
+        for number, method in enumerate(self._methods(), start=1):
+            name = f"{number:02d}-{method.key}"
+            if method.key != "finetune" and self.baseline is None:
+                self._set_baseline(name)
+            assert self.rows or method.key == "finetune"
+            if method.kind == "precision" and self.rows[-1] is not self.baseline:
+                assert self.baseline is not None
+                dense = self._apply(f"baseline-{method.key}", method, self.baseline)
+            self._control(name, method)
+            self.say(f"{name}: {method.__doc__ or ''}".strip().splitlines()[0])
+            self.rows.append(self._apply(name, method, self.rows[-1] if self.rows else None))
+            self._note(name, method)
+        baseline = self.baseline or self.rows[-1]
+        models = [row for row in self.rows if (row.folder / "model").is_dir()]
+        return Done(self.start, self.rows, baseline, models[-1], dense, self.controls, self.notes)
+
+    def _methods(self) -> Sequence[Method]:
+        if not self.start.finetuned:
+            return self.recipe.methods
+        # Only at the front: after a cut it is recovery training, which this model needs as well.
+        kept = list(dropwhile(lambda method: method.key == "finetune", self.recipe.methods))
+        if len(kept) < len(self.recipe.methods):
+            text = "finetune skipped: the model is fine-tuned for this task already"
+            self.notes.setdefault("00-original", []).append(text)
+            self.say(text)
+        return kept
+
+    def _set_baseline(self, name: str) -> None:
+        if not self.rows:
+            raise RecipeError(
+                f"methods: {name[3:]} comes before finetune, but the model has no head for the "
+                "task yet; put finetune first"
+            )
+        self.baseline = self.rows[-1]
+        product, source = self.start.teacher or (
+            self.baseline.product,
+            self.stages.digest(self.baseline),
+        )
+        teacher = LiveTeacher(
+            product.model, product.tokenizer, self.start.data, device=self.start.device
+        )
+        self.teacher = (teacher, source)
+
+    def _apply(self, name: str, method: Method, before: Finished | None) -> Finished:
+        teacher, teacher_source = self.teacher or (None, None)
+        data = self.start.data
+        context = Context(
+            data.task,
+            data.without_validation(),
+            teacher,
+            self.start.device,
+            self.recipe.seed,
+            self.stages.folder,
+        )
+        source = self.stages.digest(before) if before else self.start.source
+        uses = teacher_source if method.uses_teacher else None
+        return self.stages.apply(name, method, before or self.start.product, context, source, uses)
+
+    def _control(self, name: str, method: Method) -> None:
+        control = method.control() if self.recipe.measure.controls else None
+        if control is None:
+            return
+        if self.start.data.task.problem == "unlabelled":
+            return
+        self.say(f"{name}: the same without its teacher, as the control")
+        self.controls[name] = self._apply(f"{name}-control", control, self.rows[-1])
+
+    def _note(self, name: str, method: Method) -> None:
+        notes = self.notes.setdefault(name, [])
+        if not method.speeds_up:
+            notes.append("no speed-up here: the shape stays")
+        if method.pays_when_measured and not self.recipe.measure.latency:
+            notes.append("speed not measured: two thin matrices may be slower than one")
+        if self.rows[-1].record.cost.reused:
+            notes.append("reused from the stage store")

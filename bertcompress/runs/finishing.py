@@ -1,0 +1,184 @@
+"""The end of a run: what is shipped is written, timed and judged; the folder moves into place."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from bertcompress.artefact import EMBEDDED_HUB, Deployment, locate, save
+from bertcompress.errors import OutputError
+from bertcompress.measure import Latency, Timing, environment
+from bertcompress.methods import method_class
+from bertcompress.publish.card import write_card
+from bertcompress.recipe import Recipe
+from bertcompress.report import Report
+from bertcompress.report.rows import Control, Stage
+from bertcompress.runs.chain import Done
+from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
+from bertcompress.runs.stages import Clock, Finished
+from bertcompress.runs.starting import Say
+from bertcompress.store import write_atomically
+
+__all__ = ["finish"]
+
+
+def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock, say: Say) -> None:
+    """Write what is shipped, time it, judge it, and move the run into place."""
+    final = done.rows[-1]
+    with clock("saving"):
+        product = done.shaped.product
+        shutil.rmtree(partial / "model", ignore_errors=True)
+        save(product.model, partial / "model", product.tokenizer)
+        shipped = [(Deployment("torch", "fp32", partial / "model"), done.shaped)]
+        shipped += [(d, final) for d in _placed(final, partial)]
+        dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
+    timings: dict[Path, Timing] = {}
+    baseline_torch = done.baseline.deployments[0]
+    if recipe.measure.latency:
+        say("timing the deployments, in turn")
+        timed = [Timed(baseline_torch, done.baseline.product, "torch")]
+        timed += [Timed(d, done.baseline.product, _mark(d)) for d, _ in dense]
+        is_dense = done.shaped is done.baseline
+        timed += [
+            Timed(d, product, _mark(d) if is_dense else None)
+            for d, _ in shipped
+            if not (is_dense and d.runtime == "torch")
+        ]
+        doubtful = _doubtful(done, partial)
+        known = {each.deployment.path for each in timed}
+        for pair in doubtful.values():
+            timed += [each for each in pair if each.deployment.path not in known]
+            known |= {each.deployment.path for each in pair}
+        with clock("timing"):
+            timings = time_deployments(timed, done.start.data, recipe.measure)
+        for name, pair in doubtful.items():
+            before, after = (timings[each.deployment.path] for each in pair)
+            done.notes[name].append(paid(before.latency, after.latency))
+    say("writing the report")
+    with clock("reporting"):
+        judge = Judge(done.start.data, done.baseline, partial)
+        rows = _rows(done, judge, shipped, dense, timings)
+        _write(recipe, done, rows, partial, clock)
+    shutil.rmtree(partial / "work", ignore_errors=True)
+    if folder.exists():
+        raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
+    partial.rename(folder)
+
+
+def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
+    """Return the stages whose speed only timing tells, each with the one before it."""
+
+    def torch(row: Finished) -> Timed:
+        path = partial / "model" if row is done.shaped else row.deployments[0].path
+        path = row.deployments[0].path if row is done.baseline else path
+        return Timed(Deployment("torch", "fp32", path), row.product)
+
+    return {
+        after.record.name: (torch(before), torch(after))
+        for before, after in pairwise(done.rows)
+        if method_class(after.record.method).pays_when_measured
+    }
+
+
+def paid(before: Sequence[Latency], after: Sequence[Latency]) -> str:
+    """Return in words how much faster a stage is than the one before it, and where it is not."""
+    parts, slower = [], []
+    for old, new in zip(before, after, strict=True):
+        gain = new.throughput_per_s / old.throughput_per_s
+        length = "the task's lengths" if new.length == "task" else f"length {new.length}"
+        place = f"at batch {new.batch} and {length}"
+        parts.append(f"{gain:.2f}x {place}")
+        if gain - 1 <= gain * math.hypot(old.spread, new.spread):
+            slower.append(place)
+    words = f"measured in torch fp32 against the stage before: {', '.join(parts)}"
+    return words + (f"; it does not pay {', '.join(slower)}" if slower else "")
+
+
+def _mark(deployment: Deployment) -> str | None:
+    return "dense_int8" if deployment.precision == "int8" else None
+
+
+def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
+    """Copy the files of a precision stage to where the run ships them, and return them."""
+    if finished is None or (finished.folder / "model").is_dir():
+        return []
+    placed = []
+    for each in finished.deployments:
+        inside = each.path.relative_to(finished.folder)
+        top = target / inside.parts[0]
+        if not top.exists():
+            with write_atomically(top) as copied:
+                shutil.copytree(finished.folder / inside.parts[0], copied, copy_function=_link)
+        placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))
+    return placed
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name where the disk can, instead of a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _rows(
+    done: Done,
+    judge: Judge,
+    shipped: list[tuple[Deployment, Finished]],
+    dense: list[tuple[Deployment, Any]],
+    timings: dict[Path, Timing],
+) -> list[Stage]:
+    rows: list[Stage] = []
+    for finished in done.rows:
+        if finished is done.rows[-1]:
+            deployments = shipped
+        else:
+            deployments = [(d, finished) for d in finished.deployments]
+            if finished is done.baseline:
+                deployments += dense
+        name, control = finished.record.name, None
+        if name in done.controls:
+            other = done.controls[name]
+            scores = judge.scores(other.deployments[0], other)
+            control = Control(name="labels alone, no teacher", score=headline(scores))
+        notes = done.notes.get(name, ())
+        # A size is of what came in: the first stage says so where that was half as large.
+        came = None if rows else done.start.half_mb
+        rows.append(judge.stage(finished, deployments, timings, control, notes, came))
+    return rows
+
+
+def _write(recipe: Recipe, done: Done, rows: list[Stage], partial: Path, clock: Clock) -> None:
+    from bertcompress.report.plots import save_figures
+
+    host = environment(recipe.measure.threads)
+    report = Report.of(
+        rows,
+        recipe=recipe.model_dump(mode="json"),
+        task=done.start.data.task.model_dump(mode="json"),
+        environment=host,
+    )
+    report.save(partial)
+    (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
+    save_figures(report, partial / "figures")
+    _write_card(report, recipe, partial)
+    seconds = {**clock.seconds, "total": clock.total}
+    facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
+    (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:
+    base = locate(recipe.model, revision=recipe.revision) / "README.md"
+    metadata = ModelCard.load(base).data.to_dict() if base.is_file() else {}
+    known = {"license_id": metadata.get("license"), "base_model": EMBEDDED_HUB.get(recipe.model)}
+    fields = {name: value for name, value in known.items() if value}
+    write_card(report, recipe, partial / "model", **fields)
