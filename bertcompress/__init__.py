@@ -49,6 +49,8 @@ _WHERE = {
     "prune_layers": "methods.pruning.structured",
     "prune_neurons": "methods.pruning.structured",
     "prune_structured": "methods.pruning.structured",
+    "Q8bert": "methods.quantization.q8bert",
+    "q8bert": "methods.quantization.q8bert",
     "QuantizeInt8": "methods.quantization.int8",
     "quantize_int8": "methods.quantization.int8",
 }
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
     from bertcompress.methods.pruning.structured import prune_structured as prune_structured
     from bertcompress.methods.quantization.int8 import QuantizeInt8 as QuantizeInt8
     from bertcompress.methods.quantization.int8 import quantize_int8 as quantize_int8
+    from bertcompress.methods.quantization.q8bert import Q8bert as Q8bert
+    from bertcompress.methods.quantization.q8bert import q8bert as q8bert
     from bertcompress.methods.sharing.share_layers import ShareLayers as ShareLayers
     from bertcompress.methods.sharing.share_layers import share_layers as share_layers
     from bertcompress.publish.hub import push as push

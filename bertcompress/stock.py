@@ -23,6 +23,8 @@ def stock_obstacle(model: PreTrainedModel) -> str | None:
     if not edited(model):
         return None
     view = anatomy(model)
+    if "lowbit" in read_record(view.config):
+        return "its weights are stored in few bits, and stock classes hold them in floats"
     full = int(view.config.num_attention_heads)
     for i, layer in enumerate(view.layers):
         if layer.heads != full:

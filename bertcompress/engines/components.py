@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from bertcompress.engines.gates import HardConcrete, gate_inputs, keep_within
-from bertcompress.engines.spectra import Place, components, dense_linears, look
+from bertcompress.engines.spectra import Place, Seen, components, dense_linears, look
 from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
 __all__ = ["Gated", "fill", "fold", "gates_in", "split"]
+
+SPREAD = 2.5, 4.6
+"""Location of the gates at first, from the least to the most valuable: all evaluate to 1."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,31 @@ def split(
     gates = {
         place: HardConcrete(left.shape[1]).to(left.device) for place, (left, _) in made.items()
     }
+    worth = {place: _worth(*made[place], seen.get(place)) / prices[place] for place in gates}
+    _rank(gates, worth)
     return Gated(gates, dense, prices)
+
+
+def _worth(left: Tensor, right: Tensor, seen: Seen | None) -> Tensor:
+    """Return what leaving each component out costs, by its outputs and their slope. Shape: (U,)."""
+    reach = right.pow(2).sum(1) if seen is None else ((right @ seen.inputs) * right).sum(1)
+    return left.pow(2).sum(0) * reach * (seen.slope if seen is not None else 1.0)
+
+
+@torch.no_grad()
+def _rank(gates: Mapping[Place, HardConcrete], worth: Mapping[Place, Tensor]) -> None:
+    """Open the gates, in place, the wider the more a component is worth per parameter.
+
+    All evaluate to 1 still; what is worth least is nearest to closing.
+    """
+    order = torch.cat([worth[place] for place in gates]).argsort().argsort()
+    share = (order + 1) / len(order)
+    low, high = SPREAD
+    parts = torch.split(
+        low + (high - low) * share, [len(gate.log_alpha) for gate in gates.values()]
+    )
+    for gate, part in zip(gates.values(), parts, strict=True):
+        gate.log_alpha.copy_(part)
 
 
 def fill(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -> None:

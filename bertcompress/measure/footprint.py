@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,8 @@ def count_parameters(model: nn.Module) -> Parameters:
 
     view = anatomy(model)
     layers, embeddings, head = _parts(view)
-    counts = [sum(p.numel() for p in part) for part in (layers, embeddings, head)]
+    size = _sizes(view.model)
+    counts = [sum(map(size, part)) for part in (layers, embeddings, head)]
     return Parameters(total=sum(counts), encoder=counts[0], embeddings=counts[1], head=counts[2])
 
 
@@ -96,13 +97,14 @@ def layer_table(model: nn.Module, length: int = 128) -> list[LayerRow]:
     view = anatomy(model)
     _, embeddings, head = _parts(view)
     seen: set[int] = set()
-    rows = [_plain_row("embeddings", embeddings)]
+    size = _sizes(view.model)
+    rows = [_plain_row("embeddings", embeddings, size)]
     for i, layer in enumerate(view.layers):
         new = [p for p in layer.module.parameters() if id(p) not in seen]
         seen |= {id(p) for p in new}
         one = _layer_macs(layer, view.head_size, length)
         rows.append(
-            _plain_row(f"layer {i}", new).model_copy(
+            _plain_row(f"layer {i}", new, size).model_copy(
                 update={
                     "heads": layer.heads,
                     "neurons": layer.width,
@@ -110,14 +112,26 @@ def layer_table(model: nn.Module, length: int = 128) -> list[LayerRow]:
                 }
             )
         )
-    return [*rows, _plain_row("head", head)]
+    return [*rows, _plain_row("head", head, size)]
 
 
-def _plain_row(name: str, tensors: Iterable[Tensor]) -> LayerRow:
+def _sizes(model: nn.Module) -> Callable[[Tensor], int]:
+    """Return what counts the parameters in a tensor: of packed ones what they hold, no scale."""
+    from bertcompress.shapes.lowbit import stored_modules
+
+    held: dict[int, int] = {}
+    for _, module in stored_modules(model):
+        held[id(module.qweight)] = module.stored
+        held[id(module.weight_scale)] = 0
+        held[id(getattr(module, "input_scale", None))] = 0
+    return lambda tensor: held.get(id(tensor), tensor.numel())
+
+
+def _plain_row(name: str, tensors: Iterable[Tensor], size: Callable[[Tensor], int]) -> LayerRow:
     tensors = list(tensors)
     return LayerRow(
         name=name,
-        params=sum(t.numel() for t in tensors),
+        params=sum(map(size, tensors)),
         bytes=sum(t.numel() * t.element_size() for t in tensors),
     )
 
@@ -141,13 +155,13 @@ def _layer_macs(layer: LayerParts, head_size: int, length: int) -> int:
     """A head: 4 T H D in Q, K, V and output, 2 T T D in scores and context; a neuron: 2 T H."""
     from torch import nn
 
-    from bertcompress.shapes import LINEARS
+    from bertcompress.shapes import LINEARS, QuantizedLinear
 
     linears = [
         module
         for part in LINEARS
         for module in layer.get(part).modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear | QuantizedLinear)
     ]
     weights = sum(linear.in_features * linear.out_features for linear in linears)
     return length * weights + 2 * length * length * layer.heads * head_size

@@ -49,6 +49,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.quantization.int8:QuantizeInt8",
         "Post-training int8 files for ONNX Runtime and OpenVINO",
     ),
+    "q8bert": (
+        "bertcompress.methods.quantization.q8bert:Q8bert",
+        "Train on with weights and inputs rounded to 8 bits, and store them so",
+    ),
 }
 
 RESEARCH: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ from itertools import dropwhile
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import RecipeError
 from bertcompress.method import Context, Method
+from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runs.starting import Say, Start
@@ -52,9 +53,12 @@ class Chain:
             if method.key != "finetune" and self.baseline is None:
                 self._set_baseline(name)
             assert self.rows or method.key == "finetune"
-            if method.kind == "precision" and self.rows[-1] is not self.baseline:
+            simple = method if isinstance(method, QuantizeInt8) else None
+            if method.kind == "precision" and not (simple and self.rows[-1] is self.baseline):
+                # What speed is compared with: int8 of the uncompressed model, without training.
                 assert self.baseline is not None
-                dense = self._apply(f"baseline-{method.key}", method, self.baseline)
+                plain = simple or QuantizeInt8()
+                dense = self._apply(f"baseline-{plain.key}", plain, self.baseline)
             self._control(name, method)
             self.say(f"{name}: {method.__doc__ or ''}".strip().splitlines()[0])
             self.rows.append(self._apply(name, method, self.rows[-1] if self.rows else None))

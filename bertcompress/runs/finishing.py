@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from bertcompress.artefact import EMBEDDED_HUB, Deployment, locate, save
+from bertcompress.artefact import EMBEDDED_HUB, Deployment, locate, precision_of, save
 from bertcompress.errors import OutputError
 from bertcompress.measure import Latency, Timing, environment
 from bertcompress.methods import method_class
@@ -37,7 +37,8 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
         product = done.shaped.product
         shutil.rmtree(partial / "model", ignore_errors=True)
         save(product.model, partial / "model", product.tokenizer)
-        shipped = [(Deployment("torch", "fp32", partial / "model"), done.shaped)]
+        held = precision_of(product.model)
+        shipped = [(Deployment("torch", held, partial / "model"), done.shaped)]
         shipped += [(d, final) for d in _placed(final, partial)]
         dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
     timings: dict[Path, Timing] = {}
@@ -108,10 +109,12 @@ def _mark(deployment: Deployment) -> str | None:
 
 def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
     """Copy the files of a precision stage to where the run ships them, and return them."""
-    if finished is None or (finished.folder / "model").is_dir():
+    if finished is None:
         return []
     placed = []
     for each in finished.deployments:
+        if each.runtime == "torch":
+            continue
         inside = each.path.relative_to(finished.folder)
         top = target / inside.parts[0]
         if not top.exists():

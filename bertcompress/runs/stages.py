@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertcompress.artefact import Deployment, Product, load, save
+from bertcompress.artefact import Deployment, Product, load, precision_of, save
 from bertcompress.data import TaskData
 from bertcompress.errors import OutputError
 from bertcompress.measure import Cost, peak_memory_mb, predict
@@ -164,11 +164,10 @@ class Stages:
             private = Product(copy.deepcopy(product.model), product.tokenizer)
             return method.apply(private, dataclasses.replace(context, workdir=workdir))
 
-        activity = "exporting" if method.kind == "precision" else "compressing"
-        found = self._obtain(
-            name, method.key, key, compute, activity, together=isinstance(method, TrainSettings)
-        )
-        if method.kind == "precision":
+        trains = isinstance(method, TrainSettings)
+        activity = "compressing" if trains or method.kind != "precision" else "exporting"
+        found = self._obtain(name, method.key, key, compute, activity, together=trains)
+        if not (found.folder / "model").is_dir():
             whole = Product(product.model, product.tokenizer, tuple(found.deployments))
             return Finished(found.record, found.folder, whole)
         return found
@@ -240,12 +239,12 @@ class Stages:
         with write_atomically(folder) as partial:
             partial.mkdir(parents=True)
             with self.clock("saving"):
-                made = list(product.deployments)
-                if made:
-                    made = [_moved(each, workdir, partial) for each in made]
-                else:
+                made = [_moved(each, workdir, partial) for each in product.deployments]
+                precision = precision_of(product.model)
+                # Files are all that a change of precision leaves, unless the model holds it itself.
+                if not made or precision != "fp32":
                     save(product.model.cpu(), partial / "model", product.tokenizer, convert=False)
-                    made = [Deployment("torch", "fp32", partial / "model")]
+                    made.insert(0, Deployment("torch", precision, partial / "model"))
             with self.clock("evaluating"):
                 self._answer(partial, made, product)
             record = StageRecord(

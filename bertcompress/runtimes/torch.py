@@ -55,18 +55,21 @@ def predictor(
     Raises:
         ModelError for another precision; what `artefact.load` raises.
     """
-    if precision not in PRECISIONS:
-        raise ModelError(unknown(str(path), "precision", precision, PRECISIONS))
+    model = artefact.load(path).model
+    held = artefact.precision_of(model)
+    allowed = PRECISIONS if held == "fp32" else (held, "fp32")
+    if precision not in allowed:
+        raise ModelError(unknown(str(path), "precision", precision, allowed))
     if threads is not None:
         torch.set_num_threads(threads)
-    model = artefact.load(path).model
     return TorchPredictor(model, precision, device)
 
 
 class TorchPredictor:
     """A model in memory, in eval and inference mode.
 
-    fp32 puts nothing but eval mode on the model it is given; the other precisions convert it.
+    fp32 puts nothing but eval mode on the model it is given; the other precisions convert it. A
+    model that is stored in few bits stays so, and computes in fp32.
     """
 
     runtime = "torch"
@@ -74,9 +77,11 @@ class TorchPredictor:
     def __init__(
         self, model: PreTrainedModel, precision: str = "fp32", device: str | None = None
     ) -> None:
-        self.precision = precision
+        held = artefact.precision_of(model)
+        self.precision = precision if held == "fp32" else held
         self._device = torch.device(device) if device else model.device
-        self._model = _converted(model, precision).eval().to(self._device)
+        ready = _converted(model, precision) if held == "fp32" else model
+        self._model = ready.eval().to(self._device)
         taken = inspect.signature(model.forward).parameters
         self._inputs = [name for name in INPUTS if name in taken]
 

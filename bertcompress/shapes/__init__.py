@@ -3,6 +3,7 @@
 from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.edits import read_record
+from bertcompress.shapes.lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
 from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks
 from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
 from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
@@ -17,10 +18,13 @@ __all__ = [
     "FactorizedEmbedding",
     "Heads",
     "Layers",
+    "LowBit",
     "LowRank",
     "LowRanks",
     "Neurons",
     "ProjectedDropout",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
     "ShapeError",
     "Sharing",
     "Vocabulary",

@@ -14,6 +14,7 @@ from torch import nn
 
 from bertcompress.shapes.anatomy import Anatomy, ShapeError, anatomy
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
+from bertcompress.shapes.lowbit import LowBit
 from bertcompress.shapes.lowrank import Embedding, LowRanks
 from bertcompress.shapes.sharing import Sharing
 from bertcompress.shapes.vocabulary import Vocabulary
@@ -44,9 +45,10 @@ KINDS: dict[str, Any] = {
     "lowrank": LowRanks,
     "sharing": Sharing,
     "layers": Layers,
+    "lowbit": LowBit,
 }
-"""In replay order: layers go last, so that the per-layer records count the original layers; what
-is shared is shared when it has its shape."""
+"""In replay order: layers go late, so that the per-layer records count the original layers; what is
+shared is shared when it has its shape; what is stored in few bits has its last shape."""
 
 
 def read_record(config: Any) -> dict[str, Any]:
@@ -66,6 +68,10 @@ def read_record(config: Any) -> dict[str, Any]:
 def record_edit(config: Any, edit: Any, view: Anatomy) -> None:
     """Merge an edit, about to be applied to the model in `view`, into the config's record."""
     records = read_record(config)
+    if "lowbit" in records and edit.kind != "lowbit":
+        raise ShapeError(
+            f"{edit.kind}: the weights are stored in few bits already; change the shape before that"
+        )
     total = _original_layers(view, records)
     at = records["layers"].kept if "layers" in records and not view.family.shared else range(total)
     records[edit.kind] = edit.merged(records.get(edit.kind), list(at), total)

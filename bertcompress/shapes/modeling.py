@@ -30,6 +30,7 @@ STEMS = (
     "cutting",
     "vocabulary",
     "lowrank",
+    "lowbit",
     "sharing",
     "edits",
     "modeling",

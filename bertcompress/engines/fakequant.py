@@ -1,0 +1,220 @@
+"""Training through rounding: linears and tables that compute as their integers will.
+
+Zafrir et al. 2019, "Q8BERT" (1910.06188), section 3: symmetric linear quantisation, weights by
+their largest magnitude at each step, inputs by a moving average of theirs, and gradients that pass
+the rounding as if it were not there. Weights may be grouped (Shen et al. 2019, Q-BERT, 1909.05840).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bertcompress.shapes import LowBit, ShapeError, apply_edit
+from bertcompress.shapes.lowbit import (
+    ACTIVATION_MOST,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    group_most,
+    largest,
+    pack,
+    quantize,
+)
+
+__all__ = [
+    "FakeEmbedding",
+    "FakeLinear",
+    "quantizable",
+    "rounded",
+    "rounded_weight",
+    "store",
+    "with_rounding",
+]
+
+
+class _PassThrough(torch.autograd.Function):
+    """Rounds to multiples of a scale; the gradient is that of the identity, clipped or not."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, most: int) -> Tensor:
+        """Return the rounded values."""
+        zero = torch.zeros(scale.shape, dtype=torch.int32, device=scale.device)
+        if scale.ndim == 0:
+            return torch.fake_quantize_per_tensor_affine(values, scale, zero, -most, most)
+        return torch.fake_quantize_per_channel_affine(values, scale, zero, 0, -most, most)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient as it came."""
+        return gradients[0], None, None
+
+
+def rounded(values: Tensor, scale: Tensor, most: int) -> Tensor:
+    """Return values rounded to the multiples of a scale that up to `most` integers reach.
+
+    Shape: values (...) and scale (), or values (C, D) and scale (C,): one for each row.
+    """
+    done: Tensor = _PassThrough.apply(values.float(), scale, most)  # type: ignore[no-untyped-call]
+    return done.to(values.dtype)
+
+
+def rounded_weight(weight: Tensor, bits: int, group: int) -> Tensor:
+    """Return a matrix as its integers stand for it. Shape: (rows, columns); `group`: `LowBit`."""
+    scale = group_most(weight.detach().float(), group) / largest(bits)
+    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
+    if group == 0:
+        return rounded(weight, scale.reshape(()), largest(bits))
+    rows, columns = weight.shape
+    size = columns if group < 0 else group
+    padded = functional.pad(weight, (0, -columns % size)).reshape(-1, size)
+    done = rounded(padded, scale.flatten(), largest(bits))
+    return done.reshape(rows, -1)[:, :columns]
+
+
+class FakeLinear(nn.Module):
+    """A linear that trains as the `QuantizedLinear` that it will be stored as."""
+
+    input_most: Tensor
+
+    def __init__(
+        self, linear: nn.Linear, bits: int, group: int, activation: bool, decay: float
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.bits, self.group, self.activation, self.decay = bits, group, activation, decay
+        # 0: nothing was seen yet, and the input passes as it is.
+        self.register_buffer("input_most", torch.zeros((), device=linear.weight.device))
+
+    @property
+    def input_scale(self) -> Tensor:
+        """What an input's integers are multiplied with. Shape: ()."""
+        tiny = torch.finfo(torch.float32).tiny
+        return torch.clamp_min(self.input_most / ACTIVATION_MOST, tiny)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Apply it. Shape: (..., in) -> (..., out)."""
+        if self.activation:
+            if self.training and not _recomputing():
+                self._watch(features.detach())
+            if bool(self.input_most):
+                features = rounded(features, self.input_scale, ACTIVATION_MOST)
+        weight = rounded_weight(self.weight, self.bits, self.group)
+        return functional.linear(features, weight, self.bias)
+
+    @torch.no_grad()
+    def _watch(self, features: Tensor) -> None:
+        """Take the first largest magnitude as it is, later ones into the moving average."""
+        now, before = features.abs().amax().float(), self.input_most
+        mean = before * self.decay + now * (1 - self.decay)
+        self.input_most.copy_(torch.where(before > 0, mean, now))
+
+
+class FakeEmbedding(nn.Module):
+    """A table that trains as the `QuantizedEmbedding` that it will be stored as."""
+
+    def __init__(self, table: nn.Embedding, bits: int, group: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx = table.padding_idx
+        self.weight = table.weight
+        self.bits, self.group = bits, group
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Look up and round: only the rows that are looked up. Shape: (B, T) -> (B, T, E)."""
+        rows = functional.embedding(input_ids, self.weight, self.padding_idx)
+        if self.group:
+            flat = rows.flatten(0, -2)
+            return rounded_weight(flat, self.bits, self.group).reshape(rows.shape)
+        scale = self.weight.detach().abs().amax().float() / largest(self.bits)
+        return rounded(rows, scale, largest(self.bits))
+
+
+def _recomputing() -> bool:
+    """Return whether this forward pass is a repetition, by gradient checkpointing."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def quantizable(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
+    """Return the dense linears and tables of a model by name, each once.
+
+    Raises ShapeError for a masked-LM head, whose decoder is the word table.
+    """
+    if type(model).__name__.endswith("ForMaskedLM"):
+        raise ShapeError("the masked-LM head is tied to the word table; quantise the fine-tuned")
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
+
+
+def with_rounding(
+    model: nn.Module,
+    bits: Mapping[str, int],
+    *,
+    group: int = 0,
+    activations: bool = True,
+    decay: float = 0.9999,
+) -> nn.Module:
+    """Let modules compute as their integers will, in place, and return the model.
+
+    Args:
+        model: an encoder; its parameters stay the same ones.
+        bits: of the weight of each module, by name, as `quantizable` has them.
+        group: weights with one scale, see `LowBit`.
+        activations: whether linears round their inputs to 8 bits.
+        decay: of the moving average of the largest input, 0 to 1.
+    """
+    found = quantizable(model)
+    new: dict[int, nn.Module] = {}
+    for name, width in bits.items():
+        old = found[name]
+        if isinstance(old, nn.Linear):
+            made: nn.Module = FakeLinear(old, width, group, activations, decay)
+        else:
+            made = FakeEmbedding(old, width, group)
+        new[id(old)] = made.train(old.training)
+    for parent in list(model.modules()):
+        for child, module in list(parent.named_children()):
+            if id(module) in new:
+                setattr(parent, child, new[id(module)])
+    return model
+
+
+@torch.no_grad()
+def store(model: nn.Module, trained: nn.Module) -> nn.Module:
+    """Give `model`, in place, the integers of its trained copy `with_rounding`; return it.
+
+    What does not round (LayerNorms, biases) is taken over as it is.
+    """
+    fake = {
+        name: module
+        for name, module in trained.named_modules()
+        if isinstance(module, FakeLinear | FakeEmbedding)
+    }
+    names = set(model.state_dict())
+    same = {name: tensor for name, tensor in trained.state_dict().items() if name in names}
+    model.load_state_dict(same, strict=False)
+    first = next(iter(fake.values()))
+    bits = {name: module.bits for name, module in fake.items()}
+    rounding = [
+        name
+        for name, module in fake.items()
+        if isinstance(module, FakeLinear) and module.activation
+    ]
+    apply_edit(model, LowBit(bits, first.group, rounding))
+    for name, module in fake.items():
+        stored = model.get_submodule(name)
+        assert isinstance(stored, QuantizedLinear | QuantizedEmbedding)
+        whole, scale = quantize(module.weight, module.bits, module.group)
+        stored.qweight.copy_(pack(whole, module.bits))
+        stored.weight_scale.copy_(scale)
+        if isinstance(stored, QuantizedLinear) and stored.input_scale is not None:
+            assert isinstance(module, FakeLinear)
+            stored.input_scale.copy_(module.input_scale)
+    return model

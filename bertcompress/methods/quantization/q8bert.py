@@ -1,0 +1,131 @@
+"""Train on with weights and inputs rounded to 8 bits, so that int8 costs nothing at the end.
+
+Zafrir et al. 2019, "Q8BERT" (1910.06188): symmetric 8 bits for every linear and table, weights by
+their largest magnitude, inputs by a moving average of theirs, gradients straight through the
+rounding; LayerNorm, softmax and GELU stay in floats. With weights for the teacher's terms the
+training distils at the same time. What comes out is one int8 model: an artefact of ours, and ONNX
+files with the learned scales for ONNX Runtime and OpenVINO.
+
+Costs the named epochs, each step up to a quarter more than a plain one. Four times smaller on disk,
+and faster wherever the processor has int8 instructions. Not before `quantize_int8` lost more than
+you allow: post-training int8 takes a minute and often loses nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.utils.data import DataLoader
+
+from bertcompress.artefact import Deployment, Product
+from bertcompress.engines.fakequant import quantizable, store, with_rounding
+from bertcompress.engines.objectives import LabelLoss
+from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.method import Context, Method, Objective
+from bertcompress.methods.quantization.int8 import available_runtimes
+from bertcompress.training import TrainSettings, fit_batches, fit_stage
+
+__all__ = ["Q8bert", "export_int8", "q8bert"]
+
+
+def q8bert(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    *,
+    teacher: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **knobs: Any,
+) -> nn.Module:
+    """Train `model` through rounding on the loader, store it in int8, in place, and return it.
+
+    `knobs` are the fields of `Q8bert`; with a `teacher` its terms count with the weights of
+    `Distill` unless they are given. Raises ShapeError for a model with a masked-LM head.
+    """
+    if teacher is not None:
+        knobs = {"label_weight": 0.1, "logit_weight": 0.9, "hidden_weight": 1.0, **knobs}
+    method = Q8bert(**knobs)
+    inner: Objective = LabelLoss()
+    if teacher is not None:
+        inner = method.of_models(model, teacher, seed=seed, device=device)
+    trained = method.start(model)
+    fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
+    store(model.cpu(), trained.cpu())
+    return model.eval()
+
+
+def export_int8(product: Product, folder: Path) -> list[Deployment]:
+    """Write `onnx/` and `openvino/` files of a model stored in int8 under a folder.
+
+    For the runtimes that are installed; each file holds the integers and scales of the model.
+    """
+    from bertcompress.runtimes import OPENVINO_INT8_FILE
+    from bertcompress.runtimes.onnx import companions
+    from bertcompress.runtimes.qdq import export_qdq
+
+    runtimes = available_runtimes()
+    file = export_qdq(product, folder / "onnx")
+    made = [Deployment("onnxruntime", "int8", file)]
+    if "openvino" in runtimes:
+        companions(file.parent, folder / "openvino")
+        shutil.copy2(file, folder / "openvino" / OPENVINO_INT8_FILE)
+        made.append(Deployment("openvino", "int8", folder / "openvino" / OPENVINO_INT8_FILE))
+    return made
+
+
+class Q8bert(Method, TeacherTerms, TrainSettings):
+    """Train on with weights and inputs rounded to 8 bits."""
+
+    key: ClassVar[str] = "q8bert"
+    paper: ClassVar[str] = "Zafrir et al. 2019, arXiv:1910.06188"
+    kind: ClassVar[Literal["train", "shape", "precision"]] = "precision"
+    uses_teacher: ClassVar[bool] = True
+    speeds_up: ClassVar[bool] = True
+
+    epochs: float = Field(2, gt=0, le=1_000, description="Passes over the training rows")
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate of AdamW")
+    label_weight: float = Field(1.0, ge=0, description="Weight of the labels' loss")
+    logit_weight: float = Field(0.0, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
+    per_channel: bool = Field(
+        True,
+        description="A scale for each row of a weight; false: one for the matrix, as published",
+    )
+    decay: float = Field(
+        0.9999, ge=0, lt=1, description="Of the moving average of the largest input"
+    )
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError for a model that cannot be stored so, MissingExtra without a runtime."""
+        quantizable(model)
+        available_runtimes()
+
+    def start(self, model: nn.Module) -> Any:
+        """Return a copy of the model that computes as its integers will."""
+        trained = copy.deepcopy(model)
+        bits = dict.fromkeys(quantizable(trained), 8)
+        return with_rounding(trained, bits, group=-1 if self.per_channel else 0, decay=self.decay)
+
+    def apply(self, product: Product, ctx: Context) -> Product:
+        """Return the product in int8, with a file for each runtime."""
+        model: Any = product.model
+        trained = self.start(model)
+        objective = self.of_stage(product, ctx)
+        done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
+        store(model, trained.cpu())
+        stored = Product(model.eval(), product.tokenizer)
+        made = export_int8(stored, ctx.workdir)
+        return Product(stored.model, stored.tokenizer, tuple(made), done.facts)
+
+    def control(self) -> Q8bert | None:
+        """Return the same training on the labels alone, where a teacher takes part."""
+        if not (self.logit_weight or self.hidden_weight):
+            return None
+        alone = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+        return self.model_copy(update=alone)

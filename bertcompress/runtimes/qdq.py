@@ -1,0 +1,203 @@
+"""Writes a model that is stored in few bits as one ONNX file of integers.
+
+Weights are int8 initialisers behind DequantizeLinear, tables are looked up as integers, and inputs
+pass QuantizeLinear and DequantizeLinear with the scale that training found. Runtimes fuse these
+into integer products: ONNX Runtime and OpenVINO both.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from bertcompress.artefact import Product
+from bertcompress.errors import ModelError
+from bertcompress.runtimes import QUANTIZED_FILE, require
+from bertcompress.runtimes.graph import share
+from bertcompress.runtimes.onnx import export_onnx
+from bertcompress.shapes import QuantizedEmbedding, QuantizedLinear
+from bertcompress.shapes.lowbit import stored_modules, unpack
+
+__all__ = ["export_qdq"]
+
+
+def export_qdq(product: Product, folder: Path) -> Path:
+    """Write `folder/model_quantized.onnx` with tokenizer and plain config, and return the file.
+
+    The graph without rounding is written first and checked against torch; then its weights become
+    integers. Raises ModelError for groups within a row, which no integer product takes, and where a
+    weight is not found in the graph.
+    """
+    onnx = require("onnx", "onnx")
+    for name, module in stored_modules(product.model):
+        if module.group > 0:
+            raise ModelError(
+                f"{name}: {module.group} weights of a row share a scale; integer products take one "
+                "for the matrix or one for each row"
+            )
+    plain = export_onnx(replace(product, model=_in_floats(product.model)), folder)
+    proto = onnx.load(plain)
+    plain.unlink()
+    for name, module in stored_modules(product.model):
+        done = (
+            _table(proto, module)
+            if isinstance(module, QuantizedEmbedding)
+            else _product(proto, module)
+        )
+        if not done:
+            raise ModelError(f"{name}: its weight is not in the exported graph")
+    _drop_unused(proto.graph)
+    share(proto)
+    onnx.checker.check_model(proto)
+    file = folder / QUANTIZED_FILE
+    onnx.save(proto, file)
+    return file
+
+
+def _in_floats(model: Any) -> Any:
+    """Return a copy with plain linears and tables of the same weights, that rounds no input."""
+    ours = copy.deepcopy(model).float().cpu()
+    new: dict[int, nn.Module] = {}
+    for _, module in stored_modules(ours):
+        weight = nn.Parameter(module.weight.detach().clone())
+        if isinstance(module, QuantizedLinear):
+            linear = nn.Linear(module.in_features, module.out_features, device="meta")
+            linear.weight, linear.bias = weight, module.bias
+            new[id(module)] = linear
+        else:
+            table = nn.Embedding(module.num_embeddings, module.embedding_dim, device="meta")
+            table.weight, table.padding_idx = weight, module.padding_idx
+            new[id(module)] = table
+    for parent in list(ours.modules()):
+        for child, module in list(parent.named_children()):
+            if id(module) in new:
+                setattr(parent, child, new[id(module)])
+    return ours
+
+
+def _product(proto: Any, module: QuantizedLinear) -> bool:
+    """Make every product with the module's weight one of integers, in place."""
+    graph = proto.graph
+    uses = list(_uses(graph, module.weight.detach().cpu().numpy(), ("MatMul", "Gemm")))
+    whole = unpack(module.qweight, module.bits, module.in_features).cpu().numpy()
+    scale = module.weight_scale.detach().cpu().numpy()
+    for node, name, turned in uses:
+        axis = 1 if turned else 0
+        node.input[1] = _dequantized(graph, name, whole.T if turned else whole, scale, axis)
+        if module.input_scale is not None:
+            node.input[0] = _rounded(graph, node.input[0], float(module.input_scale))
+    return bool(uses)
+
+
+def _table(proto: Any, module: QuantizedEmbedding) -> bool:
+    """Look the module's rows up as integers, and scale what was looked up, in place."""
+    graph = proto.graph
+    onnx = require("onnx", "onnx")
+    uses = list(_uses(graph, module.weight.detach().cpu().numpy(), ("Gather",)))
+    whole = unpack(module.qweight, module.bits, module.embedding_dim).cpu().numpy()
+    scale = module.weight_scale.detach().cpu().numpy()
+    for node, name, _ in uses:
+        if scale.size > 1:
+            node.input[0] = _dequantized(graph, name, whole, scale, 0)
+            continue
+        node.input[0] = _constant(graph, f"{name}/int8", whole)
+        result = node.output[0]
+        node.output[0] = f"{result}/int8"
+        scales = _constant(graph, f"{name}/scale", scale.reshape(()))
+        zero = _constant(graph, f"{name}/zero", np.int8(0))
+        _after(
+            graph,
+            node,
+            onnx.helper.make_node(
+                "DequantizeLinear",
+                [node.output[0], scales, zero],
+                [result],
+                name=f"{result}/dequantize",
+            ),
+        )
+    return bool(uses)
+
+
+def _uses(
+    graph: Any, weight: NDArray[np.float32], kinds: tuple[str, ...]
+) -> Iterator[tuple[Any, str, bool]]:
+    """Yield the nodes that use a matrix, its name there, and whether it is held turned."""
+    to_array = require("onnx", "onnx").numpy_helper.to_array
+    held = {
+        t.name: to_array(t) for t in graph.initializer if sorted(t.dims) == sorted(weight.shape)
+    }
+    place = 0 if kinds == ("Gather",) else 1
+    for node in list(graph.node):
+        if node.op_type not in kinds or node.input[place] not in held:
+            continue
+        array = held[node.input[place]]
+        if np.array_equal(array, weight):
+            # A square MatMul weight that equals itself turned is either way the same.
+            yield node, node.input[place], False
+        elif np.array_equal(array, weight.T):
+            yield node, node.input[place], True
+
+
+def _dequantized(
+    graph: Any, name: str, whole: NDArray[np.int8], scale: NDArray[np.float32], axis: int
+) -> str:
+    """Return the name of a matrix that is scaled from integers; `axis` has one scale each."""
+    result = f"{name}/dequantized"
+    if any(result in node.output for node in graph.node):
+        return result
+    onnx = require("onnx", "onnx")
+    each = scale.size > 1
+    inputs = [
+        _constant(graph, f"{name}/int8", np.ascontiguousarray(whole)),
+        _constant(graph, f"{name}/scale", scale.reshape(-1) if each else scale.reshape(())),
+        _constant(graph, f"{name}/zero", np.zeros(scale.size if each else (), np.int8)),
+    ]
+    options = {"axis": axis} if each else {}
+    node = onnx.helper.make_node("DequantizeLinear", inputs, [result], name=result, **options)
+    graph.node.insert(0, node)
+    return result
+
+
+def _rounded(graph: Any, name: str, scale: float) -> str:
+    """Return the name of an activation that went through int8; products with one input share it."""
+    result = f"{name}/rounded"
+    if any(result in node.output for node in graph.node):
+        return result
+    onnx = require("onnx", "onnx")
+    scales = _constant(graph, f"{name}/rounded/scale", np.float32(scale))
+    zero = _constant(graph, f"{name}/rounded/zero", np.int8(0))
+    whole = f"{name}/rounded/int8"
+    first = next(i for i, node in enumerate(graph.node) if name in node.input)
+    pair = [
+        onnx.helper.make_node("QuantizeLinear", [name, scales, zero], [whole], name=whole),
+        onnx.helper.make_node("DequantizeLinear", [whole, scales, zero], [result], name=result),
+    ]
+    for node in reversed(pair):
+        graph.node.insert(first, node)
+    return result
+
+
+def _constant(graph: Any, name: str, value: Any) -> str:
+    if all(tensor.name != name for tensor in graph.initializer):
+        onnx = require("onnx", "onnx")
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def _after(graph: Any, node: Any, new: Any) -> None:
+    position = next(i for i, each in enumerate(graph.node) if each is node or each == node)
+    graph.node.insert(position + 1, new)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Drop initialisers that nothing reads any more, in place."""
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(tensor)

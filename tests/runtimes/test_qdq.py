@@ -1,0 +1,99 @@
+"""Integer ONNX files: what is in them, and that runtimes answer as the stored model does."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tests_support import tiny_inputs, tiny_model, tiny_tokenizer
+
+from bertcompress.artefact import Product
+from bertcompress.engines.fakequant import quantizable, store, with_rounding
+from bertcompress.errors import ModelError
+from bertcompress.measure.footprint import _sizes
+from bertcompress.runtimes import open_predictor
+from bertcompress.runtimes.qdq import export_qdq
+from bertcompress.shapes import FAMILIES, Heads, LowRanks, Sharing, apply_edit
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def stored(model, group=0, activations=True):
+    trained = with_rounding(
+        copy.deepcopy(model),
+        dict.fromkeys(quantizable(model), 8),
+        group=group,
+        activations=activations,
+    )
+    with torch.no_grad():
+        trained.train()(**tiny_inputs(rows=8))
+    return store(model, trained).eval()
+
+
+def compared(model, folder, runtime):
+    file = export_qdq(Product(model, tiny_tokenizer()), folder)
+    batch = tiny_inputs(rows=12)
+    with torch.no_grad():
+        wanted = model(**batch).logits.numpy()
+    got = open_predictor(file, runtime)({k: v.numpy() for k, v in batch.items()})
+    return float(np.corrcoef(got.ravel(), wanted.ravel())[0, 1]), file
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("group", [0, -1])
+def test_onnx_runtime_answers_as_the_model(family, group, tmp_path):
+    alike, file = compared(stored(tiny_model(family), group), tmp_path, "onnxruntime")
+    assert alike > 0.99
+    assert [p.name for p in tmp_path.glob("*.onnx")] == [file.name]
+
+
+def test_openvino_answers_as_the_model(tmp_path):
+    pytest.importorskip("openvino")
+    assert compared(stored(tiny_model(), -1), tmp_path, "openvino")[0] > 0.98
+
+
+def test_weights_without_rounded_inputs_are_exact(tmp_path):
+    model = stored(tiny_model(), -1, activations=False)
+    file = export_qdq(Product(model, tiny_tokenizer()), tmp_path)
+    batch = tiny_inputs()
+    with torch.no_grad():
+        wanted = model(**batch).logits.numpy()
+    options = onnxruntime.SessionOptions()
+    # Optimised, it may round inputs on the fly where nothing else does.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(file), options)
+    (got,) = session.run(None, {k: v.numpy() for k, v in batch.items()})
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_every_weight_is_an_integer_and_each_input_is_rounded_once(tmp_path):
+    model = stored(tiny_model(vocab_size=500))
+    file = export_qdq(Product(model, tiny_tokenizer()), tmp_path)
+    graph = onnx.load(file).graph
+    floats = sum(int(np.prod(t.dims)) for t in graph.initializer if t.data_type == 1)
+    size = _sizes(model)
+    kept = sum(size(p) for n, p in model.named_parameters() if "qweight" not in n)
+    assert floats < 1.5 * kept + 500  # biases, norms, scales: no matrix
+    # Query, key and value have one input: four roundings in each layer, pooler and classifier.
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 4 * 3 + 2
+    assert file.stat().st_size < 0.6 * sum(p.numel() * 4 for p in tiny_model().parameters()) + 2e5
+
+
+def test_cut_thin_and_shared_models_hold_each_weight_once(tmp_path):
+    model = tiny_model(hidden_size=64, intermediate_size=128)
+    apply_edit(model, Heads([[0], [0], [0]]))
+    apply_edit(model, LowRanks({"ffn_in": [8, 8, 8]}, "svd"))
+    apply_edit(model, Sharing([0, 0, 0], [0, 0, 0]))
+    alike, file = compared(stored(model), tmp_path, "onnxruntime")
+    assert alike > 0.99
+    graph = onnx.load(file).graph
+    integers = [tuple(t.dims) for t in graph.initializer if t.data_type == 3 and len(t.dims) == 2]
+    assert integers.count((64, 8)) + integers.count((8, 64)) == 1
+
+
+def test_groups_within_a_row_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="weights of a row share a scale"):
+        export_qdq(Product(stored(tiny_model(), 4), tiny_tokenizer()), tmp_path)
