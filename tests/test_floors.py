@@ -38,7 +38,11 @@ ROOMS = [
     ["methods.quantization.q8bert", "methods.quantization.int8"],
     ["methods methods.distillation methods.factorization methods.pruning methods.quantization"],
     ["methods.sharing"],
-    ["engines", "engines.teaching engines.components engines.fakequant"],
+    [
+        "engines",
+        "engines.teaching engines.components engines.sensitivity",
+        "engines.fakequant engines.guard",
+    ],
     ["engines.teachers engines.objectives engines.kprune engines.spectra"],
     ["engines.importance"],
     ["engines.average engines.gates engines.masks engines.reconstruct engines.search"],

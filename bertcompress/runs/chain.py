@@ -120,6 +120,7 @@ class Chain:
 
     def _note(self, name: str, method: Method) -> None:
         notes = self.notes.setdefault(name, [])
+        notes += self.rows[-1].record.facts.get("notes", ())
         if not method.speeds_up:
             notes.append("no speed-up here: the shape stays")
         if method.pays_when_measured and not self.recipe.measure.latency:

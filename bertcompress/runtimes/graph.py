@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bertcompress.runtimes import require
 
-__all__ = ["initializer_bytes", "share", "share_transposed", "unshare_transposed"]
+__all__ = [
+    "initializer_bytes",
+    "share",
+    "share_transposed",
+    "unshare_transposed",
+    "uses",
+]
 
 _FORMS = {
     *("Cast", "Constant", "DequantizeLinear", "Identity", "MatMul", "QuantizeLinear"),
@@ -92,6 +99,28 @@ def unshare_transposed(model: Any) -> int:
         graph.initializer.append(onnx.numpy_helper.from_array(turned, node.output[0]))
         graph.node.remove(node)
     return len(nodes)
+
+
+def uses(
+    graph: Any, weight: NDArray[np.float32], kinds: Sequence[str] = ("MatMul", "Gemm", "Gather")
+) -> Iterator[tuple[Any, str, bool]]:
+    """Yield the nodes that use a matrix, its name there, and whether it is held turned.
+
+    Exporters rename weights, so it is found by its values. Shape: (rows, columns).
+    """
+    to_array = require("onnx", "onnx").numpy_helper.to_array
+    held = {
+        t.name: to_array(t) for t in graph.initializer if sorted(t.dims) == sorted(weight.shape)
+    }
+    for node in list(graph.node):
+        name = node.input[0 if node.op_type == "Gather" else 1] if len(node.input) > 1 else ""
+        if node.op_type not in kinds or name not in held:
+            continue
+        if np.array_equal(held[name], weight):
+            # A square matrix that equals itself turned is either way the same.
+            yield node, name, False
+        elif np.array_equal(held[name], weight.T):
+            yield node, name, True
 
 
 def initializer_bytes(model: Any) -> tuple[int, int]:

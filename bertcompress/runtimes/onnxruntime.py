@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +37,23 @@ def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -
 
 
 def quantize(
-    folder: Path, calibration: Iterable[Batch] = (), reduce_range: bool = False
+    folder: Path,
+    calibration: Iterable[Batch] = (),
+    reduce_range: bool = False,
+    *,
+    per_channel: bool = True,
+    exclude: Sequence[str] = (),
+    out: Path | None = None,
 ) -> Deployment:
-    """Write `folder/model_quantized.onnx` from `folder/model.onnx`: int8 weights, per channel.
+    """Write `model_quantized.onnx` from `folder/model.onnx`: int8 weights, per channel.
 
     Args:
         folder: Holds `model.onnx`, its config and tokenizer.
         calibration: Nothing is calibrated; the first batch, where there is one, is run as a check.
         reduce_range: 7 bits for weights, for processors without VNNI, where 8 can overflow.
+        per_channel: A scale for each output of a weight; else one for the matrix.
+        exclude: Names of nodes that stay in fp32.
+        out: Where to write; None is `folder` itself.
 
     Raises:
         ModelError where the quantised model answers with infinities or NaN.
@@ -55,12 +64,14 @@ def quantize(
     onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
     proto = onnx.load(folder / MODEL_FILE)
     unshare_transposed(proto)
-    file = folder / QUANTIZED_FILE
+    file = (out or folder) / QUANTIZED_FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
         tools.quantize_dynamic(
             proto,
             file,
-            per_channel=True,
+            per_channel=per_channel,
+            nodes_to_exclude=list(exclude),
             reduce_range=reduce_range,
             weight_type=tools.QuantType.QInt8,
         )

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,14 @@ def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -
 
 
 def quantize(
-    folder: Path, calibration: Iterable[Batch], out: Path | None = None, samples: int = 300
+    folder: Path,
+    calibration: Iterable[Batch],
+    out: Path | None = None,
+    samples: int = 300,
+    *,
+    smoothing: float | None = None,
+    percentile: bool = False,
+    exclude: Sequence[str] = (),
 ) -> Deployment:
     """Write `model_int8.onnx` from `folder/model.onnx`: static int8, ranges from real batches.
 
@@ -51,6 +58,9 @@ def quantize(
         calibration: Batches of real rows; each row is used by itself, without its padding.
         out: Where to write, with config and tokenizer; None is `openvino/` beside `folder`.
         samples: Rows to calibrate on at most.
+        smoothing: Alpha of SmoothQuant for linears, 0 to 1; None takes NNCF's, -1 switches it off.
+        percentile: Cut the ranges of activations where 1 in 1,000 values lies beyond.
+        exclude: Names of nodes that stay in fp32.
 
     Raises:
         DataError without any calibration row; MissingExtra.
@@ -67,14 +77,15 @@ def quantize(
     rows = list(islice(_rows(calibration, names), samples))
     if not rows:
         raise DataError(f"{folder}: static int8 needs calibration rows; none were given")
-    smoothed = smooth_shared(proto, rows)
+    left = [*smooth_shared(proto, rows), *exclude]
     with _quiet():
         quantized = nncf.quantize(
             proto,
             nncf.Dataset(rows),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(rows),
-            ignored_scope=nncf.IgnoredScope(names=smoothed) if smoothed else None,
+            ignored_scope=nncf.IgnoredScope(names=left) if left else None,
+            advanced_parameters=_advanced(nncf, smoothing, percentile),
         )
     share(quantized)
     out = out or folder.parent / "openvino"
@@ -82,6 +93,26 @@ def quantize(
     file = out / OPENVINO_INT8_FILE
     onnx.save(quantized, file)
     return Deployment("openvino", "int8", file)
+
+
+def _advanced(nncf: Any, smoothing: float | None, percentile: bool) -> Any:
+    """Return NNCF's further parameters; None where all are its defaults."""
+    if smoothing is None and not percentile:
+        return None
+    options: dict[str, Any] = {}
+    if smoothing is not None:
+        options["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(matmul=smoothing)
+    if percentile:
+        ends = nncf.quantization.range_estimator
+        options["activations_range_estimator_params"] = ends.RangeEstimatorParameters(
+            min=ends.StatisticsCollectorParameters(
+                statistics_type=ends.StatisticsType.QUANTILE, quantile_outlier_prob=1e-3
+            ),
+            max=ends.StatisticsCollectorParameters(
+                statistics_type=ends.StatisticsType.QUANTILE, quantile_outlier_prob=1e-3
+            ),
+        )
+    return nncf.AdvancedQuantizationParameters(**options)
 
 
 def predictor(

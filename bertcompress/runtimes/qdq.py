@@ -8,7 +8,6 @@ into integer products: ONNX Runtime and OpenVINO both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import nn
 from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
 from bertcompress.runtimes import QUANTIZED_FILE, require
-from bertcompress.runtimes.graph import share
+from bertcompress.runtimes.graph import share, uses
 from bertcompress.runtimes.onnx import export_onnx
 from bertcompress.shapes import QuantizedEmbedding, QuantizedLinear
 from bertcompress.shapes.lowbit import stored_modules, unpack
@@ -85,25 +84,25 @@ def _in_floats(model: Any) -> Any:
 def _product(proto: Any, module: QuantizedLinear) -> bool:
     """Make every product with the module's weight one of integers, in place."""
     graph = proto.graph
-    uses = list(_uses(graph, module.weight.detach().cpu().numpy(), ("MatMul", "Gemm")))
+    found = list(uses(graph, module.weight.detach().cpu().numpy(), ("MatMul", "Gemm")))
     whole = unpack(module.qweight, module.bits, module.in_features).cpu().numpy()
     scale = module.weight_scale.detach().cpu().numpy()
-    for node, name, turned in uses:
+    for node, name, turned in found:
         axis = 1 if turned else 0
         node.input[1] = _dequantized(graph, name, whole.T if turned else whole, scale, axis)
         if module.input_scale is not None:
             node.input[0] = _rounded(graph, node.input[0], float(module.input_scale))
-    return bool(uses)
+    return bool(found)
 
 
 def _table(proto: Any, module: QuantizedEmbedding) -> bool:
     """Look the module's rows up as integers, and scale what was looked up, in place."""
     graph = proto.graph
     onnx = require("onnx", "onnx")
-    uses = list(_uses(graph, module.weight.detach().cpu().numpy(), ("Gather",)))
+    found = list(uses(graph, module.weight.detach().cpu().numpy(), ("Gather",)))
     whole = unpack(module.qweight, module.bits, module.embedding_dim).cpu().numpy()
     scale = module.weight_scale.detach().cpu().numpy()
-    for node, name, _ in uses:
+    for node, name, _ in found:
         if scale.size > 1:
             node.input[0] = _dequantized(graph, name, whole, scale, 0)
             continue
@@ -122,27 +121,7 @@ def _table(proto: Any, module: QuantizedEmbedding) -> bool:
                 name=f"{result}/dequantize",
             ),
         )
-    return bool(uses)
-
-
-def _uses(
-    graph: Any, weight: NDArray[np.float32], kinds: tuple[str, ...]
-) -> Iterator[tuple[Any, str, bool]]:
-    """Yield the nodes that use a matrix, its name there, and whether it is held turned."""
-    to_array = require("onnx", "onnx").numpy_helper.to_array
-    held = {
-        t.name: to_array(t) for t in graph.initializer if sorted(t.dims) == sorted(weight.shape)
-    }
-    place = 0 if kinds == ("Gather",) else 1
-    for node in list(graph.node):
-        if node.op_type not in kinds or node.input[place] not in held:
-            continue
-        array = held[node.input[place]]
-        if np.array_equal(array, weight):
-            # A square MatMul weight that equals itself turned is either way the same.
-            yield node, node.input[place], False
-        elif np.array_equal(array, weight.T):
-            yield node, node.input[place], True
+    return bool(found)
 
 
 def _dequantized(

@@ -1,0 +1,148 @@
+"""Whether a cheaper version of a model is as good as the model, and what to do where it is not.
+
+A difference on a thousand rows is noise and loss together. It is taken for a loss when it passes
+the limit and, besides, either is significant by itself (the paired interval excludes 0) or comes
+with answers that moved far: a model whose probabilities hardly moved has not lost three points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertcompress import weighted
+from bertcompress.data import TaskData
+from bertcompress.measure import compare, predict
+from bertcompress.runtimes import Logits, Predictor
+
+__all__ = ["FAR", "Attempt", "Guard", "moved", "search"]
+
+FAR = 0.05
+"""Beyond this, by `moved`, answers have moved far; int8 that loses nothing moves them by 0.01."""
+
+
+def moved(logits: Logits, original: Logits, problem: str) -> float:
+    """Return the mean KL divergence from the original's answers, in nats. Shape: both (N, K).
+
+    Of numbers: the mean squared difference over the variance of the original's.
+    """
+    if problem == "regression":
+        spread = max(float(original.var()), 1e-12)
+        return float(np.square(logits - original).mean() / spread)
+    if problem == "multi_label":
+        ours, theirs = (
+            np.stack([x, np.zeros_like(x)], 2).reshape(-1, 2) for x in (logits, original)
+        )
+        return float(weighted.kl(ours, theirs).reshape(logits.shape).sum(1).mean())
+    return float(weighted.kl(logits, original).mean())
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One version that was tried, and how it stands to the original on the selection split."""
+
+    options: Mapping[str, Any]
+    """Settings of the quantiser; empty: its defaults."""
+    kept: tuple[str, ...]
+    """Modules left in higher precision."""
+    drop: float
+    """Headline score of the original minus this one's."""
+    drop_low: float
+    """Lower end of its paired 95 % interval."""
+    moved: float
+    """See `moved`."""
+    passes: bool
+
+    @property
+    def words(self) -> str:
+        """Settings and figures in one line."""
+        how = ", ".join(f"{name} {value}" for name, value in self.options.items()) or "defaults"
+        left = f"; {len(self.kept)} modules in higher precision" if self.kept else ""
+        return f"{how}{left}: loses {100 * self.drop:.2f} points, answers moved by {self.moved:.3f}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """JSON-plain."""
+        fields = {"drop": self.drop, "drop_low": self.drop_low, "moved": self.moved}
+        return {
+            "options": dict(self.options),
+            "kept": list(self.kept),
+            **{name: round(value, 5) for name, value in fields.items()},
+            "passes": self.passes,
+        }
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Compares versions with the original on the selection split; the validation split is not read.
+
+    `max_drop`: loss of the headline score that is allowed, 0 to 1.
+    """
+
+    data: TaskData
+    tokenizer: Any
+    original: Logits
+    max_drop: float
+
+    def judge(
+        self, predictor: Predictor, options: Mapping[str, Any], kept: Sequence[str] = ()
+    ) -> Attempt:
+        """Return how a version stands to the original."""
+        logits = predict(predictor, self.data, "selection", self.tokenizer)
+        return self.weigh(logits, options, kept)
+
+    def weigh(
+        self, logits: Logits, options: Mapping[str, Any], kept: Sequence[str] = ()
+    ) -> Attempt:
+        """Return the same of answers that are there. Shape: (N, K)."""
+        task = self.data.task
+        labelled = task.problem != "unlabelled"
+        references = self.data.references("selection") if labelled else self.original
+        against = compare(task, logits, self.original, references)
+        far = moved(logits, self.original, _answers(task.problem, logits))
+        drop, low = -against.difference, -against.difference_high
+        lost = drop > self.max_drop and (low > 0 or far > FAR)
+        return Attempt(dict(options), tuple(kept), drop, low, far, not lost)
+
+
+def _answers(problem: str, logits: Logits) -> str:
+    if problem == "unlabelled":
+        return "regression" if logits.shape[1] == 1 else "single_label"
+    return problem
+
+
+def search(
+    attempt: Callable[[Mapping[str, Any], Sequence[str]], Attempt],
+    switches: Sequence[Mapping[str, Any]],
+    suspects: Callable[[], Sequence[str]],
+) -> tuple[list[Attempt], Attempt]:
+    """Return what was tried, in order, and the best: it passes, unless nothing does.
+
+    The first switches are the defaults: if they pass, nothing else is tried. Else every switch is,
+    and of those that pass the one whose answers moved least is best. If none does, modules are left
+    in higher precision, 1, 2, 4 ... of the `suspects` (the worst first), up to half of them.
+    """
+    tried: list[Attempt] = []
+    for options in switches:
+        tried.append(attempt(options, ()))
+        if tried[0].passes:
+            return tried, tried[0]
+    passing = [each for each in tried if each.passes]
+    if passing:
+        return tried, min(passing, key=lambda each: each.moved)
+    nearest = min(tried, key=lambda each: each.moved)
+    for kept in _doubling(suspects()):
+        tried.append(attempt(nearest.options, kept))
+        if tried[-1].passes:
+            return tried, tried[-1]
+    return tried, min(tried, key=lambda each: (each.drop, each.moved))
+
+
+def _doubling(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    count = 1
+    while count <= max(len(names) // 2, 1) and names:
+        yield names[:count]
+        count *= 2

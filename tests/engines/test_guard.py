@@ -1,0 +1,143 @@
+"""The accuracy gate: what fires it and what does not, over repeated draws, and what it tries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+
+from bertcompress.data import load_data
+from bertcompress.engines.guard import Attempt, Guard, moved, search
+from bertcompress.task import Task
+
+ROWS, DRAWS = 900, 60
+
+
+def task_of(labels, problem="single_label"):
+    """A task as resolved: metrics, headline and chance."""
+    sets = {
+        name: Dataset.from_dict({"text": [f"{name} {i}" for i in labels], "label": list(labels)})
+        for name in ("train", "validation")
+    }
+    task = Task.from_dataset(DatasetDict(sets), text="text", label="label", problem=problem)
+    return load_data(task).task
+
+
+class Answers:
+    """Stands for the data of a task: the labels of the selection split and the task itself."""
+
+    def __init__(self, task, labels):
+        self.task, self.labels = task, labels
+
+    def references(self, split):
+        assert split == "selection", "the validation split is not read"
+        return self.labels
+
+
+TASK = task_of([0, 1] * 20)
+NUMBERS = task_of(np.linspace(0, 1, 40), "regression")
+
+
+def original(rng, accuracy=0.85):
+    """Labels, and logits that are right so often and sure to different degrees."""
+    labels = rng.integers(0, 2, ROWS)
+    margin = rng.gamma(2.0, 1.5, ROWS) * np.where(rng.random(ROWS) < accuracy, 1, -0.5)
+    signed = np.where(labels == 1, margin, -margin)
+    return labels, np.stack([-signed, signed], 1).astype(np.float32)
+
+
+def share_of_losses(change, max_drop=0.01):
+    fired = 0
+    for draw in range(DRAWS):
+        rng = np.random.default_rng(draw)
+        labels, logits = original(rng)
+        guard = Guard(Answers(TASK, labels), None, logits, max_drop)
+        fired += not guard.weigh(change(rng, labels, logits), {}).passes
+    return fired / DRAWS
+
+
+def test_noise_that_loses_nothing_passes():
+    def noisy(rng, labels, logits):
+        return logits + rng.normal(0, 0.12, logits.shape).astype(np.float32)
+
+    assert share_of_losses(noisy) <= 0.05
+
+
+def test_three_points_are_not_missed():
+    def damaged(rng, labels, logits):
+        """Noise, and besides the wrong answer to three in a hundred."""
+        noisy = logits + rng.normal(0, 0.12, logits.shape).astype(np.float32)
+        right = np.flatnonzero(logits.argmax(1) == labels)
+        lost = rng.choice(right, round(0.03 * ROWS), replace=False)
+        noisy[lost] = noisy[lost, ::-1]
+        return noisy
+
+    assert share_of_losses(damaged) >= 0.95
+
+
+def test_a_loss_within_the_limit_passes():
+    rng = np.random.default_rng(0)
+    labels, logits = original(rng)
+    worse = logits.copy()
+    worse[:27] = -np.abs(worse[:27]) * np.eye(2)[labels[:27]] * 9
+    losing = Guard(Answers(TASK, labels), None, logits, 0.01).weigh(worse, {})
+    allowed = Guard(Answers(TASK, labels), None, logits, 0.10).weigh(worse, {})
+    assert losing.drop == allowed.drop > 0.01
+    assert (losing.passes, allowed.passes) == (False, True)
+
+
+def test_moved_is_the_divergence_and_of_numbers_the_relative_square():
+    logits = np.array([[0.0, 1.0], [2.0, 0.0]], np.float32)
+    other = np.array([[0.5, 1.0], [2.0, 0.0]], np.float32)
+    p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, other))
+    expected = (p * np.log(p / q)).sum(1).mean()
+    assert moved(other, logits, "single_label") == pytest.approx(expected, rel=1e-5)
+    assert moved(logits, logits, "multi_label") == 0
+    numbers = np.array([[0.0], [2.0]], np.float32)
+    assert moved(numbers + 1, numbers, "regression") == pytest.approx(1.0)
+
+
+def test_numbers_are_judged_by_their_correlation():
+    rng = np.random.default_rng(1)
+    truth = rng.random(ROWS)
+    logits = (truth + rng.normal(0, 0.1, ROWS)).astype(np.float32)[:, None]
+    guard = Guard(Answers(NUMBERS, truth), None, logits, 0.01)
+    assert guard.weigh(logits + 0.001, {}).passes
+    assert not guard.weigh(logits + rng.normal(0, 0.2, logits.shape), {}).passes
+
+
+def found(passing, moves=None):
+    """What `search` does where these (options, kept) pass."""
+
+    def attempt(options, kept):
+        key = (options.get("n", 0), len(kept))
+        far = (moves or {}).get(key, 1.0 / (1 + len(kept)))
+        ok = key in passing
+        return Attempt(dict(options), tuple(kept), 0.0 if ok else 0.1 * far, 0.0, far, ok)
+
+    return search(attempt, [{}, {"n": 1}, {"n": 2}], lambda: ["a", "b", "c", "d", "e", "f"])
+
+
+def test_the_defaults_are_enough_where_they_pass():
+    tried, best = found({(0, 0), (1, 0)})
+    assert len(tried) == 1
+    assert best.passes
+
+
+def test_of_the_switches_that_pass_the_nearest_is_taken():
+    tried, best = found({(1, 0), (2, 0)}, {(1, 0): 0.3, (2, 0): 0.2})
+    assert len(tried) == 3
+    assert best.options == {"n": 2}
+
+
+def test_then_the_worst_modules_stay_by_twos():
+    tried, best = found({(1, 2)}, {(1, 0): 0.3, (0, 0): 0.5, (2, 0): 0.5})
+    assert best.kept == ("a", "b")
+    assert [len(each.kept) for each in tried] == [0, 0, 0, 1, 2]
+
+
+def test_where_nothing_passes_the_smallest_loss_is_taken_and_named():
+    tried, best = found(set())
+    assert not best.passes
+    assert best.drop == min(each.drop for each in tried)
+    assert max(len(each.kept) for each in tried) == 2

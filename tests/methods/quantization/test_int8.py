@@ -1,0 +1,117 @@
+"""`quantize_int8`: the guard finds a planted layer that int8 ruins, and says what it did."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tests_support import tiny_model, tiny_tokenizer
+from training_support import SETTINGS, toy_data
+
+from bertcompress.artefact import Product
+from bertcompress.data import calibration_batches
+from bertcompress.engines.objectives import LabelLoss
+from bertcompress.engines.sensitivity import sensitivities
+from bertcompress.measure import predict
+from bertcompress.method import Context
+from bertcompress.methods.quantization import int8
+from bertcompress.methods.quantization.int8 import QuantizeInt8, switches
+from bertcompress.runtimes import host, open_predictor
+from bertcompress.shapes import anatomy
+from bertcompress.training import fit
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_data(rows=400)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    model = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64)
+    settings = SETTINGS.model_copy(update={"epochs": 10, "learning_rate": 5e-3})
+    work = tmp_path_factory.mktemp("fit")
+    done = fit(
+        model, LabelLoss(), data, tokenizer=tiny_tokenizer(), settings=settings, workdir=work
+    )
+    assert done.selection_score > 0.9
+    return model.eval()
+
+
+def planted(model, layer=1, factor=3_000.0):
+    """The same function, with one channel into an attention output that is far too large."""
+    ours = copy.deepcopy(model)
+    part = anatomy(ours).layers[layer]
+    with torch.no_grad():
+        part.get("value").weight[3] *= factor
+        part.get("value").bias[3] *= factor
+        part.get("attention_out").weight[:, 3] /= factor
+    return ours
+
+
+def applied(model, data, folder, **knobs):
+    context = Context(data.task, data, None, torch.device("cpu"), 0, folder)
+    return QuantizeInt8(**knobs).apply(Product(model, tiny_tokenizer()), context)
+
+
+def answers(path, runtime, data):
+    return predict(open_predictor(path, runtime), data, "selection", tiny_tokenizer())
+
+
+def test_a_good_model_passes_with_the_defaults(trained, data, tmp_path):
+    done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
+    (only,) = done.facts["tried"]["onnxruntime"]
+    assert only["passes"]
+    assert only["kept"] == []
+    assert done.facts["notes"] == []
+
+
+def test_sensitivity_names_the_planted_layer(trained, data):
+    rows = calibration_batches(data, tiny_tokenizer(), 64)
+    far = sensitivities(planted(trained), rows)
+    assert next(iter(far)).endswith("layer.1.attention.output.dense")
+    assert list(far.values()) == sorted(far.values(), reverse=True)
+    plain = sensitivities(trained, rows)
+    assert far[next(iter(far))] > 10 * plain[next(iter(far))]
+
+
+def test_the_planted_layer_is_found_left_out_and_the_rest_passes(trained, data, tmp_path):
+    model = planted(trained)
+    knobs = {"runtimes": ("onnxruntime",), "max_drop": 0.005}
+    done = applied(model, data, tmp_path / "guarded", **knobs)
+    tried = done.facts["tried"]["onnxruntime"]
+    assert not tried[0]["passes"]
+    best = tried[-1]
+    assert best["passes"]
+    assert best["kept"][0].endswith("layer.1.attention.output.dense")
+    assert any("in fp32 stay" in note for note in done.facts["notes"])
+    blind = applied(model, data, tmp_path / "blind", runtimes=("onnxruntime",), max_drop=None)
+    fp32, good = (next(d for d in done.deployments if d.precision == p) for p in ("fp32", "int8"))
+    bad = blind.deployments[-1]
+    goal = answers(fp32.path, "onnxruntime", data)
+    gaps = [np.abs(answers(d.path, "onnxruntime", data) - goal).mean() for d in (good, bad)]
+    assert gaps[0] < 0.3 * gaps[1]
+
+
+def test_openvino_passes_too(trained, data, tmp_path):
+    pytest.importorskip("nncf")
+    done = applied(planted(trained), data, tmp_path, runtimes=("openvino",), rows=16)
+    tried = done.facts["tried"]["openvino"]
+    assert any(each["passes"] for each in tried)
+    int8 = next(d for d in done.deployments if d.precision == "int8")
+    goal = answers(done.deployments[0].path, "onnxruntime", data)
+    same = answers(int8.path, "openvino", data).argmax(1) == goal.argmax(1)
+    assert same.mean() > 0.95
+
+
+def test_seven_bits_come_first_where_products_may_overflow(monkeypatch):
+    monkeypatch.setattr(int8, "host_kind", lambda: "x86_64 avx2 fma")
+    assert switches("onnxruntime")[0] == {"reduce_range": True}
+    for kind in ("x86_64 avx2 avx512_vnni", "aarch64 asimd", host.host_kind()):
+        monkeypatch.setattr(int8, "host_kind", lambda kind=kind: kind)
+        if "vnni" in kind or kind.startswith("aarch64"):
+            assert switches("onnxruntime")[0] == {}
