@@ -42,6 +42,7 @@ _WHERE = {
     "FactorizeLinear": "methods.factorization.factorize_linear",
     "factorize_linear": "methods.factorization.factorize_linear",
     "to_albert": "stock_albert",
+    "verify": "verification",
     "TrimVocabulary": "methods.factorization.trim_vocabulary",
     "trim_vocabulary": "methods.factorization.trim_vocabulary",
     "PruneStructured": "methods.pruning.structured",
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     from bertcompress.stock_albert import to_albert as to_albert
     from bertcompress.task import Task as Task
     from bertcompress.training import ObjectiveCallback as ObjectiveCallback
+    from bertcompress.verification import verify as verify
 
 
 def __getattr__(name: str) -> Any:

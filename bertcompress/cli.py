@@ -281,6 +281,34 @@ def export(
 
 
 @app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or a folder that it ships")],
+    seconds: Annotated[float, typer.Option(min=0, help="Timing per file; 0: none")] = 5.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each process")] = None,
+) -> None:
+    """Check that an artefact computes here what it did where it was made, and how fast.
+
+    Replays 64 recorded inputs on every file; exits with an error where one answers differently.
+    """
+    _hush()
+    from bertcompress.verification import checked
+    from bertcompress.verification import verify as go
+
+    rows, warnings = go(folder, seconds=seconds, threads=threads)
+    table = Table("file", "runtime", "computes the same", "ms here", "ms there", title=str(folder))
+    for row in rows:
+        verdict = {True: "yes", False: "NO", None: "not run"}[row.passes]
+        speeds = (row.latency_ms, row.latency_there_ms)
+        cells = ("-" if ms is None else f"{ms:.2f}" for ms in speeds)
+        table.add_row(row.file, f"{row.runtime} {row.precision}", f"{verdict}: {row.words}", *cells)
+    out.print(table)
+    out.print("One text of 128 tokens, median.", highlight=False)
+    for line in warnings:
+        out.print(f"note: {line}", highlight=False)
+    checked(rows)
+
+
+@app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="Folder, run, or Hub id")],
     length: Annotated[int, typer.Option(help="Tokens per text for counting operations")] = 128,

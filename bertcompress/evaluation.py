@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from bertcompress.artefact import Deployment, Product, load, locate, rung
+from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, rung
 from bertcompress.data import load_data
 from bertcompress.errors import InputError, ModelError, NotFound
 from bertcompress.measure import (
@@ -24,12 +24,14 @@ from bertcompress.measure import (
     Score,
     Timing,
     count_parameters,
+    environment,
     layer_table,
     predict,
     score,
     task_batches,
     time_candidates,
 )
+from bertcompress.measure.probe import Probe, answers, probe_inputs, write_probe
 from bertcompress.report import Report
 from bertcompress.runtimes import locate as locate_artefact
 from bertcompress.runtimes import open_predictor
@@ -240,7 +242,11 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
 
     product = load(model, revision=revision)
     folder = Path(out) / "onnx"
-    return [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
+    made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
+    inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
+    found = {each.path.name: answers(open_predictor(each.path), inputs) for each in made}
+    write_probe(folder, Probe(inputs, found, environment(), {}))
+    return made
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ ROOMS = [
         "runs.stages",
         "runs.code",
     ],
-    ["evaluation"],
+    ["evaluation verification"],
     ["publish", "publish.hub", "publish.card", "publish.scrubbing"],
     ["report", "report.report", "report.html", "report.plots", "report.tables"],
     ["report.verdict", "report.cells report.drawing", "report.rows"],
@@ -49,7 +49,11 @@ ROOMS = [
     ["engines.vocabulary"],
     ["training", "training.fitting", "training.selection training.trainer training.callback"],
     ["training.steps training.settings training.checkpoints"],
-    ["method measure", "measure.scores measure.footprint measure.latency", "measure.row"],
+    [
+        "method measure",
+        "measure.scores measure.footprint measure.latency measure.probe",
+        "measure.row",
+    ],
     [
         "runtimes.worker runtimes.openvino",
         "runtimes.onnxruntime runtimes.qdq",

@@ -6,16 +6,25 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 
-from bertcompress.artefact import EMBEDDED_HUB, Deployment, locate, precision_of, save
+from bertcompress.artefact import (
+    EMBEDDED_HUB,
+    Deployment,
+    Product,
+    locate,
+    max_tokens,
+    precision_of,
+    save,
+)
 from bertcompress.errors import OutputError
 from bertcompress.measure import Latency, Timing, environment
+from bertcompress.measure.probe import Probe, answers, probe_inputs, write_probe
 from bertcompress.methods import method_class
 from bertcompress.publish.card import write_card
 from bertcompress.recipe import Recipe
@@ -25,6 +34,7 @@ from bertcompress.runs.chain import Done
 from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
 from bertcompress.runs.stages import Clock, Finished
 from bertcompress.runs.starting import Say
+from bertcompress.runtimes import open_predictor
 from bertcompress.store import write_atomically
 
 __all__ = ["finish"]
@@ -65,6 +75,7 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
             done.notes[name].append(paid(before.latency, after.latency))
     say("writing the report")
     with clock("reporting"):
+        _record([d for d, _ in shipped], product, timings, environment(recipe.measure.threads))
         judge = Judge(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)
         _write(recipe, done, rows, partial, clock)
@@ -72,6 +83,30 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
     if folder.exists():
         raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
     partial.rename(folder)
+
+
+def _record(
+    shipped: Sequence[Deployment],
+    product: Product,
+    timings: Mapping[Path, Timing],
+    host: dict[str, Any],
+) -> None:
+    """Write beside each shipped file what it answers to 64 inputs, for `verify` elsewhere."""
+    inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
+    found: dict[Path, dict[str, Any]] = {}
+    speeds: dict[Path, dict[str, float]] = {}
+    for each in shipped:
+        whole = each.path.is_dir()
+        folder = each.path if whole else each.path.parent
+        name = "model.safetensors" if whole else each.path.name
+        predictor = open_predictor(each.path, each.runtime, None, each.precision)
+        found.setdefault(folder, {})[name] = answers(predictor, inputs)
+        rows = timings[each.path].latency if each.path in timings else []
+        ms = next((row.p50_ms for row in rows if (row.batch, row.length) == (1, 128)), None)
+        if ms is not None:
+            speeds.setdefault(folder, {})[name] = ms
+    for folder, answered in found.items():
+        write_probe(folder, Probe(inputs, answered, host, speeds.get(folder, {})))
 
 
 def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:

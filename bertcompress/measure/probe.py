@@ -1,0 +1,139 @@
+"""64 inputs with the answers that an artefact gave where it was made, to be replayed elsewhere.
+
+The inputs are random tokens of natural lengths: no text of anybody's is shipped. Each folder of an
+artefact holds them in `probe.npz`, with the answers of the files beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.errors import CheckpointError, NotFound
+from bertcompress.runtimes import Batch, Logits, Predictor
+
+__all__ = ["PROBE_FILE", "Probe", "alike", "answers", "probe_inputs", "read_probe", "write_probe"]
+
+PROBE_FILE = "probe.npz"
+FORMAT = 1
+ROWS, BATCH, SHORTEST, LONGEST = 64, 8, 6, 48
+
+EXACT, ALIKE, AGREE = 1e-3, 0.98, 0.95
+"""fp32 may differ by so much of the largest answer. int8 is chaotic: one unit of rounding travels,
+so there the answers must correlate, and decide the same, by so much."""
+
+
+def probe_inputs(tokenizer: Any, longest: int) -> dict[str, NDArray[np.int64]]:
+    """Return the inputs, always the same for a tokenizer. Shape: (64, T).
+
+    `longest`: tokens that the model takes at most.
+    """
+    rng = np.random.default_rng(0)
+    special = {int(i) for i in tokenizer.all_special_ids}
+    words = np.array([i for i in range(len(tokenizer)) if i not in special] or [0])
+    lengths = np.sort(rng.integers(SHORTEST, min(LONGEST, longest) + 1, ROWS))
+    ids = np.full((ROWS, int(lengths[-1])), int(tokenizer.pad_token_id or 0), np.int64)
+    mask = np.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = rng.choice(words, length)
+        mask[row, :length] = 1
+        for place, name in ((0, "cls_token_id"), (length - 1, "sep_token_id")):
+            if getattr(tokenizer, name, None) is not None:
+                ids[row, place] = getattr(tokenizer, name)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+def answers(predictor: Predictor, inputs: Batch) -> Logits:
+    """Return the answers, always in the same batches: some runtimes scale by the batch.
+
+    Shape: (64, ...).
+    """
+    found = []
+    for start in range(0, len(inputs["input_ids"]), BATCH):
+        part = {name: values[start : start + BATCH] for name, values in inputs.items()}
+        longest = int(part["attention_mask"].sum(axis=1).max())
+        found.append(predictor({name: values[:, :longest] for name, values in part.items()}))
+    width = max(each.shape[1] for each in found)
+    if all(each.shape[1] == width for each in found):
+        return np.concatenate(found).astype(np.float32)
+    # Answers per token: as wide as the longest batch.
+    padded = [
+        np.pad(each, [(0, 0), (0, width - each.shape[1]), *[(0, 0)] * (each.ndim - 2)])
+        for each in found
+    ]
+    return np.concatenate(padded).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `probe.npz` of a folder holds."""
+
+    inputs: Mapping[str, NDArray[np.int64]]
+    answers: Mapping[str, Logits]
+    """By the name of the file beside it; `model.safetensors` for the torch model."""
+    environment: Mapping[str, Any]
+    """The machine that gave these answers."""
+    latency_ms: Mapping[str, float]
+    """By file: median of one text of 128 tokens there; absent where it was not measured."""
+
+
+def write_probe(folder: Path, probe: Probe) -> Path:
+    """Write the probe of a folder, and return the file."""
+    tensors = {f"inputs/{name}": np.asarray(values) for name, values in probe.inputs.items()}
+    tensors |= {f"answers/{name}": np.asarray(values) for name, values in probe.answers.items()}
+    facts = {
+        "format": FORMAT,
+        "environment": dict(probe.environment),
+        "latency_ms": dict(probe.latency_ms),
+    }
+    file = folder / PROBE_FILE
+    np.savez_compressed(file, facts=np.asarray(json.dumps(facts)), **tensors)  # type: ignore[arg-type]
+    return file
+
+
+def read_probe(folder: Path) -> Probe:
+    """Return the probe of a folder; raises NotFound, and CheckpointError for a damaged one."""
+    file = folder / PROBE_FILE
+    if not file.is_file():
+        raise NotFound(f"{folder}: no {PROBE_FILE}; it is in the folders that a run ships")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            tensors = {name: stored[name] for name in stored.files}
+            facts = json.loads(str(tensors.pop("facts")))
+    except (zipfile.BadZipFile, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged ({error})") from None
+    if facts["format"] > FORMAT:
+        raise CheckpointError(
+            f"{file}: of a newer bertcompress (format {facts['format']}); upgrade"
+        )
+    parts: dict[str, dict[str, Any]] = {"inputs": {}, "answers": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    return Probe(parts["inputs"], parts["answers"], facts["environment"], facts["latency_ms"])
+
+
+def alike(got: Logits, wanted: Logits, precision: str) -> tuple[bool, str]:
+    """Return whether answers are those that were recorded, and by how much, in words."""
+    if got.shape != wanted.shape or not np.isfinite(got).all():
+        return False, "answers of another shape" if got.shape != wanted.shape else "NaN or infinity"
+    if np.array_equal(got, wanted):
+        return True, "the same to the bit"
+    off = float(np.abs(got - wanted).max() / max(float(np.abs(wanted).max()), 1e-9))
+    if precision == "fp32":
+        return off <= EXACT, f"differs by {off:.1e} of the largest answer"
+    flat = got.ravel(), wanted.ravel()
+    together = float(np.corrcoef(*flat)[0, 1]) if min(map(np.std, flat)) > 0 else 0.0
+    if got.ndim == 2 and got.shape[1] > 1:
+        same = float((got.argmax(1) == wanted.argmax(1)).mean())
+        return together >= ALIKE and same >= AGREE, (
+            f"correlation {together:.4f}, the same class for {100 * same:.0f} %"
+        )
+    return together >= ALIKE, f"correlation {together:.4f}"

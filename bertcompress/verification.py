@@ -1,0 +1,146 @@
+"""`verify`: does an artefact compute here what it computed where it was made, and how fast?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from bertcompress.errors import InputError, MissingExtra, NotFound
+from bertcompress.measure import Candidate, Row, environment, time_candidates
+from bertcompress.measure.probe import PROBE_FILE, Probe, alike, answers, read_probe
+from bertcompress.runtimes import locate, open_predictor
+
+__all__ = ["Verified", "verify"]
+
+TOKENS = 128
+"""Of the one text that is timed, where the model reads so many."""
+
+
+class Verified(Row):
+    """One file of an artefact on this machine."""
+
+    file: str = Field(description="Relative to what was verified")
+    runtime: str = Field(description="What ran it; the runtime that it was made for")
+    precision: str = Field(description="fp32, bf16 or int8")
+    passes: bool | None = Field(description="Whether it computes what it did; null: not run here")
+    words: str = Field(description="How near the answers are, or why it was not run")
+    latency_ms: float | None = Field(None, description="Median of one text of 128 tokens, here")
+    latency_there_ms: float | None = Field(None, description="The same where it was made")
+
+
+def verify(
+    folder: str | Path, *, seconds: float = 5.0, threads: int | None = None
+) -> tuple[list[Verified], list[str]]:
+    """Replay what was recorded in a run, or in one of its folders; return rows and warnings.
+
+    Every file is run by the runtime that it was made for, where that is installed, and timed for
+    about `seconds` each; 0 times nothing. The warnings say how this machine differs from the one
+    that the artefact was made on. Raises NotFound for a folder without recorded answers.
+    """
+    place = Path(folder).expanduser()
+    probes = {
+        file.parent: read_probe(file.parent) for file in sorted(place.glob(f"*/{PROBE_FILE}"))
+    }
+    if (place / PROBE_FILE).is_file():
+        probes = {place: read_probe(place)}
+    if not probes:
+        read_probe(place)  # says what is missing
+    rows: list[tuple[Verified, Candidate | None]] = []
+    for inner, probe in probes.items():
+        rows += [_row(place, inner, name, probe) for name in sorted(probe.answers)]
+    timed = [candidate for _, candidate in rows if candidate is not None]
+    speeds = iter(_speeds(timed, seconds, threads))
+    done = [
+        row if candidate is None else row.model_copy(update={"latency_ms": next(speeds)})
+        for row, candidate in rows
+    ]
+    there = next(iter(probes.values())).environment
+    return done, _warnings(there, environment(threads))
+
+
+def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, Candidate | None]:
+    file = inner / name
+    path = inner if name == "model.safetensors" else file
+    shown = file.relative_to(place).as_posix()
+    there = probe.latency_ms.get(name)
+    runtime = locate(path)[0] if file.is_file() else "?"
+    fields: dict[str, Any] = {
+        "file": shown,
+        "runtime": runtime,
+        "precision": "?",
+        "latency_there_ms": there,
+    }
+    if not file.is_file():
+        return Verified(**fields, passes=False, words="the file is missing"), None
+    try:
+        predictor = open_predictor(path)
+    except MissingExtra as error:
+        return Verified(**fields, passes=None, words=str(error)), None
+    except InputError as error:
+        return Verified(**fields, passes=False, words=str(error)), None
+    fields["precision"] = predictor.precision
+    passes, words = alike(
+        answers(predictor, probe.inputs), probe.answers[name], predictor.precision
+    )
+    ids = probe.inputs["input_ids"]
+    candidate = Candidate(path, runtime, vocab_size=int(ids.max()) + 1)
+    return Verified(**fields, passes=passes, words=words), candidate
+
+
+def _speeds(
+    candidates: Sequence[Candidate], seconds: float, threads: int | None
+) -> list[float | None]:
+    if not seconds or not candidates:
+        return [None] * len(candidates)
+    length = min(TOKENS, *(_most_tokens(Path(each.path)) for each in candidates))
+    shape, whole = (1, length), seconds * len(candidates)
+    every = time_candidates(candidates, [shape], threads=threads, rounds=5, seconds=whole)
+    return [each.latency[0].p50_ms for each in every]
+
+
+def _most_tokens(path: Path) -> int:
+    """Return how many tokens are safely within the position table that a config tells of."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if not config.is_file():
+        return TOKENS
+    # RoBERTa counts positions from behind its padding id.
+    return int(json.loads(config.read_text("utf-8")).get("max_position_embeddings", TOKENS + 2)) - 2
+
+
+def _warnings(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return in words what of this machine decides on speed and answers, and is different."""
+    words = []
+    if there.get("processor") != here["processor"]:
+        words.append(
+            f"made and timed on {there.get('processor', 'an unknown processor')}, this is "
+            f"{here['processor']}"
+        )
+    lacking = sorted(set(there.get("instruction_sets", ())) - set(here["instruction_sets"]))
+    if lacking:
+        words.append(
+            f"this processor lacks {', '.join(lacking)}, which the artefact was tuned with: int8 "
+            "may be slower here, and without VNNI it may answer differently"
+        )
+    versions = there.get("versions", {})
+    changed = [
+        f"{name} {here['versions'].get(name)} instead of {version}"
+        for name, version in versions.items()
+        if name in ("torch", "onnxruntime", "openvino")
+        and here["versions"].get(name) not in (None, version)
+    ]
+    if changed:
+        words.append(", ".join(changed))
+    return words
+
+
+def checked(rows: Sequence[Verified]) -> None:
+    """Raise InputError where a file does not compute what it did, NotFound where none was run."""
+    wrong = [row.file for row in rows if row.passes is False]
+    if wrong:
+        raise InputError(f"{', '.join(wrong)}: does not compute what it did where it was made")
+    if all(row.passes is None for row in rows):
+        raise NotFound("verify: none of the runtimes that these files were made for is installed")
