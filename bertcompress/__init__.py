@@ -52,6 +52,8 @@ _WHERE = {
     "prune_structured": "methods.pruning.structured",
     "Q8bert": "methods.quantization.q8bert",
     "q8bert": "methods.quantization.q8bert",
+    "QBert": "methods.quantization.q_bert",
+    "q_bert": "methods.quantization.q_bert",
     "QuantizeInt8": "methods.quantization.int8",
     "quantize_int8": "methods.quantization.int8",
 }
@@ -98,6 +100,8 @@ if TYPE_CHECKING:
     from bertcompress.methods.quantization.int8 import quantize_int8 as quantize_int8
     from bertcompress.methods.quantization.q8bert import Q8bert as Q8bert
     from bertcompress.methods.quantization.q8bert import q8bert as q8bert
+    from bertcompress.methods.quantization.q_bert import QBert as QBert
+    from bertcompress.methods.quantization.q_bert import q_bert as q_bert
     from bertcompress.methods.sharing.share_layers import ShareLayers as ShareLayers
     from bertcompress.methods.sharing.share_layers import share_layers as share_layers
     from bertcompress.publish.hub import push as push

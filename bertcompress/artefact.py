@@ -94,6 +94,12 @@ def precision_of(model: PreTrainedModel) -> str:
     return f"int{bits[0]}" if len(bits) == 1 else f"int{bits[0]}-{bits[-1]}"
 
 
+def imitates(model: PreTrainedModel) -> bool:
+    """Return whether the stored bits take more bytes than they claim: 3 bits in 4, 5 in 8."""
+    records = read_record(model.config)
+    return "lowbit" in records and not {2, 4, 8}.issuperset(records["lowbit"].weights.values())
+
+
 def save(
     model: PreTrainedModel,
     folder: str | Path,

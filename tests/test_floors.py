@@ -35,12 +35,12 @@ ROOMS = [
     ["methods.factorization.trim_vocabulary methods.factorization.factorize_linear"],
     ["methods.factorization.flop"],
     ["methods.factorization.factorize_embedding methods.sharing.share_layers"],
-    ["methods.quantization.q8bert", "methods.quantization.int8"],
+    ["methods.quantization.q8bert methods.quantization.q_bert", "methods.quantization.int8"],
     ["methods methods.distillation methods.factorization methods.pruning methods.quantization"],
     ["methods.sharing"],
     [
         "engines",
-        "engines.teaching engines.components engines.sensitivity",
+        "engines.teaching engines.components engines.hessian engines.sensitivity",
         "engines.fakequant engines.guard",
     ],
     ["engines.teachers engines.objectives engines.kprune engines.spectra"],
@@ -57,7 +57,7 @@ ROOMS = [
     [
         "runtimes.worker runtimes.openvino",
         "runtimes.onnxruntime runtimes.qdq",
-        "runtimes.onnx runtimes.torch",
+        "runtimes.onnx runtimes.torch runtimes.nbits",
     ],
     ["runtimes.graph runtimes.process runtimes.smoothing", "runtimes runtimes.host"],
     ["artefact data auto", "data.task_data", "data.rows data.sources data.encoding"],

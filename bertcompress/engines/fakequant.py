@@ -23,6 +23,7 @@ from bertcompress.shapes.lowbit import (
     largest,
     pack,
     quantize,
+    table_group,
 )
 
 __all__ = [
@@ -177,7 +178,7 @@ def with_rounding(
         if isinstance(old, nn.Linear):
             made: nn.Module = FakeLinear(old, width, group, activations, decay)
         else:
-            made = FakeEmbedding(old, width, group)
+            made = FakeEmbedding(old, width, table_group(group))
         new[id(old)] = made.train(old.training)
     for parent in list(model.modules()):
         for child, module in list(parent.named_children()):
@@ -200,14 +201,15 @@ def store(model: nn.Module, trained: nn.Module) -> nn.Module:
     names = set(model.state_dict())
     same = {name: tensor for name, tensor in trained.state_dict().items() if name in names}
     model.load_state_dict(same, strict=False)
-    first = next(iter(fake.values()))
     bits = {name: module.bits for name, module in fake.items()}
     rounding = [
         name
         for name, module in fake.items()
         if isinstance(module, FakeLinear) and module.activation
     ]
-    apply_edit(model, LowBit(bits, first.group, rounding))
+    groups = {module.group for module in fake.values() if isinstance(module, FakeLinear)}
+    group = max(groups, default=max(module.group for module in fake.values()))
+    apply_edit(model, LowBit(bits, group, rounding))
     for name, module in fake.items():
         stored = model.get_submodule(name)
         assert isinstance(stored, QuantizedLinear | QuantizedEmbedding)

@@ -53,6 +53,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.quantization.q8bert:Q8bert",
         "Train on with weights and inputs rounded to 8 bits, and store them so",
     ),
+    "q_bert": (
+        "bertcompress.methods.quantization.q_bert:QBert",
+        "Store weights in 4 bits, in groups, and more where the loss is sharp",
+    ),
 }
 
 RESEARCH: frozenset[str] = frozenset()

@@ -17,6 +17,7 @@ from bertcompress.artefact import (
     EMBEDDED_HUB,
     Deployment,
     Product,
+    imitates,
     locate,
     max_tokens,
     precision_of,
@@ -48,7 +49,8 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
         shutil.rmtree(partial / "model", ignore_errors=True)
         save(product.model, partial / "model", product.tokenizer)
         held = precision_of(product.model)
-        shipped = [(Deployment("torch", held, partial / "model"), done.shaped)]
+        torch = Deployment("torch", held, partial / "model", imitates(product.model))
+        shipped = [(torch, done.shaped)]
         shipped += [(d, final) for d in _placed(final, partial)]
         dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
     timings: dict[Path, Timing] = {}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertcompress.artefact import Deployment, Product, load, precision_of, save
+from bertcompress.artefact import Deployment, Product, imitates, load, precision_of, save
 from bertcompress.data import TaskData
 from bertcompress.errors import OutputError
 from bertcompress.measure import Cost, peak_memory_mb, predict
@@ -244,7 +244,8 @@ class Stages:
                 # Files are all that a change of precision leaves, unless the model holds it itself.
                 if not made or precision != "fp32":
                     save(product.model.cpu(), partial / "model", product.tokenizer, convert=False)
-                    made.insert(0, Deployment("torch", precision, partial / "model"))
+                    model = partial / "model"
+                    made.insert(0, Deployment("torch", precision, model, imitates(product.model)))
             with self.clock("evaluating"):
                 self._answer(partial, made, product)
             record = StageRecord(

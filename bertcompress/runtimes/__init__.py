@@ -42,6 +42,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
 OPENVINO_INT8_FILE = "model_int8.onnx"
+Q4_FILE = "model_q4.onnx"
 
 
 @runtime_checkable
@@ -118,6 +119,7 @@ def _held(place: Path) -> Iterator[tuple[str, str, Path]]:
     for runtime, precision, folder_name, file in (
         ("openvino", "int8", "openvino", OPENVINO_INT8_FILE),
         ("onnxruntime", "int8", "onnx", QUANTIZED_FILE),
+        ("onnxruntime", "int4", "onnx", Q4_FILE),
         ("onnxruntime", "fp32", "onnx", MODEL_FILE),
         ("openvino", "fp32", "onnx", MODEL_FILE),
     ):

@@ -102,7 +102,12 @@ def predictor(
 
 
 def precision_of(file: Path) -> str:
-    """Return `int8` for the names that quantised files have here and at optimum, else `fp32`."""
+    """Return `int8` for the names that quantised files have here and at optimum, `int4` for q4.
+
+    Any other name is taken for `fp32`.
+    """
+    if "q4" in file.stem:
+        return "int4"
     return "int8" if any(mark in file.stem for mark in ("int8", "quantized")) else "fp32"
 
 

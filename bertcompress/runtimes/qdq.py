@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bertcompress.artefact import Product
+from bertcompress.artefact import Product, precision_of
 from bertcompress.errors import ModelError
-from bertcompress.runtimes import QUANTIZED_FILE, require
+from bertcompress.runtimes import Q4_FILE, QUANTIZED_FILE, require
 from bertcompress.runtimes.graph import share, uses
+from bertcompress.runtimes.nbits import in_blocks
 from bertcompress.runtimes.onnx import export_onnx
 from bertcompress.shapes import QuantizedEmbedding, QuantizedLinear
 from bertcompress.shapes.lowbit import stored_modules, unpack
@@ -28,34 +29,30 @@ __all__ = ["export_qdq"]
 
 
 def export_qdq(product: Product, folder: Path) -> Path:
-    """Write `folder/model_quantized.onnx` with tokenizer and plain config, and return the file.
+    """Write a file of integers with tokenizer and plain config, and return it.
 
-    The graph without rounding is written first and checked against torch; then its weights become
-    integers. Raises ModelError for groups within a row, which no integer product takes, and where a
-    weight is not found in the graph.
+    `model_quantized.onnx` for 8 bits, `model_q4.onnx` for fewer. The graph without rounding is
+    written first and checked against torch; then its weights become integers. Where the weights of
+    a row are grouped, products are MatMulNBits. Raises ModelError for groups that this does not
+    take, and where a weight is not found in the graph.
     """
     onnx = require("onnx", "onnx")
-    for name, module in stored_modules(product.model):
-        if module.group > 0:
-            raise ModelError(
-                f"{name}: {module.group} weights of a row share a scale; integer products take one "
-                "for the matrix or one for each row"
-            )
     plain = export_onnx(replace(product, model=_in_floats(product.model)), folder)
     proto = onnx.load(plain)
     plain.unlink()
     for name, module in stored_modules(product.model):
-        done = (
-            _table(proto, module)
-            if isinstance(module, QuantizedEmbedding)
-            else _product(proto, module)
-        )
+        if isinstance(module, QuantizedEmbedding):
+            done = _table(proto, module)
+        elif module.group > 0:
+            done = in_blocks(proto, module, name)
+        else:
+            done = _product(proto, module)
         if not done:
             raise ModelError(f"{name}: its weight is not in the exported graph")
     _drop_unused(proto.graph)
     share(proto)
     onnx.checker.check_model(proto)
-    file = folder / QUANTIZED_FILE
+    file = folder / (QUANTIZED_FILE if precision_of(product.model) == "int8" else Q4_FILE)
     onnx.save(proto, file)
     return file
 

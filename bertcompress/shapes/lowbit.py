@@ -41,6 +41,11 @@ def largest(bits: int) -> int:
     return int(2 ** (bits - 1)) - 1
 
 
+def table_group(group: int) -> int:
+    """Return how the rows of a table are grouped where linears are grouped so."""
+    return -1 if group > 0 else group
+
+
 def scale_shape(rows: int, columns: int, group: int) -> tuple[int, int]:
     """Return the shape of a matrix' scales: `group` as in `LowBit`."""
     if group == 0:
@@ -207,7 +212,8 @@ class LowBit:
 
     weights: dict[str, int]
     group: int = 0
-    """Weights with one scale: 0 the whole matrix, -1 each row, else so many of a row."""
+    """Weights with one scale: 0 the whole matrix, -1 each row, else so many of a row (of a table,
+    whose rows are looked up one by one, the row)."""
     activations: list[str] = field(default_factory=list)
     """Linears that round their input to int8."""
     kind: ClassVar[str] = "lowbit"
@@ -241,7 +247,7 @@ class LowBit:
                 made: nn.Module = QuantizedLinear(old, bits, self.group, name in self.activations)
             else:
                 assert isinstance(old, nn.Embedding)
-                made = QuantizedEmbedding(old, bits, self.group)
+                made = QuantizedEmbedding(old, bits, table_group(self.group))
             new[id(old)] = made.train(old.training)
         # By what they are, not by name: a shared module has several.
         for parent in list(view.model.modules()):

@@ -1,0 +1,180 @@
+"""Store weights in 4 bits, in groups, and give the layers where the loss is sharp more.
+
+Shen et al. 2019, "Q-BERT" (1909.05840): a scale for each group of weights, tables in 8 bits, and
+bits by the top eigenvalue of each layer's Hessian. The layers with the sharpest loss keep
+`high_bits`; then a short training through the rounding repairs the rest. What comes out is packed
+to real bytes, two weights in one, and runs in ONNX Runtime (MatMulNBits) and OpenVINO; bits that no
+runtime packs are marked as simulated.
+
+Costs second derivatives on some hundred rows and the named epochs. Five to six times smaller,
+tables included. No speed-up on most processors, since the inputs stay in floats: for speed
+`quantize_int8`. Not below 4 bits without a look at the score: 2 and 3 bits are research.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bertcompress.artefact import Deployment, Product
+from bertcompress.data import calibration_batches
+from bertcompress.engines.fakequant import quantizable, store, with_rounding
+from bertcompress.engines.hessian import layer_sharpness
+from bertcompress.engines.objectives import LabelLoss
+from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.method import Context, Method, Objective
+from bertcompress.shapes import anatomy
+from bertcompress.training import TrainSettings, fit_batches, fit_stage
+
+__all__ = ["QBert", "choose_bits", "q_bert"]
+
+Order = Literal["hessian", "reversed", "even"]
+
+
+def choose_bits(sharpness: Sequence[float], low: int, high: int, share: float) -> list[int]:
+    """Return bits for each layer: `high` for this share of them, the sharpest, else `low`.
+
+    >>> choose_bits([0.1, 5.0, 0.3, 2.0], 4, 8, 0.25)
+    [4, 8, 4, 4]
+    """
+    count = math.floor(share * len(sharpness) + 0.5)
+    first = sorted(range(len(sharpness)), key=lambda i: -sharpness[i])[:count]
+    return [high if i in first else low for i in range(len(sharpness))]
+
+
+def q_bert(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    *,
+    teacher: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **knobs: Any,
+) -> nn.Module:
+    """Store `model` in few bits after a training through the rounding, in place, and return it.
+
+    `loader` gives batches with `labels`. `knobs` are the fields of `QBert`; `epochs=0` trains
+    nothing. Raises ShapeError for a model with a masked-LM head.
+    """
+    if teacher is not None:
+        knobs = {"label_weight": 0.1, "logit_weight": 0.9, "hidden_weight": 1.0, **knobs}
+    method = QBert(**knobs)
+    model.to(device)
+    batches = [batch for batch, _ in zip(loader, range(method.shards), strict=False)]
+    trained, _ = method.start(model, batches, seed)
+    inner: Objective = LabelLoss()
+    if teacher is not None:
+        inner = method.of_models(model, teacher, seed=seed, device=device)
+    if method.epochs:
+        fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
+    store(model.cpu(), trained.cpu())
+    return model.eval()
+
+
+class QBert(Method, TeacherTerms, TrainSettings):
+    """Store weights in 4 bits, in groups, and more where the loss is sharp."""
+
+    key: ClassVar[str] = "q_bert"
+    paper: ClassVar[str] = "Shen et al. 2019, arXiv:1909.05840"
+    kind: ClassVar[Literal["train", "shape", "precision"]] = "precision"
+    tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
+    uses_teacher: ClassVar[bool] = True
+
+    bits: int = Field(4, ge=2, le=8, description="Of the weights; 2 and 3 are research")
+    high_bits: int = Field(8, ge=2, le=8, description="Of the layers where the loss is sharpest")
+    high_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the layers that get high_bits; 0 needs no Hessian"
+    )
+    order: Order = Field(
+        "hessian", description="Which layers these are; reversed and even are its controls"
+    )
+    group: int = Field(
+        64, ge=-1, description="Weights of a row with one scale; 0: the matrix, -1: the row"
+    )
+    table_bits: int = Field(8, ge=2, le=8, description="Of the embedding tables")
+    epochs: float = Field(1, ge=0, le=1_000, description="Passes over the rows; 0: no training")
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate of AdamW")
+    label_weight: float = Field(1.0, ge=0, description="Weight of the labels' loss")
+    logit_weight: float = Field(0.0, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
+    shards: int = Field(
+        10, ge=1, le=100, description="Batches of 16 rows, each with an eigenvalue of its own"
+    )
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError for a model that cannot be stored so."""
+        quantizable(model)
+
+    def start(
+        self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
+    ) -> tuple[Any, list[float]]:
+        """Return a copy that computes in few bits, and the sharpness of its layers if it counts."""
+        sharpness: list[float] = []
+        layers = len(anatomy(model).layers)
+        ranking = [0.0] * layers
+        if self.high_share and self.order == "even":
+            ranking = [float(i * 7 % layers) for i in range(layers)]
+        elif self.high_share:
+            sharpness = layer_sharpness(model, batches, seed=seed)
+            ranking = sharpness if self.order == "hessian" else [-value for value in sharpness]
+        each = choose_bits(ranking, self.bits, self.high_bits, self.high_share)
+        trained = copy.deepcopy(model)
+        widths = self._widths(trained, each)
+        return with_rounding(trained, widths, group=self.group, activations=False), sharpness
+
+    def _widths(self, model: nn.Module, each: Sequence[int]) -> dict[str, int]:
+        """Return the bits of every module: by its layer, tables apart, pooler and head high."""
+        of_layer = {
+            id(module): bits
+            for layer, bits in zip(anatomy(model).layers, each, strict=True)
+            for module in layer.module.modules()
+        }
+        return {
+            name: of_layer.get(id(module), self.high_bits)
+            if isinstance(module, nn.Linear)
+            else self.table_bits
+            for name, module in quantizable(model).items()
+        }
+
+    def apply(self, product: Product, ctx: Context) -> Product:
+        """Return the product in few bits, with an ONNX file where a runtime has products for it."""
+        model: Any = product.model
+        model.to(ctx.device)
+        batches = []
+        if self.high_share and self.order != "even":
+            batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
+        trained, sharpness = self.start(model, batches, ctx.seed)
+        facts: dict[str, Any] = {"sharpness": [round(value, 4) for value in sharpness]}
+        if self.epochs:
+            objective = self.of_stage(product, ctx)
+            done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
+            facts |= done.facts
+        store(model.cpu(), trained.cpu())
+        stored = Product(model.eval(), product.tokenizer)
+        return Product(stored.model, stored.tokenizer, tuple(self._files(stored, ctx)), facts)
+
+    def _files(self, product: Product, ctx: Context) -> list[Deployment]:
+        """Return the ONNX file, where ONNX Runtime packs these bits in such groups."""
+        packs = self.group >= 16 and not self.group & (self.group - 1)
+        if not packs or not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+            return []
+        from bertcompress.runtimes.onnxruntime import precision_of
+        from bertcompress.runtimes.qdq import export_qdq
+
+        file = export_qdq(product, ctx.workdir / "onnx")
+        return [Deployment("onnxruntime", precision_of(file), file)]
+
+    def control(self) -> QBert | None:
+        """Return the same training on the labels alone, where a teacher takes part."""
+        if not self.epochs or not (self.logit_weight or self.hidden_weight):
+            return None
+        alone = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+        return self.model_copy(update=alone)
