@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from bertcompress import artefact
 from bertcompress.artefact import Deployment, Product
 from bertcompress.errors import ModelError, unknown
-from bertcompress.runtimes import INPUTS, Batch, Logits, join_outputs
+from bertcompress.runtimes import INPUTS, Batch, Logits, join_outputs, require
 
 __all__ = ["TorchPredictor", "export", "predictor", "quantize"]
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "int8", "torchao")
 OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
 """What heads return, and a bare model."""
 
@@ -49,7 +49,8 @@ def predictor(
         path: Model folder or Hub id.
         threads: Threads of one operator. PyTorch keeps this number for the whole process.
         precision: `fp32`, `bf16` (weights and activations), or `int8`: torch.ao's dynamic
-            quantisation made on loading, for comparison only.
+            quantisation made on loading, or `torchao`, the same by that package and compiled; both
+            for comparison only.
         device: Where to run.
 
     Raises:
@@ -98,7 +99,19 @@ class TorchPredictor:
         return join_outputs([outputs[name].float().cpu().numpy() for name in names])
 
 
+def _compiled(model: Any) -> Any:
+    """Return what torchao recommends for int8 on processors: linears on the fly, compiled."""
+    tools = require("torchao.quantization", "torchao")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ready = model.eval().float()
+        tools.quantize_(ready, tools.Int8DynamicActivationInt8WeightConfig())
+        return torch.compile(ready, dynamic=True)
+
+
 def _converted(model: Any, precision: str) -> Any:
+    if precision == "torchao":
+        return _compiled(model)
     if precision != "int8":
         return model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     quantize_dynamic: Any = torch.ao.quantization.quantize_dynamic
