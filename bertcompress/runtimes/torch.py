@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import statistics
+import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -97,6 +101,24 @@ class TorchPredictor:
             outputs = self._model(**inputs, return_dict=True)
         names = next(names for names in OUTPUTS if names[0] in outputs)
         return join_outputs([outputs[name].float().cpu().numpy() for name in names])
+
+
+def bf16_gain(model: PreTrainedModel, rounds: int = 5) -> float:
+    """Return how many times faster bf16 is than fp32 here: 8 texts of up to 128 tokens, in turn.
+
+    On some processors it is several times slower: see docs/measuring.md.
+    """
+    longest = min(128, artefact.max_tokens(model))
+    batch = {"input_ids": np.full((8, longest), 1), "attention_mask": np.ones((8, longest), int)}
+    both = [TorchPredictor(copy.deepcopy(model), precision) for precision in ("fp32", "bf16")]
+    seconds: list[list[float]] = [[], []]
+    for turn in range(rounds + 1):
+        for taken, predictor in zip(seconds, both, strict=True):
+            start = time.perf_counter()
+            predictor(batch)
+            if turn:  # the first warms up
+                taken.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
 
 
 def _compiled(model: Any) -> Any:

@@ -13,16 +13,18 @@ int8 instructions. Not for models that lose more than you allow: then train with
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
-from bertcompress.artefact import Deployment, Product
+from bertcompress.artefact import Deployment, Product, save
 from bertcompress.data import calibration_batches, numpy_batches
 from bertcompress.engines.guard import Attempt, Guard, search
 from bertcompress.engines.sensitivity import sensitivities
@@ -38,12 +40,13 @@ from bertcompress.runtimes import (
 )
 from bertcompress.runtimes.graph import uses
 from bertcompress.runtimes.host import host_kind
-from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
 
 __all__ = ["QuantizeInt8", "available_runtimes", "quantize_guarded", "quantize_int8"]
 
 Runtime = Literal["onnxruntime", "openvino"]
 SENSITIVITY_ROWS = 128
+BF16_WORTH_IT = 1.05
 
 
 def available_runtimes() -> list[Runtime]:
@@ -84,6 +87,10 @@ class QuantizeInt8(Method):
         "other settings are tried and the worst modules stay in fp32; null: whatever it loses",
     )
 
+    bf16: bool = Field(
+        False, description="Also ship a bf16 model for torch, if it is measured to be faster here"
+    )
+
     def check(self, model: nn.Module) -> None:
         """Raise MissingExtra for a runtime that is not installed: before the hours of training."""
         found = available_runtimes()
@@ -95,20 +102,33 @@ class QuantizeInt8(Method):
         """Return the product with an fp32 ONNX file and one int8 file per runtime."""
         chosen = self.runtimes or tuple(available_runtimes())
         calibration = self._calibration(product, ctx) if "openvino" in chosen else []
-        facts: dict[str, Any] = {"samples": len(calibration)}
+        facts: dict[str, Any] = {"samples": len(calibration), "notes": []}
+        halved = self._halved(product, ctx, facts) if self.bf16 else []
         if self.max_drop is None:
-            made = quantize_int8(product, ctx.workdir, chosen, calibration)
+            made = [*quantize_int8(product, ctx.workdir, chosen, calibration), *halved]
             return Product(product.model, product.tokenizer, tuple(made), facts)
         original = predict(TorchPredictor(product.model), ctx.data, "selection", product.tokenizer)
         guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
         made, tried = quantize_guarded(product, ctx.workdir, chosen, calibration, guard)
         facts["tried"] = {name: [a.facts for a in every] for name, (every, _) in tried.items()}
-        facts["notes"] = [
+        facts["notes"] += [
             note
             for name, (every, best) in tried.items()
             for note in _notes(name, every[0], best, self.max_drop)
         ]
-        return Product(product.model, product.tokenizer, tuple(made), facts)
+        return Product(product.model, product.tokenizer, (*made, *halved), facts)
+
+    def _halved(self, product: Product, ctx: Context, facts: dict[str, Any]) -> list[Deployment]:
+        """Return a bf16 model, or a note that it would be slower on this processor."""
+        gain = bf16_gain(product.model.cpu())
+        facts["bf16_gain"] = round(gain, 2)
+        if gain < BF16_WORTH_IT:
+            facts["notes"] = [f"no bf16 model: measured {gain:.2f}x as fast as fp32 here"]
+            return []
+        half: Any = copy.deepcopy(product.model)
+        half.to(torch.bfloat16)
+        save(half, ctx.workdir / "bf16", product.tokenizer)
+        return [Deployment("torch", "bf16", ctx.workdir / "bf16")]
 
     def _calibration(self, product: Product, ctx: Context) -> list[Batch]:
         rows = ctx.data.encode(product.tokenizer, "calibration")

@@ -19,6 +19,7 @@ from bertcompress.method import Context
 from bertcompress.methods.quantization import int8
 from bertcompress.methods.quantization.int8 import QuantizeInt8, switches
 from bertcompress.runtimes import host, open_predictor
+from bertcompress.runtimes.torch import bf16_gain
 from bertcompress.shapes import anatomy
 from bertcompress.training import fit
 
@@ -95,6 +96,30 @@ def test_the_planted_layer_is_found_left_out_and_the_rest_passes(trained, data, 
     goal = answers(fp32.path, "onnxruntime", data)
     gaps = [np.abs(answers(d.path, "onnxruntime", data) - goal).mean() for d in (good, bad)]
     assert gaps[0] < 0.3 * gaps[1]
+
+
+@pytest.mark.parametrize("gain", [0.4, 2.0])
+def test_bf16_is_shipped_where_it_is_faster_and_refused_where_not(
+    trained, data, tmp_path, monkeypatch, gain
+):
+    monkeypatch.setattr(int8, "bf16_gain", lambda model: gain)
+    knobs = {"runtimes": ("onnxruntime",), "max_drop": None, "bf16": True}
+    done = applied(trained, data, tmp_path, **knobs)
+    halves = [d for d in done.deployments if d.precision == "bf16"]
+    if gain < 1:
+        assert not halves
+        assert done.facts["notes"] == ["no bf16 model: measured 0.40x as fast as fp32 here"]
+        return
+    full = trained.num_parameters() * 4
+    assert (halves[0].path / "model.safetensors").stat().st_size < 0.6 * full + 4_000
+    goal = answers(done.deployments[0].path, "onnxruntime", data)
+    predictor = open_predictor(halves[0].path, "torch", None, "bf16")
+    same = predict(predictor, data, "selection", tiny_tokenizer()).argmax(1) == goal.argmax(1)
+    assert same.mean() > 0.95
+
+
+def test_the_gain_of_bf16_is_a_ratio_of_times(trained):
+    assert 0.01 < bf16_gain(trained, rounds=2) < 100
 
 
 def test_openvino_passes_too(trained, data, tmp_path):
