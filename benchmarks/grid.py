@@ -45,17 +45,41 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     # The dense model trained on for as many steps as distilling takes, at its best: the second
     # control of `small`, beside the one without a teacher that its own report holds.
     "dense-longer": ("", ()),
+    "albert-small": ("albert-small", ()),
 }
+TWO: dict[str, Any] = {"distill": {"epochs": 2}}
+STEPS: dict[str, list[Any]] = {
+    # Sharing and factorisation, each with the training that its goal names.
+    "thin-table": ["trim_vocabulary", {"factorize_embedding": {"size": 128}}, TWO],
+    "groups-3": [{"share_layers": {"groups": 3}}, "distill"],
+    "shared-all": ["share_layers", "distill"],
+    "lowrank-70": [{"factorize_linear": {"keep": 0.7}}, TWO],
+    "lowrank-50": [{"factorize_linear": {"keep": 0.5}}, TWO],
+    "lowrank-20": [{"factorize_linear": {"keep": 0.2}}, "distill"],
+    "flop-20": [{"flop": {"keep": 0.2, "epochs": 2}}, TWO],
+    # Few bits. `dense-longer` is the control of q8bert: fp32 trained on.
+    "q8bert": ["q8bert"],
+    "q-bert": ["q_bert"],
+    "q-bert-one-scale": [{"q_bert": {"group": 0}}],
+    "q-bert-mixed": [{"q_bert": {"bits": 2, "high_bits": 4, "high_share": 0.5}}],
+    "q-bert-reversed": [
+        {"q_bert": {"bits": 2, "high_bits": 4, "high_share": 0.5, "order": "reversed"}}
+    ],
+}
+"""Arms that are no shipped recipe: what follows `finetune`, without controls."""
 
 
 def recipe_of(arm: str, task: str, seed: int) -> Any:
     """Return the recipe of one cell; it times nothing, since other cells run beside it."""
     import bertcompress as bc
 
+    fields = {"model": MODEL, "task": f"glue/{task}", "seed": seed, **TASKS[task]}
+    if arm in STEPS:
+        bare = {"latency": False, "controls": False}
+        return bc.Recipe.parse({**fields, "methods": ["finetune", *STEPS[arm]], "measure": bare})
     name, overrides = ARMS[arm]
     small = bc.Recipe.load("small")
     distill = next(method for method in small.methods if method.key == "distill")
-    fields = {"model": MODEL, "task": f"glue/{task}", "seed": seed, **TASKS[task]}
     if name:
         quiet = ("measure.latency=false",)
         return bc.Recipe.load(name, [*overrides, *quiet], **fields)
@@ -148,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     grid = commands.add_parser("run")
-    grid.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    grid.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *STEPS])
     grid.add_argument("--tasks", nargs="+", default=list(JUDGED), choices=TASKS)
     grid.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     grid.add_argument("--workers", type=int, default=2)
