@@ -22,6 +22,9 @@ __all__ = ["Gated", "fill", "fold", "gates_in", "split"]
 SPREAD = 2.5, 4.6
 """Location of the gates at first, from the least to the most valuable: all evaluate to 1."""
 
+STEEPNESS = 4.0
+"""Of the gates' location in the logarithm of a component's worth, see `Gated.aim`."""
+
 
 @dataclass(frozen=True)
 class Gated:
@@ -32,11 +35,34 @@ class Gated:
     """Parameters of each matrix before it was split."""
     prices: dict[Place, int]
     """Parameters of one component: in + out."""
+    worth: dict[Place, Tensor]
+    """What leaving a component out costs, per parameter. Shape: (U,) each."""
 
     @property
     def full(self) -> int:
         """Parameters with every gate open: more than dense."""
         return sum(len(g.log_alpha) * self.prices[p] for p, g in self.gates.items())
+
+    @torch.no_grad()
+    def aim(self, keep: float) -> None:
+        """Set the gates, in place, to open what an SVD of this size would keep, and close the rest.
+
+        Only those near the threshold are uncertain. Training at the size from the first step does
+        better than opening all and closing most: gates in between are noise, and what closes late
+        is not recovered from.
+        """
+        rates = torch.cat([*self.worth.values()]).double()
+        prices = torch.cat(
+            [torch.full_like(each, self.prices[p]) for p, each in self.worth.items()]
+        ).double()
+        order = rates.argsort(descending=True)
+        budget = keep * sum(self.dense.values())
+        last = int((prices[order].cumsum(0) <= budget).sum().clamp(1, len(order))) - 1
+        location = STEEPNESS * torch.log(rates.clamp_min(1e-30) / rates[order[last]])
+        sizes = [len(each) for each in self.worth.values()]
+        for place, part in zip(self.worth, torch.split(location, sizes), strict=True):
+            self.gates[place].log_alpha.copy_(part)
+            self.gates[place].constrain()
 
     def kept(self, keep: float) -> dict[Place, list[int]]:
         """Return the components of each matrix that stay, the most open of all, for the size.
@@ -80,7 +106,7 @@ def split(
     }
     worth = {place: _worth(*made[place], seen.get(place)) / prices[place] for place in gates}
     _rank(gates, worth)
-    return Gated(gates, dense, prices)
+    return Gated(gates, dense, prices, worth)
 
 
 def _worth(left: Tensor, right: Tensor, seen: Seen | None) -> Tensor:

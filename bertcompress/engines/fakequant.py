@@ -25,6 +25,7 @@ from bertcompress.shapes.lowbit import (
     quantize,
     table_group,
 )
+from bertcompress.shapes.parts import replace_modules
 
 __all__ = [
     "FakeEmbedding",
@@ -180,10 +181,7 @@ def with_rounding(
         else:
             made = FakeEmbedding(old, width, table_group(group))
         new[id(old)] = made.train(old.training)
-    for parent in list(model.modules()):
-        for child, module in list(parent.named_children()):
-            if id(module) in new:
-                setattr(parent, child, new[id(module)])
+    replace_modules(model, new)
     return model
 
 

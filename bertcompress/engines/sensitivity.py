@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from bertcompress.bars import bar
 from bertcompress.engines.fakequant import FakeEmbedding, FakeLinear, quantizable
 from bertcompress.engines.guard import moved
 from bertcompress.engines.importance import head_problem, model_inputs
+from bertcompress.shapes.parts import replace_modules
 
 __all__ = ["sensitivities"]
 
@@ -40,8 +40,9 @@ def sensitivities(
             rounding.input_most.copy_(ranges[name])  # type: ignore[operator]
         else:
             rounding = FakeEmbedding(module, bits, -1)
-        with _in_place_of(probe, module, rounding.eval()):
-            far[name] = moved(_answer(probe, inputs), original, problem)
+        replace_modules(probe, {id(module): rounding.eval()})
+        far[name] = moved(_answer(probe, inputs), original, problem)
+        replace_modules(probe, {id(rounding): module})
     return dict(sorted(far.items(), key=lambda item: -item[1]))
 
 
@@ -70,20 +71,3 @@ def _ranges(
     for handle in handles:
         handle.remove()
     return largest
-
-
-@contextlib.contextmanager
-def _in_place_of(model: nn.Module, old: nn.Module, new: nn.Module) -> Iterator[None]:
-    places = [
-        (parent, child)
-        for parent in model.modules()
-        for child, module in parent.named_children()
-        if module is old
-    ]
-    for parent, child in places:
-        setattr(parent, child, new)
-    try:
-        yield
-    finally:
-        for parent, child in places:
-            setattr(parent, child, old)

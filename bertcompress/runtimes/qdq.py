@@ -24,6 +24,7 @@ from bertcompress.runtimes.nbits import in_blocks
 from bertcompress.runtimes.onnx import export_onnx
 from bertcompress.shapes import QuantizedEmbedding, QuantizedLinear
 from bertcompress.shapes.lowbit import stored_modules, unpack
+from bertcompress.shapes.parts import replace_modules
 
 __all__ = ["export_qdq"]
 
@@ -71,10 +72,7 @@ def _in_floats(model: Any) -> Any:
             table = nn.Embedding(module.num_embeddings, module.embedding_dim, device="meta")
             table.weight, table.padding_idx = weight, module.padding_idx
             new[id(module)] = table
-    for parent in list(ours.modules()):
-        for child, module in list(parent.named_children()):
-            if id(module) in new:
-                setattr(parent, child, new[id(module)])
+    replace_modules(ours, new)
     return ours
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertcompress.shapes.anatomy import Anatomy, ShapeError
+from bertcompress.shapes.parts import replace_modules
 
 __all__ = [
     "LowBit",
@@ -249,11 +250,7 @@ class LowBit:
                 assert isinstance(old, nn.Embedding)
                 made = QuantizedEmbedding(old, bits, table_group(self.group))
             new[id(old)] = made.train(old.training)
-        # By what they are, not by name: a shared module has several.
-        for parent in list(view.model.modules()):
-            for child, old in list(parent.named_children()):
-                if id(old) in new:
-                    setattr(parent, child, new[id(old)])
+        replace_modules(view.model, new)
 
     def merged(self, earlier: LowBit | None, at: Sequence[int], total: int) -> LowBit:
         """Return the record with what was stored before."""

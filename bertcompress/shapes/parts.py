@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ __all__ = [
     "ProjectedDropout",
     "keep_inputs",
     "keep_outputs",
+    "replace_modules",
 ]
 
 
@@ -156,6 +157,17 @@ def new_linear(like: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Linea
         new.bias = nn.Parameter(bias.detach().clone(), requires_grad=trained)
     new.train(like.training)
     return new
+
+
+def replace_modules(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
+    """Put modules in the place of others, in place; `new` goes by the `id` of the old one.
+
+    By what they are and not by name: a module that layers share has several names.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if id(child) in new:
+                setattr(parent, name, new[id(child)])
 
 
 Factors = tuple[Tensor, Tensor]

@@ -2,9 +2,9 @@
 
 Wang et al. 2019, FLOP (1910.04732): each matrix becomes P diag(z) Q with a hard-concrete gate z on
 every component (Louizos et al. 2018, 1712.01312), and an augmented Lagrangian holds the number of
-open gates to a size that falls during the first part of the training. At the end the open
-components are folded into two thin linears. The components start from the directions in which the
-matrix acts on calibration rows, so that step 0 changes nothing and the last ones are worth least.
+open gates to a size. At the end the open components are folded into two thin linears. Components
+are the directions in which the matrix acts on calibration rows; training starts at the size, with
+those that an SVD would keep, or, with `anneal`, from all of them, so that step 0 changes nothing.
 
 Costs the named epochs of training at full rank, up to twice the arithmetic of a plain step. Follow
 it with `distill`: what closed last has not been recovered from. Fewer multiply-accumulates on every
@@ -98,11 +98,15 @@ class Flop(Method, TeacherTerms, TrainSettings):
     epochs: float = Field(3, gt=0, le=1_000, description="Passes over the training rows")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
     anneal: float = Field(
-        0.5, ge=0, le=1, description="Fraction of the steps over which the size falls"
+        0.0,
+        ge=0,
+        le=1,
+        description="Fraction of the steps over which the size falls from all components, as "
+        "published; 0 starts at the size, with what an SVD would keep",
     )
-    gate_rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the gates")
+    gate_rate: float = Field(0.02, gt=0, le=10, description="Learning rate of the gates")
     multiplier_rate: float = Field(
-        0.3, gt=0, le=10, description="Learning rate of the multipliers that hold the size"
+        1.0, gt=0, le=10, description="Learning rate of the multipliers that hold the size"
     )
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows, of the training set")
 
@@ -126,6 +130,8 @@ class Flop(Method, TeacherTerms, TrainSettings):
             raise ShapeError(
                 f"flop: keep {self.keep}: rank 1 everywhere is {least / dense:.3f} already"
             )
+        if not self.anneal:
+            gated.aim(self.keep)
         return gated, trained
 
     def gated(self, inner: Objective, gated: Gated, steps: int) -> GatedObjective:

@@ -116,13 +116,32 @@ def test_folding_is_what_the_gates_computed(keep):
     assert ("query", 0) in dense_linears(model)
 
 
-@pytest.mark.parametrize("keep", [0.3, 0.6])
-def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep):
+@pytest.mark.parametrize("keep", [0.2, 0.5])
+def test_aiming_opens_what_an_svd_of_the_size_would_keep(keep):
+    model = model_of()
+    dense = linear_parameters(model)
+    gated = split(model, [batch_of()])
+    gated.aim(keep)
+    open_ = {p: set(g.kept()) for p, g in gated.gates.items()}
+    size = sum(len(units) * gated.prices[p] for p, units in open_.items())
+    assert 0.9 * keep * dense < size < 1.6 * keep * dense  # those on the edge are half open
+    least = min(float(gated.worth[p][u]) for p, units in open_.items() for u in units)
+    closed = [
+        float(value)
+        for p, each in gated.worth.items()
+        for u, value in enumerate(each)
+        if u not in open_[p]
+    ]
+    assert max(closed) < least
+
+
+@pytest.mark.parametrize(("keep", "anneal"), [(0.3, 0.5), (0.6, 0.0)])
+def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep, anneal):
     model = model_of()
     before = linear_parameters(model)
     teacher = LiveTeacher(copy.deepcopy(model), tiny_tokenizer(), data)
     context = Context(data.task, data, teacher, torch.device("cpu"), 0, tmp_path)
-    long = QUICK | {"epochs": 10, "batch_size": 4, "gate_rate": 0.3}
+    long = QUICK | {"epochs": 10, "batch_size": 4, "gate_rate": 0.3, "anneal": anneal}
     method = Flop(keep=keep, rows=32, **long)
     done = method.apply(Product(model, tiny_tokenizer()), context)
     cheapest = 2 * 32 / before  # one component more
