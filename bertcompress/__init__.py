@@ -25,6 +25,7 @@ _WHERE = {
     "export": "evaluation",
     "inspect": "evaluation",
     "push": "publish.hub",
+    "pull": "publish.hub",
     "plot": "report",
     "apply_edit": "shapes",
     "Finetune": "methods.finetune",
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
     from bertcompress.methods.quantization.int8 import quantize_int8 as quantize_int8
     from bertcompress.methods.sharing.share_layers import ShareLayers as ShareLayers
     from bertcompress.methods.sharing.share_layers import share_layers as share_layers
+    from bertcompress.publish.hub import pull as pull
     from bertcompress.publish.hub import push as push
     from bertcompress.recipe import Recipe as Recipe
     from bertcompress.report import Report as Report
