@@ -70,7 +70,7 @@ def push(
         if not create_pr:
             patiently(lambda: _prepare(api, repository, private, revision))
         head = patiently(lambda: str(api.repo_info(repository, revision=revision).sha))
-        commit = patiently(lambda: _commit(api, repository, files, head, revision, create_pr))
+        commit = _settled(lambda: _commit(api, repository, files, head, revision, create_pr))
     url = without_secrets(str(commit.pr_url or commit.commit_url))
     say(f"{repository}: nothing changed, no commit made" if commit.oid == head else repository)
     return url
@@ -124,6 +124,18 @@ def _prepare(api: HfApi, repository: str, private: bool, revision: str | None) -
         api.create_branch(repository, branch=str(revision), exist_ok=True)
 
 
+def _settled(commit: Callable[[], CommitInfo]) -> CommitInfo:
+    """Return the commit that a call makes, or made before its answer got lost."""
+    try:
+        return patiently(commit)
+    except failures() as error:
+        if status(error) != 412:
+            raise
+    # The branch moved. If it was by this commit, whose answer was an error, then everything is
+    # there and nothing is left to commit; if it was by somebody else, this is refused again.
+    return patiently(commit)
+
+
 def _commit(
     api: HfApi,
     repository: str,
@@ -135,7 +147,7 @@ def _commit(
     """Commit on top of `head`, or fail: who pushes meanwhile is not overwritten."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = api.list_repo_files(repository, revision=head)
+    there = api.list_repo_files(repository, revision=revision)
     gone = [path for path in there if _OURS.fullmatch(path) and path not in files]
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)

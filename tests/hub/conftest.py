@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from hub.repositories import User
 from hub.server import LocalHub
 from hub.support import Done, Site
@@ -38,9 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("hub")
     url = os.environ.get("BERTCOMPRESS_HUB")
     if url:
-        token, other = (
-            os.environ[f"BERTCOMPRESS_HUB_{n}"] for n in ("TOKEN", "OTHER_TOKEN")
-        )
+        token, other = (os.environ[f"BERTCOMPRESS_HUB_{n}"] for n in ("TOKEN", "OTHER_TOKEN"))
         site = Site(url, "", token, other, folder, glue_token=token)
         site.me = site.child(WHO, token=token).out.strip()
         site.tag = f"-{secrets.token_hex(4)}"

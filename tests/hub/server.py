@@ -26,7 +26,10 @@ from hub.faults import Fault, Faults
 from hub.repositories import Hub, Refused, User
 from hub.routes import Reply, Request, answer
 
-__all__ = ["Entry", "LocalHub"]
+__all__ = ["CONTROL", "Entry", "LocalHub"]
+
+CONTROL = "/control/faults"
+"""Takes a list of faults by POST, for programs in other processes; not of the real Hub."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ class Handler(BaseHTTPRequestHandler):
         """The log is a list."""
 
     def _serve(self) -> None:
+        if self.path == CONTROL:
+            self._control(json.loads(self._body()))
+            return
         fault = self.faults.take(f"{self.command} {self.path}")
         if fault is not None and fault.status is None:
             self._drop()
@@ -96,6 +102,13 @@ class Handler(BaseHTTPRequestHandler):
         self._send(reply if reply and not fault else self._failed(fault))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
+
+    def _control(self, faults: list[dict[str, Any]]) -> None:
+        """Replace the faults that are to come."""
+        self.faults.clear()
+        for fault in faults:
+            self.faults.add(**fault)
+        self._send(Reply())
 
     def _answer(self, body: bytes) -> Reply:
         url = urlsplit(self.path)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.abc
 import io
+import json
 import os
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["as_user", "block", "command", "glue_folder", "snippets"]
+from hub.server import CONTROL
+
+__all__ = ["as_user", "block", "command", "faults", "glue_folder", "impatient", "snippets"]
 
 CARD = """---
 license: apache-2.0
@@ -85,6 +90,26 @@ def command(*words: object) -> dict[str, Any]:
     return {"code": int(code or 0), "out": out.getvalue(), "err": err.getvalue()}
 
 
+def faults(*faults: dict[str, Any]) -> None:
+    """Let these things go wrong from now on, and no others; only our server does so."""
+    address = os.environ["HF_ENDPOINT"] + CONTROL
+    request = urllib.request.Request(address, json.dumps(faults).encode(), method="POST")
+    urllib.request.urlopen(request).close()
+
+
+def impatient() -> None:
+    """Try as often as always, and do not wait."""
+    from huggingface_hub import _commit_api, hf_api, lfs
+    from huggingface_hub.utils import http_backoff
+
+    from bertcompress import remote
+
+    remote.WAITS_S = (0.0,) * len(remote.WAITS_S)
+    for module in (_commit_api, hf_api, lfs):
+        quick = functools.partial(http_backoff, base_wait_time=0.01)
+        module.http_backoff = quick  # type: ignore[attr-defined]
+
+
 def snippets(card: str, language: str = "python") -> list[str]:
     """Return the code of a card."""
     parts = card.split("```")
@@ -96,7 +121,8 @@ def glue_folder(folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    words = "the a cat dog bird sleeps runs sings not never good bad red blue old new".split()
+    words = ["the", "a", "cat", "dog", "bird", "sleeps", "runs", "sings"]
+    words += ["not", "never", "good", "bad", "red", "blue", "old", "new"]
     for split, rows in (("train", 64), ("validation", 24), ("test", 8)):
         texts = [" ".join(words[(i * k + k) % 16] for k in (1, 3, 5, 7)) for i in range(2 * rows)]
         labels = [-1] * rows if split == "test" else [i % 2 for i in range(rows)]

@@ -92,6 +92,7 @@ class Site:
             [sys.executable, "-c", program],
             env=self.environment(token, cache, **more),
             cwd=self.folder,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

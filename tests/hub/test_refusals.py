@@ -1,0 +1,212 @@
+"""A push that cannot work: which kind of failure is told, nothing is committed, no token shown."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.conftest import Pushed, Runs
+from hub.support import Site
+
+STORY = """
+import os, shutil
+from pathlib import Path
+from huggingface_hub import HfApi
+from hub.stories import as_user, command, impatient
+from hub.support import told
+impatient()
+
+api, run, bad_card, public, private = HfApi(), {run!r}, {bad_card!r}, {public!r}, {private!r}
+new = public + "-new"
+heads = lambda: [api.repo_info(name).sha for name in (public, private)]
+seen, before = {{}}, heads()
+with as_user(None):
+    seen["no token"] = command("push", run, public)
+with as_user("hf_" + "wrong" * 5):
+    seen["wrong token"] = command("push", run, public)
+with as_user({other!r}):
+    seen["not mine"] = command("push", run, public)
+    seen["not seen"] = command("push", run, private)
+    seen["no pull request"] = command("push", run, private, "--create-pr")
+seen["name"] = command("push", run, "no-owner")
+seen["odd name"] = command("push", run, {me!r} + "/a--b")
+seen["no run"] = command("push", Path(run) / "model", public)
+seen["both"] = command("push", run, public, "--create-pr", "--revision", "dev")
+seen["public"] = command("push", run, public, "--private")
+seen["card"] = command("push", bad_card, new)
+seen["untouched"] = heads() == before
+seen["empty"] = api.list_repo_files(new)
+
+upload = HfApi.preupload_lfs_files
+def overtaken(self, repo_id, *args, **options):
+    upload(self, repo_id, *args, **options)
+    HfApi.preupload_lfs_files = upload
+    api.upload_file(repo_id=repo_id, path_or_fileobj=b"theirs", path_in_repo="theirs.md")
+HfApi.preupload_lfs_files = overtaken
+seen["moved"] = command("push", run, new)
+seen["theirs"] = api.list_repo_files(new)
+api.delete_repo(new)
+told(seen)
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(site: Site, runs: Runs, pushed: Pushed) -> dict[str, Any]:
+    """All that a server can hold against a push, in one process."""
+    bad = site.folder / "bad-card"
+    shutil.copytree(runs.stock, bad)
+    card = bad / "model" / "README.md"
+    text = card.read_text(encoding="utf-8")
+    card.write_text(text.replace("license: apache-2.0", "license: whatever"), encoding="utf-8")
+    program = STORY.format(
+        run=str(runs.cut),
+        bad_card=str(bad),
+        public=pushed.stock,
+        private=pushed.cut,
+        other=site.other,
+        me=site.me,
+    )
+    return site.child(program, token=site.token).told  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("no token", ["no token", "HF_TOKEN", "hf auth login"]),
+        ("wrong token", ["token", "HF_TOKEN"]),
+        ("not mine", ["no right"]),
+        ("not seen", ["no right"]),
+        ("no pull request", ["no such repository", "private and this token may not see it"]),
+        ("name", ["not a valid name", "owner/name"]),
+        ("odd name", ["not a valid Hub id"]),
+        ("no run", ["not the folder of a finished run"]),
+        ("both", ["--create-pr and --revision"]),
+        ("public", ["exists and is public"]),
+        ("card", ["the card was refused", "license"]),
+        ("moved", ["somebody else changed the branch", "push again"]),
+    ],
+)
+def test_a_refusal_says_why(
+    site: Site, refusals: dict[str, Any], what: str, words: list[str]
+) -> None:
+    said = refusals[what]
+    if what == "card" and site.local is None and said["code"] == 0:
+        pytest.skip("this server accepts any license")
+    assert said["code"] == 2
+    for each in words:
+        assert each in said["err"]
+    assert said["err"].count("\n") == 1, "one line, and no traceback"
+    assert not said["out"]
+
+
+def test_a_refused_push_changes_nothing(refusals: dict[str, Any]) -> None:
+    assert refusals["untouched"]
+    if refusals["card"]["code"]:
+        assert refusals["empty"] == [".gitattributes"]
+    assert set(refusals["theirs"]) == {*refusals["empty"], "theirs.md"}
+
+
+FAULTS = """
+from huggingface_hub import HfApi
+from hub.stories import command, faults, impatient
+from hub.support import told
+impatient()
+
+api, run, name = HfApi(), {run!r}, {name!r}
+def state():
+    return [api.list_repo_files(name), len(api.list_repo_commits(name))]
+def push(*broken):
+    faults(*broken)
+    said = command("push", run, name)
+    faults()
+    return said
+def always(pattern, status):
+    return push({{"pattern": pattern, "status": status, "times": 99}})
+
+seen = {{"create": always("POST /api/repos/create", 500)}}
+api.create_repo(name)
+seen["half"] = push({{"pattern": "PUT /lfs/", "times": 99}})
+seen["expired"] = always("PUT /lfs/", 403)
+seen["stuck"] = always("POST .*/commit/", 503)
+seen["late"] = always("POST .*/commit/", 429)
+seen["nothing"] = state()
+seen["now and then"] = push(
+    {{"pattern": "POST /api/repos/create", "status": 429}},
+    {{"pattern": "GET /api/models", "status": 500}},
+    {{"pattern": "POST /api/validate-yaml", "status": 502}},
+    {{"pattern": "PUT /lfs/", "status": 500}},
+    {{"pattern": "PUT /lfs/"}},
+    {{"pattern": "POST .*/commit/", "status": 503}},
+    {{"pattern": "POST .*/commit/", "status": 500, "after": True}},
+)
+seen["all"] = state()
+told(seen)
+"""
+
+
+def test_a_server_that_fails_now_and_then(faulty: Site, runs: Runs) -> None:
+    assert faulty.local is not None
+    run = faulty.folder / "faults"
+    shutil.copytree(runs.cut, run)
+    # The server keeps contents by their hash, and would not ask for these again.
+    (run / "onnx" / "model.onnx").write_bytes(b"\0" * 100_000)
+    program = FAULTS.format(run=str(run), name=faulty.id("faults"))
+    seen = faulty.child(program, token=faulty.token).told
+    for what, words in (
+        ("create", "keeps answering 500"),
+        ("half", "cannot be reached"),
+        ("expired", "no right"),
+        ("stuck", "keeps answering 503"),
+        ("late", "keeps answering 429"),
+    ):
+        assert seen[what]["code"] == 2
+        assert words in seen[what]["err"], what
+        assert "nothing was committed" in seen[what]["err"]
+        # The server repeated the request in its answer, token included.
+        assert faulty.token not in seen[what]["err"]
+    assert seen["nothing"] == [[".gitattributes"], 1]
+    assert seen["now and then"]["code"] == 0, seen["now and then"]["err"]
+    files, commits = seen["all"]
+    assert commits == 2
+    assert len(files) == len(set(files)) > 20
+
+
+def test_no_token_is_left_anywhere(
+    site: Site, refusals: dict[str, Any], runs: Runs, pushed: Pushed
+) -> None:
+    """In no folder of these tests: caches, runs, what was pulled, what the server was sent."""
+    seen = 0
+    for path in site.folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            seen += 1
+            for secret in site.secrets:
+                assert secret.encode() not in content, path
+    assert seen > 100
+
+
+LEAK = """
+import json
+from pathlib import Path
+import bertcompress as bc
+from bertcompress.publish.contents import contents
+found = [
+    place
+    for place, content in contents(Path({run!r}), "me/x")
+    if {token!r}.encode() in (content if isinstance(content, bytes) else content.read_bytes())
+]
+assert not found, found
+"""
+
+
+def test_a_token_in_a_run_does_not_go_up(site: Site, runs: Runs, tmp_path: Path) -> None:
+    """Whatever a token looks like: it is the one that is in use."""
+    run, token = tmp_path / "run", "no-usual-token"
+    shutil.copytree(runs.stock, run)
+    for name in ("recipe.yaml", "report.json", "environment.json"):
+        text = (run / name).read_text(encoding="utf-8")
+        (run / name).write_text(text.replace(site.me, f"{site.me}-{token}"), encoding="utf-8")
+    site.child(LEAK.format(run=str(run), token=token), token=token)
