@@ -66,8 +66,6 @@ class CardFacts:
     """Of the base model; what the task says goes first."""
     auto_class: str = "AutoModelForSequenceClassification"
     pipeline_tag: str = "text-classification"
-    type_ids: bool = True
-    """Whether the tokenizer tells first and second text apart; what was scored is what is shown."""
     papers: Mapping[str, str] = field(default_factory=dict)
     """Method key to its source, to be cited."""
 
@@ -128,21 +126,9 @@ def card_facts(
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
-        type_ids=_type_ids(folder),
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )
-
-
-def _type_ids(folder: Path) -> bool:
-    """Return whether transformers hands `token_type_ids` on, which the file itself always makes."""
-    import transformers
-
-    file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    built = getattr(transformers, str(config.get("tokenizer_class")), None)
-    names = config.get("model_input_names") or getattr(built, "model_input_names", None)
-    return names is None or "token_type_ids" in names
 
 
 def inherited(readme: Path, *also: str) -> dict[str, Any]:

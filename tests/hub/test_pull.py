@@ -92,7 +92,14 @@ def files():
     seen = [path for path in Path({cache!r}).rglob("*") if path.is_file()]
     return sorted({{path.name for path in seen if path.suffix in (".onnx", ".safetensors")}})
 
-seen = {{"int8": score(cut, runtime="onnxruntime"), "large": files()}}
+seen = {{}}
+with as_user({other!r}):
+    seen["other"] = command("pull", cut, place / "other")
+with as_user(None):
+    seen["nobody"] = command("pull", cut, place / "nobody")
+    seen["wrong"] = command("pull", stock, place / "wrong", "--revision", "no-such-branch")
+seen["int8"] = score(cut, runtime="onnxruntime")
+seen["large"] = files()
 seen["id"] = score(cut)
 seen["pull"] = command("pull", cut, place / "cut")
 seen["folder"] = score(place / "cut")
@@ -100,12 +107,8 @@ seen["inside"] = score(place / "cut" / "onnx" / "model_quantized.onnx")
 seen["tokens"] = len(bc.load(cut).tokenizer)
 seen["first"] = command("pull", cut, place / "cut")
 seen["files"] = sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
-with as_user({other!r}):
-    seen["other"] = command("pull", cut, place / "other")
 with as_user(None):
-    seen["nobody"] = command("pull", cut, place / "nobody")
     seen["public"] = command("pull", stock, place / "public")
-    seen["wrong"] = command("pull", stock, place / "wrong", "--revision", "no-such-branch")
 seen["missing"] = command("evaluate", stock + "-not", "--task", "glue/mrpc")
 seen["left"] = sorted(path.name for path in place.iterdir())
 timing = {{"shapes": [(1, 8)], "seconds": 0.2, "threads": 1}}
