@@ -12,7 +12,10 @@ __all__ = ["failures", "hub", "patiently", "reason", "status", "token", "without
 _Result = TypeVar("_Result")
 
 WAITS_S = (1.0, 2.0, 4.0)
-"""Between tries. The client repeats some requests by itself, and others, such as a commit, not."""
+"""Between tries: some requests the client repeats by itself, others not; that differs too."""
+
+PATIENCE_S = 10.0
+"""A try that took longer is the last one: the client had been trying, or there was much to send."""
 
 BUSY = (429, 500, 502, 503, 504)
 """Answers that another try may mend."""
@@ -53,10 +56,11 @@ def failures() -> tuple[type[BaseException], ...]:
 def patiently(call: Callable[[], _Result]) -> _Result:
     """Return what a call returns, tried again where the server was busy or broke down."""
     for wait in WAITS_S:
+        began = time.monotonic()
         try:
             return call()
         except failures() as error:
-            if status(error) not in BUSY:
+            if status(error) not in BUSY or time.monotonic() - began > PATIENCE_S:
                 raise
         time.sleep(wait)
     return call()

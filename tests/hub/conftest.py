@@ -72,12 +72,15 @@ class Runs:
     """Only precision changed: a stock class (rung 1). With ONNX files."""
     model: str
     """Hub id of what was compressed."""
+    said: Done
+    """What the process said that made and pushed them."""
 
 
 MAKE = """
 from pathlib import Path
 from huggingface_hub import HfApi
-from hub.stories import CARD, glue_folder
+from hub.stories import CARD, command, glue_folder
+from hub.support import told
 from tests_support import tiny_model, tiny_tokenizer
 import bertcompress as bc
 
@@ -104,12 +107,16 @@ for name, methods in (
         {{"model": {model!r}, "task": task, "methods": methods, "measure": {{"latency": False}}}}
     )
     bc.run(recipe, folder / name)
+told([
+    command("push", folder / "cut", {cut!r}, "--private"),
+    command("push", folder / "stock", {stock!r}),
+])
 """
 
 
 @pytest.fixture(scope="session")
 def runs(site: Site) -> Runs:
-    """Make them, in a process that knows nothing but the server."""
+    """Make and push them, in one process that knows nothing but the server."""
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package)
     both = all(importlib.util.find_spec(name) for name in ("openvino", "nncf"))
@@ -121,9 +128,11 @@ def runs(site: Site) -> Runs:
         glue=site.glue,
         glue_token=site.glue_token,
         runtimes=["onnxruntime", "openvino"] if both else ["onnxruntime"],
+        cut=site.id("cut"),
+        stock=site.id("stock"),
     )
-    site.child(program, token=site.token)
-    return Runs(folder / "cut", folder / "stock", model)
+    said = site.child(program, token=site.token)
+    return Runs(folder / "cut", folder / "stock", model, said)
 
 
 @dataclass(frozen=True)
@@ -137,21 +146,7 @@ class Pushed:
     said: Done
 
 
-PUSH = """
-from hub.stories import command
-from hub.support import told
-told([
-    command("push", {cut!r}, {cut_id!r}, "--private"),
-    command("push", {stock!r}, {stock_id!r}),
-])
-"""
-
-
 @pytest.fixture(scope="session")
 def pushed(site: Site, runs: Runs) -> Pushed:
-    """Push them by the command, in a process of its own."""
-    cut_id, stock_id = site.id("cut"), site.id("stock")
-    program = PUSH.format(
-        cut=str(runs.cut), cut_id=cut_id, stock=str(runs.stock), stock_id=stock_id
-    )
-    return Pushed(cut_id, stock_id, site.child(program, token=site.token))
+    """Where they were pushed to."""
+    return Pushed(site.id("cut"), site.id("stock"), runs.said)
