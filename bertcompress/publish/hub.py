@@ -174,7 +174,7 @@ def _explained(repository: str) -> Iterator[None]:
         if "Invalid metadata in README.md" in str(error):
             words = "the card was refused: " + without_secrets(" ".join(str(error).split()))
         if "xet" in str(error).lower():
-            words += "; a server without Xet needs HF_HUB_DISABLE_XET=1"
+            words = f"the upload by Xet failed ({words}); without Xet: HF_HUB_DISABLE_XET=1"
         if status(error) == 412:
             words += "; push again"
         raise OutputError(f"{repository}: nothing was committed: {words}") from None
