@@ -97,8 +97,9 @@ owner.upload_folder(
 )
 
 task = bc.Task.load("glue/mrpc").model_copy(update={{"dataset": {glue!r}, "max_length": 32}})
-train = {{"finetune": {{"epochs": 1, "batch_size": 16, "precision": "fp32"}}}}
-cut = {{"prune_structured": {{"keep": 0.5, "rows": 32}}}}
+how = {{"epochs": 6, "batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}}
+train = {{"finetune": how}}
+cut = {{"prune_structured": {{"keep": 0.75, "rows": 32}}}}
 for name, methods in (
     ("cut", [train, cut, {{"quantize_int8": {{"runtimes": {runtimes!r}}}}}]),
     ("stock", [train, {{"quantize_int8": {{"runtimes": ["onnxruntime"]}}}}]),

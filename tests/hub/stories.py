@@ -110,14 +110,15 @@ def snippets(card: str, language: str = "python") -> list[str]:
 
 
 def glue_folder(folder: Path) -> Path:
-    """Write a data set of the shape of `nyu-mll/glue`, small enough to learn nothing from."""
+    """Write a data set of the shape of `nyu-mll/glue`: the second text says which class it is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     words = ["the", "a", "cat", "dog", "bird", "sleeps", "runs", "sings"]
-    words += ["not", "never", "good", "bad", "red", "blue", "old", "new"]
+    words += ["not", "never", "house", "tree", "red", "blue", "old", "new"]
     for split, rows in (("train", 64), ("validation", 24), ("test", 8)):
         texts = [" ".join(words[(i * k + k) % 16] for k in (1, 3, 5, 7)) for i in range(2 * rows)]
+        texts[rows:] = [f"{text} {('bad', 'good')[i % 2]}" for i, text in enumerate(texts[rows:])]
         labels = [-1] * rows if split == "test" else [i % 2 for i in range(rows)]
         columns = {"sentence1": texts[:rows], "sentence2": texts[rows:], "label": labels}
         table = pa.table({**columns, "idx": list(range(rows))})

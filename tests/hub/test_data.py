@@ -42,7 +42,7 @@ def test_glue_comes_by_its_id_and_then_from_the_cache(site: Site, runs: Runs) ->
     )
     rows, text, labels = online["glue"]  # type: ignore[misc]
     assert (rows, labels) == (24, ["not_equivalent", "equivalent"])
-    assert len(text.split()) == 4
+    assert len(text.split()) == 5
     assert "no such data set" in str(online["missing"])
     assert "no-such-branch" in str(online["revision"])
     assert "cola" in str(online["config"])

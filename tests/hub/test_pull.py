@@ -101,6 +101,8 @@ with as_user(None):
 seen["int8"] = score(cut, runtime="onnxruntime")
 seen["large"] = files()
 seen["id"] = score(cut)
+for precision in ("fp32", "int8"):
+    seen[precision + " stock"] = score(stock, runtime="onnxruntime", precision=precision)
 seen["pull"] = command("pull", cut, place / "cut")
 seen["folder"] = score(place / "cut")
 seen["inside"] = score(place / "cut" / "onnx" / "model_quantized.onnx")
@@ -140,17 +142,24 @@ def ours(site: Site, pushed: Pushed, cache: Path) -> dict[str, Any]:
     return site.child(program, token=site.token, cache=cache).told  # type: ignore[no-any-return]
 
 
-def test_ids_and_folders_are_judged_alike(ours: dict[str, Any], runs: Runs) -> None:
-    report = bc.Report.load(runs.cut)
-    scores = {
+def reported(run: Path) -> dict[tuple[str, str], list[float]]:
+    """Return the scores in a run's report, by runtime and precision."""
+    return {
         (row.runtime, row.precision): [score.value for score in row.scores]
-        for row in report.last.deployments
+        for row in bc.Report.load(run).last.deployments
     }
+
+
+def test_ids_and_folders_are_judged_alike(ours: dict[str, Any], runs: Runs) -> None:
+    report, scores = bc.Report.load(runs.cut), reported(runs.cut)
     judged = scores[report.verdict.runtime, report.verdict.precision]
     assert ours["id"]["scores"] == ours["folder"]["scores"] == judged
     assert "its verdict is about" in ours["id"]["said"][0]
     int8 = scores["onnxruntime", "int8"]
     assert ours["int8"]["scores"] == ours["inside"]["scores"] == int8
+    for precision in ("fp32", "int8"):
+        found = ours[f"{precision} stock"]["scores"]
+        assert found == reported(runs.stock)["onnxruntime", precision]
     # For one runtime no other large file was downloaded.
     assert ours["large"] == ["model_quantized.onnx"]
 

@@ -53,7 +53,7 @@ def test_the_metadata_are_accepted_and_say_what_it_is(
         (result,) = data["model-index"][0]["results"]
         metric = result["metrics"][0]
         assert metric["args"]["ci_low"] <= metric["value"] <= metric["args"]["ci_high"]
-    assert "| 1 | 2 of 4 |" in cut
+    assert "| 1 | 3 of 4 | 18 of 24 |" in cut
 
 
 LOADS = """
