@@ -25,6 +25,7 @@ _WHERE = {
     "export": "evaluation",
     "inspect": "evaluation",
     "push": "publish.hub",
+    "pull": "publish.hub",
     "plot": "report",
     "apply_edit": "shapes",
     "Finetune": "methods.finetune",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from bertcompress.methods.quantization.q_bert import q_bert as q_bert
     from bertcompress.methods.sharing.share_layers import ShareLayers as ShareLayers
     from bertcompress.methods.sharing.share_layers import share_layers as share_layers
+    from bertcompress.publish.hub import pull as pull
     from bertcompress.publish.hub import push as push
     from bertcompress.recipe import Recipe as Recipe
     from bertcompress.report import Report as Report

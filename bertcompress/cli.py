@@ -36,7 +36,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Local copy of the data set", envvar="BERTCOMPRESS_DATA_DIR"),
 ]
-Revision = Annotated[str | None, typer.Option(help="Commit or tag of the model on the Hub")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub")]
 TaskName = Annotated[str | None, typer.Option("--task", help="Name in the catalogue, or a file")]
 Train = Annotated[str | None, typer.Option(help="Your own training rows: file, folder, Hub id")]
 Validation = Annotated[str | None, typer.Option(help="Your own validation rows")]
@@ -228,6 +228,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Default: the physical cores")] = None,
     seconds: Annotated[float, typer.Option(help="Time spent on each shape")] = 20.0,
     data_dir: DataDir = None,
+    revision: Revision = None,
 ) -> None:
     """Time models in turn, each in its own process; ratios are to the first.
 
@@ -247,6 +248,7 @@ def bench(
         data_dir=data_dir,
         threads=threads,
         seconds=seconds,
+        revision=revision,
         say=_say,
     )
     table = Table("model", "runtime", "batch", "tokens", "ms", "p95 ms", "per s", "vs first")
@@ -348,13 +350,31 @@ app.add_typer(cli_finding.store_app, name="store")
 def push(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run")],
     repository: Annotated[str, typer.Argument(help="owner/name on the Hub")],
-    private: Annotated[bool, typer.Option("--private")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Only you see it")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; made where it is missing")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request")] = False,
 ) -> None:
-    """Upload a finished run to the Hub in one commit."""
+    """Upload a finished run to the Hub in one commit; what is there already is not sent again."""
     _hush()
     from bertcompress.publish.hub import push as go
 
-    out.print(go(run_folder, repository, private=private), highlight=False)
+    url = go(
+        run_folder, repository, private=private, revision=revision, create_pr=create_pr, say=_say
+    )
+    out.print(url, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def pull(
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hub")],
+    folder: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write it into")],
+    revision: Revision = None,
+) -> None:
+    """Download a repository of the Hub into a new folder, whole or not at all."""
+    _hush()
+    from bertcompress.publish.hub import pull as go
+
+    out.print(f"{go(repository, folder, revision=revision)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, rung
 from bertcompress.data import load_data
 from bertcompress.errors import InputError, ModelError, NotFound
+from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.measure import (
     Candidate,
     Latency,
@@ -33,8 +34,8 @@ from bertcompress.measure import (
 )
 from bertcompress.measure.probe import Probe, answers, probe_inputs, write_probe
 from bertcompress.report import Report
+from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
 from bertcompress.runtimes import locate as locate_artefact
-from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
 
 __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
@@ -86,34 +87,73 @@ def _find(
     say: Say = lambda _: None,
 ) -> _Place:
     """Return what a name stands for; of a run, what its verdict is about."""
-    local = Path(model).expanduser()
-    if _is_run(local) and runtime is None and precision is None:
-        judged = _judged(local)
+    name, local = str(model), Path(model).expanduser()
+    here = local.exists()
+    run = local if here else locate(name, revision=revision, files=SMALL_FILES)
+    if _is_run(run) and runtime is None and precision is None:
+        judged = _judged(run, name)
         say(
             f"{model}: {judged.runtime} {judged.precision}, which its verdict is about; "
             "--runtime and --precision choose another"
         )
+        if not here:
+            locate(name, revision=revision, files=(*SMALL_FILES, _pattern(judged, run)))
         return judged
-    path: str | Path = local if local.exists() else locate(str(model), revision=revision)
-    name, found = locate_artefact(path, runtime, precision)
-    return _Place(str(model), name, precision, Path(found))
+    if here:
+        found, path = locate_artefact(local, runtime, precision)
+    else:
+        found, path = _fetched(name, runtime, precision, revision)
+    return _Place(name, found, precision, Path(path))
+
+
+def _pattern(place: _Place, run: Path) -> str:
+    """Return what is to be downloaded for a deployment of a run on the Hub."""
+    inside = place.path.relative_to(run).as_posix()
+    # A large ONNX file keeps its weights in a second one beside it.
+    return "*.safetensors" if place.runtime == "torch" else f"{inside}*"
+
+
+def _fetched(
+    name: str, runtime: str | None, precision: str | None, revision: str | None
+) -> tuple[str, str | Path]:
+    """Return runtime and artefact of a Hub id, and download no other large file."""
+    served = runtime in (None, "torch") and fits("torch", "fp32", runtime, precision)
+    wanted = ["*.safetensors"] if served else []
+    wanted += [
+        f"{folder}/{file}*"
+        for of, has, folder, file in ONNX_FILES
+        if runtime in (None, of) and fits(of, has, runtime, precision)
+    ]
+    refusal = NotFound(f"{name}: nothing that runs")
+    for pattern in wanted or ["config.json"]:
+        folder = locate(name, revision=revision, files=(*SMALL_FILES, pattern))
+        try:
+            return locate_artefact(folder, runtime, precision)
+        except NotFound as error:
+            refusal = NotFound(str(error).replace(str(folder), name))
+    raise refusal
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "report.json").is_file()
 
 
-def _shipped(run: Path) -> list[_Place]:
+def _shipped(run: Path, name: str) -> list[_Place]:
     """Return what a run ships; what is only simulated is not shipped."""
     rows = [row for row in Report.load(run).last.deployments if not row.simulated]
     if not rows:
-        raise NotFound(f"{run}: this run ships nothing that can be measured")
-    return [_Place(str(run), row.runtime, row.precision, run / row.path) for row in rows]
+        raise NotFound(f"{name}: this run ships nothing that can be measured")
+    # On the Hub, and in what was pulled, the content of `model/` lies at the top.
+    top = () if (run / "model").is_dir() else ("model",)
+    return [
+        _Place(name, row.runtime, row.precision, run if row.path in top else run / row.path)
+        for row in rows
+    ]
 
 
-def _judged(run: Path) -> _Place:
+def _judged(run: Path, name: str) -> _Place:
     verdict = Report.load(run).verdict
-    shipped = _shipped(run)
+    shipped = _shipped(run, name)
     wanted = (verdict.runtime, verdict.precision)
     return next((e for e in shipped if (e.runtime, e.precision) == wanted), shipped[0])
 
@@ -181,22 +221,24 @@ def bench(
     data_dir: str | Path | None = None,
     threads: int | None = None,
     seconds: float = 20.0,
+    revision: str | None = None,
     say: Say = lambda _: None,
 ) -> list[BenchRow]:
     """Return load time, memory, latency and throughput of models, timed in turn in one run.
 
     The first is what the ratios refer to; with `task`, its own texts are timed too. `seconds` is
     spent on each shape. A run alone stands for all that it ships; beside other models, for the
-    deployment that its verdict is about. `runtime` and `precision` choose for every model.
+    deployment that its verdict is about. `runtime` and `precision` choose for every model,
+    `revision` for every Hub id.
     """
     if not models:
         raise NotFound("bench: no model given")
-    alone = Path(models[0]).expanduser()
-    if len(models) == 1 and _is_run(alone) and runtime is None and precision is None:
-        places = _shipped(alone)
+    alone = len(models) == 1 and runtime is None and precision is None
+    places = _all_of(str(models[0]), revision) if alone else []
+    if places:
         say(f"{models[0]}: all that it ships; --runtime and --precision choose one")
     else:
-        places = [_find(model, runtime, precision, say=say) for model in models]
+        places = [_find(model, runtime, precision, revision, say) for model in models]
     batches: list[Any] = [None] * len(places)
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
@@ -218,6 +260,18 @@ def bench(
         for place, timing in zip(places, timings, strict=True)
         for time, first in zip(timing.latency, timings[0].latency, strict=True)
     ]
+
+
+def _all_of(model: str, revision: str | None) -> list[_Place]:
+    """Return what a run ships, here or on the Hub; nothing for what is no run."""
+    local = Path(model).expanduser()
+    here = local.exists()
+    run = local if here else locate(model, revision=revision, files=SMALL_FILES)
+    if not _is_run(run):
+        return []
+    if not here:
+        run = locate(model, revision=revision, files=ALL_FILES)
+    return _shipped(run, model)
 
 
 def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> BenchRow:

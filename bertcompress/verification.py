@@ -42,11 +42,8 @@ def verify(
     that the artefact was made on. Raises NotFound for a folder without recorded answers.
     """
     place = Path(folder).expanduser()
-    probes = {
-        file.parent: read_probe(file.parent) for file in sorted(place.glob(f"*/{PROBE_FILE}"))
-    }
-    if (place / PROBE_FILE).is_file():
-        probes = {place: read_probe(place)}
+    files = [place / PROBE_FILE, *sorted(place.glob(f"*/{PROBE_FILE}"))]
+    probes = {file.parent: read_probe(file.parent) for file in files if file.is_file()}
     if not probes:
         read_probe(place)  # says what is missing
     rows: list[tuple[Verified, Candidate | None]] = []

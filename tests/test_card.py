@@ -284,17 +284,25 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     import huggingface_hub
 
     there: dict[str, bytes] = {}
+    monkeypatch.setenv("HF_TOKEN", SECRET)
 
     class Api:
         def create_repo(self, name: str, **_: Any) -> None:
             if not name.startswith("me/"):
                 raise OSError("no such owner")
 
+        def repo_info(self, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(sha="0" * 40, private=False)
+
+        def list_repo_files(self, *_: Any, **__: Any) -> list[str]:
+            return list(there)
+
         def create_commit(self, _: str, operations: Any, **__: Any) -> Any:
             for each in operations:
                 with each.as_file() as stream:
                     there[each.path_in_repo] = stream.read()
-            return SimpleNamespace(commit_url="https://huggingface.co/me/small/commit/1")
+            url = "https://huggingface.co/me/small/commit/1"
+            return SimpleNamespace(commit_url=url, pr_url=None, oid="1" * 40)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     return there
@@ -339,6 +347,6 @@ def test_the_card_on_the_hub_names_its_repository(run: Path, hub: dict[str, byte
 def test_a_push_that_cannot_work_says_why(run: Path, hub: dict[str, bytes], tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="not the folder of a finished run"):
         push(tmp_path, "me/small")
-    with pytest.raises(OutputError, match="nobody/small: the Hub refused"):
+    with pytest.raises(OutputError, match="nobody/small: nothing was committed"):
         push(run, "nobody/small")
     assert hub == {}

@@ -27,7 +27,7 @@ ROOMS = [
         "runs.code",
     ],
     ["evaluation verification"],
-    ["publish", "publish.hub", "publish.card", "publish.scrubbing"],
+    ["publish", "publish.hub", "publish.contents", "publish.card", "publish.scrubbing"],
     ["report", "report.report", "report.html", "report.plots", "report.tables"],
     ["report.verdict", "report.cells report.drawing", "report.rows"],
     ["recipe"],
@@ -67,7 +67,7 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars"],
+    ["catalogue store ranks noise bars", "fetching", "remote"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

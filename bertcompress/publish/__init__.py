@@ -1,8 +1,8 @@
-"""A finished run to the Hub: its model card, and the upload."""
+"""A finished run to the Hub and back: its model card, upload and download."""
 
 from __future__ import annotations
 
 from bertcompress.publish.card import CardFacts, card_facts, render, write_card
-from bertcompress.publish.hub import push
+from bertcompress.publish.hub import pull, push
 
-__all__ = ["CardFacts", "card_facts", "push", "render", "write_card"]
+__all__ = ["CardFacts", "card_facts", "pull", "push", "render", "write_card"]

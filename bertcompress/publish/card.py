@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bertcompress.recipe import Recipe
 
-__all__ = ["CardFacts", "Rung", "card_facts", "render", "write_card"]
+__all__ = ["CardFacts", "Rung", "card_facts", "inherited", "render", "write_card"]
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
@@ -58,6 +58,12 @@ class CardFacts:
     """Hub id; by default the recipe's model, if that is one."""
     license_id: str | None = None
     """As the Hub spells it (`apache-2.0`); left out where it is not known."""
+    license_name: str | None = None
+    """Where the license is `other`."""
+    license_link: str | None = None
+    """Where the license is `other`: its text."""
+    language: tuple[str, ...] = ()
+    """Of the base model; what the task says goes first."""
     auto_class: str = "AutoModelForSequenceClassification"
     pipeline_tag: str = "text-classification"
     papers: Mapping[str, str] = field(default_factory=dict)
@@ -104,12 +110,12 @@ def card_facts(
     report: ReportData,
     recipe: Recipe,
     folder: Path,
-    *,
-    repo_id: str | None = None,
-    base_model: str | None = None,
-    license_id: str | None = None,
+    **known: Any,
 ) -> CardFacts:
-    """Return the facts of a saved model; how it loads is read from the folder's `config.json`."""
+    """Return the facts of a saved model; how it loads is read from the folder's `config.json`.
+
+    `known`: further fields of `CardFacts`, such as `repo_id` and what is `inherited`.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = str(config.get("model_type", "")).startswith("bertcompress-")
     built = next(iter(config.get("architectures") or ()), "")
@@ -118,25 +124,41 @@ def card_facts(
         report=report,
         recipe=recipe.to_yaml(),
         rung=2 if own else 1,
-        repo_id=repo_id,
-        base_model=base_model,
-        license_id=license_id,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
         papers={method.key: method.paper for method in recipe.methods},
+        **known,
     )
 
 
-def write_card(
-    report: ReportData,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    base_model: str | None = None,
-    license_id: str | None = None,
-) -> Path:
-    """Write `README.md` into a saved model's folder and return it."""
-    facts = card_facts(report, recipe, folder, base_model=base_model, license_id=license_id)
+def inherited(readme: Path, *also: str) -> dict[str, Any]:
+    """Return the fields of `CardFacts` that a card hands on: license and language.
+
+    `also`: further fields of its metadata. Nothing of a card that is not there, or says it in a way
+    that cannot be read: a base model's card is not ours to mend.
+    """
+    import yaml
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        data = (metadata_load(readme) if readme.is_file() else None) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    keys = {"license": "license_id", "license_name": "license_name", "license_link": "license_link"}
+    keys |= {key: key for key in also}
+    known: dict[str, Any] = {
+        field: data[key] for key, field in keys.items() if isinstance(data.get(key), str)
+    }
+    spoken = data.get("language")
+    languages = spoken if isinstance(spoken, list) else [spoken]
+    if found := tuple(each for each in languages if isinstance(each, str)):
+        known["language"] = found
+    return known
+
+
+def write_card(report: ReportData, recipe: Recipe, folder: Path, **known: Any) -> Path:
+    """Write `README.md` into a saved model's folder and return it; `known` as in `card_facts`."""
+    facts = card_facts(report, recipe, folder, **known)
     with write_atomically(folder / "README.md") as temporary:
         temporary.write_text(render(facts), encoding="utf-8")
     return folder / "README.md"
@@ -190,15 +212,19 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
     report = facts.report
     dataset, language = _hub_id(report.task.get("dataset")), report.task.get("language")
+    languages = [language] if language else list(facts.language)
+    other = facts.license_id == "other"
     row = judged(report.last) or report.last.main
     results = _results(facts, row, dataset) if row else []
     return ModelCardData(
         base_model=facts.base,
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
-        language=[language] if language else None,
+        language=languages or None,
         library_name="transformers",
         license=facts.license_id,
+        license_name=facts.license_name if other else None,
+        license_link=facts.license_link if other else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=facts.title,
         pipeline_tag=facts.pipeline_tag,

@@ -37,10 +37,10 @@ def local_values(value: Any) -> list[str]:
 def scrub(text: str, known: Sequence[str] = ()) -> str:
     """Return the text without tokens, passwords in addresses, and absolute local paths.
 
-    `known`: paths that may hold spaces, and that no pattern would find whole.
+    `known`: what no pattern would find whole, such as paths with spaces.
     """
-    for path in known:
-        text = text.replace(path, "(local)")
+    for each in known:
+        text = text.replace(each, "(local)")
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
@@ -57,14 +57,13 @@ def scrub_data(value: Any, known: Sequence[str] = ()) -> Any:
     return "(local)" if _LOCAL.match(value) else scrub(value, known)
 
 
-def scrub_yaml(text: str) -> str:
+def scrub_yaml(text: str, known: Sequence[str] = ()) -> str:
     """Return YAML with its values scrubbed."""
-    return str(
-        yaml.safe_dump(scrub_data(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
-    )
+    plain = scrub_data(yaml.safe_load(text), known)
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
-def scrub_config(text: str) -> str:
+def scrub_config(text: str, known: Sequence[str] = ()) -> str:
     """Return the JSON of a model or tokenizer with the values of its places scrubbed.
 
     Only of those: a class or a special token may look like a path.
@@ -72,5 +71,5 @@ def scrub_config(text: str) -> str:
     plain = json.loads(text)
     if not isinstance(plain, dict):
         return text
-    cleaned = {key: scrub_data(v) if _PLACES.search(key) else v for key, v in plain.items()}
+    cleaned = {k: scrub_data(v, known) if _PLACES.search(k) else v for k, v in plain.items()}
     return text if cleaned == plain else json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"

@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
-
 from bertcompress.artefact import (
     EMBEDDED_HUB,
     Deployment,
@@ -27,7 +25,7 @@ from bertcompress.errors import OutputError
 from bertcompress.measure import Latency, Timing, environment
 from bertcompress.measure.probe import Probe, answers, probe_inputs, write_probe
 from bertcompress.methods import method_class
-from bertcompress.publish.card import write_card
+from bertcompress.publish.card import inherited, write_card
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.report.rows import Control, Stage
@@ -219,8 +217,8 @@ def _write(recipe: Recipe, done: Done, rows: list[Stage], partial: Path, clock: 
 
 
 def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:
-    base = locate(recipe.model, revision=recipe.revision) / "README.md"
-    metadata = ModelCard.load(base).data.to_dict() if base.is_file() else {}
-    known = {"license_id": metadata.get("license"), "base_model": EMBEDDED_HUB.get(recipe.model)}
-    fields = {name: value for name, value in known.items() if value}
-    write_card(report, recipe, partial / "model", **fields)
+    base = locate(recipe.model, revision=recipe.revision)
+    known = inherited(base / "README.md")
+    if recipe.model in EMBEDDED_HUB:
+        known["base_model"] = EMBEDDED_HUB[recipe.model]
+    write_card(report, recipe, partial / "model", **known)

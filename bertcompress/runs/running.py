@@ -51,11 +51,29 @@ class Run:
         """What was run."""
         return Recipe.load(self.folder / "recipe.yaml")
 
-    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Upload model, ONNX and OpenVINO files, report and card in one commit; return its URL."""
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+        say: Say = lambda _: None,
+    ) -> str:
+        """Upload model, ONNX and OpenVINO files, report and card in one commit; return its URL.
+
+        Arguments and errors are those of `bertcompress.push`.
+        """
         from bertcompress.publish.hub import push
 
-        return push(self.folder, repository, private=private)
+        return push(
+            self.folder,
+            repository,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            say=say,
+        )
 
 
 def run(

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
 
 __all__ = [
+    "ONNX_FILES",
     "RUNTIMES",
     "Batch",
     "Logits",
     "Predictor",
+    "fits",
     "join_outputs",
     "locate",
     "open_predictor",
@@ -43,6 +45,15 @@ MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
 OPENVINO_INT8_FILE = "model_int8.onnx"
 Q4_FILE = "model_q4.onnx"
+
+ONNX_FILES = (
+    ("openvino", "int8", "openvino", OPENVINO_INT8_FILE),
+    ("onnxruntime", "int8", "onnx", QUANTIZED_FILE),
+    ("onnxruntime", "int4", "onnx", Q4_FILE),
+    ("onnxruntime", "fp32", "onnx", MODEL_FILE),
+    ("openvino", "fp32", "onnx", MODEL_FILE),
+)
+"""Runtime, precision, folder and file of what a model ships besides torch; first choice first."""
 
 
 @runtime_checkable
@@ -102,7 +113,7 @@ def locate(
         return _elsewhere(path, runtime, precision)
     held = list(_held(place))
     for name, has, found in held:
-        if runtime in (None, name) and _fits(name, has, runtime, precision):
+        if runtime in (None, name) and fits(name, has, runtime, precision):
             return name, found
     wanted = " for ".join(filter(None, [f"{precision or ''} model".strip(), runtime]))
     there = ", ".join(f"{name} {has}" for name, has, _ in held)
@@ -116,20 +127,14 @@ def _held(place: Path) -> Iterator[tuple[str, str, Path]]:
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
             yield "torch", "fp32", folder
             break
-    for runtime, precision, folder_name, file in (
-        ("openvino", "int8", "openvino", OPENVINO_INT8_FILE),
-        ("onnxruntime", "int8", "onnx", QUANTIZED_FILE),
-        ("onnxruntime", "int4", "onnx", Q4_FILE),
-        ("onnxruntime", "fp32", "onnx", MODEL_FILE),
-        ("openvino", "fp32", "onnx", MODEL_FILE),
-    ):
+    for runtime, precision, folder_name, file in ONNX_FILES:
         for found in (place / file, place / folder_name / file):
             if found.is_file():
                 yield runtime, precision, found
                 break
 
 
-def _fits(runtime: str, holds: str, asked: str | None, precision: str | None) -> bool:
+def fits(runtime: str, holds: str, asked: str | None, precision: str | None) -> bool:
     """Return whether an artefact serves a wish for a precision."""
     if runtime == "torch" and (asked == "torch" or precision == "bf16"):
         return True  # PyTorch converts on loading, and refuses what it cannot
@@ -154,7 +159,7 @@ def _elsewhere(path: str | Path, runtime: str | None, precision: str | None) -> 
         raise NotFound(f"{path}: no such file")
     if runtime not in (None, "torch"):
         raise NotFound(f"{path}: no such folder; {runtime} runs local .onnx files only")
-    if not _fits("torch", "fp32", runtime, precision):
+    if not fits("torch", "fp32", runtime, precision):
         raise NotFound(f"{path}: no such folder; {precision} models are local .onnx files")
     return "torch", name
 

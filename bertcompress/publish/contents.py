@@ -1,0 +1,81 @@
+"""What of a run goes up, and where to: scrubbed of what is local or secret where it is text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bertcompress.publish.card import card_facts, inherited, render
+from bertcompress.publish.scrubbing import local_values, scrub, scrub_config, scrub_data, scrub_yaml
+from bertcompress.remote import token
+from bertcompress.report import Report
+
+__all__ = ["contents"]
+
+_LEFT_OUT = ("stages", "baseline")
+"""Intermediate models, and the baseline's files, which others have already."""
+
+_CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json")
+
+
+def contents(run: Path, repository: str) -> Iterator[tuple[str, Path | bytes]]:
+    """Yield the place in the repository and the content of each file."""
+    # A server of one's own may give out tokens that look like nothing.
+    secrets = [known] if (known := token()) else []
+    written = _rendered(run, repository, secrets)
+    for path in sorted(run.rglob("*")):
+        inside = path.relative_to(run)
+        if not path.is_file() or inside.parts[0] in _LEFT_OUT:
+            continue
+        text = written.get(inside.as_posix()) or _scrubbed(path, inside, secrets)
+        place = inside.relative_to("model") if inside.parts[0] == "model" else inside
+        yield place.as_posix(), path if text is None else text.encode()
+
+
+def _rendered(run: Path, repository: str, secrets: Sequence[str]) -> dict[str, str]:
+    """Return what is made anew from the scrubbed report, so that no path hides in a sentence."""
+    plain = Report.load(run).model_dump(mode="json")
+    report = Report.model_validate(scrub_data(plain, [*secrets, *local_values(plain)]))
+    made = {
+        "report.json": report.model_dump_json(indent=2) + "\n",
+        "report.md": report.to_markdown(),
+        "report.html": report.to_html(),
+    }
+    if (run / "model" / "config.json").is_file():
+        made["model/README.md"] = scrub(_card(run, report, repository), secrets)
+    return made
+
+
+def _card(run: Path, report: Report, repository: str) -> str:
+    """Return the card again, with the name of the repository in its code."""
+    from bertcompress.recipe import Recipe  # brings torch along
+
+    old = run / "model" / "README.md"
+    facts = card_facts(
+        report,
+        Recipe.load(run / "recipe.yaml"),
+        run / "model",
+        repo_id=repository,
+        **inherited(old, "base_model"),
+    )
+    return render(facts)
+
+
+def _scrubbed(path: Path, inside: Path, secrets: Sequence[str]) -> str | None:
+    """Return the text to upload, or None for a file that goes up as it is.
+
+    Those are weights, code, and the tables of tokenizers, where anything is a word.
+    """
+    if path.suffix == ".yaml":
+        return scrub_yaml(path.read_text(encoding="utf-8"), secrets)
+    if path.name in _CONFIGS:
+        return scrub_config(path.read_text(encoding="utf-8"), secrets)
+    if len(inside.parts) > 1 and path.suffix != ".svg":
+        return None
+    if path.suffix == ".json":
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return json.dumps(scrub_data(plain, secrets), indent=2) + "\n"
+    if path.suffix in (".md", ".svg", ".txt"):
+        return scrub(path.read_text(encoding="utf-8"), secrets)
+    return None

@@ -1,0 +1,1 @@
+"""A Hub on loopback, and the real client against it."""

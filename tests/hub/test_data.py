@@ -1,0 +1,59 @@
+"""Rows from a server by their Hub id: the real `load_dataset`."""
+
+from __future__ import annotations
+
+from hub.conftest import Runs
+from hub.support import Site
+
+READ = """
+from hub.stories import as_user
+from hub.support import told
+import bertcompress as bc
+
+def read(dataset, token, **fields):
+    fields = {{"dataset": dataset, **fields}}
+    task = bc.Task.load("glue/mrpc").model_copy(update=fields)
+    with as_user(token):
+        try:
+            data = bc.load_data(task)
+        except bc.errors.DataError as error:
+            return str(error)
+    return [len(data.validation), data.validation[0]["text_pair"], data.task.labels]
+
+told({{name: read(*arguments, **fields) for name, arguments, fields in {wanted!r}}})
+"""
+
+
+def read(site: Site, *wanted: object, **options: object) -> dict[str, object]:
+    done = site.child(READ.format(wanted=list(wanted)), **options)  # type: ignore[arg-type]
+    return done.told  # type: ignore[no-any-return]
+
+
+def test_glue_comes_by_its_id_and_then_from_the_cache(site: Site, runs: Runs) -> None:
+    cache = site.cache()
+    glue = ("glue", (site.glue, None), {})
+    online = read(
+        site,
+        glue,
+        ("missing", (f"{site.me}/not-there{site.tag}", site.token), {}),
+        ("revision", (site.glue, site.token), {"revision": "no-such-branch"}),
+        ("config", (site.glue, None), {"config": "cola"}),
+        cache=cache,
+    )
+    rows, text, labels = online["glue"]  # type: ignore[misc]
+    assert (rows, labels) == (24, ["not_equivalent", "equivalent"])
+    assert len(text.split()) == 5
+    assert "no such data set" in str(online["missing"])
+    assert "no-such-branch" in str(online["revision"])
+    assert "cola" in str(online["config"])
+    assert "mrpc" in str(online["config"])
+    offline = read(
+        site,
+        glue,
+        ("new", (f"{site.me}/never-read", None), {}),
+        cache=cache,
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_OFFLINE="1",
+    )
+    assert offline["glue"] == online["glue"]
+    assert "not in the cache" in str(offline["new"])
