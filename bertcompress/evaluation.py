@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, rung
+from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, precision_of, rung
 from bertcompress.data import load_data
 from bertcompress.errors import InputError, ModelError, NotFound
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
@@ -293,13 +293,20 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
     Static int8 for OpenVINO needs calibration rows: that is the method `quantize_int8` of a recipe.
     """
     from bertcompress.runtimes import onnxruntime
+    from bertcompress.runtimes.qdq import export_qdq
 
     product = load(model, revision=revision)
     folder = Path(out) / "onnx"
-    made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
-    inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
-    found = {each.path.name: answers(open_predictor(each.path), inputs) for each in made}
-    write_probe(folder, Probe(inputs, found, environment(), {}))
+    if precision_of(product.model) != "fp32":  # its integers, not new ones
+        file = export_qdq(product, folder)
+        made = [Deployment("onnxruntime", precision_of(product.model), file)]
+    else:
+        made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
+    if type(product.model).__name__.endswith("ForSequenceClassification"):
+        inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
+        found = {e.path.name: answers(open_predictor(e.path), inputs) for e in made}
+        runs_as = {e.path.name: (e.runtime, e.precision) for e in made}
+        write_probe(folder, Probe(inputs, found, environment(), {}, runs_as))
     return made
 
 

@@ -13,7 +13,7 @@ __all__ = ["ALL_FILES", "SMALL_FILES", "TORCH_FILES", "fetch"]
 SMALL_FILES = ("README.md", "*.json", "*.txt", "*.model", "*.py")
 """Config, tokenizer, card, report: what says which of the large files are wanted."""
 
-TORCH_FILES = (*SMALL_FILES, "*.safetensors")
+TORCH_FILES = (*SMALL_FILES, "model*.safetensors")
 
 ALL_FILES = ("*",)
 

@@ -32,7 +32,7 @@ def without_secrets(text: str) -> str:
     """Return a text without tokens and without passwords in addresses."""
     known = token()
     text = text.replace(known, "(token)") if known else text
-    text = re.sub(r"\bhf_[A-Za-z0-9]{3,}", "(token)", text)
+    text = re.sub(r"\bhf_(?!xet\b|transfer\b)[A-Za-z0-9]{3,}", "(token)", text)
     return re.sub(r"(\w+://)[^\s/@]+@", r"\1", text)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from bertcompress.errors import InputError, MissingExtra, NotFound
 from bertcompress.measure import Candidate, Row, environment, time_candidates
 from bertcompress.measure.probe import PROBE_FILE, Probe, alike, answers, read_probe
-from bertcompress.runtimes import locate, open_predictor
+from bertcompress.runtimes import open_predictor
 
 __all__ = ["Verified", "verify"]
 
@@ -64,27 +64,26 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
     path = inner if name == "model.safetensors" else file
     shown = file.relative_to(place).as_posix()
     there = probe.latency_ms.get(name)
-    runtime = locate(path)[0] if file.is_file() else "?"
+    runtime, precision = probe.runs_as[name]
     fields: dict[str, Any] = {
         "file": shown,
         "runtime": runtime,
-        "precision": "?",
+        "precision": precision,
         "latency_there_ms": there,
     }
     if not file.is_file():
         return Verified(**fields, passes=False, words="the file is missing"), None
     try:
-        predictor = open_predictor(path)
+        predictor = open_predictor(path, runtime, None, precision)
+        got = answers(predictor, probe.inputs)
     except MissingExtra as error:
         return Verified(**fields, passes=None, words=str(error)), None
-    except InputError as error:
-        return Verified(**fields, passes=False, words=str(error)), None
-    fields["precision"] = predictor.precision
-    passes, words = alike(
-        answers(predictor, probe.inputs), probe.answers[name], predictor.precision
-    )
+    except Exception as error:  # runtimes have one class per cause; the other files go on
+        words = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return Verified(**fields, passes=False, words=words), None
+    passes, words = alike(got, probe.answers[name], precision)
     ids = probe.inputs["input_ids"]
-    candidate = Candidate(path, runtime, vocab_size=int(ids.max()) + 1)
+    candidate = Candidate(path, runtime, precision, vocab_size=int(ids.max()) + 1)
     return Verified(**fields, passes=passes, words=words), candidate
 
 

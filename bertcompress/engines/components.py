@@ -133,6 +133,8 @@ def _rank(gates: Mapping[Place, HardConcrete], worth: Mapping[Place, Tensor]) ->
 
 def fill(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -> None:
     """Put factors in the place of linears, in place. Shape: (out, rank), (rank, in) of each."""
+    if not made:
+        return
     view = anatomy(model)
     ranks = {place: left.shape[1] for place, (left, _) in made.items()}
     rows = {part: [ranks.get((part, owner), 0) for owner in view.owners(part)] for part in LINEARS}

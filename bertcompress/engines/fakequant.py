@@ -146,13 +146,14 @@ def quantizable(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
 
     Raises ShapeError for a masked-LM head, whose decoder is the word table.
     """
-    if type(model).__name__.endswith("ForMaskedLM"):
-        raise ShapeError("the masked-LM head is tied to the word table; quantise the fine-tuned")
-    return {
+    found = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Embedding)
     }
+    if len({id(module.weight) for module in found.values()}) < len(found):
+        raise ShapeError("the masked-LM head is tied to the word table; quantise the fine-tuned")
+    return found
 
 
 def with_rounding(

@@ -25,7 +25,11 @@ from bertcompress.engines.teachers import (
 from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Teacher
 
-__all__ = ["TeacherTerms"]
+__all__ = ["LABELS_ONLY", "TeacherTerms"]
+
+
+LABELS_ONLY = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+"""The weights of a control: the same training without its teacher."""
 
 
 class TeacherTerms(BaseModel):
@@ -49,6 +53,11 @@ class TeacherTerms(BaseModel):
         description="Keep hidden states on disk (10^6 bytes) where they take at most this",
     )
 
+    @property
+    def labels_only(self) -> bool:
+        """Whether no teacher takes part."""
+        return not (self.logit_weight or self.hidden_weight)
+
     def of_stage(self, product: Product, ctx: Context) -> Distillation:
         """Return what a stage minimises: with the run's teacher, its answers cached where it pays.
 
@@ -57,7 +66,7 @@ class TeacherTerms(BaseModel):
         problem: str = ctx.task.problem
         if problem in ("auto", "unlabelled"):
             problem = head_problem(product.model)
-        if not (self.logit_weight or self.hidden_weight):
+        if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, problem)
         if ctx.teacher is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import bertcompress
+from bertcompress.methods import METHODS, method_class
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table
 from bertcompress.report.cells import cost_line
@@ -40,7 +41,13 @@ _PIPELINES = {
     "ForMultipleChoice": "multiple-choice",
     "ForMaskedLM": "fill-mask",
 }
-_METHOD_TAGS = {"prune": "pruned", "distill": "distilled", "quantize": "int8"}
+_METHOD_TAGS = {
+    "prune": "pruned",
+    "distill": "distilled",
+    "quantize": "int8",
+    "q8bert": "int8",
+    "q_bert": "int4",
+}
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,8 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 def _relation(report: ReportData) -> str:
     """Return `quantized` where precision is all that changed, else `finetune`."""
     methods = [stage.method for stage in report.stages if stage.method != "original"]
-    return "quantized" if all(m.startswith("quantize") for m in methods) else "finetune"
+    kinds = {method_class(m).kind for m in methods if m in METHODS}
+    return "quantized" if kinds == {"precision"} else "finetune"
 
 
 def _tags(report: ReportData) -> list[str]:

@@ -195,13 +195,15 @@ def _controls(stages: Sequence[Stage]) -> list[str]:
 
 def _selection(baseline: Stage, stages: Sequence[Stage]) -> list[str]:
     """Warn where the rows that were chosen by may not be new to a model that came fine-tuned."""
-    chose = [s.name for s in stages if s.facts.get("selection_score") is not None]
+    chose = [
+        s.name for s in stages if s.facts.get("selection_score") is not None or s.facts.get("tried")
+    ]
     if baseline.method != "original" or not chose:
         return []
     return [
         f"The model came fine-tuned and may have been trained on the selection rows that "
-        f"{', '.join(chose)} chose its best step by: those scores may be too high; the ones "
-        "reported here are on other rows."
+        f"{', '.join(chose)} chose by: those scores may be too high; the ones reported here are on "
+        "other rows."
     ]
 
 

@@ -95,18 +95,21 @@ def _record(
     inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
     found: dict[Path, dict[str, Any]] = {}
     speeds: dict[Path, dict[str, float]] = {}
+    runs: dict[Path, dict[str, tuple[str, str]]] = {}
     for each in shipped:
         whole = each.path.is_dir()
         folder = each.path if whole else each.path.parent
         name = "model.safetensors" if whole else each.path.name
         predictor = open_predictor(each.path, each.runtime, None, each.precision)
         found.setdefault(folder, {})[name] = answers(predictor, inputs)
+        runs.setdefault(folder, {})[name] = (each.runtime, each.precision)
         rows = timings[each.path].latency if each.path in timings else []
         ms = next((row.p50_ms for row in rows if (row.batch, row.length) == (1, 128)), None)
         if ms is not None:
             speeds.setdefault(folder, {})[name] = ms
     for folder, answered in found.items():
-        write_probe(folder, Probe(inputs, answered, host, speeds.get(folder, {})))
+        probe = Probe(inputs, answered, host, speeds.get(folder, {}), runs[folder])
+        write_probe(folder, probe)
 
 
 def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
@@ -146,7 +149,8 @@ def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
     """Copy the files of a precision stage to where the run ships them, and return them."""
     if finished is None:
         return []
-    placed = []
+    placed: list[Deployment] = []
+    tops: set[Path] = set()
     for each in finished.deployments:
         if (
             each.path == finished.folder / "model"
@@ -154,7 +158,9 @@ def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
             continue
         inside = each.path.relative_to(finished.folder)
         top = target / inside.parts[0]
-        if not top.exists():
+        if top not in tops:
+            tops.add(top)
+            shutil.rmtree(top, ignore_errors=True)  # of a run that was killed at this point
             with write_atomically(top) as copied:
                 shutil.copytree(finished.folder / inside.parts[0], copied, copy_function=_link)
         placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))

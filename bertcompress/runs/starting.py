@@ -73,8 +73,13 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
             f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
             f"table of {limit} tokens; set max_length to at most {limit}"
         )
-    for method in recipe.methods:
+    for i, method in enumerate(recipe.methods):
         method.check(product.model)
+        if getattr(method, "labels_only", False) and data.task.problem == "unlabelled":
+            raise RecipeError(
+                f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
+                "has none; give its logit_weight or hidden_weight to learn from the original"
+            )
     teacher, half = (
         _teacher(recipe, data),
         half_size(locate(recipe.model, revision=recipe.revision)),

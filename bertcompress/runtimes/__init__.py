@@ -8,6 +8,7 @@ this room knows a model class. `open_predictor` picks the runtime for a path.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -125,13 +126,23 @@ def _held(place: Path) -> Iterator[tuple[str, str, Path]]:
     """Yield runtime, precision and artefact of what a folder holds, the first choice first."""
     for folder in (place, place / "model"):
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-            yield "torch", "fp32", folder
+            yield "torch", _stored(folder), folder
             break
     for runtime, precision, folder_name, file in ONNX_FILES:
         for found in (place / file, place / folder_name / file):
             if found.is_file():
                 yield runtime, precision, found
                 break
+
+
+def _stored(folder: Path) -> str:
+    """Return in what the weights of a model folder are stored, by the record in its config."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    edits = (config.get("bertcompress") or {}).get("edits", {})
+    bits = sorted({int(each) for each in edits.get("lowbit", {}).get("weights", {}).values()})
+    if not bits:
+        return "fp32"
+    return f"int{bits[0]}" if len(bits) == 1 else f"int{bits[0]}-{bits[-1]}"
 
 
 def fits(runtime: str, holds: str, asked: str | None, precision: str | None) -> bool:

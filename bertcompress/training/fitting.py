@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -146,8 +145,8 @@ def fit_stage(
 ) -> Product:
     """Return the product trained as one stage of a run: what a training method's `apply` does.
 
-    Checkpoints are in `ctx.workdir / "training"`, which a method may use for its caches too; it is
-    gone at the end.
+    Checkpoints are in `ctx.workdir / "training"`, which a method may use for its caches too. They
+    stay until the stage is written: what is made of the trained model may fail.
     """
     fitted = fit(
         product.model,
@@ -160,7 +159,6 @@ def fit_stage(
         device=ctx.device,
         keep_last=keep_last,
     )
-    shutil.rmtree(ctx.workdir / "training", ignore_errors=True)  # every process: it may be gone
     return Product(product.model, product.tokenizer, (), fitted.facts)
 
 

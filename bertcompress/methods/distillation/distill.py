@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Product
-from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -64,5 +64,4 @@ class Distill(Method, TeacherTerms, TrainSettings):
 
     def control(self) -> Distill:
         """Return the same training on the labels alone."""
-        alone = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
-        return self.model_copy(update=alone)
+        return self.model_copy(update=LABELS_ONLY)

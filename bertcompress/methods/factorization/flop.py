@@ -29,7 +29,7 @@ from bertcompress.data import calibration_batches
 from bertcompress.engines.components import Gated, fold, gates_in, split
 from bertcompress.engines.gates import GatedObjective, SizeController
 from bertcompress.engines.objectives import LabelLoss
-from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
 from bertcompress.shapes import LINEARS, ShapeError, anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
@@ -162,8 +162,10 @@ class Flop(Method, TeacherTerms, TrainSettings):
             )
         expected = float(objective.expected_size().detach()) / sum(gated.dense.values())
         fold(model, trained, gated.gates, gated.kept(self.keep))
+        # No step was chosen: the last is what the size needs.
+        trained_facts = {k: v for k, v in done.facts.items() if k != "selection_score"}
         facts = {
-            **done.facts,
+            **trained_facts,
             **{
                 part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
                 for part in LINEARS
@@ -171,3 +173,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
             "expected_keep": expected,
         }
         return Product(model, product.tokenizer, (), facts)
+
+    def control(self) -> Flop | None:
+        """Return the same training on the labels alone, where a teacher takes part."""
+        return None if self.labels_only else self.model_copy(update=LABELS_ONLY)

@@ -28,7 +28,7 @@ from bertcompress.artefact import Deployment, Product, save
 from bertcompress.data import calibration_batches, numpy_batches
 from bertcompress.engines.guard import Attempt, Guard, search
 from bertcompress.engines.sensitivity import sensitivities
-from bertcompress.errors import MissingExtra
+from bertcompress.errors import MissingExtra, ModelError
 from bertcompress.measure import predict
 from bertcompress.method import Context, Method
 from bertcompress.runtimes import (
@@ -217,8 +217,11 @@ def quantize_guarded(
             runtime: Runtime = runtime,
             make: Callable[..., Deployment] = make,
         ) -> Attempt:
-            done = make(options, kept)
-            return guard.judge(open_predictor(done.path, runtime), options, kept)
+            try:
+                done = make(options, kept)
+                return guard.judge(open_predictor(done.path, runtime), options, kept)
+            except ModelError:  # infinities or NaN: as bad as can be, and no reason to stop
+                return Attempt(dict(options), tuple(kept), 1.0, 1.0, 1e6, False)
 
         every, best = search(attempt, switches(runtime), suspects)
         tried[runtime] = every, best

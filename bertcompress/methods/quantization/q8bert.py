@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader
 from bertcompress.artefact import Deployment, Product
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.objectives import LabelLoss
-from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
 from bertcompress.methods.quantization.int8 import available_runtimes
+from bertcompress.ranks import Ranks
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Q8bert", "export_int8", "q8bert"]
@@ -120,12 +121,10 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
         done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
         store(model, trained.cpu())
         stored = Product(model.eval(), product.tokenizer)
-        made = export_int8(stored, ctx.workdir)
+        # Every process trains; one writes.
+        made = export_int8(stored, ctx.workdir) if Ranks().main else []
         return Product(stored.model, stored.tokenizer, tuple(made), done.facts)
 
     def control(self) -> Q8bert | None:
         """Return the same training on the labels alone, where a teacher takes part."""
-        if not (self.logit_weight or self.hidden_weight):
-            return None
-        alone = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
-        return self.model_copy(update=alone)
+        return None if self.labels_only else self.model_copy(update=LABELS_ONLY)

@@ -24,13 +24,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bertcompress.artefact import Deployment, Product
+from bertcompress.artefact import Deployment, Product, imitates, precision_of
 from bertcompress.data import calibration_batches
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.hessian import layer_sharpness
 from bertcompress.engines.objectives import LabelLoss
-from bertcompress.engines.teaching import TeacherTerms
+from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
+from bertcompress.ranks import Ranks
 from bertcompress.shapes import anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -159,22 +160,27 @@ class QBert(Method, TeacherTerms, TrainSettings):
             facts |= done.facts
         store(model.cpu(), trained.cpu())
         stored = Product(model.eval(), product.tokenizer)
-        return Product(stored.model, stored.tokenizer, tuple(self._files(stored, ctx)), facts)
+        made = self._files(stored, ctx) if Ranks().main else []  # every process trains; one writes
+        if not made:
+            facts["notes"] = ["no ONNX file: no runtime here packs these bits in groups like this"]
+        return Product(stored.model, stored.tokenizer, tuple(made), facts)
 
     def _files(self, product: Product, ctx: Context) -> list[Deployment]:
         """Return the ONNX file, where ONNX Runtime packs these bits in such groups."""
         packs = self.group >= 16 and not self.group & (self.group - 1)
-        if not packs or not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        if (
+            not packs
+            or imitates(product.model)
+            or not all(map(importlib.util.find_spec, ("onnx", "onnxruntime")))
+        ):
             return []
-        from bertcompress.runtimes.onnxruntime import precision_of
         from bertcompress.runtimes.qdq import export_qdq
 
         file = export_qdq(product, ctx.workdir / "onnx")
-        return [Deployment("onnxruntime", precision_of(file), file)]
+        return [Deployment("onnxruntime", precision_of(product.model), file)]
 
     def control(self) -> QBert | None:
         """Return the same training on the labels alone, where a teacher takes part."""
-        if not self.epochs or not (self.logit_weight or self.hidden_weight):
+        if not self.epochs or self.labels_only:
             return None
-        alone = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
-        return self.model_copy(update=alone)
+        return self.model_copy(update=LABELS_ONLY)
