@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tests_support import tiny_model, tiny_tokenizer
 from training_support import toy_rows
 from typer.testing import CliRunner
@@ -14,9 +15,11 @@ from typer.testing import CliRunner
 import bertcompress as bc
 from bertcompress import verification
 from bertcompress.cli import app
+from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.errors import CheckpointError, InputError, MissingExtra, NotFound
 from bertcompress.measure.probe import (
     PROBE_FILE,
+    Probe,
     alike,
     answers,
     probe_inputs,
@@ -28,6 +31,7 @@ from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import TorchPredictor
 
 pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +182,41 @@ def test_answers_per_token_are_padded(made):
     inputs = probe_inputs(tiny_tokenizer(), 30)
     found = answers(TorchPredictor(model), inputs)
     assert found.shape[:2] == inputs["input_ids"].shape
+
+
+def test_a_file_that_ignores_its_input_fails():
+    """All rows on one side of a binary task: what they have in common is no agreement."""
+    rng = np.random.default_rng(0)
+    base = np.array([[2.0, -2.0]], np.float32)
+    wanted, got = (base + 0.1 * rng.normal(size=(64, 2)).astype(np.float32) for _ in range(2))
+    assert not alike(got, wanted, "int8")[0]
+
+
+def test_a_bf16_model_is_run_as_bf16(tmp_path):
+    model = tiny_model().to(torch.bfloat16)
+    bc.save(model, tmp_path / "bf16", tiny_tokenizer())
+    inputs = probe_inputs(tiny_tokenizer(), 30)
+    found = answers(open_predictor(tmp_path / "bf16", "torch", None, "bf16"), inputs)
+    name = "model.safetensors"
+    host = {"processor": "?", "instruction_sets": [], "versions": {}}
+    probe = Probe(inputs, {name: found}, host, {}, {name: ("torch", "bf16")})
+    write_probe(tmp_path / "bf16", probe)
+    ((row,), _) = bc.verify(tmp_path, seconds=0)
+    assert (row.precision, row.passes, row.words) == ("bf16", True, "the same to the bit")
+
+
+@pytest.mark.parametrize("head", ["ForMultipleChoice", "ForMaskedLM"])
+def test_other_heads_are_exported_without_a_probe(head, tmp_path):
+    bc.save(tiny_model(head=head), tmp_path / "model", tiny_tokenizer())
+    bc.export(tmp_path / "model", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(PROBE_FILE))
+
+
+def test_a_stored_model_is_exported_with_its_own_integers(tmp_path):
+    trained = with_rounding(tiny_model(), dict.fromkeys(quantizable(tiny_model()), 8))
+    model = store(tiny_model(), trained)
+    bc.save(model, tmp_path / "model", tiny_tokenizer())
+    (made,) = bc.export(tmp_path / "model", tmp_path / "out")
+    assert made.path.name == "model_quantized.onnx"
+    assert "DynamicQuantizeLinear" not in {n.op_type for n in onnx.load(made.path).graph.node}
+    assert open_predictor(tmp_path / "model", precision="int8").precision == "int8"

@@ -86,7 +86,7 @@ def _product(proto: Any, module: QuantizedLinear) -> bool:
         axis = 1 if turned else 0
         node.input[1] = _dequantized(graph, name, whole.T if turned else whole, scale, axis)
         if module.input_scale is not None:
-            node.input[0] = _rounded(graph, node.input[0], float(module.input_scale))
+            node.input[0] = _rounded(graph, node.input[0], float(module.input_scale.detach()))
     return bool(found)
 
 

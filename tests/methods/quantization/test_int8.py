@@ -14,6 +14,7 @@ from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
 from bertcompress.engines.objectives import LabelLoss
 from bertcompress.engines.sensitivity import sensitivities
+from bertcompress.errors import ModelError
 from bertcompress.measure import predict
 from bertcompress.method import Context
 from bertcompress.methods.quantization import int8
@@ -140,3 +141,18 @@ def test_seven_bits_come_first_where_products_may_overflow(monkeypatch):
         monkeypatch.setattr(int8, "host_kind", lambda kind=kind: kind)
         if "vnni" in kind or kind.startswith("aarch64"):
             assert switches("onnxruntime")[0] == {}
+
+
+def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_path, monkeypatch):
+    real = int8._quantized
+
+    def broken(runtime, source, out, calibration, **options):
+        if options == {"exclude": []}:
+            raise ModelError("the quantised model answers with infinities or NaN")
+        return real(runtime, source, out, calibration, **options)
+
+    monkeypatch.setattr(int8, "_quantized", broken)
+    done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
+    tried = done.facts["tried"]["onnxruntime"]
+    assert not tried[0]["passes"]
+    assert any(each["passes"] for each in tried)
