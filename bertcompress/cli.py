@@ -298,6 +298,7 @@ def verify(
 
     rows, warnings = go(folder, seconds=seconds, threads=threads)
     table = Table("file", "runtime", "computes the same", "ms here", "ms there", title=str(folder))
+    table.columns[0].overflow = "fold"
     for row in rows:
         verdict = {True: "yes", False: "NO", None: "not run"}[row.passes]
         speeds = (row.latency_ms, row.latency_there_ms)
