@@ -15,6 +15,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from bertcompress.bits import precision_name
 from bertcompress.errors import (
     CheckpointError,
     MissingExtra,
@@ -86,17 +87,17 @@ def rung(model: PreTrainedModel) -> tuple[int, str]:
 
 def precision_of(model: PreTrainedModel) -> str:
     """Return in what the weights are stored: `fp32`, `int8`, or `int4-8` where bits differ."""
-    records = read_record(model.config)
-    if "lowbit" not in records:
-        return "fp32"
-    bits = sorted(set(records["lowbit"].weights.values()))
-    return f"int{bits[0]}" if len(bits) == 1 else f"int{bits[0]}-{bits[-1]}"
+    return precision_name(_stored_bits(model))
 
 
 def imitates(model: PreTrainedModel) -> bool:
     """Return whether the stored bits take more bytes than they claim: 3 bits in 4, 5 in 8."""
-    records = read_record(model.config)
-    return "lowbit" in records and not {2, 4, 8}.issuperset(records["lowbit"].weights.values())
+    return not {2, 4, 8}.issuperset(_stored_bits(model))
+
+
+def _stored_bits(model: PreTrainedModel) -> set[int]:
+    record = read_record(model.config).get("lowbit")
+    return set(record.weights.values()) if record else set()
 
 
 def save(

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from bertcompress.artefact import Deployment, Product, load, locate, max_tokens, precision_of, rung
+from bertcompress.artefact import Deployment, Product, load, locate, precision_of, rung
 from bertcompress.data import load_data
 from bertcompress.errors import InputError, ModelError, NotFound
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
@@ -32,7 +32,7 @@ from bertcompress.measure import (
     task_batches,
     time_candidates,
 )
-from bertcompress.measure.probe import Probe, answers, probe_inputs, write_probe
+from bertcompress.measure.probe import record
 from bertcompress.report import Report
 from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
 from bertcompress.runtimes import locate as locate_artefact
@@ -303,10 +303,7 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
     else:
         made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
     if type(product.model).__name__.endswith("ForSequenceClassification"):
-        inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
-        found = {e.path.name: answers(open_predictor(e.path), inputs) for e in made}
-        runs_as = {e.path.name: (e.runtime, e.precision) for e in made}
-        write_probe(folder, Probe(inputs, found, environment(), {}, runs_as))
+        record(made, product, environment())
     return made
 
 

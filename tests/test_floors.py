@@ -67,7 +67,7 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars", "fetching", "remote"],
+    ["catalogue store ranks noise bars bits", "fetching", "remote"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from bertcompress.shapes import FAMILIES
+from bertcompress.shapes import FAMILIES, LINEARS, anatomy
 
 HEADS = [
     "Model",
@@ -104,6 +104,15 @@ def aligned(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model.eval()
+
+
+def linear_parameters(model: Any) -> int:
+    """Parameters of the matrices of the layers' linears, thin or dense."""
+    return sum(
+        sum(p.numel() for n, p in layer.get(part).named_parameters() if n.endswith("weight"))
+        for layer in anatomy(model).layers
+        for part in LINEARS
+    )
 
 
 def write_rows(path: Path, rows: int, seed: int, *, yes: str = "1", no: str = "0") -> None:

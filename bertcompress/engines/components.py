@@ -173,9 +173,7 @@ def fold(
 
     The gates' values go into them. A matrix that keeps all of its components stays dense.
     """
-    names = set(model.state_dict())
-    same = {name: tensor for name, tensor in trained.state_dict().items() if name in names}
-    model.load_state_dict(same, strict=False)
+    model.load_state_dict(trained.state_dict(), strict=False)  # what has the same name
     layers, thin = anatomy(trained).layers, {}
     for place, linear in dense_linears(model).items():
         part, layer = place

@@ -19,10 +19,10 @@ from bertcompress.shapes.lowbit import (
     ACTIVATION_MOST,
     QuantizedEmbedding,
     QuantizedLinear,
-    group_most,
     largest,
     pack,
     quantize,
+    scales_of,
     table_group,
 )
 from bertcompress.shapes.parts import replace_modules
@@ -66,8 +66,7 @@ def rounded(values: Tensor, scale: Tensor, most: int) -> Tensor:
 
 def rounded_weight(weight: Tensor, bits: int, group: int) -> Tensor:
     """Return a matrix as its integers stand for it. Shape: (rows, columns); `group`: `LowBit`."""
-    scale = group_most(weight.detach().float(), group) / largest(bits)
-    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
+    scale = scales_of(weight, bits, group)
     if group == 0:
         return rounded(weight, scale.reshape(()), largest(bits))
     rows, columns = weight.shape
@@ -132,7 +131,7 @@ class FakeEmbedding(nn.Module):
         if self.group:
             flat = rows.flatten(0, -2)
             return rounded_weight(flat, self.bits, self.group).reshape(rows.shape)
-        scale = self.weight.detach().abs().amax().float() / largest(self.bits)
+        scale = scales_of(self.weight, self.bits, 0).reshape(())
         return rounded(rows, scale, largest(self.bits))
 
 
@@ -197,9 +196,7 @@ def store(model: nn.Module, trained: nn.Module) -> nn.Module:
         for name, module in trained.named_modules()
         if isinstance(module, FakeLinear | FakeEmbedding)
     }
-    names = set(model.state_dict())
-    same = {name: tensor for name, tensor in trained.state_dict().items() if name in names}
-    model.load_state_dict(same, strict=False)
+    model.load_state_dict(trained.state_dict(), strict=False)  # what has the same name
     bits = {name: module.bits for name, module in fake.items()}
     rounding = [
         name

@@ -14,7 +14,7 @@ from torch import nn
 
 from bertcompress.artefact import Product
 from bertcompress.engines.importance import head_problem
-from bertcompress.engines.objectives import Distillation, projection
+from bertcompress.engines.objectives import Distillation, LabelLoss, projection
 from bertcompress.engines.teachers import (
     CachedTeacher,
     LiveTeacher,
@@ -23,9 +23,9 @@ from bertcompress.engines.teachers import (
     same_tokens,
 )
 from bertcompress.errors import ModelError, RecipeError
-from bertcompress.method import Context, Teacher
+from bertcompress.method import Context, Objective, Teacher
 
-__all__ = ["LABELS_ONLY", "TeacherTerms"]
+__all__ = ["LABELS_ONLY", "TAUGHT", "TeacherTerms"]
 
 
 LABELS_ONLY = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
@@ -86,12 +86,15 @@ class TeacherTerms(BaseModel):
         return self.objective(teacher, problem, project, same, ctx.device, aligned)
 
     def of_models(
-        self, model: nn.Module, teacher: nn.Module, *, seed: int, device: torch.device | str
-    ) -> Distillation:
+        self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
+    ) -> Objective:
         """Return what a training on a loader of one's own minimises; both read the same tokens.
 
-        Raises ModelError for models of different vocabularies.
+        Without a teacher that is the labels' loss. Raises ModelError for models of different
+        vocabularies.
         """
+        if teacher is None:
+            return LabelLoss()
         words = [int(m.config.vocab_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
         if words[0] != words[1]:
             raise ModelError(
@@ -145,3 +148,7 @@ class TeacherTerms(BaseModel):
         answer = teacher(first, frozenset({"hidden_states"}))
         width = answer.hidden_states[0].shape[-1]
         return projection(int(product.model.config.hidden_size), width, ctx.seed)
+
+
+TAUGHT = {name: TeacherTerms.model_fields[name].default for name in LABELS_ONLY}
+"""The weights under a teacher, for methods whose own defaults are the labels alone."""

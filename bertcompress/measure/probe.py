@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.errors import CheckpointError, NotFound
-from bertcompress.runtimes import Batch, Logits, Predictor
+from bertcompress.runtimes import Batch, Logits, Predictor, open_predictor
 
-__all__ = ["PROBE_FILE", "Probe", "alike", "answers", "probe_inputs", "read_probe", "write_probe"]
+if TYPE_CHECKING:  # a probe is read without torch
+    from bertcompress.artefact import Deployment, Product
+
+__all__ = [
+    "PROBE_FILE",
+    "Probe",
+    "alike",
+    "answers",
+    "probe_inputs",
+    "read_probe",
+    "record",
+    "write_probe",
+]
 
 PROBE_FILE = "probe.npz"
 FORMAT = 1
@@ -99,6 +111,35 @@ def write_probe(folder: Path, probe: Probe) -> Path:
     file = folder / PROBE_FILE
     np.savez_compressed(file, facts=np.asarray(json.dumps(facts)), **tensors)  # type: ignore[arg-type]
     return file
+
+
+def record(
+    deployments: Sequence[Deployment],
+    product: Product,
+    host: Mapping[str, Any],
+    latency_ms: Mapping[Path, float] | None = None,
+) -> None:
+    """Write beside each file what it answers to 64 inputs, one probe for each folder.
+
+    `host`: the machine, as `environment` tells it; `latency_ms`: of what was timed, by path.
+    """
+    from bertcompress.artefact import max_tokens
+
+    inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
+    files: dict[Path, dict[str, Deployment]] = {}
+    for each in deployments:
+        whole = each.path.is_dir()
+        folder = each.path if whole else each.path.parent
+        files.setdefault(folder, {})["model.safetensors" if whole else each.path.name] = each
+    speeds = latency_ms or {}
+    for folder, held in files.items():
+        found = {
+            name: answers(open_predictor(d.path, d.runtime, None, d.precision), inputs)
+            for name, d in held.items()
+        }
+        timed = {name: speeds[d.path] for name, d in held.items() if d.path in speeds}
+        runs_as = {name: (d.runtime, d.precision) for name, d in held.items()}
+        write_probe(folder, Probe(inputs, found, host, timed, runs_as))
 
 
 def read_probe(folder: Path) -> Probe:

@@ -14,16 +14,14 @@ from typing import Any
 from bertcompress.artefact import (
     EMBEDDED_HUB,
     Deployment,
-    Product,
     imitates,
     locate,
-    max_tokens,
     precision_of,
     save,
 )
 from bertcompress.errors import OutputError
 from bertcompress.measure import Latency, Timing, environment
-from bertcompress.measure.probe import Probe, answers, probe_inputs, write_probe
+from bertcompress.measure.probe import record
 from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.recipe import Recipe
@@ -33,7 +31,6 @@ from bertcompress.runs.chain import Done
 from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
 from bertcompress.runs.stages import Clock, Finished
 from bertcompress.runs.starting import Say
-from bertcompress.runtimes import open_predictor
 from bertcompress.store import write_atomically
 
 __all__ = ["finish"]
@@ -75,49 +72,33 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
             done.notes[name].append(paid(before.latency, after.latency))
     say("writing the report")
     with clock("reporting"):
-        _record([d for d, _ in shipped], product, timings, environment(recipe.measure.threads))
+        host = environment(recipe.measure.threads)
+        record([d for d, _ in shipped], product, host, _one_text_ms(timings))
         judge = Judge(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)
-        _write(recipe, done, rows, partial, clock)
+        _write(recipe, done, rows, partial, clock, host)
     shutil.rmtree(partial / "work", ignore_errors=True)
     if folder.exists():
         raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
     partial.rename(folder)
 
 
-def _record(
-    shipped: Sequence[Deployment],
-    product: Product,
-    timings: Mapping[Path, Timing],
-    host: dict[str, Any],
-) -> None:
-    """Write beside each shipped file what it answers to 64 inputs, for `verify` elsewhere."""
-    inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
-    found: dict[Path, dict[str, Any]] = {}
-    speeds: dict[Path, dict[str, float]] = {}
-    runs: dict[Path, dict[str, tuple[str, str]]] = {}
-    for each in shipped:
-        whole = each.path.is_dir()
-        folder = each.path if whole else each.path.parent
-        name = "model.safetensors" if whole else each.path.name
-        predictor = open_predictor(each.path, each.runtime, None, each.precision)
-        found.setdefault(folder, {})[name] = answers(predictor, inputs)
-        runs.setdefault(folder, {})[name] = (each.runtime, each.precision)
-        rows = timings[each.path].latency if each.path in timings else []
-        ms = next((row.p50_ms for row in rows if (row.batch, row.length) == (1, 128)), None)
-        if ms is not None:
-            speeds.setdefault(folder, {})[name] = ms
-    for folder, answered in found.items():
-        probe = Probe(inputs, answered, host, speeds.get(folder, {}), runs[folder])
-        write_probe(folder, probe)
+def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
+    """Return the median of one text of 128 tokens, of what was timed so."""
+    return {
+        path: row.p50_ms
+        for path, timing in timings.items()
+        for row in timing.latency
+        if (row.batch, row.length) == (1, 128)
+    }
 
 
 def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
     """Return the stages whose speed only timing tells, each with the one before it."""
 
     def torch(row: Finished) -> Timed:
-        path = partial / "model" if row is done.shaped else row.deployments[0].path
-        path = row.deployments[0].path if row is done.baseline else path
+        shipped = row is done.shaped and row is not done.baseline
+        path = partial / "model" if shipped else row.deployments[0].path
         return Timed(Deployment("torch", "fp32", path), row.product)
 
     return {
@@ -202,10 +183,16 @@ def _rows(
     return rows
 
 
-def _write(recipe: Recipe, done: Done, rows: list[Stage], partial: Path, clock: Clock) -> None:
+def _write(
+    recipe: Recipe,
+    done: Done,
+    rows: list[Stage],
+    partial: Path,
+    clock: Clock,
+    host: dict[str, Any],
+) -> None:
     from bertcompress.report.plots import save_figures
 
-    host = environment(recipe.measure.threads)
     report = Report.of(
         rows,
         recipe=recipe.model_dump(mode="json"),

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from bertcompress.bits import precision_name
 from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
 
 __all__ = [
@@ -139,10 +140,7 @@ def _stored(folder: Path) -> str:
     """Return in what the weights of a model folder are stored, by the record in its config."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     edits = (config.get("bertcompress") or {}).get("edits", {})
-    bits = sorted({int(each) for each in edits.get("lowbit", {}).get("weights", {}).values()})
-    if not bits:
-        return "fp32"
-    return f"int{bits[0]}" if len(bits) == 1 else f"int{bits[0]}-{bits[-1]}"
+    return precision_name(map(int, edits.get("lowbit", {}).get("weights", {}).values()))
 
 
 def fits(runtime: str, holds: str, asked: str | None, precision: str | None) -> bool:

@@ -61,20 +61,25 @@ def quantize(weight: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]
     columns) -> int8 (rows, columns), scales as `scale_shape` says.
     """
     values = weight.detach().float()
-    most = group_most(values, group)
-    scale = (most / largest(bits)).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = scales_of(values, bits, group)
     whole = torch.round(values / _spread(scale, values.shape[1], group))
     return whole.clamp(-largest(bits), largest(bits)).to(torch.int8), scale
 
 
-def group_most(weight: Tensor, group: int) -> Tensor:
-    """Return the largest magnitude of each group of a matrix. Shape: as `scale_shape` says."""
+def scales_of(weight: Tensor, bits: int, group: int) -> Tensor:
+    """Return the largest magnitude of each group over the largest integer.
+
+    Shape: (rows, columns) -> as `scale_shape` says.
+    """
+    magnitudes = weight.detach().float().abs()
     if group == 0:
-        return weight.abs().amax().reshape(1, 1)
-    rows, columns = weight.shape
-    size = columns if group < 0 else group
-    padded = functional.pad(weight.abs(), (0, -columns % size))
-    return padded.reshape(rows, -1, size).amax(dim=2)
+        most = magnitudes.amax().reshape(1, 1)
+    else:
+        rows, columns = magnitudes.shape
+        size = columns if group < 0 else group
+        padded = functional.pad(magnitudes, (0, -columns % size))
+        most = padded.reshape(rows, -1, size).amax(dim=2)
+    return (most / largest(bits)).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def dequantize(whole: Tensor, scale: Tensor, group: int = 0) -> Tensor:

@@ -28,7 +28,6 @@ from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import Gated, fold, gates_in, split
 from bertcompress.engines.gates import GatedObjective, SizeController
-from bertcompress.engines.objectives import LabelLoss
 from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
 from bertcompress.shapes import LINEARS, ShapeError, anatomy
@@ -62,9 +61,7 @@ def flop(
         ShapeError where there is nothing to factorise, or `keep` is less than rank 1 everywhere.
     """
     method = Flop(keep=keep, **knobs)
-    inner: Objective = LabelLoss()
-    if teacher is not None:
-        inner = method.of_models(model, teacher, seed=seed, device=device)
+    inner = method.of_models(model, teacher, seed=seed, device=device)
     batches, rows = [], 0
     for batch in loader:
         if rows >= method.rows:

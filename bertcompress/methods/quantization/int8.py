@@ -31,13 +31,7 @@ from bertcompress.engines.sensitivity import sensitivities
 from bertcompress.errors import MissingExtra, ModelError
 from bertcompress.measure import predict
 from bertcompress.method import Context, Method
-from bertcompress.runtimes import (
-    MODEL_FILE,
-    OPENVINO_INT8_FILE,
-    QUANTIZED_FILE,
-    Batch,
-    require,
-)
+from bertcompress.runtimes import MODEL_FILE, ONNX_FILES, Batch, open_predictor, require
 from bertcompress.runtimes.graph import uses
 from bertcompress.runtimes.host import host_kind
 from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
@@ -45,6 +39,7 @@ from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
 __all__ = ["QuantizeInt8", "available_runtimes", "quantize_guarded", "quantize_int8"]
 
 Runtime = Literal["onnxruntime", "openvino"]
+FOLDERS = {runtime: folder for runtime, precision, folder, _ in ONNX_FILES if precision == "int8"}
 SENSITIVITY_ROWS = 128
 BF16_WORTH_IT = 1.05
 
@@ -86,7 +81,6 @@ class QuantizeInt8(Method):
         description="Loss of the headline score on the selection split that is allowed, before "
         "other settings are tried and the worst modules stay in fp32; null: whatever it loses",
     )
-
     bf16: bool = Field(
         False, description="Also ship a bf16 model for torch, if it is measured to be faster here"
     )
@@ -145,22 +139,17 @@ def quantize_int8(
 
     made = [onnxruntime.export(product, folder / "onnx")]
     for runtime in runtimes:
-        made.append(_quantized(runtime, folder / "onnx", PLACES[runtime](folder), calibration))
+        made.append(_quantized(runtime, folder, calibration))
     return made
 
 
-PLACES: dict[Runtime, Callable[[Path], Path]] = {
-    "onnxruntime": lambda folder: folder / "onnx",
-    "openvino": lambda folder: folder / "openvino",
-}
-FILES: dict[Runtime, str] = {"onnxruntime": QUANTIZED_FILE, "openvino": OPENVINO_INT8_FILE}
-
-
 def _quantized(
-    runtime: Runtime, source: Path, out: Path, calibration: list[Batch], **options: Any
+    runtime: Runtime, folder: Path, calibration: list[Batch], **options: Any
 ) -> Deployment:
+    """Write the int8 file of a runtime from `onnx/model.onnx` under a folder."""
     from bertcompress.runtimes import onnxruntime, openvino
 
+    source, out = folder / "onnx", folder / FOLDERS[runtime]
     if runtime == "onnxruntime":
         return onnxruntime.quantize(source, calibration, out=out, **options)
     return openvino.quantize(source, calibration, out=out, **options)
@@ -195,41 +184,45 @@ def quantize_guarded(
 
     Returns the deployments, and what was tried for each runtime.
     """
-    from bertcompress.runtimes import onnxruntime, open_predictor
+    from bertcompress.runtimes import onnxruntime
 
     made = [onnxruntime.export(product, folder / "onnx")]
     suspects = functools.cache(lambda: _suspects(product, guard))
     tried: dict[str, Tried] = {}
     for runtime in runtimes:
-
-        def make(
-            options: Mapping[str, Any], kept: Sequence[str], runtime: Runtime = runtime
-        ) -> Deployment:
-            nodes = _nodes(product, folder / "onnx", kept)
-            target = PLACES[runtime](folder)
-            return _quantized(
-                runtime, folder / "onnx", target, calibration, exclude=nodes, **options
-            )
-
-        def attempt(
-            options: Mapping[str, Any],
-            kept: Sequence[str],
-            runtime: Runtime = runtime,
-            make: Callable[..., Deployment] = make,
-        ) -> Attempt:
-            try:
-                done = make(options, kept)
-                return guard.judge(open_predictor(done.path, runtime), options, kept)
-            except ModelError:  # infinities or NaN: as bad as can be, and no reason to stop
-                return Attempt(dict(options), tuple(kept), 1.0, 1.0, 1e6, False)
-
-        every, best = search(attempt, switches(runtime), suspects)
-        tried[runtime] = every, best
-        if best is every[-1]:
-            made.append(Deployment(runtime, "int8", PLACES[runtime](folder) / FILES[runtime]))
-        else:
-            made.append(make(best.options, best.kept))
+        deployment, tried[runtime] = _searched(
+            product, folder, runtime, calibration, guard, suspects
+        )
+        made.append(deployment)
     return made, tried
+
+
+def _searched(
+    product: Product,
+    folder: Path,
+    runtime: Runtime,
+    calibration: list[Batch],
+    guard: Guard,
+    suspects: Callable[[], list[str]],
+) -> tuple[Deployment, Tried]:
+    """Return the best int8 file for one runtime, and what was tried for it."""
+
+    def make(options: Mapping[str, Any], kept: Sequence[str]) -> Deployment:
+        nodes = _nodes(product, folder / "onnx", kept)
+        return _quantized(runtime, folder, calibration, exclude=nodes, **options)
+
+    def attempt(options: Mapping[str, Any], kept: Sequence[str]) -> Attempt:
+        try:
+            done = make(options, kept)
+            return guard.judge(open_predictor(done.path, runtime), options, kept)
+        except ModelError:  # infinities or NaN: as bad as can be, and no reason to stop
+            return Attempt(dict(options), tuple(kept), 1.0, 1.0, 1e6, False)
+
+    every, best = search(attempt, switches(runtime), suspects)
+    file = next(f for r, p, _, f in ONNX_FILES if (r, p) == (runtime, "int8"))
+    there = Deployment(runtime, "int8", folder / FOLDERS[runtime] / file)
+    # What lies there is of the last attempt.
+    return there if best is every[-1] else make(best.options, best.kept), (every, best)
 
 
 def _suspects(product: Product, guard: Guard) -> list[str]:

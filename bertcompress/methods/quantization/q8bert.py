@@ -25,9 +25,8 @@ from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Deployment, Product
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
-from bertcompress.engines.objectives import LabelLoss
-from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
-from bertcompress.method import Context, Method, Objective
+from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.method import Context, Method
 from bertcompress.methods.quantization.int8 import available_runtimes
 from bertcompress.ranks import Ranks
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
@@ -50,11 +49,9 @@ def q8bert(
     `Distill` unless they are given. Raises ShapeError for a model with a masked-LM head.
     """
     if teacher is not None:
-        knobs = {"label_weight": 0.1, "logit_weight": 0.9, "hidden_weight": 1.0, **knobs}
+        knobs = {**TAUGHT, **knobs}
     method = Q8bert(**knobs)
-    inner: Objective = LabelLoss()
-    if teacher is not None:
-        inner = method.of_models(model, teacher, seed=seed, device=device)
+    inner = method.of_models(model, teacher, seed=seed, device=device)
     trained = method.start(model)
     fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
     store(model.cpu(), trained.cpu())

@@ -28,9 +28,8 @@ from bertcompress.artefact import Deployment, Product, imitates, precision_of
 from bertcompress.data import calibration_batches
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.hessian import layer_sharpness
-from bertcompress.engines.objectives import LabelLoss
-from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
-from bertcompress.method import Context, Method, Objective
+from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
 from bertcompress.shapes import anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
@@ -66,14 +65,12 @@ def q_bert(
     nothing. Raises ShapeError for a model with a masked-LM head.
     """
     if teacher is not None:
-        knobs = {"label_weight": 0.1, "logit_weight": 0.9, "hidden_weight": 1.0, **knobs}
+        knobs = {**TAUGHT, **knobs}
     method = QBert(**knobs)
     model.to(device)
     batches = [batch for batch, _ in zip(loader, range(method.shards), strict=False)]
     trained, _ = method.start(model, batches, seed)
-    inner: Objective = LabelLoss()
-    if teacher is not None:
-        inner = method.of_models(model, teacher, seed=seed, device=device)
+    inner = method.of_models(model, teacher, seed=seed, device=device)
     if method.epochs:
         fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
     store(model.cpu(), trained.cpu())

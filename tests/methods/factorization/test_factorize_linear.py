@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from tests_support import tiny_model
+from tests_support import linear_parameters, tiny_model
 
 import bertcompress as bc
 from bertcompress.methods.factorization.factorize_linear import factorize_linear
-from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
+from bertcompress.shapes import LowRank, ShapeError
 
 
 def batches(count=6, seed=0):
@@ -20,14 +20,6 @@ def batches(count=6, seed=0):
         ids = torch.randint(5, 25, (6, 8), generator=generator)
         made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     return made
-
-
-def linear_parameters(model):
-    return sum(
-        sum(p.numel() for n, p in layer.get(part).named_parameters() if n.endswith("weight"))
-        for layer in anatomy(model).layers
-        for part in LINEARS
-    )
 
 
 def change(model, original):

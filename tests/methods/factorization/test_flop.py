@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from pydantic import ValidationError
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import linear_parameters, tiny_model, tiny_tokenizer
 from torch.utils.data import DataLoader
 from training_support import toy_data
 
@@ -41,14 +41,6 @@ def batch_of(seed=0):
 @torch.no_grad()
 def logits(model):
     return model(**batch_of(9)).logits
-
-
-def linear_parameters(model):
-    return sum(
-        sum(p.numel() for n, p in layer.get(part).named_parameters() if n.endswith("weight"))
-        for layer in anatomy(model).layers
-        for part in LINEARS
-    )
 
 
 def loader_of(data, model):

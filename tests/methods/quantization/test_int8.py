@@ -146,10 +146,10 @@ def test_seven_bits_come_first_where_products_may_overflow(monkeypatch):
 def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_path, monkeypatch):
     real = int8._quantized
 
-    def broken(runtime, source, out, calibration, **options):
+    def broken(runtime, folder, calibration, **options):
         if options == {"exclude": []}:
             raise ModelError("the quantised model answers with infinities or NaN")
-        return real(runtime, source, out, calibration, **options)
+        return real(runtime, folder, calibration, **options)
 
     monkeypatch.setattr(int8, "_quantized", broken)
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
