@@ -37,8 +37,10 @@ def blocks(whole: NDArray[np.int8], bits: int, group: int) -> NDArray[np.uint8]:
     return np.asarray(shaped[..., ::2] | shaped[..., 1::2] << 4, np.uint8)
 
 
-def in_blocks(proto: Any, module: QuantizedLinear, name: str) -> bool:
-    """Make every product with the module's weight one of blocks, in place; False without any.
+def in_blocks(
+    proto: Any, module: QuantizedLinear, weight: NDArray[np.float32], name: str
+) -> bool:
+    """Make every product with this weight one of the module's blocks, in place; False without any.
 
     Raises ModelError for bits and groups that the operator does not have.
     """
@@ -49,7 +51,7 @@ def in_blocks(proto: Any, module: QuantizedLinear, name: str) -> bool:
         )
     onnx = require("onnx", "onnx")
     graph = proto.graph
-    found = list(uses(graph, module.weight.detach().cpu().numpy(), ("MatMul", "Gemm")))
+    found = list(uses(graph, weight, ("MatMul", "Gemm")))
     if not found:
         return False
     whole = unpack(module.qweight, module.bits, module.in_features).cpu().numpy()

@@ -35,22 +35,29 @@ def export_qdq(product: Product, folder: Path) -> Path:
     `model_quantized.onnx` for 8 bits, `model_q4.onnx` for fewer. The graph without rounding is
     written first and checked against torch; then its weights become integers. Where the weights of
     a row are grouped, products are MatMulNBits. Raises ModelError for groups that this does not
-    take, and where a weight is not found in the graph.
+    take, and where a weight is not found in a graph that uses it.
     """
     onnx = require("onnx", "onnx")
-    plain = export_onnx(replace(product, model=_in_floats(product.model)), folder)
+    model, weights = _in_floats(product.model)
+    plain = export_onnx(replace(product, model=model), folder)
     proto = onnx.load(plain)
     plain.unlink()
+    missing = []
     for name, module in stored_modules(product.model):
         if isinstance(module, QuantizedEmbedding):
-            done = _table(proto, module)
+            done = _table(proto, module, weights[name])
         elif module.group > 0:
-            done = in_blocks(proto, module, name)
+            done = in_blocks(proto, module, weights[name], name)
         else:
-            done = _product(proto, module)
+            done = _product(proto, module, weights[name])
         if not done:
-            raise ModelError(f"{name}: its weight is not in the exported graph")
+            missing.append(name)
     _drop_unused(proto.graph)
+    # A module that no output depends on, as the pooler of a bare model, is not in the graph.
+    left = _float_shapes(proto.graph)
+    for name in missing:
+        if tuple(sorted(weights[name].shape)) in left:
+            raise ModelError(f"{name}: its weight is not in the exported graph")
     share(proto)
     onnx.checker.check_model(proto)
     file = folder / (QUANTIZED_FILE if precision_of(product.model) == "int8" else Q4_FILE)
@@ -58,12 +65,22 @@ def export_qdq(product: Product, folder: Path) -> Path:
     return file
 
 
-def _in_floats(model: Any) -> Any:
-    """Return a copy with plain linears and tables of the same weights, that rounds no input."""
+def _in_floats(model: Any) -> tuple[Any, dict[str, NDArray[np.float32]]]:
+    """Return a copy with plain linears and tables, that rounds no input, and their weights by name.
+
+    Weights are found in the graph by their values, so that two modules with the same ones get
+    different ones here: they only mark the place where the integers go.
+    """
     ours = copy.deepcopy(model).float().cpu()
     new: dict[int, nn.Module] = {}
-    for _, module in stored_modules(ours):
-        weight = nn.Parameter(module.weight.detach().clone())
+    weights: dict[str, NDArray[np.float32]] = {}
+    seen: dict[bytes, int] = {}
+    for name, module in stored_modules(ours):
+        values = module.weight.detach().clone()
+        twins = seen.setdefault(values.numpy().tobytes(), 0)
+        seen[values.numpy().tobytes()] += 1
+        weight = nn.Parameter(values + twins / 1024)
+        weights[name] = weight.detach().numpy()
         if isinstance(module, QuantizedLinear):
             linear = nn.Linear(module.in_features, module.out_features, device="meta")
             linear.weight, linear.bias = weight, module.bias
@@ -73,13 +90,28 @@ def _in_floats(model: Any) -> Any:
             table.weight, table.padding_idx = weight, module.padding_idx
             new[id(module)] = table
     replace_modules(ours, new)
-    return ours
+    return ours, weights
 
 
-def _product(proto: Any, module: QuantizedLinear) -> bool:
-    """Make every product with the module's weight one of integers, in place."""
+def _float_shapes(graph: Any) -> set[tuple[int, ...]]:
+    """Return the sorted shapes of the float matrices that products and lookups still read."""
+    onnx = require("onnx", "onnx")
+    read = {
+        name for node in graph.node if node.op_type in ("MatMul", "Gemm", "Gather")
+        for name in node.input
+    }  # fmt: skip
+    floats = onnx.TensorProto.FLOAT
+    return {
+        tuple(sorted(tensor.dims))
+        for tensor in graph.initializer
+        if tensor.name in read and tensor.data_type == floats and len(tensor.dims) == 2
+    }
+
+
+def _product(proto: Any, module: QuantizedLinear, weight: NDArray[np.float32]) -> bool:
+    """Make every product with this weight one of the module's integers, in place."""
     graph = proto.graph
-    found = list(uses(graph, module.weight.detach().cpu().numpy(), ("MatMul", "Gemm")))
+    found = list(uses(graph, weight, ("MatMul", "Gemm")))
     whole = unpack(module.qweight, module.bits, module.in_features).cpu().numpy()
     scale = module.weight_scale.detach().cpu().numpy()
     for node, name, turned in found:
@@ -90,11 +122,11 @@ def _product(proto: Any, module: QuantizedLinear) -> bool:
     return bool(found)
 
 
-def _table(proto: Any, module: QuantizedEmbedding) -> bool:
-    """Look the module's rows up as integers, and scale what was looked up, in place."""
+def _table(proto: Any, module: QuantizedEmbedding, weight: NDArray[np.float32]) -> bool:
+    """Look the rows of this weight up as the module's integers, scaled after it, in place."""
     graph = proto.graph
     onnx = require("onnx", "onnx")
-    found = list(uses(graph, module.weight.detach().cpu().numpy(), ("Gather",)))
+    found = list(uses(graph, weight, ("Gather",)))
     whole = unpack(module.qweight, module.bits, module.embedding_dim).cpu().numpy()
     scale = module.weight_scale.detach().cpu().numpy()
     for node, name, _ in found:

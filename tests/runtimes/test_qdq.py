@@ -16,7 +16,15 @@ from bertcompress.errors import ModelError
 from bertcompress.measure.footprint import _sizes
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.qdq import export_qdq
-from bertcompress.shapes import FAMILIES, Heads, LowRanks, QuantizedLinear, Sharing, apply_edit
+from bertcompress.shapes import (
+    FAMILIES,
+    Heads,
+    LowRanks,
+    QuantizedLinear,
+    Sharing,
+    anatomy,
+    apply_edit,
+)
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -93,6 +101,29 @@ def test_cut_thin_and_shared_models_hold_each_weight_once(tmp_path):
     graph = onnx.load(file).graph
     integers = [tuple(t.dims) for t in graph.initializer if t.data_type == 3 and len(t.dims) == 2]
     assert integers.count((64, 8)) + integers.count((8, 64)) == 1
+
+
+@pytest.mark.parametrize("group", [-1, 32])
+def test_modules_with_the_same_weights_keep_their_own_ranges(group, tmp_path):
+    """Twins are found by their values too, though each rounds its input by a scale of its own."""
+    model = tiny_model()
+    first, second = (layer.get("ffn_in") for layer in anatomy(model).layers[:2])
+    second.weight.data.copy_(first.weight.data)
+    anatomy(model).layers[1].get("query").weight.data.zero_()
+    anatomy(model).layers[2].get("query").weight.data.zero_()
+    model = stored(model, group, activations=group < 0)
+    alike, file = compared(model, tmp_path, "onnxruntime")
+    assert alike > 0.99
+    operator = "MatMulNBits" if group > 0 else "QuantizeLinear"
+    count = sum(node.op_type == operator for node in onnx.load(file).graph.node)
+    assert count == (6 * 3 + 2 if group > 0 else 4 * 3 + 2)
+
+
+def test_a_pooler_that_no_output_depends_on_is_left_out(tmp_path):
+    model = stored(tiny_model(head="Model"), -1)
+    file = export_qdq(Product(model, tiny_tokenizer()), tmp_path)
+    graph = onnx.load(file).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 4 * 3
 
 
 def test_groups_that_the_operator_lacks_are_refused(tmp_path):

@@ -129,12 +129,14 @@ class QBert(Method, TeacherTerms, TrainSettings):
         return with_rounding(trained, widths, group=self.group, activations=False), sharpness
 
     def _widths(self, model: nn.Module, each: Sequence[int]) -> dict[str, int]:
-        """Return the bits of every module: by its layer, tables apart, pooler and head high."""
-        of_layer = {
-            id(module): bits
-            for layer, bits in zip(anatomy(model).layers, each, strict=True)
-            for module in layer.module.modules()
-        }
+        """Return the bits of every module: by its layer, tables apart, pooler and head high.
+
+        What several layers share has the most bits that one of them asks for.
+        """
+        of_layer: dict[int, int] = {}
+        for layer, bits in zip(anatomy(model).layers, each, strict=True):
+            for module in layer.module.modules():
+                of_layer[id(module)] = max(bits, of_layer.get(id(module), 0))
         return {
             name: of_layer.get(id(module), self.high_bits)
             if isinstance(module, nn.Linear)

@@ -59,8 +59,7 @@ def test_it_learns_and_every_file_answers_alike(data, tmp_path, per_channel):
         assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99, each.runtime
 
 
-def test_rounding_is_trained_for(data, tmp_path):
-    """Weights end where rounding hurts least: not where the same training without it ends."""
+def test_every_linear_learns_the_range_of_its_own_input(data, tmp_path):
     trained = stage(data, tmp_path / "a").model
     every = [m for m in trained.modules() if isinstance(m, QuantizedLinear)]
     assert len(every) == 20  # six in each of three layers, pooler and classifier

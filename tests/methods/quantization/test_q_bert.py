@@ -16,7 +16,8 @@ from bertcompress.data import collator
 from bertcompress.method import Context
 from bertcompress.methods.quantization.q_bert import QBert, choose_bits, q_bert
 from bertcompress.runtimes import open_predictor
-from bertcompress.shapes import anatomy, read_record
+from bertcompress.shapes import Sharing, anatomy, apply_edit, read_record
+from bertcompress.training import fit_batches
 
 QUICK = {"epochs": 1, "batch_size": 16, "precision": "fp32", "shards": 3}
 
@@ -87,6 +88,27 @@ def test_groups_are_nearer_than_one_scale(data):
     assert gaps[0] < 0.7 * gaps[1]
 
 
+def test_rounding_is_trained_for(data):
+    """In two bits, the same training without rounding ends where rounding ruins it."""
+    bits = {"bits": 2, "high_bits": 2, "group": 0}
+    knobs = {**QUICK, **bits, "epochs": 12, "learning_rate": 3e-3}
+    rows = data.encode(tiny_tokenizer(), "train")
+    loader = DataLoader(rows, batch_size=16, collate_fn=collator(tiny_tokenizer()))
+    plain = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64)
+    through = q_bert(copy.deepcopy(plain), loader, **knobs)
+    method = QBert(**knobs)
+    objective = method.of_models(plain, None, seed=0, device="cpu")
+    fit_batches(plain, objective, loader, settings=method, seed=0, device="cpu")
+    unrounded = loss(plain, loader)
+    rounded = loss(q_bert(plain, loader, **bits, epochs=0), loader)
+    assert unrounded < loss(through, loader) < 0.7 * rounded
+
+
+def loss(model, loader):
+    with torch.no_grad():
+        return float(np.mean([float(model.eval()(**batch).loss) for batch in loader]))
+
+
 def test_bits_that_take_more_bytes_are_marked(data, tmp_path):
     assert not imitates(stage(data, tmp_path / "a", epochs=0).model)
     assert imitates(stage(data, tmp_path / "b", epochs=0, bits=3).model)
@@ -95,3 +117,11 @@ def test_bits_that_take_more_bytes_are_marked(data, tmp_path):
 def test_without_a_packing_no_file_is_claimed(data, tmp_path):
     assert stage(data, tmp_path / "a", group=0, epochs=0).deployments == ()
     assert stage(data, tmp_path / "b", group=24, epochs=0).deployments == ()
+
+
+def test_a_shared_layer_has_the_bits_of_its_sharpest_use():
+    model = tiny_model(num_labels=2)
+    apply_edit(model, Sharing([0, 0, 2], [0, 0, 2]))
+    bits = QBert(bits=4, high_bits=8)._widths(model, [8, 4, 4])
+    of = {n: b for n, b in bits.items() if n.endswith("output.dense") and "attention" not in n}
+    assert of == {"bert.encoder.layer.0.output.dense": 8, "bert.encoder.layer.2.output.dense": 4}
