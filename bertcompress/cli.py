@@ -305,7 +305,9 @@ def verify(
         cells = ("-" if ms is None else f"{ms:.2f}" for ms in speeds)
         table.add_row(row.file, f"{row.runtime} {row.precision}", f"{verdict}: {row.words}", *cells)
     out.print(table)
-    out.print("One text of 128 tokens, median.", highlight=False)
+    tokens = {row.tokens for row in rows if row.tokens}
+    if tokens:
+        out.print(f"One text of {tokens.pop()} tokens, median.", highlight=False)
     for line in warnings:
         out.print(f"note: {line}", highlight=False)
     checked(rows)

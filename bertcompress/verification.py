@@ -28,8 +28,11 @@ class Verified(Row):
     precision: str = Field(description="fp32, bf16 or int8")
     passes: bool | None = Field(description="Whether it computes what it did; null: not run here")
     words: str = Field(description="How near the answers are, or why it was not run")
-    latency_ms: float | None = Field(None, description="Median of one text of 128 tokens, here")
-    latency_there_ms: float | None = Field(None, description="The same where it was made")
+    tokens: int | None = Field(None, description="Of the text that was timed; null: none was")
+    latency_ms: float | None = Field(None, description="Median of one such text, here")
+    latency_there_ms: float | None = Field(
+        None, description="Median of one text of 128 tokens where it was made"
+    )
 
 
 def verify(
@@ -50,9 +53,9 @@ def verify(
     for inner, probe in probes.items():
         rows += [_row(place, inner, name, probe) for name in sorted(probe.answers)]
     timed = [candidate for _, candidate in rows if candidate is not None]
-    speeds = iter(_speeds(timed, seconds, threads))
+    speeds = iter(_speeds(timed, seconds, threads) if seconds and timed else [])
     done = [
-        row if candidate is None else row.model_copy(update={"latency_ms": next(speeds)})
+        row if candidate is None else row.model_copy(update=next(speeds, {}))
         for row, candidate in rows
     ]
     there = next(iter(probes.values())).environment
@@ -89,13 +92,12 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
 
 def _speeds(
     candidates: Sequence[Candidate], seconds: float, threads: int | None
-) -> list[float | None]:
-    if not seconds or not candidates:
-        return [None] * len(candidates)
+) -> list[dict[str, float]]:
+    """Return what is known of a row once its file was timed, for each."""
     length = min(TOKENS, *(_most_tokens(Path(each.path)) for each in candidates))
     shape, whole = (1, length), seconds * len(candidates)
     every = time_candidates(candidates, [shape], threads=threads, rounds=5, seconds=whole)
-    return [each.latency[0].p50_ms for each in every]
+    return [{"tokens": length, "latency_ms": each.latency[0].p50_ms} for each in every]
 
 
 def _most_tokens(path: Path) -> int:

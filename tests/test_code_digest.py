@@ -32,6 +32,7 @@ def _digest(package: Path, edited: bool = False) -> str:
         ("engines/kprune.py", False, False),
         ("shapes/parts.py", False, False),
         ("shapes/parts.py", True, True),
+        ("data/encoding.py", False, True),
         ("report/rows.py", True, False),
     ],
 )

@@ -72,6 +72,7 @@ def test_what_was_made_here_computes_the_same_here(made):
     assert warnings == []
     (one, two), _ = bc.verify(made / "out" / "onnx", seconds=0.2, threads=1)
     assert one.file == "model.onnx"
+    assert one.tokens == two.tokens == 38  # a model of 40 positions
     assert one.latency_ms > 0
     assert two.latency_ms > 0
 

@@ -15,8 +15,9 @@ import bertcompress
 __all__ = ["code_digest"]
 
 _PACKAGE = Path(bertcompress.__file__).parent
-_ROOMS = ("methods", "engines", "runtimes", "shapes", "training")
-"""Where the code lies that decides what a method makes; the rest reads, measures and reports."""
+_ROOMS = ("data", "methods", "engines", "runtimes", "shapes", "training")
+"""Where the code lies that decides what a method makes; the rest measures and reports. What writes
+and reads a stage folder has `stages.FORMAT` instead."""
 
 
 @functools.cache

@@ -37,9 +37,7 @@ def blocks(whole: NDArray[np.int8], bits: int, group: int) -> NDArray[np.uint8]:
     return np.asarray(shaped[..., ::2] | shaped[..., 1::2] << 4, np.uint8)
 
 
-def in_blocks(
-    proto: Any, module: QuantizedLinear, weight: NDArray[np.float32], name: str
-) -> bool:
+def in_blocks(proto: Any, module: QuantizedLinear, weight: NDArray[np.float32], name: str) -> bool:
     """Make every product with this weight one of the module's blocks, in place; False without any.
 
     Raises ModelError for bits and groups that the operator does not have.
