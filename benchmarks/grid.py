@@ -57,8 +57,9 @@ STEPS: dict[str, list[Any]] = {
     "lowrank-50": [{"factorize_linear": {"keep": 0.5}}, TWO],
     "lowrank-20": [{"factorize_linear": {"keep": 0.2}}, "distill"],
     "flop-20": [{"flop": {"keep": 0.2, "epochs": 2}}, TWO],
-    # Few bits. `dense-longer` is the control of q8bert: fp32 trained on.
+    # Few bits; the control of q8bert is fp32 trained on for the same steps.
     "q8bert": ["q8bert"],
+    "q8bert-fp32": [{"finetune": {"epochs": 2, "learning_rate": 2e-5, "patience": None}}],
     "q-bert": ["q_bert"],
     "q-bert-one-scale": [{"q_bert": {"group": 0}}],
     "q-bert-mixed": [{"q_bert": {"bits": 2, "high_bits": 4, "high_share": 0.5}}],

@@ -55,18 +55,31 @@ LINES = (
     Column("q8bert, torch", "q8bert", "q8bert", "torch", "int8"),
     Column("q8bert, OpenVINO", "q8bert", "q8bert", "openvino", "int8"),
     Column("q8bert, ONNX Runtime", "q8bert", "q8bert", "onnxruntime", "int8"),
+    Column("control: fp32, as many more steps", "q8bert-fp32", "02-finetune"),
     Column("q_bert, 4 bits in groups", "q-bert", "q_bert", "torch", "int4-8"),
     Column("q_bert, 4 bits, one scale", "q-bert-one-scale", "q_bert", "torch", "int4-8"),
     Column("q_bert, 2 and 4 bits", "q-bert-mixed", "q_bert", "torch", "int2-8"),
     Column("q_bert, the other way round", "q-bert-reversed", "q_bert", "torch", "int2-8"),
 )
+COMPARED = (
+    ("small, distilled", "control: small, no teacher"),
+    ("no-training, before int8", "the same scores, plainly cut"),
+    ("flop, 20 %, 2 + 2 epochs", "low rank, 20 %, distilled 4 epochs"),
+    ("q8bert, torch", "control: fp32, as many more steps"),
+    ("q8bert, OpenVINO", "control: fp32, as many more steps"),
+    ("q_bert, 4 bits in groups", "q_bert, 4 bits, one scale"),
+    ("q_bert, 2 and 4 bits", "q_bert, the other way round"),
+)
+"""Pairs of lines whose difference is claimed, or denied."""
+RETRAINED = ("dense-longer", "q8bert-fp32")
+"""Arms that fine-tune twice: the first is the baseline."""
 
 
 def baseline(cell: dict[str, Any]) -> Any:
     """Return the torch deployment of the fine-tuned model."""
     stages = cell["report"]["stages"]
     first = next((s for s in stages if s["baseline"]), stages[0])
-    if cell["arm"] == "dense-longer":
+    if cell["arm"] in RETRAINED:
         first = stages[0]
     return first["deployments"][0]
 
@@ -107,12 +120,46 @@ def stored_answers(path: Path, column: Column) -> tuple[Any, Any] | None:
 
 def retention_interval(pairs: list[Any], task: dict[str, Any], labels: Any) -> Any:
     """Return retentions on resampled examples, seeds averaged. Shape: (resamples,)."""
+    drawn = resampled(pairs, task, labels)
+    return drawn[0::2].mean(0) / drawn[1::2].mean(0)
+
+
+def resampled(pairs: list[Any], task: Any, labels: Any) -> Any:
+    """Return the scores of both sides of each pair, in turn. Shape: (2 pairs, resamples)."""
     from bertcompress import metrics
 
     # All in one call: every seed and both sides are judged on the same drawn rows.
     sides = [metrics.decisions(task["headline"], x, task["problem"]) for p in pairs for x in p]
-    drawn = metrics.resampled(task["headline"], sides, labels)
-    return drawn[0::2].mean(0) / drawn[1::2].mean(0)
+    return metrics.resampled(task["headline"], sides, labels)
+
+
+def difference(first: Column, second: Column, cells: Any) -> list[str] | None:
+    """Return one row of the table of differences, in points; None where a line has no cells."""
+    points, draws, tasks = [], [], []
+    for task in JUDGED:
+        sides: list[dict[int, tuple[float, Any]]] = []
+        about, labels = None, None
+        for column in (first, second):
+            side = {}
+            for path, cell in cells.get((column.arm, task), []):
+                score, answers = score_of(cell, column), stored_answers(path, column)
+                if score is not None and answers:
+                    side[cell["seed"]] = (score, answers[0])
+                    about, labels = cell["report"]["task"], stored_labels(path)
+            sides.append(side)
+        seeds = sorted(sides[0].keys() & sides[1].keys())
+        if not seeds:
+            continue
+        tasks.append(f"{task} ({len(seeds)})")
+        points.append(np.mean([sides[0][seed][0] - sides[1][seed][0] for seed in seeds]))
+        pairs = [(sides[0][seed][1], sides[1][seed][1]) for seed in seeds]
+        drawn = resampled(pairs, about, labels)
+        draws.append(drawn[0::2].mean(0) - drawn[1::2].mean(0))
+    if not points:
+        return None
+    low, high = np.quantile(np.mean(draws, 0), [0.025, 0.975])
+    shown = f"{100 * np.mean(points):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return [first.name, second.name, shown, ", ".join(tasks)]
 
 
 def collect(results: Path) -> dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]]:
@@ -183,13 +230,22 @@ def write_table(results: Path) -> str:
     columns = ["", *SHOWN, "retention % [95 %]", "chance-corrected %", "seeds"]
     made = [column for column in LINES if any(arm == column.arm for arm, _ in cells)]
     rows = [base_line(cells), *(line(column, cells) for column in made)]
-    text = "\n".join("| " + " | ".join(r) + " |" for r in [columns, ["---"] * len(columns), *rows])
+    by_name = {column.name: column for column in LINES}
+    compared = [difference(by_name[a], by_name[b], cells) for a, b in COMPARED]
     hosts = sorted({c["report"]["environment"]["processor"] for f in cells.values() for _, c in f})
     note = (
         "Scores: accuracy (mnli matched, sst2, mrpc), Spearman (stsb), MCC (cola), times 100; ± is "
         "the standard deviation over seeds. Retention: mean over mnli, stsb and sst2. "
         f"Processor: {', '.join(hosts)}."
     )
-    text = f"{text}\n\n{note}\n"
+    text = f"{table(columns, rows)}\n\n{note}\n"
+    if any(compared):
+        heads = ["", "above", "points [95 %]", "tasks (seeds)"]
+        text += f"\n{table(heads, [row for row in compared if row])}\n"
     (results / "table.md").write_text(text, encoding="utf-8")
     return text
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join("| " + " | ".join(r) + " |" for r in [columns, ["---"] * len(columns), *rows])
