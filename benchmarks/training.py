@@ -1,6 +1,7 @@
 """What training costs beyond the arithmetic: ratios, each measured interleaved in one run.
 
 - a distillation step with cached logits, and with a live teacher's hidden states, over a plain one;
+- a step of `q8bert`, through the rounding of every weight and input, over a plain one;
 - tokens per second of the training behind `fit` over a bare PyTorch loop with the same settings.
 
 Run: python benchmarks/training.py [--steps 40] [--threads N]
@@ -34,6 +35,7 @@ from bertcompress.engines.objectives import Distillation, LabelLoss
 from bertcompress.engines.teachers import CachedTeacher, LiveTeacher, hidden_cache_bytes
 from bertcompress.measure import environment
 from bertcompress.method import Objective
+from bertcompress.methods.quantization.q8bert import Q8bert
 from bertcompress.task import Task
 from bertcompress.training import TrainSettings, fit_batches, forward
 from bertcompress.training.steps import LengthGrouped, decay_groups
@@ -43,6 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 LIMITS = {
     "cached logits / plain step": 1.15,
     "live hidden states / plain step": 1.5,
+    "q8bert / plain step": 1.25,
     "fit / bare loop, tokens per s": 0.95,
 }
 
@@ -84,14 +87,15 @@ def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> 
     start = time.perf_counter()
     cached = CachedTeacher(live, workdir)
     filling_s = time.perf_counter() - start
-    objectives: dict[str, Objective] = {
-        "plain step": LabelLoss(),
-        "cached logits": Distillation(cached, hidden_weight=0),
-        "live hidden states": Distillation(live),
+    trained: dict[str, tuple[Objective, nn.Module]] = {
+        "plain step": (LabelLoss(), product.model),
+        "cached logits": (Distillation(cached, hidden_weight=0), product.model),
+        "live hidden states": (Distillation(live), product.model),
+        "q8bert": (LabelLoss(), Q8bert().start(product.model)),
     }
     arms = {
-        name: Bare(copy.deepcopy(product.model), objective, settings)
-        for name, objective in objectives.items()
+        name: Bare(copy.deepcopy(model), objective, settings)
+        for name, (objective, model) in trained.items()
     }
     times: dict[str, list[float]] = {name: [] for name in arms}
     for turn, batch in enumerate(islice(loader(data, product, 0), steps + 2)):
