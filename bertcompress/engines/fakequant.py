@@ -44,6 +44,10 @@ class _PassThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, most: int) -> Tensor:
         """Return the rounded values."""
+        if values.device.type == "cpu":
+            # The same bits as below, which takes thirty times as long on a CPU.
+            step = scale if scale.ndim == 0 else scale[:, None]
+            return (values * (1.0 / step)).round_().clamp_(-most, most).mul_(step)
         zero = torch.zeros(scale.shape, dtype=torch.int32, device=scale.device)
         if scale.ndim == 0:
             return torch.fake_quantize_per_tensor_affine(values, scale, zero, -most, most)

@@ -38,6 +38,23 @@ def test_the_gradient_is_that_of_the_identity_where_it_clips_too():
     assert values.grad.tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rounding_is_that_of_torch_to_the_bit(bits):
+    generator = torch.Generator().manual_seed(bits)
+    most = 2 ** (bits - 1) - 1
+    values = torch.randn(64, 33, generator=generator)
+    values[0] = torch.arange(33) / 2 - 8  # ties, and beyond the range, with a scale of 1
+    values[1] = 0
+    scale = values.abs().amax(1) / most / 2
+    scale[:2] = torch.tensor([1.0, torch.finfo(torch.float32).tiny])
+    zero = torch.zeros(64, dtype=torch.int32)
+    each = torch.fake_quantize_per_channel_affine(values, scale, zero, 0, -most, most)
+    assert torch.equal(rounded(values, scale, most), each)
+    for one in scale:
+        whole = torch.fake_quantize_per_tensor_affine(values, one, zero[0], -most, most)
+        assert torch.equal(rounded(values, one, most), whole)
+
+
 def test_the_moving_average_by_hand():
     linear = FakeLinear(nn.Linear(2, 2), 8, 0, True, decay=0.9).train()
     expected = None
