@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from results_of import write
+
 TASKS = ("glue/mnli", "glue/stsb", "glue/sst2")
 MODEL = "embedded:minilm-l6"
 TWO_STEPS = {"max_steps": 2}
@@ -127,11 +127,7 @@ def main() -> None:
                     print(f"{texts:11} b{row.batch} {name:42} {row.batch_ms:8.2f} ms "
                           f"{row.speedup_vs_torch or 0:5.2f}x torch", flush=True)  # fmt: skip
                     rows.append({"texts": texts, "name": name, **row.model_dump()})
-    host = environment()
-    result = {"environment": host, "size_mb": sizes, "rows": rows}
-    kind = re.sub(r"[^a-z0-9]+", "-", str(host["processor"]).lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"int8-{kind}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(write("int8", {"environment": environment(), "size_mb": sizes, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ Run it with nothing else running, and without OMP_* or GOMP_* in the environment
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from results_of import write
+
 TASKS = ("glue/mnli", "glue/stsb", "glue/sst2")
 SHAPES = ((1, 128), (8, 128), (1, 32), (8, 32))
 
@@ -92,12 +91,9 @@ def main() -> None:
             for who, c in timed.items()
         }
         host = environment()
-    words = re.sub(r"[^a-z0-9]+", "-", host["processor"].lower()).strip("-")
     result = {"environment": host, "recipe": args.recipe, "sizes": sizes, "rows": rows}
-    path = RESULTS / f"speed-{args.recipe}-{words}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result)
-    print(path)
+    print(write(f"speed-{args.recipe}", result))
 
 
 def show(result: dict[str, Any]) -> None:
