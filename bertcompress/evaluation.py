@@ -24,6 +24,8 @@ from bertcompress.measure import (
     Row,
     Score,
     Timing,
+    busy_cores,
+    busy_words,
     count_parameters,
     environment,
     layer_table,
@@ -253,6 +255,8 @@ def bench(
         )
         for place, own in zip(places, batches, strict=True)
     ]
+    for words in busy_words(busy_cores()):
+        say(words)
     count = len(shapes) + (2 if task is not None else 0)
     timings = time_candidates(candidates, shapes, threads=threads, seconds=seconds * count)
     return [

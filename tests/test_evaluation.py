@@ -111,6 +111,7 @@ def timed(monkeypatch):
         ]
 
     monkeypatch.setattr(evaluation, "time_candidates", time)
+    monkeypatch.setattr(evaluation, "busy_cores", lambda: 0.0)
     return asked
 
 
@@ -138,6 +139,14 @@ def test_a_run_alone_stands_for_all_that_it_ships(run, timed):
     ]
     assert {row.model for row in rows} == {str(run)}
     assert said == [f"{run}: all that it ships; --runtime and --precision choose one"]
+
+
+def test_a_busy_machine_is_told(run, timed, monkeypatch):
+    monkeypatch.setattr(evaluation, "busy_cores", lambda: 1.5)
+    said = []
+    bc.bench([run / "model"], say=said.append)
+    assert len(said) == 1
+    assert "1.5 cores busy" in said[0]
 
 
 def test_beside_others_a_run_is_one(run, timed):

@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
 from bertcompress.errors import WorkerError
-from bertcompress.measure import latency
+from bertcompress.measure import busy_cores, busy_words, latency
 from bertcompress.measure.latency import Candidate, measure_latency, time_candidates
 from bertcompress.runtimes import host, onnxruntime, process
 from bertcompress.runtimes import torch as torch_runtime
@@ -223,3 +224,13 @@ def test_peak_memory_never_falls_and_counts_megabytes():
     assert host.peak_memory_mb() >= before
     assert before > 50
     del ballast
+
+
+def test_a_busy_machine_is_seen_and_said(monkeypatch):
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0, 1]
+    shares = [100.0 * (core == cores[0]) for core in range(max(cores) + 2)]
+    shares[-1] = 100.0 if hasattr(os, "sched_getaffinity") else 0.0  # one that is not ours
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: shares)
+    assert busy_cores() == 1.0
+    assert busy_words(None) == busy_words(0.1) == []
+    assert "1.0 cores busy" in busy_words(1.0)[0]

@@ -62,6 +62,15 @@ def _bare() -> Report:
 # -- the format
 
 
+def test_a_busy_machine_is_warned_of():
+    report = sample_report()
+    fields = {name: getattr(report, name) for name in ("recipe", "task")}
+    for busy, count in ((0.1, 0), (1.6, 1)):
+        host = {**report.environment, "busy_cores": busy}
+        made = Report.of(report.stages, environment=host, **fields)
+        assert sum("1.6 cores busy" in words for words in made.verdict.warnings) == count
+
+
 def test_a_saved_report_comes_back_equal(tmp_path: Path) -> None:
     report = sample_report()
     assert report.save(tmp_path) == tmp_path / "report.json"

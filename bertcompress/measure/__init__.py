@@ -16,6 +16,7 @@ from bertcompress.measure.latency import (
     Candidate,
     Latency,
     Timing,
+    busy_words,
     measure_latency,
     time_candidates,
 )
@@ -29,7 +30,7 @@ from bertcompress.measure.scores import (
     score,
     task_batches,
 )
-from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
+from bertcompress.runtimes.host import busy_cores, environment, peak_memory_mb, physical_cores
 
 __all__ = [
     "Candidate",
@@ -42,6 +43,8 @@ __all__ = [
     "Score",
     "Size",
     "Timing",
+    "busy_cores",
+    "busy_words",
     "compare",
     "count_parameters",
     "disk_bytes",

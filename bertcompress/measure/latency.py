@@ -26,6 +26,7 @@ __all__ = [
     "Candidate",
     "Latency",
     "Timing",
+    "busy_words",
     "measure_latency",
     "time_candidates",
 ]
@@ -95,6 +96,20 @@ class Timing:
     peak_memory_mb: float
     """The most that the process ever held, runtime and Python included."""
     latency: list[Latency] = field(default_factory=list)
+
+
+BUSY = 0.3
+"""Cores; what a machine does for itself stays below."""
+
+
+def busy_words(cores: float | None) -> list[str]:
+    """Return a warning where something else kept cores busy when timing began; see `busy_cores`."""
+    if cores is None or cores < BUSY:
+        return []
+    return [
+        f"Something else kept {cores:.1f} cores busy when timing began: times and ratios may be "
+        "far off. Time again on a quiet machine, with `bertcompress bench RUN`."
+    ]
 
 
 def measure_latency(

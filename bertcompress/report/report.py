@@ -43,7 +43,7 @@ class Report(ReportData):
             task=dict(task),
             environment=dict(environment),
             stages=tuple(stages),
-            verdict=judge(stages, seeds),
+            verdict=judge(stages, seeds, environment.get("busy_cores")),
         )
 
     @classmethod

@@ -183,7 +183,8 @@ class ReportData(Row):
     recipe: dict[str, Any] = Field(description="The recipe with its defaults filled in")
     task: dict[str, Any] = Field(description="The task as resolved: data, metrics, chance level")
     environment: dict[str, Any] = Field(
-        description="Processor, instruction sets, cores, threads, versions"
+        description="Processor, instruction sets, cores, threads, versions; `busy_cores`: what "
+        "others used when timing began"
     )
     stages: tuple[Stage, ...] = Field(description="In the order they ran")
     verdict: Verdict = Field(description="Computed from the stages")

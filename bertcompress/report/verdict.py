@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from bertcompress.measure import busy_words
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import DeploymentRow, SpeedUp, Stage, Verdict
 
@@ -36,8 +37,12 @@ def judged(stage: Stage) -> DeploymentRow | None:
     return min(real, key=lambda row: row.size_mb, default=None)
 
 
-def judge(stages: Sequence[Stage], seeds: int = 1) -> Verdict:
-    """Return the verdict on the last stage. `seeds`: how many the figures are a mean of, >= 1."""
+def judge(stages: Sequence[Stage], seeds: int = 1, busy: float | None = None) -> Verdict:
+    """Return the verdict on the last stage.
+
+    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used when
+    timing began.
+    """
     baseline, last = baseline_of(stages), stages[-1]
     row = judged(last)
     if row is None:
@@ -69,6 +74,7 @@ def judge(stages: Sequence[Stage], seeds: int = 1) -> Verdict:
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
         *_controls(stages),
+        *busy_words(busy),
         *_speed_warnings(verdict, _dense_spreads(baseline, row.runtime)),
     )
     return verdict.model_copy(update={"sentences": sentences, "warnings": warnings})

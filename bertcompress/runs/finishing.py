@@ -20,7 +20,7 @@ from bertcompress.artefact import (
     save,
 )
 from bertcompress.errors import OutputError
-from bertcompress.measure import Latency, Timing, environment
+from bertcompress.measure import Latency, Timing, busy_cores, environment
 from bertcompress.measure.probe import record
 from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
@@ -49,6 +49,7 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
         shipped += [(d, final) for d in _placed(final, partial)]
         dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
     timings: dict[Path, Timing] = {}
+    busy: dict[str, float] = {}
     baseline_torch = done.baseline.deployments[0]
     if recipe.measure.latency:
         say("timing the deployments, in turn")
@@ -66,13 +67,14 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
             timed += [each for each in pair if each.deployment.path not in known]
             known |= {each.deployment.path for each in pair}
         with clock("timing"):
+            busy = {"busy_cores": round(busy_cores(), 2)}
             timings = time_deployments(timed, done.start.data, recipe.measure)
         for name, pair in doubtful.items():
             before, after = (timings[each.deployment.path] for each in pair)
             done.notes[name].append(paid(before.latency, after.latency))
     say("writing the report")
     with clock("reporting"):
-        host = environment(recipe.measure.threads)
+        host = environment(recipe.measure.threads) | busy
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
         judge = Judge(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)

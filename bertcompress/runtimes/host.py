@@ -12,7 +12,14 @@ from typing import Any
 
 import psutil
 
-__all__ = ["environment", "forget_peak_memory", "host_kind", "peak_memory_mb", "physical_cores"]
+__all__ = [
+    "busy_cores",
+    "environment",
+    "forget_peak_memory",
+    "host_kind",
+    "peak_memory_mb",
+    "physical_cores",
+]
 
 _INSTRUCTIONS = (
     *("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
@@ -57,6 +64,15 @@ def physical_cores() -> int:
     """Return the physical cores that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(psutil.cpu_count(logical=False) or 1, allowed or 1)
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """Return how many of the cores that this process may use others keep busy while it sleeps."""
+    shares = psutil.cpu_percent(interval=seconds, percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        allowed = os.sched_getaffinity(0)
+        shares = [share for core, share in enumerate(shares) if core in allowed]
+    return float(sum(shares)) / 100
 
 
 def peak_memory_mb() -> float:
