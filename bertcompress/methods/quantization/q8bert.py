@@ -6,7 +6,7 @@ rounding; LayerNorm, softmax and GELU stay in floats. With weights for the teach
 training distils at the same time. What comes out is one int8 model: an artefact of ours, and ONNX
 files with the learned scales for ONNX Runtime and OpenVINO.
 
-Costs the named epochs, each step up to a quarter more than a plain one. Four times smaller on disk,
+Costs the named epochs, each step about a tenth more than a plain one. Four times smaller on disk,
 and faster wherever the processor has int8 instructions. Not before `quantize_int8` lost more than
 you allow: post-training int8 takes a minute and often loses nothing.
 """
