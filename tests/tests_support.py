@@ -76,6 +76,7 @@ def tiny_tokenizer() -> Any:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
+        model_input_names=["input_ids", "attention_mask"],  # transformers 4.57 adds token types
     )
 
 
