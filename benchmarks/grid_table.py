@@ -71,17 +71,14 @@ COMPARED = (
     ("q_bert, 2 and 4 bits", "q_bert, the other way round"),
 )
 """Pairs of lines whose difference is claimed, or denied."""
-RETRAINED = ("dense-longer", "q8bert-fp32")
-"""Arms that fine-tune twice: the first is the baseline."""
+BASELINE = "01-finetune"
+"""The stage that all is compared with; some arms fine-tune a second time."""
 
 
 def baseline(cell: dict[str, Any]) -> Any:
     """Return the torch deployment of the fine-tuned model."""
     stages = cell["report"]["stages"]
-    first = next((s for s in stages if s["baseline"]), stages[0])
-    if cell["arm"] in RETRAINED:
-        first = stages[0]
-    return first["deployments"][0]
+    return next(s for s in stages if s["name"] == BASELINE)["deployments"][0]
 
 
 def score_of(cell: dict[str, Any], column: Column) -> float | None:
@@ -112,7 +109,7 @@ def stored_answers(path: Path, column: Column) -> tuple[Any, Any] | None:
         if column.stage == "control":
             end = f"-control/{suffix}"
         ours = [n for n in names if n.endswith(end) and not n.startswith("baseline-")]
-        base = [n for n in names if n.startswith("01-finetune/torch")]
+        base = [n for n in names if n.startswith(f"{BASELINE}/torch")]
         if not ours or not base:
             return None
         return stored[ours[0]].astype(np.float32), stored[base[0]].astype(np.float32)

@@ -8,6 +8,7 @@ into integer products: ONNX Runtime and OpenVINO both.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,12 @@ def _in_floats(model: Any) -> tuple[Any, dict[str, NDArray[np.float32]]]:
     ours = copy.deepcopy(model).float().cpu()
     new: dict[int, nn.Module] = {}
     weights: dict[str, NDArray[np.float32]] = {}
-    seen: dict[bytes, int] = {}
+    seen: Counter[bytes] = Counter()
     for name, module in stored_modules(ours):
-        values = module.weight.detach().clone()
-        twins = seen.setdefault(values.numpy().tobytes(), 0)
-        seen[values.numpy().tobytes()] += 1
-        weight = nn.Parameter(values + twins / 1024)
+        values = module.weight.detach()
+        content = values.numpy().tobytes()
+        weight = nn.Parameter(values + seen[content] / 1024)
+        seen[content] += 1
         weights[name] = weight.detach().numpy()
         if isinstance(module, QuantizedLinear):
             linear = nn.Linear(module.in_features, module.out_features, device="meta")
