@@ -10,7 +10,14 @@ from typing import Any
 from pydantic import Field
 
 from bertcompress.errors import InputError, MissingExtra, NotFound
-from bertcompress.measure import Candidate, Row, environment, time_candidates
+from bertcompress.measure import (
+    Candidate,
+    Row,
+    busy_cores,
+    busy_words,
+    environment,
+    time_candidates,
+)
 from bertcompress.measure.probe import PROBE_FILE, Probe, alike, answers, read_probe
 from bertcompress.runtimes import open_predictor
 
@@ -42,7 +49,8 @@ def verify(
 
     Every file is run by the runtime that it was made for, where that is installed, and timed for
     about `seconds` each; 0 times nothing. The warnings say how this machine differs from the one
-    that the artefact was made on. Raises NotFound for a folder without recorded answers.
+    that the artefact was made on, and whether it was busy when timing began. Raises NotFound for a
+    folder without recorded answers.
     """
     place = Path(folder).expanduser()
     files = [place / PROBE_FILE, *sorted(place.glob(f"*/{PROBE_FILE}"))]
@@ -53,13 +61,15 @@ def verify(
     for inner, probe in probes.items():
         rows += [_row(place, inner, name, probe) for name in sorted(probe.answers)]
     timed = [candidate for _, candidate in rows if candidate is not None]
-    speeds = iter(_speeds(timed, seconds, threads) if seconds and timed else [])
+    timing = bool(seconds and timed)
+    busy = busy_words(busy_cores()) if timing else []
+    speeds = iter(_speeds(timed, seconds, threads) if timing else [])
     done = [
         row if candidate is None else row.model_copy(update=next(speeds, {}))
         for row, candidate in rows
     ]
     there = next(iter(probes.values())).environment
-    return done, _warnings(there, environment(threads))
+    return done, [*_warnings(there, environment(threads)), *busy]
 
 
 def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, Candidate | None]:

@@ -62,7 +62,8 @@ def test_inputs_are_real_shapes_and_always_the_same():
     assert len(set(mask.sum(1).tolist())) > 5
 
 
-def test_what_was_made_here_computes_the_same_here(made):
+def test_what_was_made_here_computes_the_same_here(made, monkeypatch):
+    monkeypatch.setattr(verification, "busy_cores", lambda: 1.5)
     rows, warnings = bc.verify(made / "out", seconds=0)
     assert [(row.file, row.precision) for row in rows] == [
         ("onnx/model.onnx", "fp32"),
@@ -70,11 +71,12 @@ def test_what_was_made_here_computes_the_same_here(made):
     ]
     assert all(row.passes for row in rows)
     assert warnings == []
-    (one, two), _ = bc.verify(made / "out" / "onnx", seconds=0.2, threads=1)
+    (one, two), (busy,) = bc.verify(made / "out" / "onnx", seconds=0.2, threads=1)
     assert one.file == "model.onnx"
     assert one.tokens == two.tokens == 38  # a model of 40 positions
     assert one.latency_ms > 0
     assert two.latency_ms > 0
+    assert "1.5 cores busy" in busy
 
 
 def test_a_run_with_a_model_in_int8_is_verified_whole(tmp_path, monkeypatch):
