@@ -24,10 +24,16 @@ class Moments:
     cross: Tensor
 
     @classmethod
-    def empty(cls, features: int, outputs: int, device: torch.device) -> Moments:
+    def empty(
+        cls,
+        features: int,
+        outputs: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> Moments:
         """Return the moments of no tokens."""
-        gram = torch.zeros(features + 1, features + 1, device=device)
-        return cls(gram, torch.zeros(features + 1, outputs, device=device))
+        gram = torch.zeros(features + 1, features + 1, device=device, dtype=dtype)
+        return cls(gram, torch.zeros(features + 1, outputs, device=device, dtype=dtype))
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         """Add tokens. Shape: features (N, K), targets (N, H)."""

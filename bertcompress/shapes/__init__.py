@@ -1,10 +1,16 @@
 """What travels with a model: anatomy, edits and the classes of an edited model."""
 
-from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy
+from bertcompress.shapes.anatomy import (
+    FAMILIES,
+    LayerParts,
+    ShapeError,
+    albert_groups,
+    anatomy,
+)
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.edits import read_record
 from bertcompress.shapes.lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
-from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks
+from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks, rows_through
 from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
 from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
 from bertcompress.shapes.sharing import PARTS, Sharing
@@ -17,6 +23,7 @@ __all__ = [
     "Embedding",
     "FactorizedEmbedding",
     "Heads",
+    "LayerParts",
     "Layers",
     "LowBit",
     "LowRank",
@@ -28,9 +35,11 @@ __all__ = [
     "ShapeError",
     "Sharing",
     "Vocabulary",
+    "albert_groups",
     "anatomy",
     "apply_edit",
     "compressed_class",
     "edited",
     "read_record",
+    "rows_through",
 ]

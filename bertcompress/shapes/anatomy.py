@@ -19,6 +19,7 @@ __all__ = [
     "Family",
     "LayerParts",
     "ShapeError",
+    "albert_groups",
     "anatomy",
     "family_of",
 ]
@@ -251,7 +252,7 @@ class Anatomy:
             return list(range(physical))
         groups = int(self.config.num_hidden_groups)
         inner = physical // groups
-        order = [int(i / (self.depth / groups)) for i in range(self.depth)]
+        order = albert_groups(self.depth, groups)
         return [group * inner + j for group in order for j in range(inner)]
 
     def _modules(self) -> Iterator[nn.Module]:
@@ -261,6 +262,15 @@ class Anatomy:
                 yield from module.albert_layers
             else:
                 yield module
+
+
+def albert_groups(depth: int, groups: int) -> list[int]:
+    """Return the group of each applied layer, as ALBERT's `num_hidden_groups` does.
+
+    >>> albert_groups(6, 3)
+    [0, 0, 1, 1, 2, 2]
+    """
+    return [int(i / (depth / groups)) for i in range(depth)]
 
 
 def anatomy(model: nn.Module) -> Anatomy:

@@ -24,7 +24,7 @@ from bertcompress.shapes.parts import (
     unfilled,
 )
 
-__all__ = ["LINEARS", "Embedding", "LowRanks"]
+__all__ = ["LINEARS", "Embedding", "LowRanks", "rows_through"]
 
 LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linears of a layer, by their name in the anatomy table."""
@@ -153,9 +153,10 @@ class Embedding:
         for name in ("position_embeddings", "token_type_embeddings"):
             old = getattr(embeddings, name, None)
             if old is not None:
-                setattr(embeddings, name, _table(old, _solved(old.weight, right)))
+                setattr(embeddings, name, _table(old, rows_through(old.weight, right)))
         norm = embeddings.LayerNorm
-        embeddings.LayerNorm = nn.LayerNorm(self.size, eps=norm.eps, device=norm.weight.device)
+        like = {"device": norm.weight.device, "dtype": norm.weight.dtype}
+        embeddings.LayerNorm = nn.LayerNorm(self.size, eps=norm.eps, **like)
         into = new_linear(word, right.T, norm.bias)
         embeddings.dropout = ProjectedDropout(embeddings.dropout, into)
 
@@ -178,11 +179,17 @@ def _has_projection(view: Anatomy) -> bool:
     return native or view.family.shared
 
 
-def _solved(weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def rows_through(weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return thin rows that come nearest to a table's behind a projection, by least squares.
+
+    Zeros where there is nothing to solve yet. Shape: (N, H), (E, H) -> (N, E).
+    """
     if weight.is_meta or not right.any():
         return weight.new_zeros(weight.shape[0], right.shape[0])
-    solved: torch.Tensor = torch.linalg.lstsq(right.T, weight.detach().T).solution
-    return solved.T
+    # Neither lstsq nor its drivers know half precision.
+    goal = weight.detach().T.double()
+    solved: torch.Tensor = torch.linalg.lstsq(right.T.double(), goal).solution
+    return solved.T.to(weight.dtype)
 
 
 def _table(like: nn.Embedding, weight: torch.Tensor) -> nn.Embedding:

@@ -5,8 +5,8 @@ Lan et al. 2020, ALBERT (1909.11942), section 3.1, from a trained table, in one 
 token comes: the LayerNorm stays behind the projection, so at E = H nothing changes, and the model
 keeps a class of ours. `tables: all` is ALBERT's form, which loads as a stock ALBERT: all tables and
 the LayerNorm at size E, then the projection. There the norm sits before the projection, so no
-choice of weights is the old model: the projection is fitted by least squares, and what comes out is
-a start for `distill`.
+choice of weights is the old model: the projection is fitted by least squares on training rows, and
+what comes out is a start for `distill`.
 
 Costs seconds. Always follow it with `distill`. Makes files smaller where the table is much of the
 model; no speed-up: a lookup is nothing beside the layers. Not for a masked-LM head, whose decoder
@@ -16,6 +16,7 @@ is the table. Try `trim_vocabulary` first: it loses nothing.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -25,17 +26,28 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
+from bertcompress.data import calibration_batches
+from bertcompress.engines.reconstruct import Moments, solve_projection
 from bertcompress.engines.spectra import factors
 from bertcompress.method import Context, Method
-from bertcompress.shapes import Embedding, FactorizedEmbedding, anatomy, apply_edit
+from bertcompress.shapes import (
+    Embedding,
+    FactorizedEmbedding,
+    ShapeError,
+    anatomy,
+    apply_edit,
+    rows_through,
+)
 
 __all__ = ["FactorizeEmbedding", "factorize_embedding", "token_counts"]
 
 Tables = Literal["word", "all"]
+Batch = Mapping[str, Tensor]
 _ROWS, _LENGTH = 512, 64
+_RIDGE = 1e-6
 
 
-def token_counts(vocabulary: int, batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
+def token_counts(vocabulary: int, batches: Sequence[Batch]) -> Tensor:
     """Return how often each token comes in the batches, padding left out. Shape: (V,)."""
     counts = torch.zeros(vocabulary)
     for batch in batches:
@@ -50,6 +62,7 @@ def factorize_embedding(
     tables: Tables = "word",
     *,
     counts: Tensor | None = None,
+    batches: Sequence[Batch] = (),
     seed: int = 0,
 ) -> nn.Module:
     """Factorise the tables of an encoder, in place, and return the model.
@@ -59,18 +72,20 @@ def factorize_embedding(
         size: E, features of the thin tables.
         tables: the `word` table alone, or `all` in ALBERT's form.
         counts: how often each token comes; rows of frequent ones are kept best. Shape: (V,).
-        seed: of the token sequences on which the projection of `all` is fitted.
+        batches: texts on which the projection of `all` is fitted, as a data loader gives them;
+            without any, sequences of tokens drawn as often as `counts` says.
+        seed: of the sequences that are drawn.
 
     Raises:
         ShapeError for a size that saves nothing, and for models whose tables cannot be so.
     """
+    _check(model, size, tables)
     view = anatomy(model)
-    before = copy.deepcopy(view.base.get_submodule("embeddings")).eval()
-    word: Any = before.get_submodule("word_embeddings")
-    table = word.weight.detach()
+    # In fp32: neither the factors nor the fit should suffer from a model in half precision.
+    before: Any = copy.deepcopy(view.base.get_submodule("embeddings")).float().eval()
+    table = before.word_embeddings.weight.detach()
     # One more for each: a token that was not met may still come.
     weight = torch.ones(len(table)) if counts is None else counts.float() + 1.0
-    _check(model, size, tables)
     left, right = factors(table, size, rows=weight.sqrt().to(table.device))
     apply_edit(model, Embedding(size, tables))
     embeddings: Any = anatomy(model).base.get_submodule("embeddings")
@@ -84,40 +99,72 @@ def factorize_embedding(
             for name in ("position_embeddings", "token_type_embeddings"):
                 old = getattr(before, name, None)
                 if old is not None:
-                    solved = torch.linalg.lstsq(right.T, old.weight.detach().T).solution.T
-                    getattr(embeddings, name).weight.copy_(solved)
-            _fit_projection(before, embeddings, weight, seed)
+                    getattr(embeddings, name).weight.copy_(rows_through(old.weight, right))
+            _fit_projection(before, embeddings, batches or _drawn(before, weight, seed))
     return model
 
 
 def _check(model: nn.Module, size: int, tables: Tables) -> None:
-    Embedding(size, tables, start="svd").check(anatomy(model))
+    view = anatomy(model)
+    Embedding(size, tables, start="svd").check(view)
+    embeddings: Any = view.base.get_submodule("embeddings")
+    word = embeddings.word_embeddings
+    table = word.table if isinstance(word, FactorizedEmbedding) else word
+    tokens, width = table.weight.shape
+    if size * (tokens + width) >= tokens * width:
+        most = -(-tokens * width // (tokens + width)) - 1
+        raise ShapeError(
+            f"factorize_embedding: at size {size} two thin tables are no smaller than the one of "
+            f"{tokens} tokens x {width}; a size up to {most} saves"
+        )
 
 
-def _fit_projection(before: nn.Module, embeddings: Any, weight: Tensor, seed: int) -> None:
+def _drawn(before: nn.Module, weight: Tensor, seed: int) -> list[Batch]:
+    """Return sequences of tokens drawn with these weights, the second half of the second type."""
+    embeddings: Any = before
+    table, positions = embeddings.word_embeddings, embeddings.position_embeddings
+    weight = weight.clone()
+    if table.padding_idx is not None:  # RoBERTa gives padding no position
+        weight[table.padding_idx] = 0.0
+    length = min(_LENGTH, positions.num_embeddings - 2)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(weight, _ROWS * length, replacement=True, generator=generator)
+    types = torch.zeros(_ROWS, length, dtype=torch.long)
+    if getattr(embeddings, "token_type_embeddings", None) is not None:
+        types[:, length // 2 :] = min(1, embeddings.token_type_embeddings.num_embeddings - 1)
+    ids = drawn.reshape(_ROWS, length)
+    return [
+        {"input_ids": ids, "token_type_ids": types, "attention_mask": torch.ones_like(ids)},
+    ]
+
+
+def _fit_projection(before: nn.Module, embeddings: Any, batches: Sequence[Batch]) -> None:
     """Fit the projection behind the LayerNorm, in place, to what the old embeddings gave.
 
-    Least squares over sequences of tokens drawn as often as they come.
+    Least squares over the tokens of the batches. What comes out of a LayerNorm sums to 0, so one
+    direction has no variance, and without the small ridge its weights would be noise times a large
+    number, which any step of training, half precision or int8 would let out.
     """
-    generator = torch.Generator().manual_seed(seed)
-    training = embeddings.training
-    embeddings.eval()
-    table: Tensor = embeddings.word_embeddings.weight
-    length = min(_LENGTH, embeddings.position_embeddings.num_embeddings - 2)
-    drawn = torch.multinomial(weight, _ROWS * length, replacement=True, generator=generator)
-    ids = drawn.reshape(_ROWS, length).to(table.device)
-    projection = embeddings.dropout.projection
-    goal = before(input_ids=ids).flatten(0, 1).double()
+    fitted = copy.deepcopy(embeddings).float().eval()
+    projection = fitted.dropout.projection
     seen: list[Tensor] = []
     handle = projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    embeddings(input_ids=ids)
+    moments = Moments.empty(
+        projection.in_features, projection.out_features, projection.weight.device, torch.float64
+    )
+    takes = inspect.signature(before.forward).parameters
+    for batch in batches:
+        moved = {name: value.to(projection.weight.device) for name, value in batch.items()}
+        mask = moved["attention_mask"].bool()
+        inputs = {k: v for k, v in moved.items() if k in ("input_ids", "token_type_ids")}
+        inputs = {name: value for name, value in inputs.items() if name in takes}
+        goal = before(**inputs)
+        fitted(**inputs)
+        moments.add(seen.pop()[mask].double(), goal[mask].double())
     handle.remove()
-    features = seen[0].flatten(0, 1).double()
-    wide = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-    solved = torch.linalg.lstsq(wide, goal).solution
-    projection.weight.copy_(solved[:-1].T)
-    projection.bias.copy_(solved[-1])
-    embeddings.train(training)
+    projection.weight.zero_()  # the ridge pulls towards what is there
+    solve_projection(projection, moments, ridge=_RIDGE)
+    embeddings.dropout.projection.load_state_dict(projection.state_dict())
 
 
 class FactorizeEmbedding(Method):
@@ -132,9 +179,15 @@ class FactorizeEmbedding(Method):
         "word", description="The word table alone, or all of them in ALBERT's form (stock class)"
     )
     weighted: bool = Field(True, description="Keep rows best whose tokens come often in training")
+    rows: int = Field(
+        512,
+        ge=1,
+        le=2_048,
+        description="Calibration rows, of the training set, on which ALBERT's projection is fitted",
+    )
 
     def check(self, model: nn.Module) -> None:
-        """Raise ShapeError for tables that cannot be so."""
+        """Raise ShapeError for a size that saves nothing, and for tables that cannot be so."""
         _check(model, self.size, self.tables)
 
     def apply(self, product: Product, ctx: Context) -> Product:
@@ -147,6 +200,17 @@ class FactorizeEmbedding(Method):
             ids = np.concatenate([np.asarray(row) for row in rows])
             size = int(product.model.config.vocab_size)
             counts = torch.from_numpy(np.bincount(ids, minlength=size)).float()
-        factorize_embedding(model, self.size, self.tables, counts=counts, seed=ctx.seed)
-        facts = {"size": self.size, "tables": self.tables}
+        batches = (
+            calibration_batches(ctx.data, product.tokenizer, self.rows)
+            if self.tables == "all"
+            else []
+        )
+        factorize_embedding(
+            model, self.size, self.tables, counts=counts, batches=batches, seed=ctx.seed
+        )
+        facts = {
+            "size": self.size,
+            "tables": self.tables,
+            "samples": sum(len(batch["input_ids"]) for batch in batches) or None,
+        }
         return Product(product.model, product.tokenizer, (), facts)

@@ -35,7 +35,7 @@ def test_full_size_is_the_same_model():
     model = tiny_model().eval()
     ids = torch.randint(5, 25, (2, 7))
     before = embedded(model, ids)
-    factorize_embedding(model, 16)
+    apply_edit(model, Embedding(16, start="svd"))
     torch.testing.assert_close(embedded(model, ids), before, atol=1e-5, rtol=1e-5)
 
 
@@ -54,8 +54,8 @@ def test_the_albert_form_is_fitted_and_loads_as_albert(tmp_path):
     model = tiny_model().eval()
     ids = torch.randint(5, 25, (8, 7), generator=torch.Generator().manual_seed(0))
     goal = embedded(model, ids)
-    fitted = factorize_embedding(copy.deepcopy(model), 12, "all")
-    plain = apply_edit(copy.deepcopy(model), Embedding(12, "all", "svd"))
+    fitted = factorize_embedding(copy.deepcopy(model), 10, "all")
+    plain = apply_edit(copy.deepcopy(model), Embedding(10, "all", "svd"))
     errors = [float((embedded(m, ids) - goal).pow(2).mean()) for m in (fitted, plain)]
     assert errors[0] < 0.75 * errors[1]
     assert errors[0] < 0.3 * float(goal.pow(2).mean())
@@ -63,7 +63,7 @@ def test_the_albert_form_is_fitted_and_loads_as_albert(tmp_path):
     bc.save(fitted, tmp_path / "model", tiny_tokenizer())
     again = bc.load(tmp_path / "model").model
     assert type(again).__name__ == "AlbertForSequenceClassification"
-    assert again.config.embedding_size == 12
+    assert again.config.embedding_size == 10
     assert again.config.num_hidden_groups == again.config.num_hidden_layers == 3
     with torch.no_grad():
         assert torch.equal(again(input_ids=ids).logits, fitted.eval()(input_ids=ids).logits)
@@ -81,8 +81,9 @@ def test_after_trimming_and_before():
     tokenizer, texts = tiny_tokenizer(), ["the cat sleeps .", "a dog sings"]
     one, two = tiny_model().eval(), tiny_model().eval()
     bc.trim_vocabulary(one, tokenizer, texts, reserve=0)
-    factorize_embedding(one, one.config.vocab_size)  # fewer tokens than features are left
-    factorize_embedding(two, 16)
+    # Fewer tokens than features are left.
+    apply_edit(one, Embedding(one.config.vocab_size, start="svd"))
+    apply_edit(two, Embedding(16, start="svd"))
     smaller = bc.trim_vocabulary(two, tokenizer, texts, reserve=0)
     batch = smaller(texts, padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
@@ -98,9 +99,87 @@ def test_more_features_than_tokens_are_refused():
         factorize_embedding(model, 16)
 
 
+@pytest.mark.parametrize(
+    ("family", "tables"), [("bert", "word"), ("bert", "all"), ("albert", "word")]
+)
+def test_a_size_that_saves_nothing_is_refused_and_the_next_saves(family, tables):
+    model = tiny_model(family)
+    before = sum(p.numel() for p in model.parameters())
+    with pytest.raises(ShapeError, match=r"a size up to [0-9]+ saves") as raised:
+        factorize_embedding(model, model.get_input_embeddings().embedding_dim, tables)
+    most = int(str(raised.value).split(" saves")[0].split()[-1])
+    with pytest.raises(ShapeError):
+        factorize_embedding(tiny_model(family), most + 1, tables)
+    assert sum(p.numel() for p in factorize_embedding(model, most, "word").parameters()) < before
+
+
 def test_trimming_below_the_size_loads_again(tmp_path):
-    model = factorize_embedding(tiny_model().eval(), 16)
+    model = apply_edit(tiny_model().eval(), Embedding(16, start="svd"))
     tokenizer = bc.trim_vocabulary(model, tiny_tokenizer(), ["the cat sleeps ."], reserve=0)
     bc.save(model, tmp_path / "model", tokenizer)
     again = bc.load(tmp_path / "model").model.get_input_embeddings()
     assert torch.equal(again.weight, model.get_input_embeddings().weight)
+
+
+def batches_of(count=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        ids = torch.randint(5, 25, (32, 12), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[::2, 9:] = 0
+        types = torch.zeros_like(ids)
+        types[:, 6:] = 1
+        made.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+    return made
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_fitted_projection_is_no_larger_than_what_it_makes(given):
+    """LayerNorm's outputs sum to 0: what acts on their sum is invisible until training moves it."""
+    model = tiny_model(hidden_size=32, intermediate_size=64)
+    factorize_embedding(model, 12, "all", batches=batches_of() if given else ())
+    projection = anatomy(model).base.get_submodule("embeddings").dropout.projection
+    assert projection.weight.abs().max() < 10
+    assert projection.weight.mean(1).abs().max() < 0.1
+    ids = batches_of(1)[0]["input_ids"]
+    before = embedded(model, ids)
+    norm = anatomy(model).base.get_submodule("embeddings").LayerNorm
+    with torch.no_grad():
+        norm.bias += 1e-3
+    assert (embedded(model, ids) - before).abs().max() < 0.05
+
+
+def test_real_texts_fit_better_than_drawn_ones():
+    """On texts of two segments and their own positions; padding is not fitted."""
+    model = tiny_model(hidden_size=32, intermediate_size=64, type_vocab_size=2).eval()
+    with torch.no_grad():
+        anatomy(model).base.get_submodule("embeddings").token_type_embeddings.weight[1] += 1.0
+    held_out = batches_of(2, seed=5)
+
+    def state(which, batch):
+        with torch.no_grad():
+            inputs = {k: batch[k] for k in ("input_ids", "token_type_ids")}
+            embeddings = anatomy(which).base.get_submodule("embeddings").eval()
+            return embeddings(**inputs)[batch["attention_mask"].bool()]
+
+    errors = []
+    for batches in (batches_of(), ()):
+        fitted = factorize_embedding(copy.deepcopy(model), 12, "all", batches=batches)
+        errors.append(
+            sum(float((state(fitted, b) - state(model, b)).pow(2).mean()) for b in held_out)
+        )
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("tables", ["word", "all"])
+def test_a_model_in_half_precision_stays_so(tables):
+    whole = tiny_model(hidden_size=32, intermediate_size=64)
+    ids = batches_of(1)[0]["input_ids"]
+    goal = embedded(whole, ids)
+    half = copy.deepcopy(whole).to(torch.bfloat16)
+    for each in (half, whole):
+        factorize_embedding(each, 12, tables, batches=batches_of())
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    errors = [(embedded(each, ids).float() - goal).norm() for each in (half, whole)]
+    assert errors[0] < 1.05 * errors[1]
