@@ -112,7 +112,7 @@ def split(
 def _worth(left: Tensor, right: Tensor, seen: Seen | None) -> Tensor:
     """Return what leaving each component out costs, by its outputs and their slope. Shape: (U,)."""
     reach = right.pow(2).sum(1) if seen is None else ((right @ seen.inputs) * right).sum(1)
-    return left.pow(2).sum(0) * reach * (seen.slope if seen is not None else 1.0)
+    return left.pow(2).sum(0) * reach * (seen.slope * seen.times if seen is not None else 1.0)
 
 
 @torch.no_grad()

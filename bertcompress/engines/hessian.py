@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bertcompress.bars import bar
-from bertcompress.engines.importance import head_problem, model_inputs, task_loss
+from bertcompress.engines.importance import class_logits, head_problem, model_inputs, task_loss
 from bertcompress.shapes import anatomy
 
 __all__ = ["hessian_product", "layer_sharpness", "top_eigenvalue"]
@@ -92,7 +92,7 @@ def layer_sharpness(
                 ) -> list[Tensor]:
                     total = [torch.zeros_like(v) for v in vectors]
                     for batch in part:
-                        logits = model(**model_inputs(model, batch)).logits
+                        logits = class_logits(model, model_inputs(model, batch))
                         mean = loss(batch, logits).mean() / len(part)
                         for sum_, each in zip(
                             total, hessian_product(mean, matrices, vectors), strict=True
@@ -112,7 +112,7 @@ def _answered(model: nn.Module, batch: Mapping[str, Tensor], problem: str) -> Ma
     """Return a batch with labels: its own, or what the model answers."""
     if "labels" in batch:
         return batch
-    logits = model.eval()(**model_inputs(model, batch)).logits
+    logits = class_logits(model.eval(), model_inputs(model, batch))
     answers = {
         "regression": logits.squeeze(-1),
         "multi_label": (logits > 0).float(),

@@ -17,10 +17,12 @@ from torch.nn import functional
 
 from bertcompress.bars import bar
 from bertcompress.engines.masks import sites, unit_masks
+from bertcompress.errors import ModelError
 from bertcompress.shapes import anatomy
 
 __all__ = [
     "Loss",
+    "class_logits",
     "drawn_loss",
     "frozen",
     "head_problem",
@@ -39,11 +41,27 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a batch that a model takes, on its device."""
+    """Return the part of a batch that a model takes, on its device, always with a mask."""
     device = next(model.parameters()).device
     # Not every family has token types, whatever its tokenizer makes.
     takes = inspect.signature(model.forward).parameters
-    return {key: batch[key].to(device) for key in INPUTS if key in batch and key in takes}
+    inputs = {key: batch[key].to(device) for key in INPUTS if key in batch and key in takes}
+    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    return inputs
+
+
+def class_logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits of a classification or regression head. Shape: (B, K).
+
+    Raises ModelError for a model with another head, or none.
+    """
+    logits = getattr(model(**inputs), "logits", None)
+    if logits is None or logits.ndim != 2:
+        raise ModelError(
+            f"{type(model).__name__}: gradients of the loss are needed here, and are known for "
+            "heads that classify or score whole texts (...ForSequenceClassification)"
+        )
+    return logits  # type: ignore[no-any-return]
 
 
 def mask_fisher(
@@ -61,7 +79,7 @@ def mask_fisher(
         totals = [torch.zeros(site.units, device=device) for site in masks.sites]
         for batch in bar(batches, "scoring heads and neurons"):
             masks.forget()
-            logits = model(**model_inputs(model, batch)).logits
+            logits = class_logits(model, model_inputs(model, batch))
             with torch.enable_grad():
                 torch.autograd.backward(loss(batch, logits).sum())
             for i, total in enumerate(totals):

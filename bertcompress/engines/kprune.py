@@ -22,7 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from bertcompress.bars import bar
-from bertcompress.engines.importance import drawn_loss, frozen, head_problem, model_inputs
+from bertcompress.engines.importance import (
+    class_logits,
+    drawn_loss,
+    frozen,
+    head_problem,
+    model_inputs,
+)
 from bertcompress.engines.masks import Site, sites, unit_masks
 from bertcompress.engines.reconstruct import Moments, solve_projection
 from bertcompress.engines.search import fill_budget
@@ -142,7 +148,7 @@ class _Survey:
         self.problem = head_problem(model)
         with torch.no_grad():
             inputs = [model_inputs(model, batch) for batch in batches]
-            self.batches = [(each, original(**each).logits) for each in inputs]
+            self.batches = [(each, class_logits(original, each)) for each in inputs]
 
     def look(self, position: int) -> tuple[list[Tensor], Moments]:
         """Return the scores of the sublayers from `position` up, and the moments to repair it.

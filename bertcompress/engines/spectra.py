@@ -11,15 +11,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bertcompress.bars import bar
-from bertcompress.engines.importance import frozen, head_problem, model_inputs, sampled_loss
+from bertcompress.engines.importance import (
+    class_logits,
+    frozen,
+    head_problem,
+    model_inputs,
+    sampled_loss,
+)
 from bertcompress.shapes import LINEARS, anatomy
 
 __all__ = [
+    "Metric",
     "Place",
     "Seen",
     "Spectrum",
@@ -36,16 +44,24 @@ Place = tuple[str, int]
 _Record = dict[Place, list[Tensor]]
 
 
+Metric = Literal["activation", "fisher", "svd"]
+"""In which factors are the best of a rank: what changes outputs least, important rows, weights."""
+
+
 @dataclass
 class Seen:
-    """What one linear met on the calibration rows."""
+    """What one linear met on the calibration rows. Means are over tokens and applications."""
 
     inputs: Tensor
     """Mean of x x'. Shape: (in, in)."""
     slope: float
     """Mean squared gradient of the loss at one output feature of one token."""
     rows: Tensor
-    """Square root of the summed squared gradient of each row of the weight. Shape: (out,)."""
+    """Square root of the Fisher information of each row of the weight, summed over the row's
+    features. The squared gradients are summed token by token: what the tokens of one text have in
+    common (Hsu et al. square the sum over a text) is left out. Shape: (out,)."""
+    times: int = 1
+    """How often one token goes through it: more than once where layers share it."""
 
 
 def look(
@@ -54,7 +70,8 @@ def look(
     """Return what each linear of the layers meets: inputs, and gradients of a sampled loss.
 
     Answers are drawn from the model's own distribution, so no labels are needed. A linear that
-    several layers share is one, of the first of them. Padding does not count.
+    several layers share is one, of the first of them. Padding does not count. Raises ModelError for
+    a head that does not classify or score whole texts.
     """
     places = dense_linears(model)
     device = next(model.parameters()).device
@@ -64,26 +81,19 @@ def look(
     }
     slopes = dict.fromkeys(places, 0.0)
     rows = {p: torch.zeros(linear.out_features, device=device) for p, linear in places.items()}
-    tokens = 0
+    met = dict.fromkeys(places, 0)
+    times = dict.fromkeys(places, 1)
     loss = sampled_loss(head_problem(model), seed)
-    was_training = model.training
-    model.eval()
-    with frozen(model):
+    with _judged(model), frozen(model):
         for batch in bar(batches, "looking at the linears"):
             inputs = model_inputs(model, batch)
             mask = inputs["attention_mask"].bool()
-            tokens += int(mask.sum())
             with _recorded(places) as (seen, made), torch.enable_grad():
-                # Without weight gradients the graph has to begin somewhere.
-                start = (
-                    anatomy(model)
-                    .base.get_submodule("embeddings")
-                    .register_forward_hook(lambda _, __, out: out.requires_grad_())
-                )
-                torch.autograd.backward(loss(batch, model(**inputs).logits).sum())
-                start.remove()
+                torch.autograd.backward(loss(batch, class_logits(model, inputs)).sum())
             for place, pairs in seen.items():
+                times[place] = len(pairs)
                 for x, y in zip(pairs, made[place], strict=True):
+                    met[place] += int(mask.sum())
                     features = x[mask].float()
                     moments[place] += features.T @ features
                     if y.grad is not None:
@@ -91,11 +101,30 @@ def look(
                         slopes[place] += float(gradient.pow(2).mean(1).sum())
                         # Of one token the squared gradient of row i sums to g_i^2 |x|^2.
                         rows[place] += (gradient.pow(2) * features.pow(2).sum(1, True)).sum(0)
-    model.train(was_training)
     return {
-        place: Seen(moments[place] / tokens, slopes[place] / tokens, rows[place].sqrt())
+        place: Seen(
+            moments[place] / met[place],
+            slopes[place] / met[place],
+            rows[place].sqrt(),
+            times[place],
+        )
         for place in places
     }
+
+
+@contextlib.contextmanager
+def _judged(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode for a while, with a graph that begins behind its embeddings."""
+    was_training = model.training
+    model.eval()
+    # Without weight gradients the graph has to begin somewhere.
+    embeddings = anatomy(model).base.get_submodule("embeddings")
+    start = embeddings.register_forward_hook(lambda _, __, out: out.requires_grad_())
+    try:
+        yield
+    finally:
+        start.remove()
+        model.train(was_training)
 
 
 def dense_linears(model: nn.Module) -> dict[Place, nn.Linear]:
@@ -151,14 +180,21 @@ class Spectrum:
         return -(-self.dense // self.price)
 
 
-def spectrum(weight: Tensor, seen: Seen | None = None) -> Spectrum:
-    """Return the spectrum of a matrix: plain, or in the metric of its inputs and its slope."""
+def spectrum(weight: Tensor, seen: Seen | None = None, metric: Metric = "activation") -> Spectrum:
+    """Return the spectrum of a matrix in a metric, with what its error costs in the loss.
+
+    To second order a change D of the weight costs, per token, `slope` |D L|^2 with L L' = E[x x'],
+    each time that a token goes through; or, where every feature of a row is taken for as important
+    as the next, sum_i F_i |D_i|^2 / in. A plain SVD knows nothing of the loss: cost 1.
+    """
     out, features = weight.shape
-    matrix = weight.detach().double()
-    if seen is not None:
-        matrix = matrix @ _root(seen.inputs)
+    matrix, cost = weight.detach().double(), 1.0
+    if seen is not None and metric == "activation":
+        matrix, cost = matrix @ _root(seen.inputs), seen.slope * seen.times
+    elif seen is not None and metric == "fisher":
+        matrix, cost = matrix * seen.rows.double()[:, None], 1.0 / features
     gains = torch.linalg.svdvals(matrix).pow(2)
-    return Spectrum(gains, out + features, out * features, seen.slope if seen else 1.0)
+    return Spectrum(gains, out + features, out * features, cost)
 
 
 def choose_ranks(spectra: Mapping[Place, Spectrum], keep: float) -> dict[Place, int]:

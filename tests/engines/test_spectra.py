@@ -6,7 +6,9 @@ import pytest
 import torch
 from tests_support import tiny_model
 
+from bertcompress.engines.importance import sampled_loss
 from bertcompress.engines.spectra import (
+    Seen,
     Spectrum,
     balanced,
     choose_ranks,
@@ -14,6 +16,7 @@ from bertcompress.engines.spectra import (
     look,
     spectrum,
 )
+from bertcompress.errors import ModelError
 from bertcompress.shapes import LINEARS, Sharing, anatomy, apply_edit
 
 
@@ -81,7 +84,7 @@ def test_balancing_keeps_the_product():
 
 
 def test_what_a_linear_meets_is_measured():
-    """Against hooks by hand, padding left out; the gradients against finite sums."""
+    """Against hooks by hand, padding left out."""
     model = tiny_model().eval()
     data = batches()
     seen = look(model, data)
@@ -95,8 +98,98 @@ def test_what_a_linear_meets_is_measured():
     handle.remove()
     rows = torch.cat([x[b["attention_mask"].bool()] for x, b in zip(kept, data, strict=True)])
     torch.testing.assert_close(seen["ffn_in", 1].inputs, rows.T @ rows / len(rows))
-    assert all(each.slope > 0 and (each.rows >= 0).all() for each in seen.values())
     assert all(p.grad is None for p in model.parameters())
+    assert not anatomy(model).base.get_submodule("embeddings")._forward_hooks
+
+
+def by_autograd(model, data, place, seed=0):
+    """Slope and row information of one linear, from the gradient of its weight by each token.
+
+    Every text alone and every token alone: the linear's output is made a leaf.
+    """
+    part, layer = place
+    linear = anatomy(model).layers[layer].get(part)
+    loss, outputs = sampled_loss("single_label", seed), []
+
+    def leaf(_, args, output):
+        made = output.detach().requires_grad_()
+        outputs.append((args[0].detach(), made))
+        return made
+
+    slope, rows, tokens = 0.0, torch.zeros(linear.out_features), 0
+    handle = linear.register_forward_hook(leaf)
+    for batch in data:
+        loss(batch, model(**batch).logits).sum().backward()
+        x, y = outputs.pop()
+        for b, t in batch["attention_mask"].nonzero().tolist():
+            gradient = torch.outer(y.grad[b, t], x[b, t])  # of the weight, of this token
+            rows += gradient.pow(2).sum(1)
+            slope += float(y.grad[b, t].pow(2).mean())
+            tokens += 1
+    handle.remove()
+    return slope / tokens, rows.sqrt()
+
+
+@pytest.mark.parametrize("place", [("query", 0), ("ffn_in", 1), ("ffn_out", 2)])
+def test_gradients_are_those_of_autograd(place):
+    model, data = tiny_model().eval(), batches()
+    slope, rows = by_autograd(model, data, place)
+    model.zero_grad()
+    seen = look(model, data)[place]
+    assert seen.slope == pytest.approx(slope, rel=1e-4)
+    torch.testing.assert_close(seen.rows, rows, rtol=1e-4, atol=1e-9)
+    assert seen.times == 1
+
+
+def test_a_shared_linear_costs_what_its_copies_cost():
+    """Two models that compute the same: layers that are one, and equal layers."""
+    shared = tiny_model().eval()
+    apply_edit(shared, Sharing([0, 0, 0], [0, 1, 2]))
+    apart = tiny_model().eval()
+    first = anatomy(apart).layers[0].module.attention.state_dict()
+    for layer in anatomy(apart).layers:
+        layer.module.attention.load_state_dict(first)
+    data = batches()
+    one, each = look(shared, data), look(apart, data)
+    for part in ("query", "attention_out"):
+        whole = one[part, 0]
+        assert whole.times == 3
+        copies = [each[part, i] for i in range(3)]
+        torch.testing.assert_close(whole.inputs, sum(c.inputs for c in copies) / 3)
+        assert whole.slope == pytest.approx(sum(c.slope for c in copies) / 3, rel=1e-4)
+        weight = spectrum(torch.eye(16), whole).weight
+        assert weight == pytest.approx(sum(c.slope for c in copies), rel=1e-4)
+    assert one["ffn_in", 1].times == 1
+
+
+def test_fisher_ranks_go_by_what_rows_matter_and_a_plain_svd_by_the_weights():
+    seen = Seen(torch.eye(6), 2.0, torch.tensor([3.0, 0.0, 1.0, 1.0]))
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    fisher, plain = spectrum(weight, seen, "fisher"), spectrum(weight, seen, "svd")
+    scaled = torch.diag(seen.rows) @ weight
+    torch.testing.assert_close(
+        fisher.gains.sum() * fisher.weight, scaled.pow(2).sum().double() / 6, rtol=1e-5, atol=1e-7
+    )
+    torch.testing.assert_close(plain.gains, torch.linalg.svdvals(weight.double()).pow(2))
+    assert plain.weight == 1.0
+
+
+@pytest.mark.parametrize("head", ["ForQuestionAnswering", "ForTokenClassification", "Model"])
+def test_a_head_without_known_gradients_is_refused_and_nothing_stays_behind(head):
+    model = tiny_model(head=head).train()
+    with pytest.raises(ModelError, match="ForSequenceClassification"):
+        look(model, batches(1))
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert not anatomy(model).base.get_submodule("embeddings")._forward_hooks
+
+
+def test_a_batch_without_a_mask_is_all_text():
+    model, data = tiny_model(), batches(1)
+    ids = {"input_ids": data[0]["input_ids"]}
+    whole = {**ids, "attention_mask": torch.ones_like(ids["input_ids"])}
+    one, two = look(model, [ids]), look(model, [whole])
+    torch.testing.assert_close(one["query", 0].inputs, two["query", 0].inputs)
 
 
 def test_a_shared_linear_is_one():

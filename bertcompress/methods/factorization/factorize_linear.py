@@ -3,13 +3,13 @@
 Denton et al. 2014 (1404.0736). `activation` finds the factors that change the outputs least on
 calibration rows, `fisher` (Hsu et al. 2022, 2207.00112) those that change the important rows least,
 `svd` those nearest to the weights. One budget for the model: a rank stays where it is worth most
-per parameter, measured by the gradient of the loss, and a matrix whose factors would be no smaller
-stays as it is.
+per parameter, and a matrix whose factors would be no smaller stays as it is. What a rank is worth
+is the loss that it saves, by the gradients on the calibration rows; `svd` knows only the weights.
 
-Costs one forward and backward pass over the calibration rows, and an SVD of each matrix. Not below
-half of the parameters without `distill` behind it. Fewer multiply-accumulates on every device, but
-two thin matrices run at a lower share of the peak speed than one: near the break-even rank it does
-not pay, and only the measured latency tells.
+Costs one forward and backward pass over the calibration rows, and two SVDs of each matrix. Not
+below half of the parameters without `distill` behind it. Fewer multiply-accumulates on every
+device, but two thin matrices run at a lower share of the peak speed than one: near the break-even
+rank it does not pay, and only the measured latency tells.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import fill
 from bertcompress.engines.spectra import (
+    Metric,
     Seen,
     choose_ranks,
     dense_linears,
@@ -35,8 +36,6 @@ from bertcompress.method import Context, Method
 from bertcompress.shapes import LINEARS, ShapeError, anatomy
 
 __all__ = ["FactorizeLinear", "factorize_linear"]
-
-Metric = Literal["activation", "fisher", "svd"]
 
 
 def factorize_linear(
@@ -50,23 +49,23 @@ def factorize_linear(
     """Factorise linears of the layers, in place, and return the model.
 
     Args:
-        model: an encoder with a classification or regression head.
-        batches: calibration batches, as a data loader gives them; only `svd` works without.
+        model: an encoder with a classification or regression head; for `svd` with any.
+        batches: calibration batches, as a data loader gives them; `svd` looks at none.
         keep: share of the parameters of these linears that stays, above 0 up to 1.
         metric: in which the factors are best, see the module's docstring.
         seed: of the answers that are drawn for the gradients.
 
     Raises:
-        ShapeError for a share that rank 1 everywhere exceeds, ValueError without batches.
+        ShapeError for a share that rank 1 everywhere exceeds, and where no linear is dense;
+        ModelError for another head; ValueError without batches.
     """
     if metric != "svd" and not batches:
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
-    seen = look(model, batches, seed=seed) if batches else {}
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
-    spectra = {
-        place: spectrum(weight, seen.get(place) if metric == "activation" else None)
-        for place, weight in weights.items()
-    }
+    if not weights:
+        raise ShapeError("factorize_linear: every linear of the layers is factorised already")
+    seen = look(model, batches, seed=seed) if metric != "svd" else {}
+    spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
     try:
         ranks = choose_ranks(spectra, keep)
     except ValueError as error:
@@ -105,11 +104,15 @@ class FactorizeLinear(Method):
         """Return the product with thin linears; facts hold the rank of each, 0 where dense."""
         model: nn.Module = product.model
         model.to(ctx.device)
-        batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
+        batches = (
+            calibration_batches(ctx.data, product.tokenizer, self.rows)
+            if self.metric != "svd"
+            else []
+        )
         factorize_linear(model, batches, self.keep, metric=self.metric, seed=ctx.seed)
         facts: dict[str, Any] = {
             part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
             for part in LINEARS
         }
-        facts["samples"] = sum(len(batch["input_ids"]) for batch in batches)
+        facts["samples"] = sum(len(batch["input_ids"]) for batch in batches) or None
         return Product(product.model, product.tokenizer, (), facts)

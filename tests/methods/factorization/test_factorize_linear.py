@@ -61,6 +61,27 @@ def test_refusals():
         factorize_linear(tiny_model(), batches(1), 0.01)
     with pytest.raises(ValueError, match="needs batches"):
         factorize_linear(tiny_model())
+    thin = factorize_linear(tiny_model(), keep=0.2, metric="svd")
+    for metric in ("svd", "activation"):
+        with pytest.raises(ShapeError, match="factorised already"):
+            factorize_linear(thin, batches(1), 0.5, metric=metric)
+
+
+@pytest.mark.parametrize("head", ["ForQuestionAnswering", "ForTokenClassification", "Model"])
+def test_svd_asks_nothing_of_the_head(head):
+    model = tiny_model(head=head)
+    before = linear_parameters(model)
+    factorize_linear(model, batches(1), 0.5, metric="svd")
+    assert linear_parameters(model) <= 0.5 * before
+
+
+@pytest.mark.parametrize("metric", ["activation", "fisher", "svd"])
+def test_a_model_in_half_precision_stays_so(metric):
+    model = tiny_model(hidden_size=32, intermediate_size=64).to(torch.bfloat16)
+    before = linear_parameters(model)
+    factorize_linear(model, batches(), 0.5, metric=metric)
+    assert linear_parameters(model) <= 0.5 * before
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 def test_the_whole_path_with_other_methods(tmp_path):
