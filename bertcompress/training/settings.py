@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,3 +43,9 @@ class TrainSettings(BaseModel):
         "auto", description="auto: bf16 where trying shows that it is faster, else fp32"
     )
     tensorboard: str | None = Field(None, description="Folder for TensorBoard logs; null: no logs")
+
+    def steps(self, batches: int) -> int:
+        """Return the optimizer steps of a training whose epochs have so many batches."""
+        if self.max_steps:
+            return self.max_steps
+        return math.ceil(math.ceil(batches / self.gradient_accumulation) * self.epochs)

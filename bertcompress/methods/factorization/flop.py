@@ -68,10 +68,9 @@ def flop(
             break
         batches.append(batch)
         rows += len(batch["input_ids"])
-    steps = method.max_steps or math.ceil(len(loader) * method.epochs)
     model.to(device)
     gated, trained = method.start(model, batches, seed)
-    objective = method.gated(inner, gated, steps)
+    objective = method.gated(inner, gated, method.steps(len(loader)))
     with gates_in(trained, gated.gates):
         fit_batches(trained, objective, loader, settings=method, seed=seed, device=device)
     fold(model, trained, gated.gates, gated.kept(keep))
@@ -149,10 +148,9 @@ class Flop(Method, TeacherTerms, TrainSettings):
         model.to(ctx.device)
         batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
         gated, trained = self.start(model, batches, ctx.seed)
-        per_step = self.batch_size * self.gradient_accumulation
-        steps = self.max_steps or math.ceil(len(ctx.data.train) / per_step * self.epochs)
         inner = self.of_stage(product, ctx)
-        objective = self.gated(inner, gated, steps)
+        per_epoch = math.ceil(len(ctx.data.train) / self.batch_size)
+        objective = self.gated(inner, gated, self.steps(per_epoch))
         with gates_in(trained, gated.gates):
             done = fit_stage(
                 Product(trained, product.tokenizer), ctx, objective, self, keep_last=True
