@@ -77,5 +77,6 @@ def _units(weights: Weights, into: Sequence[str], back: str, size: int) -> Tenso
 
 def _matching(ours: Tensor, theirs: Tensor) -> Tensor:
     """Return for each unit of the other the one of ours that goes there. Shape: (units,)."""
-    _, chosen = linear_sum_assignment((theirs @ ours.T).cpu().numpy(), maximize=True)
+    alike = theirs.float() @ ours.float().T
+    _, chosen = linear_sum_assignment(alike.cpu().numpy(), maximize=True)
     return torch.as_tensor(chosen)

@@ -32,13 +32,14 @@ from bertcompress.engines.average import (
 )
 from bertcompress.engines.importance import model_inputs
 from bertcompress.method import Context, Method
-from bertcompress.shapes import ShapeError, Sharing, anatomy, apply_edit
+from bertcompress.shapes import ShapeError, Sharing, albert_groups, anatomy, apply_edit
 
 __all__ = ["ShareLayers", "choose_owners", "share_layers"]
 
 Scope = Literal["all", "attention", "ffn"]
 Init = Literal["best", "mean", "aligned", "first", "last"]
 Batch = Mapping[str, Tensor]
+MEANS: tuple[Init, ...] = ("mean", "aligned")
 HALVES: dict[str, tuple[str, ...]] = {
     "all": ("attention", "ffn"),
     "attention": ("attention",),
@@ -60,7 +61,7 @@ def choose_owners(depth: int, groups: int) -> list[int]:
             if depth > 1
             else "share_layers: the model has one layer already"
         )
-    group = [int(i / (depth / groups)) for i in range(depth)]
+    group = albert_groups(depth, groups)
     return [group.index(number) for number in group]
 
 
@@ -69,7 +70,7 @@ def share_layers(
     scope: Scope = "all",
     *,
     groups: int = 1,
-    init: Init = "mean",
+    init: Init | None = None,
     batches: Sequence[Batch] = (),
 ) -> nn.Module:
     """Share parts of the layers within contiguous groups, in place, and return the model.
@@ -79,7 +80,8 @@ def share_layers(
         scope: whole layers, or only their attention or feed-forward parts (with their norms).
         groups: sets of weights that are left.
         init: what a group starts from: its `first` or `last` layer, the `mean` of its layers, the
-            mean with heads and neurons `aligned` first, or the `best` of these on the batches.
+            mean with heads and neurons `aligned` first, or the `best` of these and of every layer
+            on the batches. Left out: `best` where there are batches, else `mean`.
         batches: calibration batches, as a data loader gives them; `best` needs them.
 
     Raises:
@@ -89,6 +91,7 @@ def share_layers(
     whole = list(range(len(owners)))
     edit = Sharing(owners if scope != "ffn" else whole, owners if scope != "attention" else whole)
     edit.check(anatomy(model))
+    init = init or ("best" if batches else "mean")
     if init == "best":
         if not batches:
             raise ValueError("share_layers: init 'best' needs batches to judge by")
@@ -96,24 +99,17 @@ def share_layers(
     else:
         for owner in sorted(set(owners)):
             members = [i for i, each in enumerate(owners) if each == owner]
-            put_weights(model, owner, candidates(model, members, HALVES[scope])[init])
+            put_weights(model, owner, _start(model, members, HALVES[scope], init))
     return apply_edit(model, edit)
 
 
-def candidates(
-    model: nn.Module, members: Sequence[int], halves: Sequence[str]
-) -> dict[str, Weights]:
-    """Return what a group may start from, by name; each layer of it by its number too."""
-    size = anatomy(model).head_size
+def _start(model: nn.Module, members: Sequence[int], halves: Sequence[str], init: Init) -> Weights:
+    """Return what a group of layers starts from."""
     each = [take_weights(model, layer, halves) for layer in members]
-    matched = [each[0], *(aligned(weights, each[0], size) for weights in each[1:])]
-    return {
-        "first": each[0],
-        "last": each[-1],
-        "mean": mean_weights(each),
-        "aligned": mean_weights(matched),
-        **{str(layer): weights for layer, weights in zip(members, each, strict=True)},
-    }
+    if init == "aligned":
+        size = anatomy(model).head_size
+        each = [each[0], *(aligned(weights, each[0], size) for weights in each[1:])]
+    return {"first": each[0], "last": each[-1]}.get(init) or mean_weights(each)
 
 
 def _start_from_best(
@@ -127,19 +123,21 @@ def _start_from_best(
     inputs = [model_inputs(model, batch) for batch in batches]
     original = copy.deepcopy(model).eval()
     goals = [_last_state(original, each) for each in inputs]
+    was_training = model.training
     model.eval()
     for owner in sorted(set(owners)):
         members = [i for i, each in enumerate(owners) if each == owner]
-        # The first and the last layer come under two names: each start is tried once.
-        tried = {id(weights): weights for weights in candidates(original, members, halves).values()}
-        losses = {}
-        for number, weights in tried.items():
+        tried = [take_weights(original, layer, halves) for layer in members]
+        tried += [_start(original, members, halves, init) for init in MEANS]
+        losses = []
+        for weights in tried:
             for layer in members:
                 put_weights(model, layer, weights)
-            losses[number] = _change(model, inputs, goals)
-        best = tried[min(losses, key=losses.__getitem__)]
+            losses.append(_change(model, inputs, goals))
+        best = tried[losses.index(min(losses))]
         for layer in members:
             put_weights(model, layer, best)
+    model.train(was_training)
 
 
 @torch.no_grad()

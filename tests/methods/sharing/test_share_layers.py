@@ -10,9 +10,6 @@ from tests_support import tiny_model
 
 from bertcompress.methods.sharing.share_layers import (
     ShareLayers,
-    _change,
-    _last_state,
-    candidates,
     choose_owners,
     share_layers,
 )
@@ -70,25 +67,74 @@ def test_starts_by_hand():
         torch.testing.assert_close(anatomy(model).layers[1].get("ffn_in").weight, expected)
 
 
-def test_the_best_start_changes_the_answers_least():
-    plain, data = tiny_model(), batches()
-    goals = [_last_state(plain, batch) for batch in data]
-    best = _change(share_layers(copy.deepcopy(plain), init="best", batches=data), data, goals)
+def moved(model, original, data):
+    """Mean squared change of the last hidden state over real tokens, per text and by hand."""
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for batch in data:
+            new = anatomy(model).base.eval()(**batch).last_hidden_state
+            old = anatomy(original).base.eval()(**batch).last_hidden_state
+            for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+                total += float((new[row, :length] - old[row, :length]).pow(2).sum())
+                tokens += length
+    return total / tokens
+
+
+def ragged(seed=0):
+    (batch,) = batches(1)
+    mask = batch["attention_mask"].clone()
+    for row, length in enumerate((8, 3, 5, 2, 8, 1)):
+        mask[row, length:] = 0
+    return [{**batch, "attention_mask": mask}]
+
+
+@pytest.mark.parametrize(("depth", "groups"), [(3, 1), (4, 2)])
+def test_the_best_start_changes_the_answers_least(depth, groups):
+    """Group by group from the bottom: below what any one start for all groups gives."""
+    plain, data = tiny_model(num_hidden_layers=depth), ragged()
+    best = share_layers(copy.deepcopy(plain), groups=groups, init="best", batches=data)
     others = [
-        _change(share_layers(copy.deepcopy(plain), init=init), data, goals)
+        share_layers(copy.deepcopy(plain), groups=groups, init=init)
         for init in ("first", "last", "mean", "aligned")
     ]
-    assert best <= min(others) + 1e-6
-    assert set(candidates(plain, [0, 1], ("ffn",))) == {
-        "first",
-        "last",
-        "mean",
-        "aligned",
-        "0",
-        "1",
-    }
+    assert moved(best, plain, data) <= min(moved(m, plain, data) for m in others) + 1e-6
+    # The first group's start, by hand: each of its layers and the two means, the rest untouched.
+    members = range(depth // groups)
+    tried = {}
+    for start in (*members, "mean", "aligned"):
+        model = copy.deepcopy(plain)
+        weights = anatomy(plain).layers
+        source = (
+            weights[start].module.state_dict()
+            if isinstance(start, int)
+            else anatomy(share_layers(copy.deepcopy(plain), groups=groups, init=start))
+            .layers[0]
+            .module.state_dict()
+        )
+        for layer in members:
+            anatomy(model).layers[layer].module.load_state_dict(source)
+        tried[start] = moved(model, plain, data), source
+    _, expected = min(tried.values(), key=lambda pair: pair[0])
+    for name, value in anatomy(best).layers[0].module.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_without_a_start_it_is_the_best_where_there_is_something_to_judge_by():
+    plain, data = tiny_model(), ragged()
+    left_out = share_layers(copy.deepcopy(plain).train(), batches=data)
+    best = share_layers(copy.deepcopy(plain), init="best", batches=data)
+    assert left_out.training
+    assert moved(left_out, best, data) == 0.0
+    mean = share_layers(copy.deepcopy(plain), init="mean")
+    assert moved(share_layers(copy.deepcopy(plain)), mean, data) == 0.0
     with pytest.raises(ValueError, match="needs batches"):
         share_layers(tiny_model(), init="best")
+
+
+@pytest.mark.parametrize("init", ["first", "last", "mean", "aligned", "best"])
+def test_a_model_in_half_precision_stays_so(init):
+    model = share_layers(tiny_model().to(torch.bfloat16), init=init, batches=ragged())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 def test_equal_layers_stay_what_they_are():
