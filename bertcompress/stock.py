@@ -12,8 +12,8 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel
 
-from bertcompress.shapes import LowRank, anatomy, edited, read_record
-from bertcompress.stock_albert import albert_obstacle, to_albert
+from bertcompress.shapes import anatomy, edited, read_record
+from bertcompress.stock_albert import albert_obstacle, shape_obstacle, to_albert
 
 __all__ = ["plain_config", "stock_obstacle", "to_stock"]
 
@@ -22,24 +22,9 @@ def stock_obstacle(model: PreTrainedModel) -> str | None:
     """Return why no stock class holds this shape, or None where one does."""
     if not edited(model):
         return None
-    view = anatomy(model)
-    if "lowbit" in read_record(view.config):
-        return "its weights are stored in few bits, and stock classes hold them in floats"
-    full = int(view.config.num_attention_heads)
-    for i, layer in enumerate(view.layers):
-        if layer.heads != full:
-            return (
-                f"layer {i} has {layer.heads} of {full} heads, and {view.family.stock_prefix}"
-                "Config computes the head size from the hidden size and one number of heads"
-            )
-    widths = {layer.width for layer in view.layers}
-    if len(widths) > 1:
-        return f"feed-forward widths differ between layers: {sorted(widths)}"
-    if widths == {0}:
-        return "no layer has feed-forward neurons"
-    if any(isinstance(module, LowRank) for module in model.modules()):
-        return "some of its linears are products of two"
-    return albert_obstacle(model) if _needs_albert(model) else None
+    if _needs_albert(model):
+        return albert_obstacle(model)
+    return shape_obstacle(model)
 
 
 def _needs_albert(model: PreTrainedModel) -> bool:

@@ -8,6 +8,7 @@ are its `embedding_size`. The heads whose arithmetic ALBERT has too are in `HEAD
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,9 +16,17 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertcompress.shapes import PARTS, FactorizedEmbedding, ProjectedDropout, anatomy
+from bertcompress.shapes import (
+    PARTS,
+    FactorizedEmbedding,
+    LowRank,
+    ProjectedDropout,
+    albert_groups,
+    anatomy,
+    read_record,
+)
 
-__all__ = ["HEADS", "albert_obstacle", "to_albert"]
+__all__ = ["HEADS", "albert_obstacle", "shape_obstacle", "to_albert"]
 
 _PARTS = (*PARTS["attention"], *PARTS["ffn"])
 _BERT_MLM = {
@@ -68,12 +77,11 @@ the dense layer with a tanh that RoBERTa has inside its classification head."""
 def albert_obstacle(model: PreTrainedModel) -> str | None:
     """Return why no stock ALBERT computes what this model does, or None where one does."""
     view = anatomy(model)
-    name = type(model).__name__.removeprefix("Compressed")
-    head = name.removeprefix(view.family.stock_prefix)
+    obstacle = shape_obstacle(model) or _head_obstacle(model)
+    if obstacle is not None:
+        return obstacle
     if view.family.shared:
         return "it is an ALBERT of another shape"
-    if (view.family.name, head) not in HEADS:
-        return f"ALBERT has no head that computes what {name} does"
     if isinstance(view.base.get_submodule(view.family.word_embeddings), FactorizedEmbedding):
         return (
             "the word table alone is factorised, with the LayerNorm behind the projection; "
@@ -84,12 +92,63 @@ def albert_obstacle(model: PreTrainedModel) -> str | None:
     owners = _owners(model)
     if isinstance(owners, str):
         return owners
-    groups = len(set(owners))
-    wanted = [int(i / (len(owners) / groups)) for i in range(len(owners))]
     numbers = sorted(set(owners))
+    wanted = albert_groups(len(owners), len(numbers))
     if [numbers.index(owner) for owner in owners] != wanted:
         return f"ALBERT has contiguous groups of one size, here the layers use {owners}"
     return None
+
+
+def shape_obstacle(model: PreTrainedModel) -> str | None:
+    """Return why the layers have a shape that no stock class holds, or None where one may."""
+    view = anatomy(model)
+    if "lowbit" in read_record(view.config):
+        return "its weights are stored in few bits, and stock classes hold them in floats"
+    full = int(view.config.num_attention_heads)
+    for i, layer in enumerate(view.layers):
+        if layer.heads != full:
+            return (
+                f"layer {i} has {layer.heads} of {full} heads, and {view.family.stock_prefix}"
+                "Config computes the head size from the hidden size and one number of heads"
+            )
+    widths = {layer.width for layer in view.layers}
+    if len(widths) > 1:
+        return f"feed-forward widths differ between layers: {sorted(widths)}"
+    if widths == {0}:
+        return "no layer has feed-forward neurons"
+    if any(isinstance(module, LowRank) for module in model.modules()):
+        return "some of its linears are products of two"
+    return None
+
+
+def _head_obstacle(model: PreTrainedModel) -> str | None:
+    view = anatomy(model)
+    name, head = _names(model)
+    if view.family.shared:
+        return None
+    if (view.family.name, head) not in HEADS:
+        return f"ALBERT has no head that computes what {name} does"
+    for part in HEADS[view.family.name, head].values():
+        try:
+            attrgetter(part)(model)
+        except AttributeError:  # an encoder without its pooler
+            return f"it has no {part}"
+    if head == "ForMaskedLM" and not _tied(model):
+        return "its masked-LM decoder has weights of its own, and here ALBERT's is the word table"
+    return None
+
+
+def _names(model: PreTrainedModel) -> tuple[str, str]:
+    """Return the stock name of a model's class, and what of it names the head."""
+    name = type(model).__name__.removeprefix("Compressed")
+    return name, name.removeprefix(anatomy(model).family.stock_prefix)
+
+
+def _tied(model: PreTrainedModel) -> bool:
+    view = anatomy(model)
+    decoder: Any = model.get_submodule(view.family.decoder)
+    words: Any = view.base.get_submodule(view.family.word_embeddings)
+    return decoder.weight is words.weight
 
 
 def _activation(config: Any) -> str:
@@ -115,8 +174,7 @@ def to_albert(model: PreTrainedModel) -> PreTrainedModel:
     if obstacle is not None:
         raise ValueError(f"no ALBERT computes what this model does: {obstacle}")
     view = anatomy(model)
-    name = type(model).__name__.removeprefix("Compressed")
-    head = name.removeprefix(view.family.stock_prefix)
+    _, head = _names(model)
     owners = _owners(model)
     assert not isinstance(owners, str)
     first = sorted(set(owners))
@@ -153,6 +211,7 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
     attention = getattr(
         config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0)
     )
+    own = getattr(config, "classifier_dropout", None)
     kept = {
         field: getattr(config, field)
         for field in ("id2label", "label2id", "problem_type", "pad_token_id", "initializer_range")
@@ -170,7 +229,7 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
         hidden_act=_activation(config),
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=attention,
-        classifier_dropout_prob=getattr(config, "classifier_dropout", None) or dropout,
+        classifier_dropout_prob=dropout if own is None else own,
         max_position_embeddings=positions.shape[0],
         type_vocab_size=1 if types is None else int(types.num_embeddings),
         layer_norm_eps=float(embeddings.LayerNorm.eps),

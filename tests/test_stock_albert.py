@@ -20,10 +20,10 @@ PADDED = {
     "input_ids": torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
 }
+PAIRS = {**PADDED, "token_type_ids": torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]])}
 
 
-def answers(model, head):
-    batch = dict(PADDED)
+def answers(model, head, batch=PADDED):
     if head == "ForMultipleChoice":
         batch = {name: values[None] for name, values in batch.items()}
     with torch.no_grad():
@@ -49,6 +49,17 @@ def test_as_many_groups_as_layers_is_the_same_model(family, head):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)  # another attention kernel there
     else:
         same(answers(model, head), answers(stock, head))
+
+
+@pytest.mark.parametrize(
+    ("family", "head"), [pair for pair in HEADS if pair[0] in ("bert", "electra")]
+)
+def test_the_second_text_of_a_pair_is_told_from_the_first(family, head):
+    model = tiny_model(family, head, pad_token_id=0)
+    ours, theirs = answers(model, head, PAIRS), answers(to_albert(model), head, PAIRS)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(ours[0], answers(model, head)[0])
 
 
 @pytest.mark.parametrize("groups", [[0, 0, 0], [0, 1, 2]])
@@ -108,6 +119,22 @@ def test_other_edits_keep_a_class_of_ours(other):
     assert rung(model)[0] == 1
     apply_edit(model, other)
     assert rung(model)[0] == 2
+    with pytest.raises(ValueError, match="no ALBERT computes"):
+        to_albert(model)
+
+
+def test_a_decoder_of_its_own_and_a_pooler_that_is_not_there():
+    untied = tiny_model(head="ForMaskedLM", tie_word_embeddings=False)
+    assert "decoder has weights of its own" in albert_obstacle(untied)
+    assert albert_obstacle(tiny_model(head="ForMaskedLM")) is None
+    without = transformers.BertModel(tiny_model().config, add_pooling_layer=False)
+    assert albert_obstacle(without) == "it has no pooler.dense"
+
+
+def test_the_head_drops_what_it_dropped():
+    for own, expected in ((None, 0.3), (0.0, 0.0), (0.2, 0.2)):
+        model = tiny_model(hidden_dropout_prob=0.3, classifier_dropout=own)
+        assert to_albert(model).config.classifier_dropout_prob == expected
 
 
 def test_heads_that_albert_has_not():
