@@ -137,8 +137,9 @@ class Distillation:
     A weight of 0 leaves its term out, bit for bit; without labels the label term is left out. With
     `same_tokens` student and teacher have one tokenizer, and a live teacher is given the student's
     batch; hidden states are compared token by token, which needs that or `aligned`: the same tokens
-    under other numbers. Raises ModelError for hidden states of different tokens, DataError where no
-    term is left.
+    of the *training* texts under other numbers. Other texts may be cut differently, so in eval mode
+    such a student is judged by the logits alone. Raises ModelError for hidden states of different
+    tokens, DataError where no term is left.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Distillation:
         if hidden_weight and not (same_tokens or aligned):
             raise ModelError(
                 "distilling hidden states: student and teacher have different vocabularies and cut "
-                "the training texts differently, so their tokens do not align; set hidden_weight "
+                "the texts differently, so their tokens do not align; set hidden_weight "
                 "to 0 (logits need no alignment)"
             )
         self.teacher = teacher
@@ -181,26 +182,32 @@ class Distillation:
             loss = label_loss(logits_of(outputs).float(), batch["labels"])
             terms.append(self.label_weight * loss)
         if self.logit_weight or self.hidden_weight:
-            terms += self._teacher_terms(batch, outputs)
+            terms += self._teacher_terms(batch, outputs, self._compares_hidden(model))
         if not terms:
             raise DataError(
                 "distilling: no term is left; the rows have no labels, or all weights are 0"
             )
         return sum(terms[1:], terms[0])
 
-    def _teacher_terms(self, batch: Mapping[str, Tensor], outputs: Any) -> list[Tensor]:
+    def _compares_hidden(self, model: nn.Module) -> bool:
+        everywhere = self.same_tokens or not self.logit_weight
+        return bool(self.hidden_weight) and (model.training or everywhere)
+
+    def _teacher_terms(
+        self, batch: Mapping[str, Tensor], outputs: Any, compares_hidden: bool
+    ) -> list[Tensor]:
         if self.teacher is None:
             raise ModelError("distilling: no teacher, but logit_weight or hidden_weight is above 0")
         if "row_id" not in batch:  # the user's own loader
             batch = {**batch, "row_id": torch.full((len(logits_of(outputs)),), -1)}
         if self.same_tokens and isinstance(self.teacher, _Remembers):
             self.teacher.remember(batch)
-        answer = self.teacher(batch["row_id"], self.needs)
+        answer = self.teacher(batch["row_id"], self.needs if compares_hidden else frozenset())
         terms = []
         if self.logit_weight:
             loss = kd_loss(logits_of(outputs), answer.logits, self.temperature, self.problem)
             terms.append(self.logit_weight * loss)
-        if self.hidden_weight:
+        if compares_hidden:
             student, teacher = outputs["hidden_states"], answer.hidden_states
             layers = self.layers or layer_map(len(student) - 1, len(teacher) - 1)
             loss = hidden_loss(student, teacher, batch["attention_mask"], layers, self.project)

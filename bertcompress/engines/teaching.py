@@ -64,6 +64,7 @@ class TeacherTerms(BaseModel):
         Raises RecipeError where a term needs a teacher and there is none.
         """
         problem: str = ctx.task.problem
+        unlabelled = problem == "unlabelled"
         if problem in ("auto", "unlabelled"):
             problem = head_problem(product.model)
         if self.labels_only:
@@ -76,11 +77,13 @@ class TeacherTerms(BaseModel):
         teacher = self._cached(ctx.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
         same = theirs is not None and same_tokens(theirs, product.tokenizer)
+        # Without labels and logits the selection split is judged by its hidden states too.
+        splits = ["train", "selection"] if unlabelled and not self.logit_weight else ["train"]
         aligned = same or (
             # After trimming the vocabulary only the numbers of the tokens differ.
             theirs is not None
             and self.hidden_weight > 0
-            and same_pieces(theirs, product.tokenizer, ctx.data)
+            and all(same_pieces(theirs, product.tokenizer, ctx.data, split) for split in splits)
         )
         project = self._projection(product, ctx, teacher) if aligned else None
         return self.objective(teacher, problem, project, same, ctx.device, aligned)

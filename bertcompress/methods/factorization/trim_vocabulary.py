@@ -6,10 +6,11 @@ a token that is gone, which then comes as several shorter ones. Special tokens, 
 and a `reserve` of the lowest ids stay. Abdaoui et al. 2020 (2010.05609) drop languages this way.
 
 Costs one pass of the tokenizer over the texts and trains nothing. Not for a model that will read
-other texts than those counted (another domain or language): give such texts as `corpus`. The share
-of tokens that change is measured on the selection split; where that repeats the training texts, as
-in SST-2 with its phrases, it says less than new text would. Loads with plain transformers. No
-speed-up: a row that is never looked up costs no time, and texts that change get longer.
+other texts than those counted (another domain or language): give such texts as `corpus`, and they
+count beside the training texts. The share of tokens that change is measured on the selection split;
+where that repeats the training texts, as in SST-2 with its phrases, it says less than new text
+would. Loads with plain transformers. No speed-up: a row that is never looked up costs no time, and
+texts that change get longer.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class TrimVocabulary(Method):
     )
     corpus: str | None = Field(
         None,
-        description="Text file, one text per line, whose tokens count; null: the training texts",
+        description="Text file, one text per line, whose tokens count beside the training texts'",
     )
 
     def check(self, model: nn.Module) -> None:
@@ -136,7 +137,9 @@ class TrimVocabulary(Method):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with the smaller table and its tokenizer; facts say what changed."""
-        texts = _texts(ctx.data.train) if self.corpus is None else _lines(Path(self.corpus))
+        texts = _texts(ctx.data.train)
+        if self.corpus is not None:
+            texts += _lines(Path(self.corpus))
         counts = used_tokens(product.tokenizer, texts)
         before = int(product.model.config.vocab_size)
         trimmed = _trim(product.model, product.tokenizer, counts, self.size, self.reserve)
@@ -154,6 +157,10 @@ class TrimVocabulary(Method):
             "changed_tokens_unseen": unseen[0],
             "changed_texts_unseen": unseen[1],
             "samples": len(texts),
+            "notes": [
+                f"{unseen[0]:.2%} of the tokens of the selection split's texts, which were not "
+                "counted, come as several shorter ones now"
+            ],
         }
         return Product(product.model, tokenizer, (), facts)
 

@@ -409,8 +409,14 @@ def test_another_corpus(data, tokenizers, tmp_path):
     path.write_text("\n\n".join(UNSEEN) + "\n", encoding="utf-8")
     step = bc.TrimVocabulary(corpus=str(path), reserve=0)
     done = step.apply(Product(model_for(whole), whole), context(data, tmp_path))
-    assert done.facts["samples"] == len(UNSEEN)
-    assert done.facts["changed_tokens_corpus"] == 0 < done.facts["changed_tokens_unseen"]
+    assert done.facts["samples"] == len(UNSEEN) + len(data.train)
+    assert done.facts["changed_tokens_corpus"] == 0
+    assert same_pieces(whole, done.tokenizer, data)  # the training texts count too
+    alone = bc.TrimVocabulary(reserve=0).apply(
+        Product(model_for(whole), whole), context(data, tmp_path)
+    )
+    longer = [len(t.tokenize(" ".join(UNSEEN))) for t in (whole, done.tokenizer, alone.tokenizer)]
+    assert longer[0] == longer[1] < longer[2]
     for content, error, message in (
         (None, NotFound, "cannot be read"),
         (b"\xff\xfe\x00", DataError, "not UTF-8"),
@@ -446,7 +452,12 @@ def test_distilling_after_trimming_compares_the_same_tokens(data, tokenizers, tm
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     outputs = student.model(**inputs, output_hidden_states=True)
     # The student is the teacher: in every token and layer there is nothing to learn.
+    student.model.train()  # in eval mode it is judged by the logits alone
     assert objective(student.model, batch, outputs, 0).item() == pytest.approx(0, abs=1e-6)
+    moved = {**outputs, "hidden_states": tuple(h + 1.0 for h in outputs["hidden_states"])}
+    assert objective(student.model, batch, moved, 0).item() == pytest.approx(1, abs=1e-5)
+    student.model.eval()
+    assert objective(student.model, batch, moved, 0).item() == pytest.approx(0, abs=1e-6)
     quick = {"epochs": 1, "batch_size": 16, "precision": "fp32"}
     for knobs in ({}, {"cache_hidden_mb": 5.0}):
         product = Product(copy.deepcopy(student.model), student.tokenizer)
@@ -455,11 +466,36 @@ def test_distilling_after_trimming_compares_the_same_tokens(data, tokenizers, tm
         assert done.facts["steps"] > 0
 
 
+def test_without_labels_other_texts_may_be_cut_otherwise(tokenizers, tmp_path):
+    """The selection split is judged by the loss, and trimming never counted its texts."""
+    texts = [
+        *made_up_texts(1, 60),
+        *(f"{a} {b}" for a, b in zip(UNSEEN * 9, CORPUS * 9, strict=False)),
+    ]
+    rows = Dataset.from_dict({"text": texts})
+    other = Dataset.from_dict({"text": made_up_texts(2, 9)})
+    task = Task.from_dataset(DatasetDict(train=rows, validation=other), text="text")
+    data = load_data(task)
+    # Counted on one text only, so that whatever is judged is cut otherwise.
+    few = dataclasses.replace(data, train=data.train.select(range(8)))
+    whole = tokenizers["wordpiece"]
+    teacher = model_for(whole, num_labels=2)
+    start = Product(copy.deepcopy(teacher), whole)
+    student = bc.TrimVocabulary(reserve=0).apply(start, context(few, tmp_path))
+    assert not same_pieces(whole, student.tokenizer, few, "selection")
+    live = LiveTeacher(teacher, whole, few)
+    quick = {"epochs": 2, "batch_size": 4, "precision": "fp32"}
+    done = bc.Distill(**quick).apply(student, context(few, tmp_path / "both", live))
+    assert done.facts["steps"] > 0
+    with pytest.raises(ModelError, match="cut the texts differently"):
+        bc.Distill(**quick, logit_weight=0).apply(student, context(few, tmp_path / "one", live))
+
+
 def test_distilling_hidden_states_of_other_tokens_is_refused(data, tokenizers, tmp_path):
     teacher, student = trimmed_student(data, tokenizers, tmp_path, size=120)
     assert not same_pieces(teacher.tokenizer, student.tokenizer, data)
     quick = {"epochs": 1, "batch_size": 16, "precision": "fp32"}
-    with pytest.raises(ModelError, match="cut the training texts differently"):
+    with pytest.raises(ModelError, match="cut the texts differently"):
         bc.Distill(**quick).apply(student, context(data, tmp_path, teacher))
     done = bc.Distill(**quick, hidden_weight=0).apply(student, context(data, tmp_path, teacher))
     assert done.facts["steps"] > 0
