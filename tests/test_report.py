@@ -24,12 +24,24 @@ from report_support import (
     scores,
 )
 from rich.console import Console
+from tests_support import tiny_model
 
+from bertcompress.artefact import Product
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report import Report, plot, print_report, report_schema
 from bertcompress.report.cells import NOT_MEASURED
+from bertcompress.report.plots import figures
 from bertcompress.report.rows import VERSION, DeploymentRow, Stage
 from bertcompress.report.tables import tables
+from bertcompress.runs.judging import layer_shapes
+from bertcompress.shapes import (
+    Embedding,
+    Layers,
+    LowRanks,
+    Sharing,
+    Vocabulary,
+    apply_edit,
+)
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "report-v1.json"
@@ -378,3 +390,45 @@ def test_the_page_escapes_what_it_shows() -> None:
     stage = _with(quantized(), notes=("<script>alert(1)</script> & more",))
     text = _report_of(stage).to_html()
     assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+
+
+@pytest.mark.parametrize(
+    ("edit", "columns", "row"),
+    [
+        (
+            Sharing([0, 0, 2], [0, 1, 1]),
+            ["layer", "attention weights", "feed-forward weights"],
+            ["1", "of layer 0", "its own"],
+        ),
+        (
+            LowRanks({"query": [0, 3, 0], "ffn_in": [2, 2, 2]}, "svd"),
+            ["layer", "rank of ffn_in", "rank of query"],
+            ["1", "2", "3"],
+        ),
+        (Layers([0, 2]), ["layer", "heads", "neurons"], ["1", "0 of 4", "0 of 24"]),
+        (Embedding(4, "word", "svd"), None, None),
+        (Vocabulary(28, list(range(28))), None, None),
+    ],
+    ids=["shared", "low rank", "layers", "thin table", "trimmed"],
+)
+def test_the_report_shows_what_the_layers_are(edit, columns, row):
+    model = apply_edit(tiny_model(), edit)
+    shapes = layer_shapes(Product(model, None))
+    report = _report_of(_with(pruned(), edits=shapes))
+    found = [table for table in tables(report) if table.title == "What is left of each layer"]
+    if columns is None:
+        assert not found, "the layers are as they were"
+        return
+    (table,) = found
+    assert sorted(column.name for column in table.columns) == sorted(columns)
+    by_name = dict(zip([c.name for c in table.columns], table.rows[1], strict=True))
+    assert by_name == dict(zip(columns, row, strict=True))
+    assert ("per_layer_shape" in figures(report)) == ("heads" in columns)
+
+
+def test_shared_layers_keep_their_numbers_when_others_are_gone():
+    model = apply_edit(tiny_model(num_hidden_layers=4), Layers([1, 2, 3]))
+    apply_edit(model, Sharing([0, 1, 1], [0, 1, 2]))
+    shapes = layer_shapes(Product(model, None))
+    assert [each.attention_of for each in shapes] == [None, None, None, 2]
+    assert [each.heads for each in shapes] == [0, 4, 4, 4]

@@ -49,7 +49,7 @@ def figures(report: ReportData, theme: Theme = "light") -> dict[str, Figure]:
         drawn["score_vs_size"] = score_vs_size(report, theme)
     if any(not row.simulated for _, row in report.compared):
         drawn["where_bytes_are"] = where_bytes_are(report, theme)
-    if any(stage.edits for stage in report.stages):
+    if any(layer.cut for stage in report.stages for layer in stage.edits):
         drawn["per_layer_shape"] = per_layer_shape(report, theme)
     trained = [h for stage in report.stages if len(h := stage.facts.get("history") or ()) > 1]
     if trained:

@@ -35,6 +35,25 @@ class LayerShape(Row):
     heads_before: int = Field(ge=0, description="Attention heads of the original")
     neurons: int = Field(ge=0, description="Feed-forward neurons left")
     neurons_before: int = Field(ge=0, description="Feed-forward neurons of the original")
+    attention_of: int | None = Field(
+        None, description="Lower layer whose attention weights it shares; null: it has its own"
+    )
+    ffn_of: int | None = Field(
+        None, description="Lower layer whose feed-forward weights it shares; null: it has its own"
+    )
+    ranks: dict[str, int] = Field(
+        {}, description="Rank of each of its linears that is a product of two thin ones"
+    )
+
+    @property
+    def cut(self) -> bool:
+        """Whether heads or neurons are gone."""
+        return self.heads < self.heads_before or self.neurons < self.neurons_before
+
+    @property
+    def shared(self) -> bool:
+        """Whether it uses weights of a lower layer."""
+        return self.attention_of is not None or self.ffn_of is not None
 
 
 class Control(Row):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from bertcompress.measure import Cost, Latency, Score
@@ -236,14 +237,30 @@ def speed(report: ReportData) -> Table:
 
 
 def shape(report: ReportData) -> Table:
-    """Return what is left of each layer after the last stage that cut something."""
-    cut = next((stage for stage in reversed(report.stages) if stage.edits), None)
-    columns: list[Column[LayerShape]] = [
-        Column("layer", lambda x: str(x.layer)),
-        Column("heads", lambda x: f"{x.heads} of {x.heads_before}"),
-        Column("neurons", lambda x: f"{x.neurons} of {x.neurons_before}"),
-    ]
-    return build("What is left of each layer", cut.edits if cut else (), columns)
+    """Return what the layers are after the last stage that changed them."""
+    changed = next((stage.edits for stage in reversed(report.stages) if stage.edits), ())
+    columns: list[Column[LayerShape]] = [Column("layer", lambda x: str(x.layer))]
+    if any(layer.cut for layer in changed):
+        columns += [
+            Column("heads", lambda x: f"{x.heads} of {x.heads_before}"),
+            Column("neurons", lambda x: f"{x.neurons} of {x.neurons_before}"),
+        ]
+    if any(layer.shared for layer in changed):
+        columns += [
+            words("attention weights", lambda x: _owner(x.attention_of)),
+            words("feed-forward weights", lambda x: _owner(x.ffn_of)),
+        ]
+    for part in dict.fromkeys(part for layer in changed for part in layer.ranks):
+        columns.append(Column(f"rank of {part}", partial(_rank, part)))
+    return build("What is left of each layer", changed, columns)
+
+
+def _owner(layer: int | None) -> str:
+    return "its own" if layer is None else f"of layer {layer}"
+
+
+def _rank(part: str, layer: LayerShape) -> str:
+    return str(layer.ranks.get(part, "full"))
 
 
 def cost(report: ReportData) -> Table:

@@ -129,7 +129,8 @@ class Chain:
         notes = self.notes.setdefault(name, [])
         notes += self.rows[-1].record.facts.get("notes", ())
         if not method.speeds_up:
-            notes.append("no speed-up here: the shape stays")
+            kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
+            notes.append(f"no speed-up here: the encoder {kept}")
         if method.pays_when_measured and not self.recipe.measure.latency:
             notes.append("speed not measured: two thin matrices may be slower than one")
         if self.rows[-1].record.cost.reused:

@@ -27,7 +27,7 @@ from bertcompress.recipe import Measuring
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Stage
 from bertcompress.runs.stages import Finished
 from bertcompress.runtimes import Logits
-from bertcompress.shapes import anatomy, read_record
+from bertcompress.shapes import LINEARS, LayerParts, anatomy, read_record
 
 __all__ = ["Judge", "Timed", "headline", "time_deployments"]
 
@@ -128,7 +128,7 @@ def headline(scores: Sequence[Score]) -> Score:
 
 
 def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
-    """Return what is left of each original layer; empty for a model that was not edited."""
+    """Return what is left of each original layer; empty where all are as they were."""
     records = read_record(product.model.config)
     if not records:
         return ()
@@ -139,17 +139,21 @@ def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
     kept = list(range(total))
     if "layers" in records and not view.family.shared:
         total, kept = int(getattr(config, view.family.depth_field)), records["layers"].kept
-    left = {i: (layer.heads, layer.width) for i, layer in zip(kept, view.layers, strict=True)}
-    return tuple(
-        LayerShape(
-            layer=i,
-            heads=left.get(i, (0, 0))[0],
-            heads_before=heads,
-            neurons=left.get(i, (0, 0))[1],
-            neurons_before=width,
-        )
-        for i in range(total)
-    )
+    gone = {"heads_before": heads, "neurons_before": width, "heads": 0, "neurons": 0}
+    left = {
+        original: gone | {"heads": layer.heads, "neurons": layer.width, "ranks": _ranks(layer)}
+        for original, layer in zip(kept, view.layers, strict=True)
+    }
+    for field, part in (("attention_of", "attention_out"), ("ffn_of", "ffn_out")):
+        for i, owner in enumerate(view.owners(part)):
+            left[kept[i]][field] = None if owner == i else kept[owner]
+    every = tuple(LayerShape(layer=i, **left.get(i, gone)) for i in range(total))
+    return every if any(each.cut or each.shared or each.ranks for each in every) else ()
+
+
+def _ranks(layer: LayerParts) -> dict[str, int]:
+    found = {part: getattr(layer.get(part), "rank", None) for part in LINEARS}
+    return {part: rank for part, rank in found.items() if rank is not None}
 
 
 @dataclass(frozen=True)
