@@ -169,6 +169,33 @@ def test_without_labels_agreement_replaces_the_score(place):
     assert run.report.stages[0].deployments[0].scores[0].value == 1.0
 
 
+def test_the_recipe_albert_small_makes_a_stock_albert_with_labels_and_without(place):
+    settings = [f"{name}={value}" for name, value in TRAIN.items()]
+    overrides = [f"methods.{i}.{each}" for i in (0, 4) for each in [*settings, "epochs=2"]]
+    overrides += ["methods.2.size=4", "methods.3.groups=1", "methods.5.runtimes=[onnxruntime]"]
+    plain = recipe(place)
+    fields = {"model": plain.model, "task": plain.task}
+    whole = bc.Recipe.load("albert-small", [*overrides, "measure.latency=false"], **fields)
+    run = bc.run(whole, place / "albert")
+    assert json.loads((run.model / "config.json").read_text())["model_type"] == "albert"
+    assert transformers.AutoModel.from_pretrained(run.model).config.embedding_size == 4
+    trimmed, thin, shared, *_ = run.report.stages[1:]
+    assert any("come as several shorter ones" in note for note in trimmed.notes)
+    assert not thin.edits
+    assert [each.attention_of for each in shared.edits] == [None, 0, 0]
+
+    files = (place / "train.csv", place / "validation.csv")
+    model = place / "albert" / "stages" / "01-finetune" / "model"
+    task = bc.Task.from_files(*files, text="text", max_length=24)
+    unlabelled = bc.Recipe.parse(
+        {**fields, "model": str(model), "task": task, "methods": whole.methods[1:],
+         "measure": {"latency": False}}
+    )  # fmt: skip
+    run = bc.run(unlabelled, place / "unlabelled")
+    assert json.loads((run.model / "config.json").read_text())["model_type"] == "albert"
+    assert run.report.stages[4].cost.steps > 0
+
+
 PROGRAM = """
 import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
