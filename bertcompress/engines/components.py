@@ -14,16 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from bertcompress.engines.gates import HardConcrete, gate_inputs, keep_within
-from bertcompress.engines.spectra import Place, Seen, components, dense_linears, look
+from bertcompress.engines.spectra import (
+    LinearStatistics,
+    Place,
+    components,
+    dense_linears,
+    linear_statistics,
+)
 from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
-__all__ = ["Gated", "fill", "fold", "gates_in", "split"]
+__all__ = ["Gated", "fold", "gates_in", "put_factors", "split"]
 
 SPREAD = 2.5, 4.6
 """Location of the gates at first, from the least to the most valuable: all evaluate to 1."""
 
 STEEPNESS = 4.0
-"""Of the gates' location in the logarithm of a component's worth, see `Gated.aim`."""
+"""Of the gates' location in the logarithm of a component's saliency, see `Gated.aim`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Gated:
     """Parameters of each matrix before it was split."""
     prices: dict[Place, int]
     """Parameters of one component: in + out."""
-    worth: dict[Place, Tensor]
+    saliency: dict[Place, Tensor]
     """What leaving a component out costs, per parameter. Shape: (U,) each."""
 
     @property
@@ -47,20 +53,19 @@ class Gated:
     def aim(self, keep: float) -> None:
         """Set the gates, in place, to open what an SVD of this size would keep, and close the rest.
 
-        Only those near the threshold are uncertain. Training at the size from the first step does
-        better than opening all and closing most: gates in between are noise, and what closes late
-        is not recovered from.
+        Only those near the threshold are uncertain, so that the training is at the size from its
+        first step: gates in between are noise, and what closes late is not recovered from.
         """
-        rates = torch.cat([*self.worth.values()]).double()
+        rates = torch.cat([*self.saliency.values()]).double()
         prices = torch.cat(
-            [torch.full_like(each, self.prices[p]) for p, each in self.worth.items()]
+            [torch.full_like(each, self.prices[p]) for p, each in self.saliency.items()]
         ).double()
         order = rates.argsort(descending=True)
         budget = keep * sum(self.dense.values())
         last = int((prices[order].cumsum(0) <= budget).sum().clamp(1, len(order))) - 1
         location = STEEPNESS * torch.log(rates.clamp_min(1e-30) / rates[order[last]])
-        sizes = [len(each) for each in self.worth.values()]
-        for place, part in zip(self.worth, torch.split(location, sizes), strict=True):
+        sizes = [len(each) for each in self.saliency.values()]
+        for place, part in zip(self.saliency, torch.split(location, sizes), strict=True):
             self.gates[place].log_alpha.copy_(part)
             self.gates[place].constrain()
 
@@ -93,35 +98,35 @@ def split(
     linears = dense_linears(model)
     if not linears:
         raise ShapeError("every linear of the layers is factorised already")
-    seen = look(model, batches, seed=seed) if batches else {}
+    seen = linear_statistics(model, batches, seed=seed) if batches else {}
     made = {
         place: components(linear.weight, seen[place].inputs if place in seen else None)
         for place, linear in linears.items()
     }
     dense = {place: linear.weight.numel() for place, linear in linears.items()}
     prices = {place: sum(linear.weight.shape) for place, linear in linears.items()}
-    fill(model, made)
+    put_factors(model, made)
     gates = {
         place: HardConcrete(left.shape[1]).to(left.device) for place, (left, _) in made.items()
     }
-    worth = {place: _worth(*made[place], seen.get(place)) / prices[place] for place in gates}
-    _rank(gates, worth)
-    return Gated(gates, dense, prices, worth)
+    saliency = {place: _saliency(*made[place], seen.get(place)) / prices[place] for place in gates}
+    _rank(gates, saliency)
+    return Gated(gates, dense, prices, saliency)
 
 
-def _worth(left: Tensor, right: Tensor, seen: Seen | None) -> Tensor:
+def _saliency(left: Tensor, right: Tensor, seen: LinearStatistics | None) -> Tensor:
     """Return what leaving each component out costs, by its outputs and their slope. Shape: (U,)."""
     reach = right.pow(2).sum(1) if seen is None else ((right @ seen.inputs) * right).sum(1)
     return left.pow(2).sum(0) * reach * (seen.slope * seen.times if seen is not None else 1.0)
 
 
 @torch.no_grad()
-def _rank(gates: Mapping[Place, HardConcrete], worth: Mapping[Place, Tensor]) -> None:
+def _rank(gates: Mapping[Place, HardConcrete], saliency: Mapping[Place, Tensor]) -> None:
     """Open the gates, in place, the wider the more a component is worth per parameter.
 
     All evaluate to 1 still; what is worth least is nearest to closing.
     """
-    order = torch.cat([worth[place] for place in gates]).argsort().argsort()
+    order = torch.cat([saliency[place] for place in gates]).argsort().argsort()
     share = (order + 1) / len(order)
     low, high = SPREAD
     parts = torch.split(
@@ -131,7 +136,7 @@ def _rank(gates: Mapping[Place, HardConcrete], worth: Mapping[Place, Tensor]) ->
         gate.log_alpha.copy_(part)
 
 
-def fill(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -> None:
+def put_factors(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -> None:
     """Put factors in the place of linears, in place. Shape: (out, rank), (rank, in) of each."""
     if not made:
         return
@@ -187,4 +192,4 @@ def fold(
         else:
             index = torch.tensor(kept[place], device=left.device)
             thin[place] = left[:, index], right[index]
-    fill(model, thin)
+    put_factors(model, thin)

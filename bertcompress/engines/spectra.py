@@ -27,15 +27,15 @@ from bertcompress.engines.importance import (
 from bertcompress.shapes import LINEARS, anatomy
 
 __all__ = [
+    "LinearStatistics",
     "Metric",
     "Place",
-    "Seen",
     "Spectrum",
     "choose_ranks",
     "components",
     "dense_linears",
     "factors",
-    "look",
+    "linear_statistics",
     "spectrum",
 ]
 
@@ -49,7 +49,7 @@ Metric = Literal["activation", "fisher", "svd"]
 
 
 @dataclass
-class Seen:
+class LinearStatistics:
     """What one linear met on the calibration rows. Means are over tokens and applications."""
 
     inputs: Tensor
@@ -64,9 +64,9 @@ class Seen:
     """How often one token goes through it: more than once where layers share it."""
 
 
-def look(
+def linear_statistics(
     model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, seed: int = 0
-) -> dict[Place, Seen]:
+) -> dict[Place, LinearStatistics]:
     """Return what each linear of the layers meets: inputs, and gradients of a sampled loss.
 
     Answers are drawn from the model's own distribution, so no labels are needed. A linear that
@@ -102,7 +102,7 @@ def look(
                         # Of one token the squared gradient of row i sums to g_i^2 |x|^2.
                         rows[place] += (gradient.pow(2) * features.pow(2).sum(1, True)).sum(0)
     return {
-        place: Seen(
+        place: LinearStatistics(
             moments[place] / met[place],
             slopes[place] / met[place],
             rows[place].sqrt(),
@@ -180,7 +180,9 @@ class Spectrum:
         return -(-self.dense // self.price)
 
 
-def spectrum(weight: Tensor, seen: Seen | None = None, metric: Metric = "activation") -> Spectrum:
+def spectrum(
+    weight: Tensor, seen: LinearStatistics | None = None, metric: Metric = "activation"
+) -> Spectrum:
     """Return the spectrum of a matrix in a metric, with what its error costs in the loss.
 
     To second order a change D of the weight costs, per token, `slope` |D L|^2 with L L' = E[x x'],

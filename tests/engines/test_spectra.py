@@ -8,12 +8,12 @@ from tests_support import tiny_model
 
 from bertcompress.engines.importance import sampled_loss
 from bertcompress.engines.spectra import (
-    Seen,
+    LinearStatistics,
     Spectrum,
     balanced,
     choose_ranks,
     factors,
-    look,
+    linear_statistics,
     spectrum,
 )
 from bertcompress.errors import ModelError
@@ -87,7 +87,7 @@ def test_what_a_linear_meets_is_measured():
     """Against hooks by hand, padding left out."""
     model = tiny_model().eval()
     data = batches()
-    seen = look(model, data)
+    seen = linear_statistics(model, data)
     assert set(seen) == {(part, i) for part in LINEARS for i in range(3)}
     kept = []
     linear = anatomy(model).layers[1].get("ffn_in")
@@ -135,7 +135,7 @@ def test_gradients_are_those_of_autograd(place):
     model, data = tiny_model().eval(), batches()
     slope, rows = by_autograd(model, data, place)
     model.zero_grad()
-    seen = look(model, data)[place]
+    seen = linear_statistics(model, data)[place]
     assert seen.slope == pytest.approx(slope, rel=1e-4)
     torch.testing.assert_close(seen.rows, rows, rtol=1e-4, atol=1e-9)
     assert seen.times == 1
@@ -150,7 +150,7 @@ def test_a_shared_linear_costs_what_its_copies_cost():
     for layer in anatomy(apart).layers:
         layer.module.attention.load_state_dict(first)
     data = batches()
-    one, each = look(shared, data), look(apart, data)
+    one, each = linear_statistics(shared, data), linear_statistics(apart, data)
     for part in ("query", "attention_out"):
         whole = one[part, 0]
         assert whole.times == 3
@@ -163,7 +163,7 @@ def test_a_shared_linear_costs_what_its_copies_cost():
 
 
 def test_fisher_ranks_go_by_what_rows_matter_and_a_plain_svd_by_the_weights():
-    seen = Seen(torch.eye(6), 2.0, torch.tensor([3.0, 0.0, 1.0, 1.0]))
+    seen = LinearStatistics(torch.eye(6), 2.0, torch.tensor([3.0, 0.0, 1.0, 1.0]))
     weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
     fisher, plain = spectrum(weight, seen, "fisher"), spectrum(weight, seen, "svd")
     scaled = torch.diag(seen.rows) @ weight
@@ -178,7 +178,7 @@ def test_fisher_ranks_go_by_what_rows_matter_and_a_plain_svd_by_the_weights():
 def test_a_head_without_known_gradients_is_refused_and_nothing_stays_behind(head):
     model = tiny_model(head=head).train()
     with pytest.raises(ModelError, match="ForSequenceClassification"):
-        look(model, batches(1))
+        linear_statistics(model, batches(1))
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert not anatomy(model).base.get_submodule("embeddings")._forward_hooks
@@ -188,22 +188,22 @@ def test_a_batch_without_a_mask_is_all_text():
     model, data = tiny_model(), batches(1)
     ids = {"input_ids": data[0]["input_ids"]}
     whole = {**ids, "attention_mask": torch.ones_like(ids["input_ids"])}
-    one, two = look(model, [ids]), look(model, [whole])
+    one, two = linear_statistics(model, [ids]), linear_statistics(model, [whole])
     torch.testing.assert_close(one["query", 0].inputs, two["query", 0].inputs)
 
 
 def test_a_shared_linear_is_one():
     model = tiny_model()
     apply_edit(model, Sharing([0, 0, 0], [0, 1, 2]))
-    places = set(look(model, batches(1)))
+    places = set(linear_statistics(model, batches(1)))
     assert {i for part, i in places if part == "query"} == {0}
     assert {i for part, i in places if part == "ffn_in"} == {0, 1, 2}
 
 
 def test_activation_aware_is_better_on_rows_it_has_not_seen_in_every_layer():
     model = tiny_model().eval()
-    seen = look(model, batches(12, seed=0))
-    unseen = look(model, batches(12, seed=1))
+    seen = linear_statistics(model, batches(12, seed=0))
+    unseen = linear_statistics(model, batches(12, seed=1))
     for place, each in seen.items():
         weight = anatomy(model).layers[place[1]].get(place[0]).weight.detach()
         held_out = unseen[place].inputs

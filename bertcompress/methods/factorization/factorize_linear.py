@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
-from bertcompress.engines.components import fill
+from bertcompress.engines.components import put_factors
 from bertcompress.engines.spectra import (
+    LinearStatistics,
     Metric,
-    Seen,
     choose_ranks,
     dense_linears,
     factors,
-    look,
+    linear_statistics,
     spectrum,
 )
 from bertcompress.method import Context, Method
@@ -64,7 +64,7 @@ def factorize_linear(
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
     if not weights:
         raise ShapeError("factorize_linear: every linear of the layers is factorised already")
-    seen = look(model, batches, seed=seed) if metric != "svd" else {}
+    seen = linear_statistics(model, batches, seed=seed) if metric != "svd" else {}
     spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
     try:
         ranks = choose_ranks(spectra, keep)
@@ -75,11 +75,11 @@ def factorize_linear(
         for place, rank in ranks.items()
         if rank
     }
-    fill(model, made)
+    put_factors(model, made)
     return model
 
 
-def _metric(metric: Metric, seen: Seen | None) -> dict[str, Tensor]:
+def _metric(metric: Metric, seen: LinearStatistics | None) -> dict[str, Tensor]:
     if metric == "svd" or seen is None:
         return {}
     return {"inputs": seen.inputs} if metric == "activation" else {"rows": seen.rows}

@@ -117,10 +117,10 @@ def test_aiming_opens_what_an_svd_of_the_size_would_keep(keep):
     open_ = {p: set(g.kept()) for p, g in gated.gates.items()}
     size = sum(len(units) * gated.prices[p] for p, units in open_.items())
     assert 0.9 * keep * dense < size < 1.6 * keep * dense  # those on the edge are half open
-    least = min(float(gated.worth[p][u]) for p, units in open_.items() for u in units)
+    least = min(float(gated.saliency[p][u]) for p, units in open_.items() for u in units)
     closed = [
         float(value)
-        for p, each in gated.worth.items()
+        for p, each in gated.saliency.items()
         for u, value in enumerate(each)
         if u not in open_[p]
     ]
