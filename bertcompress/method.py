@@ -72,8 +72,19 @@ class Method(BaseModel):
     pays_when_measured: ClassVar[bool] = False
     """Whether less arithmetic need not be faster: the stage is timed beside the one before it."""
 
+    @property
+    def uneven(self) -> bool:
+        """Whether it leaves layers of different shapes, which then cannot share weights."""
+        return False
+
     def check(self, model: nn.Module) -> None:
-        """Raise ShapeError where the model that a run starts from cannot take this step."""
+        """Raise ShapeError where a model cannot take this step; only shapes count, not weights."""
+
+    def outline(self, model: nn.Module) -> None:
+        """Give a model without weights, in place, what is known of the shape that this leaves.
+
+        So that an impossible step is refused before the steps ahead of it are computed.
+        """
 
     def files(self) -> tuple[Path, ...]:
         """Return files that the result depends on: a stage is found again by what is in them."""

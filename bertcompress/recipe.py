@@ -138,6 +138,12 @@ def check_order(methods: Sequence[Method], teacher: str | None = None) -> None:
                 f"methods[{i}].distill: nothing was cut before it, so the teacher would be the "
                 "model itself; put a method that changes the shape before it, or name a teacher"
             )
+        before = [each.key for each in methods[:i] if each.uneven]
+        if method.key == "share_layers" and before:
+            raise RecipeError(
+                f"methods[{i}].share_layers: {before[0]} before it leaves layers of different "
+                "shapes, which cannot share weights; put share_layers first"
+            )
         shaped = shaped or method.kind == "shape"
 
 

@@ -17,7 +17,7 @@ from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.evaluation import evaluate
 from bertcompress.measure import predict
 from bertcompress.runtimes.torch import TorchPredictor
-from bertcompress.shapes import FAMILIES
+from bertcompress.shapes import FAMILIES, ShapeError
 from bertcompress.training import TrainSettings, fit
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
@@ -216,3 +216,42 @@ def test_shared_rows_are_told(tmp_path):
         file.write("\n".join(lines[1:20]) + "\n")
     with pytest.warns(Notice, match=r"19 of 59 rows of 'validation' are in 'train' too"):
         load_data(task(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "message"),
+    [
+        (
+            [{"prune_structured": {"keep": 1, "keep_layers": 2}}, {"share_layers": {"groups": 2}}],
+            ShapeError,
+            "2 groups of 2 layers share nothing",
+        ),
+        (
+            ["share_layers", {"prune_structured": {"keep_layers": 9}}],
+            ShapeError,
+            "keep_layers 9 of 3 layers",
+        ),
+        (
+            [{"factorize_embedding": {"size": 8, "tables": "all"}}, "factorize_embedding"],
+            ShapeError,
+            "size 128",
+        ),
+        (
+            [{"factorize_linear": {"keep": 0.5}}, "share_layers"],
+            RecipeError,
+            r"methods\[2\].share_layers: factorize_linear before it .* put share_layers first",
+        ),
+        (
+            [{"prune_structured": {"scores": "kprune", "keep": 0.5}}, "share_layers"],
+            RecipeError,
+            "prune_structured before it",
+        ),
+    ],
+)
+def test_an_impossible_shape_is_refused_before_anything_is_trained(
+    steps, error, message, place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bc.Finetune, "apply", lambda *_: pytest.fail("trained"))
+    with pytest.raises(error, match=message):
+        bc.run(recipe(place, [FINETUNE, *steps], "bare"), tmp_path / "run")
+    assert not list(tmp_path.glob("run*"))

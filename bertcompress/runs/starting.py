@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -73,8 +74,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
             f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
             f"table of {limit} tokens; set max_length to at most {limit}"
         )
+    _check_shapes(recipe, product.model)
     for i, method in enumerate(recipe.methods):
-        method.check(product.model)
         if getattr(method, "labels_only", False) and data.task.problem == "unlabelled":
             raise RecipeError(
                 f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
@@ -85,6 +86,17 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         half_size(locate(recipe.model, revision=recipe.revision)),
     )
     return Start(data, product, finetuned, source, _device(), teacher, notes, half)
+
+
+def _check_shapes(recipe: Recipe, model: Any) -> None:
+    """Raise ShapeError for a step that the model, or what is left of it by then, cannot take."""
+    import torch
+
+    with torch.device("meta"):
+        shape = type(model)(copy.deepcopy(model.config))
+    for method in recipe.methods:
+        method.check(shape)
+        method.outline(shape)
 
 
 def _classifies(recipe: Recipe) -> bool:

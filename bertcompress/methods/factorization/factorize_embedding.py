@@ -190,6 +190,10 @@ class FactorizeEmbedding(Method):
         """Raise ShapeError for a size that saves nothing, and for tables that cannot be so."""
         _check(model, self.size, self.tables)
 
+    def outline(self, model: nn.Module) -> None:
+        """Make the tables thin."""
+        apply_edit(model, Embedding(self.size, self.tables))
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with thin tables."""
         model: nn.Module = product.model

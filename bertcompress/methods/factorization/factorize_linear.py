@@ -100,6 +100,11 @@ class FactorizeLinear(Method):
     metric: Metric = Field("activation", description="In which the factors are the best of a rank")
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows, of the training set")
 
+    @property
+    def uneven(self) -> bool:
+        """True: each matrix gets its own rank."""
+        return True
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with thin linears; facts hold the rank of each, 0 where dense."""
         model: nn.Module = product.model

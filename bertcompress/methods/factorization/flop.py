@@ -112,6 +112,11 @@ class Flop(Method, TeacherTerms, TrainSettings):
         if value is not None:
             raise ValueError("nothing stops early while the size still falls; leave it null")
 
+    @property
+    def uneven(self) -> bool:
+        """True: each matrix gets its own rank."""
+        return True
+
     def start(
         self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
     ) -> tuple[Gated, Any]:

@@ -217,15 +217,24 @@ class PruneStructured(Method):
         if self.keep_layers is not None and self.keep_layers > depth:
             raise ShapeError(f"prune_structured: keep_layers {self.keep_layers} of {depth} layers")
 
+    @property
+    def uneven(self) -> bool:
+        """Whether heads and neurons go wherever it costs least."""
+        return self.keep < 1 and (self.allocation == "uneven" or self.scores == "kprune")
+
+    def outline(self, model: nn.Module) -> None:
+        """Drop whole layers."""
+        if self.keep_layers is not None:
+            depth = anatomy(model).depth
+            apply_edit(model, Layers(choose_layers(depth, self.keep_layers, self.layer_order)))
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with a cut model; facts say what stayed in each layer."""
         model: nn.Module = product.model
         model.to(ctx.device)
         self.check(model)
         batches: list[dict[str, Tensor]] = []
-        if self.keep_layers is not None:
-            depth = anatomy(model).depth
-            apply_edit(model, Layers(choose_layers(depth, self.keep_layers, self.layer_order)))
+        self.outline(model)
         if self.keep < 1:
             batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
             prune_structured(

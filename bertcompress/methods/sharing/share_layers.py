@@ -87,10 +87,7 @@ def share_layers(
     Raises:
         ShapeError for layers of different shapes, ValueError for `best` without batches.
     """
-    owners = choose_owners(len(anatomy(model).layers), groups)
-    whole = list(range(len(owners)))
-    edit = Sharing(owners if scope != "ffn" else whole, owners if scope != "attention" else whole)
-    edit.check(anatomy(model))
+    edit, owners = _edit(model, scope, groups)
     init = init or ("best" if batches else "mean")
     if init == "best":
         if not batches:
@@ -101,6 +98,15 @@ def share_layers(
             members = [i for i, each in enumerate(owners) if each == owner]
             put_weights(model, owner, _start(model, members, HALVES[scope], init))
     return apply_edit(model, edit)
+
+
+def _edit(model: nn.Module, scope: Scope, groups: int) -> tuple[Sharing, list[int]]:
+    """Return the edit and the owner of each layer; raises ShapeError where it cannot be."""
+    owners = choose_owners(len(anatomy(model).layers), groups)
+    whole = list(range(len(owners)))
+    edit = Sharing(owners if scope != "ffn" else whole, owners if scope != "attention" else whole)
+    edit.check(anatomy(model))
+    return edit, owners
 
 
 def _start(model: nn.Module, members: Sequence[int], halves: Sequence[str], init: Init) -> Weights:
@@ -171,8 +177,12 @@ class ShareLayers(Method):
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows that `best` is judged by")
 
     def check(self, model: nn.Module) -> None:
-        """Raise ShapeError where nothing would be shared."""
-        choose_owners(len(anatomy(model).layers), self.groups)
+        """Raise ShapeError where nothing would be shared, and for layers of different shapes."""
+        _edit(model, self.scope, self.groups)
+
+    def outline(self, model: nn.Module) -> None:
+        """Share the layers."""
+        apply_edit(model, _edit(model, self.scope, self.groups)[0])
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with shared layers; facts say which layer each one uses."""
