@@ -19,6 +19,8 @@ Kind = Literal["recipes", "tasks"]
 FAMILIES = {
     "bert": "BERT and what has its shape: MiniLM, TinyBERT, BERT in other languages",
     "roberta": "RoBERTa",
+    "xlm-roberta": "XLM-RoBERTa; most of it is the word table: trim_vocabulary",
+    "camembert": "CamemBERT",
     "electra": "ELECTRA, the discriminator",
     "distilbert": "DistilBERT",
     "albert": "ALBERT; its one shared layer is cut once",

@@ -40,6 +40,21 @@ _ROBERTA_MLM = {
     "predictions.bias": "lm_head.bias",
 }
 
+_ROBERTA_HEADS: dict[str, dict[str, str]] = {
+    "Model": {"pooler": "pooler.dense"},
+    "ForSequenceClassification": {
+        "albert.pooler": "classifier.dense",
+        "classifier": "classifier.out_proj",
+    },
+    "ForMultipleChoice": {
+        "albert.pooler": "roberta.pooler.dense",
+        "classifier": "classifier",
+    },
+    "ForTokenClassification": {"classifier": "classifier"},
+    "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
+    "ForMaskedLM": _ROBERTA_MLM,
+}
+
 HEADS: dict[tuple[str, str], dict[str, str]] = {
     ("bert", "Model"): {"pooler": "pooler.dense"},
     ("bert", "ForSequenceClassification"): {
@@ -53,18 +68,11 @@ HEADS: dict[tuple[str, str], dict[str, str]] = {
     ("bert", "ForTokenClassification"): {"classifier": "classifier"},
     ("bert", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
     ("bert", "ForMaskedLM"): _BERT_MLM,
-    ("roberta", "Model"): {"pooler": "pooler.dense"},
-    ("roberta", "ForSequenceClassification"): {
-        "albert.pooler": "classifier.dense",
-        "classifier": "classifier.out_proj",
+    **{
+        (family, head): parts
+        for family in ("roberta", "xlm-roberta", "camembert")
+        for head, parts in _ROBERTA_HEADS.items()
     },
-    ("roberta", "ForMultipleChoice"): {
-        "albert.pooler": "roberta.pooler.dense",
-        "classifier": "classifier",
-    },
-    ("roberta", "ForTokenClassification"): {"classifier": "classifier"},
-    ("roberta", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
-    ("roberta", "ForMaskedLM"): _ROBERTA_MLM,
     ("electra", "ForTokenClassification"): {"classifier": "classifier"},
     ("electra", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
     ("distilbert", "ForTokenClassification"): {"classifier": "classifier"},

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tests_support import VOCABULARY, answer, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress import artefact
@@ -27,7 +27,7 @@ from bertcompress.errors import (
     OutputError,
     UnsupportedFamily,
 )
-from bertcompress.shapes import FAMILIES, anatomy, edited
+from bertcompress.shapes import anatomy, edited
 
 TEXTS = ["the cat sleeps .", "a very old red house and a bird"]
 SOURCE = "modeling_bertcompress.py"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from runtime_support import cut, wide_product
-from tests_support import WORDS, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, WORDS, tiny_model, tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from bertcompress.artefact import Deployment, Product
@@ -28,7 +28,7 @@ from bertcompress.measure import (
 from bertcompress.runtimes import onnxruntime, openvino
 from bertcompress.runtimes import torch as torch_runtime
 from bertcompress.runtimes.torch import TorchPredictor
-from bertcompress.shapes import FAMILIES, Heads, Neurons, apply_edit
+from bertcompress.shapes import Heads, Neurons, apply_edit
 from bertcompress.task import Task
 
 

@@ -10,7 +10,7 @@ import re
 
 import pytest
 import torch
-from tests_support import answer, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokenizer
 from training_support import toy_data
 
 import bertcompress as bc
@@ -21,7 +21,7 @@ from bertcompress.measure import size_of
 from bertcompress.method import Context, Method
 from bertcompress.methods import METHODS, RESEARCH, method_class
 from bertcompress.recipe import Recipe
-from bertcompress.shapes import FAMILIES, ShapeError
+from bertcompress.shapes import ShapeError
 
 PAPER = re.compile(r"\b\d{4}\.\d{4,5}\b")
 QUICK = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests_support import tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tests_support import FAMILIES, tiny_config, tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.data import load_data
@@ -17,7 +17,7 @@ from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.evaluation import evaluate
 from bertcompress.measure import predict
 from bertcompress.runtimes.torch import TorchPredictor
-from bertcompress.shapes import FAMILIES, ShapeError
+from bertcompress.shapes import ShapeError
 from bertcompress.training import TrainSettings, fit
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}

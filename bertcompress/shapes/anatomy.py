@@ -82,6 +82,13 @@ _BERT: dict[str, Any] = {
     "depth_field": "num_hidden_layers",
 }
 
+_ROBERTA: dict[str, Any] = {
+    **_BERT,
+    "base": "roberta",
+    "decoder": "lm_head.decoder",
+    "positions_after_padding": True,
+}
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         name="bert",
@@ -90,14 +97,9 @@ FAMILIES: dict[str, Family] = {
         decoder="cls.predictions.decoder",
         **_BERT,
     ),
-    "roberta": Family(
-        name="roberta",
-        stock_prefix="Roberta",
-        base="roberta",
-        decoder="lm_head.decoder",
-        positions_after_padding=True,
-        **_BERT,
-    ),
+    "roberta": Family(name="roberta", stock_prefix="Roberta", **_ROBERTA),
+    "xlm-roberta": Family(name="xlm-roberta", stock_prefix="XLMRoberta", **_ROBERTA),
+    "camembert": Family(name="camembert", stock_prefix="Camembert", **_ROBERTA),
     "electra": Family(
         name="electra",
         stock_prefix="Electra",

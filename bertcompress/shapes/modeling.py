@@ -15,7 +15,15 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy, family_of
 from bertcompress.shapes.edits import read_record, record_edit, replay
@@ -76,6 +84,18 @@ class CompressedRobertaConfig(ShippedConfig, RobertaConfig):  # type: ignore[no-
     model_type = "bertcompress-roberta"
 
 
+class CompressedXLMRobertaConfig(ShippedConfig, XLMRobertaConfig):  # type: ignore[no-untyped-call]
+    """An XLM-RoBERTa config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-xlm-roberta"
+
+
+class CompressedCamembertConfig(ShippedConfig, CamembertConfig):  # type: ignore[no-untyped-call]
+    """A CamemBERT config (of the original shape) with the record of what was edited."""
+
+    model_type = "bertcompress-camembert"
+
+
 class CompressedDistilBertConfig(ShippedConfig, DistilBertConfig):  # type: ignore[no-untyped-call]
     """A DistilBERT config (of the original shape) with the record of what was edited."""
 
@@ -97,6 +117,8 @@ class CompressedAlbertConfig(ShippedConfig, AlbertConfig):  # type: ignore[no-un
 CONFIGS: dict[str, Any] = {
     "bert": CompressedBertConfig,
     "roberta": CompressedRobertaConfig,
+    "xlm-roberta": CompressedXLMRobertaConfig,
+    "camembert": CompressedCamembertConfig,
     "distilbert": CompressedDistilBertConfig,
     "electra": CompressedElectraConfig,
     "albert": CompressedAlbertConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests_support import tiny_inputs, tiny_model
+from tests_support import FAMILIES, tiny_inputs, tiny_model
 from torch.nn import functional
 
 from bertcompress.engines.importance import (
@@ -18,7 +18,6 @@ from bertcompress.engines.importance import (
     weight_magnitude,
 )
 from bertcompress.engines.masks import sites, unit_masks
-from bertcompress.shapes import FAMILIES
 
 LABELS = torch.tensor([2, 0, 1])
 

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from tests_support import VOCABULARY, answer, tiny_inputs, tiny_model
+from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model
 
 from bertcompress.engines.kprune import KPruneSettings, _Survey, kprune, unit_costs
 from bertcompress.engines.masks import sites
-from bertcompress.shapes import FAMILIES, Heads, Neurons, anatomy, apply_edit
+from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit
 
 LENGTH = 128
 

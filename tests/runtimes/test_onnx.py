@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from runtime_support import batches, cut, pair_tokenizer
-from tests_support import HEADS, tiny_model
+from tests_support import FAMILIES, HEADS, tiny_model
 
 from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
@@ -19,7 +19,6 @@ from bertcompress.runtimes import onnxruntime
 from bertcompress.runtimes.graph import initializer_bytes, share, unshare_transposed
 from bertcompress.runtimes.onnx import OUTPUTS, export_onnx, task_of
 from bertcompress.runtimes.torch import TorchPredictor
-from bertcompress.shapes import FAMILIES
 
 
 def same(file, model, batch):

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, tiny_inputs, tiny_model, tiny_tokenizer
 from torch import nn
 
 from bertcompress.artefact import Product
@@ -16,15 +16,7 @@ from bertcompress.errors import ModelError
 from bertcompress.measure.footprint import _sizes
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.qdq import export_qdq
-from bertcompress.shapes import (
-    FAMILIES,
-    Heads,
-    LowRanks,
-    QuantizedLinear,
-    Sharing,
-    anatomy,
-    apply_edit,
-)
+from bertcompress.shapes import Heads, LowRanks, QuantizedLinear, Sharing, anatomy, apply_edit
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

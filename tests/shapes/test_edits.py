@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests_support import HEAD_COUNT, HEADS, WIDTH, aligned, answer, tiny_inputs, tiny_model
+from tests_support import (
+    FAMILIES,
+    HEAD_COUNT,
+    HEADS,
+    WIDTH,
+    aligned,
+    answer,
+    tiny_inputs,
+    tiny_model,
+)
 
 from bertcompress.engines.masks import unit_masks
 from bertcompress.shapes import (
-    FAMILIES,
     Heads,
     Layers,
     Neurons,

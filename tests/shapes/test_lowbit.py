@@ -7,13 +7,12 @@ import copy
 import pytest
 import torch
 import transformers
-from tests_support import tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.artefact import rung
 from bertcompress.measure import count_parameters, layer_table, macs
 from bertcompress.shapes import (
-    FAMILIES,
     Heads,
     LowBit,
     LowRanks,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from tests_support import LAYERS, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, LAYERS, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.shapes import (
-    FAMILIES,
     LINEARS,
     Embedding,
     FactorizedEmbedding,

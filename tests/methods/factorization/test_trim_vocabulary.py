@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tests_support import HEADS, aligned, answer, tiny_inputs, tiny_model
+from tests_support import FAMILIES, HEADS, aligned, answer, tiny_inputs, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from vocabulary_support import (
     CORPUS,
@@ -33,7 +33,6 @@ from bertcompress.engines.teachers import LiveTeacher, same_pieces, same_tokens
 from bertcompress.errors import DataError, ModelError, NotFound, RecipeError
 from bertcompress.method import Context
 from bertcompress.shapes import (
-    FAMILIES,
     Heads,
     Layers,
     Neurons,

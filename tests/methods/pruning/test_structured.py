@@ -7,7 +7,16 @@ import json
 import pytest
 import torch
 from pydantic import ValidationError
-from tests_support import HEAD_COUNT, LAYERS, WIDTH, answer, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import (
+    FAMILIES,
+    HEAD_COUNT,
+    LAYERS,
+    WIDTH,
+    answer,
+    tiny_inputs,
+    tiny_model,
+    tiny_tokenizer,
+)
 from training_support import toy_data
 
 import bertcompress as bc
@@ -23,7 +32,7 @@ from bertcompress.methods.pruning.structured import (
     prune_structured,
     score_units,
 )
-from bertcompress.shapes import FAMILIES, Heads, Layers, ShapeError, anatomy, read_record
+from bertcompress.shapes import Heads, Layers, ShapeError, anatomy, read_record
 
 SCORES = ["fisher", "taylor", "kprune", "magnitude", "random"]
 
