@@ -303,7 +303,7 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
     folder = Path(out) / "onnx"
     if precision_of(product.model) != "fp32":  # its integers, not new ones
         file = export_qdq(product, folder)
-        made = [Deployment("onnxruntime", precision_of(product.model), file)]
+        made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
     else:
         made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
     if type(product.model).__name__.endswith("ForSequenceClassification"):

@@ -20,6 +20,7 @@ from bertcompress.errors import ModelError, TaskError, unknown
 
 __all__ = [
     "DEFAULTS",
+    "LOWER_IS_BETTER",
     "METRICS",
     "Metric",
     "compute",
@@ -74,7 +75,8 @@ METRICS: dict[str, Metric] = {
 }
 """Name in a task file to metric. All are between 0 and 1, correlations -1 and 1, `kl` from 0 up.
 
-Higher is better, but for `kl`."""
+Higher is better, but for those in `LOWER_IS_BETTER`."""
+LOWER_IS_BETTER = ("kl",)
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "single_label": ("accuracy", "f1_macro", "matthews"),

@@ -255,3 +255,17 @@ def test_an_impossible_shape_is_refused_before_anything_is_trained(
     with pytest.raises(error, match=message):
         bc.run(recipe(place, [FINETUNE, *steps], "bare"), tmp_path / "run")
     assert not list(tmp_path.glob("run*"))
+
+
+def test_a_model_in_few_bits_is_no_start(place, tmp_path):
+    loader = torch.utils.data.DataLoader(
+        [{"input_ids": torch.arange(2, 12), "attention_mask": torch.ones(10, dtype=torch.long),
+          "labels": torch.tensor(0)}] * 8,
+        batch_size=4,
+    )  # fmt: skip
+    stored = bc.q8bert(tiny_model(**NAMES), loader, epochs=1, precision="fp32")
+    bc.save(stored, place / "stored", tiny_tokenizer())
+    with pytest.raises(ModelError, match="stored in int8, which nothing can train or cut"):
+        bc.run(recipe(place, [FINETUNE, CUT], "stored"), tmp_path / "run")
+    with pytest.raises(ShapeError, match="stored in 8 bits already"):
+        bc.q8bert(stored, loader, epochs=1)

@@ -23,6 +23,7 @@ from bertcompress.shapes.lowbit import (
     pack,
     quantize,
     scales_of,
+    stored_modules,
     table_group,
 )
 from bertcompress.shapes.parts import replace_modules
@@ -147,8 +148,12 @@ def _recomputing() -> bool:
 def quantizable(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
     """Return the dense linears and tables of a model by name, each once.
 
-    Raises ShapeError for a masked-LM head, whose decoder is the word table.
+    Raises ShapeError for a masked-LM head, whose decoder is the word table, and for a model that is
+    stored in few bits already.
     """
+    stored = next(stored_modules(model), None)
+    if stored is not None:
+        raise ShapeError(f"'{stored[0]}' is stored in {stored[1].bits} bits already")
     found = {
         name: module
         for name, module in model.named_modules()
@@ -193,8 +198,10 @@ def with_rounding(
 def store(model: nn.Module, trained: nn.Module) -> nn.Module:
     """Give `model`, in place, the integers of its trained copy `with_rounding`; return it.
 
-    What does not round (LayerNorms, biases) is taken over as it is.
+    What does not round (LayerNorms, biases) is taken over as it is, in fp32: beside stored weights
+    there is little to save.
     """
+    model.float()
     fake = {
         name: module
         for name, module in trained.named_modules()
@@ -208,7 +215,7 @@ def store(model: nn.Module, trained: nn.Module) -> nn.Module:
         if isinstance(module, FakeLinear) and module.activation
     ]
     groups = {module.group for module in fake.values() if isinstance(module, FakeLinear)}
-    group = max(groups, default=max(module.group for module in fake.values()))
+    group = max(groups) if groups else max(module.group for module in fake.values())
     apply_edit(model, LowBit(bits, group, rounding))
     for name, module in fake.items():
         stored = model.get_submodule(name)

@@ -3,10 +3,13 @@
 A difference on a thousand rows is noise and loss together. It is taken for a loss when it passes
 the limit and, besides, either is significant by itself (the paired interval excludes 0) or comes
 with answers that moved far: a model whose probabilities hardly moved has not lost three points.
+Without labels the original is right by definition, so that any flip of a near tie is "significant":
+there only answers that moved far count.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 from bertcompress import weighted
 from bertcompress.data import TaskData
 from bertcompress.measure import compare, predict
+from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
 
 __all__ = ["FAR", "Attempt", "Guard", "moved", "search"]
@@ -55,12 +59,21 @@ class Attempt:
     moved: float
     """See `moved`."""
     passes: bool
+    error: str | None = None
+    """Why there is nothing to judge; the figures are infinite then."""
+
+    @classmethod
+    def failed(cls, options: Mapping[str, Any], kept: Sequence[str], error: str) -> Attempt:
+        """Return an attempt that made no file, or one that does not answer in numbers."""
+        return cls(dict(options), tuple(kept), math.inf, math.inf, math.inf, False, error)
 
     @property
     def words(self) -> str:
         """Settings and figures in one line."""
         how = ", ".join(f"{name} {value}" for name, value in self.options.items()) or "defaults"
         left = f"; {len(self.kept)} modules in higher precision" if self.kept else ""
+        if self.error is not None:
+            return f"{how}{left}: {self.error}"
         return f"{how}{left}: loses {100 * self.drop:.2f} points, answers moved by {self.moved:.3f}"
 
     @property
@@ -70,8 +83,9 @@ class Attempt:
         return {
             "options": dict(self.options),
             "kept": list(self.kept),
-            **{name: round(value, 5) for name, value in fields.items()},
+            **{n: round(v, 5) if math.isfinite(v) else None for n, v in fields.items()},
             "passes": self.passes,
+            "error": self.error,
         }
 
 
@@ -104,7 +118,9 @@ class Guard:
         against = compare(task, logits, self.original, references)
         far = moved(logits, self.original, _answers(task.problem, logits))
         drop, low = -against.difference, -against.difference_high
-        lost = drop > self.max_drop and (low > 0 or far > FAR)
+        if task.headline in LOWER_IS_BETTER:
+            drop, low = against.difference, against.difference_low
+        lost = drop > self.max_drop and ((labelled and low > 0) or far > FAR)
         return Attempt(dict(options), tuple(kept), drop, low, far, not lost)
 
 

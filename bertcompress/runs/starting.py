@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.artefact import Product, load, locate, max_tokens
+from bertcompress.artefact import Product, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.measure import half_size, predict, score
@@ -68,6 +68,11 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
             data = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
         product = _fresh_head(recipe, data, notes)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
+    if (stored := precision_of(product.model)) != "fp32":
+        raise ModelError(
+            f"model '{recipe.model}': stored in {stored}, which nothing can train or cut any more; "
+            "start from the model that it was made of (evaluate, bench and export take it as it is)"
+        )
     limit = max_tokens(product.model)
     if data.task.max_length > limit:
         raise ModelError(

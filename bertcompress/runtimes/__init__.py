@@ -51,7 +51,8 @@ Q4_FILE = "model_q4.onnx"
 ONNX_FILES = (
     ("openvino", "int8", "openvino", OPENVINO_INT8_FILE),
     ("onnxruntime", "int8", "onnx", QUANTIZED_FILE),
-    ("onnxruntime", "int4", "onnx", Q4_FILE),
+    ("onnxruntime", "int4-8", "onnx", Q4_FILE),
+    ("openvino", "int4-8", "onnx", Q4_FILE),
     ("onnxruntime", "fp32", "onnx", MODEL_FILE),
     ("openvino", "fp32", "onnx", MODEL_FILE),
 )
@@ -65,7 +66,7 @@ class Predictor(Protocol):
     runtime: str
     """`torch`, `onnxruntime` or `openvino`."""
     precision: str
-    """`fp32`, `bf16` or `int8`."""
+    """`fp32`, `bf16`, `int8` or `int4-8`."""
 
     def __call__(self, batch: Batch) -> Logits:
         """Return the logits. Shape: (B, T) -> (B, K)."""

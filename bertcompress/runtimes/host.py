@@ -17,6 +17,7 @@ __all__ = [
     "environment",
     "forget_peak_memory",
     "host_kind",
+    "overflows_int8",
     "peak_memory_mb",
     "physical_cores",
 ]
@@ -58,6 +59,12 @@ def host_kind() -> str:
     """Return what decides which precision and runtime is fast: architecture, instruction sets."""
     _, flags = _processor()
     return " ".join([platform.machine(), *(name for name in _INSTRUCTIONS if name in flags)])
+
+
+def overflows_int8() -> bool:
+    """Return whether 8-bit products may overflow: x86 without VNNI adds pairs in 16 bits."""
+    kind = host_kind().split()
+    return kind[0] in ("x86_64", "AMD64") and not {"avx512_vnni", "avx_vnni"} & {*kind}
 
 
 def physical_cores() -> int:

@@ -20,6 +20,7 @@ from bertcompress.runtimes import (
     join_outputs,
     require,
 )
+from bertcompress.runtimes.host import overflows_int8
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
     from bertcompress.artefact import Deployment, Product
@@ -39,7 +40,7 @@ def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -
 def quantize(
     folder: Path,
     calibration: Iterable[Batch] = (),
-    reduce_range: bool = False,
+    reduce_range: bool | None = None,
     *,
     per_channel: bool = True,
     exclude: Sequence[str] = (),
@@ -50,7 +51,7 @@ def quantize(
     Args:
         folder: Holds `model.onnx`, its config and tokenizer.
         calibration: Nothing is calibrated; the first batch, where there is one, is run as a check.
-        reduce_range: 7 bits for weights, for processors without VNNI, where 8 can overflow.
+        reduce_range: 7 bits for weights; None: on processors where 8 can overflow, without VNNI.
         per_channel: A scale for each output of a weight; else one for the matrix.
         exclude: Names of nodes that stay in fp32.
         out: Where to write; None is `folder` itself.
@@ -72,7 +73,7 @@ def quantize(
             file,
             per_channel=per_channel,
             nodes_to_exclude=list(exclude),
-            reduce_range=reduce_range,
+            reduce_range=overflows_int8() if reduce_range is None else reduce_range,
             weight_type=tools.QuantType.QInt8,
         )
     proto = onnx.load(file)
@@ -102,12 +103,12 @@ def predictor(
 
 
 def precision_of(file: Path) -> str:
-    """Return `int8` for the names that quantised files have here and at optimum, `int4` for q4.
+    """Return `int8` for the names that quantised files have here and at optimum, `int4-8` for q4.
 
     Any other name is taken for `fp32`.
     """
     if "q4" in file.stem:
-        return "int4"
+        return "int4-8"
     return "int8" if any(mark in file.stem for mark in ("int8", "quantized")) else "fp32"
 
 
@@ -138,14 +139,19 @@ class OnnxRuntimePredictor:
 
     def example(self) -> dict[str, Any]:
         """Return a batch of one row of 8 tokens that this graph takes."""
-        return {n: np.ones((1,) * (r - 1) + (8,), np.int64) for n, r in self._ranks.items()}
+        # Every model has a first token type, not every one a second.
+        return {
+            name: np.full((1,) * (rank - 1) + (8,), int(name != "token_type_ids"), np.int64)
+            for name, rank in self._ranks.items()
+        }
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The quantiser warns through the root logger, of a step that is not needed here."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -8,14 +8,13 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.errors import CheckpointError, DataError
+from bertcompress.errors import CheckpointError, DataError, ModelError
 from bertcompress.runtimes import (
     MODEL_FILE,
     OPENVINO_INT8_FILE,
@@ -45,7 +44,6 @@ def quantize(
     folder: Path,
     calibration: Iterable[Batch],
     out: Path | None = None,
-    samples: int = 300,
     *,
     smoothing: float | None = None,
     percentile: bool = False,
@@ -57,36 +55,41 @@ def quantize(
         folder: Holds `model.onnx`, its config and tokenizer.
         calibration: Batches of real rows; each row is used by itself, without its padding.
         out: Where to write, with config and tokenizer; None is `openvino/` beside `folder`.
-        samples: Rows to calibrate on at most.
-        smoothing: Alpha of SmoothQuant for linears, 0 to 1; None takes NNCF's, -1 switches it off.
+        smoothing: Alpha of SmoothQuant for linears, 0 to 1; None takes NNCF's (for weights with
+            several uses ours), -1 switches it off.
         percentile: Cut the ranges of activations where 1 in 1,000 values lies beyond.
         exclude: Names of nodes that stay in fp32.
 
     Raises:
-        DataError without any calibration row; MissingExtra.
+        DataError without any calibration row; ModelError where NNCF fails; MissingExtra.
     """
     from bertcompress.artefact import Deployment
     from bertcompress.runtimes.graph import share, unshare_transposed
     from bertcompress.runtimes.onnx import companions
-    from bertcompress.runtimes.smoothing import smooth_shared
+    from bertcompress.runtimes.smoothing import ALPHA, smooth_shared
 
     onnx, nncf = require("onnx", "openvino"), _nncf()
     proto = onnx.load(folder / MODEL_FILE)
     unshare_transposed(proto)
     names = [tensor.name for tensor in proto.graph.input]
-    rows = list(islice(_rows(calibration, names), samples))
+    rows = list(_rows(calibration, names))
     if not rows:
         raise DataError(f"{folder}: static int8 needs calibration rows; none were given")
-    left = [*smooth_shared(proto, rows), *exclude]
-    with _quiet():
-        quantized = nncf.quantize(
-            proto,
-            nncf.Dataset(rows),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(rows),
-            ignored_scope=nncf.IgnoredScope(names=left) if left else None,
-            advanced_parameters=_advanced(nncf, smoothing, percentile),
-        )
+    smoothed = smooth_shared(proto, rows, ALPHA if smoothing is None else smoothing)
+    left = [*smoothed, *exclude]
+    try:
+        with _quiet():
+            quantized = nncf.quantize(
+                proto,
+                nncf.Dataset(rows),
+                model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(rows),
+                ignored_scope=nncf.IgnoredScope(names=left) if left else None,
+                advanced_parameters=_advanced(nncf, smoothing, percentile),
+            )
+    except Exception as error:  # NNCF has one class per cause
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{folder}: NNCF did not quantise it: {words[0]}") from error
     share(quantized)
     out = out or folder.parent / "openvino"
     companions(folder, out)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bertcompress.artefact import Product, precision_of
+from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
 from bertcompress.runtimes import Q4_FILE, QUANTIZED_FILE, require
 from bertcompress.runtimes.graph import share, uses
@@ -33,10 +33,11 @@ __all__ = ["export_qdq"]
 def export_qdq(product: Product, folder: Path) -> Path:
     """Write a file of integers with tokenizer and plain config, and return it.
 
-    `model_quantized.onnx` for 8 bits, `model_q4.onnx` for fewer. The graph without rounding is
-    written first and checked against torch; then its weights become integers. Where the weights of
-    a row are grouped, products are MatMulNBits. Raises ModelError for groups that this does not
-    take, and where a weight is not found in a graph that uses it.
+    `model_quantized.onnx`, or `model_q4.onnx` where it holds weights in 4 bits. The graph without
+    rounding is written first and checked against torch; then its weights become integers. Where the
+    weights of a row are grouped, products are MatMulNBits: 4 bits for 2 to 4, 8 for more. Raises
+    ModelError for groups that this does not take, for linears that round one input differently, and
+    where a weight is not found in a graph that uses it.
     """
     onnx = require("onnx", "onnx")
     model, weights = _in_floats(product.model)
@@ -61,7 +62,11 @@ def export_qdq(product: Product, folder: Path) -> Path:
             raise ModelError(f"{name}: its weight is not in the exported graph")
     share(proto)
     onnx.checker.check_model(proto)
-    file = folder / (QUANTIZED_FILE if precision_of(product.model) == "int8" else Q4_FILE)
+    halves = any(
+        isinstance(module, QuantizedLinear) and module.group > 0 and module.bits <= 4
+        for _, module in stored_modules(product.model)
+    )
+    file = folder / (Q4_FILE if halves else QUANTIZED_FILE)
     onnx.save(proto, file)
     return file
 
@@ -131,24 +136,24 @@ def _table(proto: Any, module: QuantizedEmbedding, weight: NDArray[np.float32]) 
     whole = unpack(module.qweight, module.bits, module.embedding_dim).cpu().numpy()
     scale = module.weight_scale.detach().cpu().numpy()
     for node, name, _ in found:
-        if scale.size > 1:
-            node.input[0] = _dequantized(graph, name, whole, scale, 0)
-            continue
         node.input[0] = _constant(graph, f"{name}/int8", whole)
         result = node.output[0]
-        node.output[0] = f"{result}/int8"
-        scales = _constant(graph, f"{name}/scale", scale.reshape(()))
-        zero = _constant(graph, f"{name}/zero", np.int8(0))
-        _after(
-            graph,
-            node,
-            onnx.helper.make_node(
-                "DequantizeLinear",
-                [node.output[0], scales, zero],
-                [result],
-                name=f"{result}/dequantize",
-            ),
-        )
+        node.output[0] = looked_up = f"{result}/int8"
+        if scale.size > 1:
+            # Only what is looked up: DequantizeLinear would scale the whole table for each text.
+            rows = _constant(graph, f"{name}/scale", scale.reshape(-1, 1).astype(np.float32))
+            steps = [
+                ("Gather", [rows, node.input[1]], f"{result}/scale", {"axis": 0}),
+                ("Cast", [looked_up], f"{result}/float", {"to": onnx.TensorProto.FLOAT}),
+                ("Mul", [f"{result}/float", f"{result}/scale"], result, {}),
+            ]
+        else:
+            scales = _constant(graph, f"{name}/scale", scale.reshape(()))
+            zero = _constant(graph, f"{name}/zero", np.int8(0))
+            steps = [("DequantizeLinear", [looked_up, scales, zero], result, {})]
+        for op, inputs, output, options in reversed(steps):
+            made = onnx.helper.make_node(op, inputs, [output], name=f"{output}/{op}", **options)
+            _after(graph, node, made)
     return bool(found)
 
 
@@ -175,9 +180,12 @@ def _dequantized(
 def _rounded(graph: Any, name: str, scale: float) -> str:
     """Return the name of an activation that went through int8; products with one input share it."""
     result = f"{name}/rounded"
-    if any(result in node.output for node in graph.node):
-        return result
     onnx = require("onnx", "onnx")
+    if any(result in node.output for node in graph.node):
+        (held,) = [t for t in graph.initializer if t.name == f"{name}/rounded/scale"]
+        if float(onnx.numpy_helper.to_array(held)) != np.float32(scale):
+            raise ModelError(f"{name}: read by linears that round it with different scales")
+        return result
     scales = _constant(graph, f"{name}/rounded/scale", np.float32(scale))
     zero = _constant(graph, f"{name}/rounded/zero", np.int8(0))
     whole = f"{name}/rounded/int8"

@@ -43,7 +43,9 @@ def smoothing_factors(
     return np.clip(factors, low, LARGEST).astype(np.float32)
 
 
-def smooth_shared(model: Any, rows: Sequence[Mapping[str, NDArray[np.int64]]]) -> list[str]:
+def smooth_shared(
+    model: Any, rows: Sequence[Mapping[str, NDArray[np.int64]]], alpha: float = ALPHA
+) -> list[str]:
     """Smooth the inputs of weights with several uses, in place; return the names of the new nodes.
 
     The answer stays the same but for rounding. A quantiser has to leave the new nodes alone: they
@@ -52,7 +54,10 @@ def smooth_shared(model: Any, rows: Sequence[Mapping[str, NDArray[np.int64]]]) -
     Args:
         model: An ONNX graph in fp32, each tensor held once.
         rows: Inputs to see the ranges of activations on.
+        alpha: How much of an activation's range goes into the weight; below 0 nothing is changed.
     """
+    if alpha < 0:
+        return []
     numpy_helper = require("onnx", "onnx").numpy_helper
     graph = model.graph
     groups = _groups(graph)
@@ -64,7 +69,7 @@ def smooth_shared(model: Any, rows: Sequence[Mapping[str, NDArray[np.int64]]]) -
         arrays = {name: numpy_helper.to_array(tensors[name]) for name in sorted(weights)}
         weight = np.max([np.abs(array).max(axis=1) for array in arrays.values()], axis=0)
         factors = smoothing_factors(
-            np.max([ranges[node.input[0]] for node in nodes], axis=0), weight
+            np.max([ranges[node.input[0]] for node in nodes], axis=0), weight, alpha
         )
         for name, array in arrays.items():
             scaled = array * factors[:, None]

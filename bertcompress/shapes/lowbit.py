@@ -189,7 +189,8 @@ class QuantizedEmbedding(nn.Module):
         flat = input_ids.flatten()
         rows = unpack(self.qweight[flat], self.bits, self.embedding_dim)
         scales = self.weight_scale if self.group == 0 else self.weight_scale[flat]
-        return dequantize(rows, scales, self.group).reshape(*input_ids.shape, self.embedding_dim)
+        found = dequantize(rows, scales, self.group).to(self.weight_scale.dtype)
+        return found.reshape(*input_ids.shape, self.embedding_dim)
 
 
 def _make_room(module: Any, rows: int, columns: int, device: torch.device) -> None:

@@ -86,6 +86,46 @@ def test_a_loss_within_the_limit_passes():
     assert (losing.passes, allowed.passes) == (False, True)
 
 
+def unlabelled(headline="agreement"):
+    sets = DatasetDict(
+        {
+            n: Dataset.from_dict({"text": [f"{n} {i}" for i in range(40)]})
+            for n in ("train", "validation")
+        }
+    )
+    task = Task.from_dataset(sets, text="text")
+    return load_data(task).task.model_copy(update={"headline": headline})
+
+
+@pytest.mark.parametrize("headline", ["agreement", "kl"])
+def test_without_labels_noise_passes_and_a_loss_does_not(headline):
+    """The original agrees with itself wholly, so that each flip near a tie counts as one."""
+    rng = np.random.default_rng(0)
+    _, logits = original(rng)
+    near = logits.copy()
+    near[:18] = 0.02 * np.sign(near[:18])  # 2 % of the rows are at a tie
+    guard = Guard(Answers(unlabelled(headline), None), None, near, 0.01)
+    flipped = near.copy()
+    flipped[:18] = -flipped[:18]
+    noise = guard.weigh(flipped, {})
+    assert noise.passes
+    assert noise.drop == pytest.approx(0.02 if headline == "agreement" else 0.0, abs=1e-3)
+    lost = near.copy()
+    lost[:90] = -3 * lost[:90]
+    damage = guard.weigh(lost, {})
+    assert damage.drop > 0.05
+    assert not damage.passes
+
+
+def test_an_attempt_without_a_file_is_worse_than_any_other():
+    bad = Attempt({}, (), 0.9, 0.9, 5.0, False)
+    failed = Attempt.failed({}, (), "NaN")
+    _, best = search(lambda options, kept: bad if kept else failed, [{}], lambda: ["a", "b"])
+    assert best is bad
+    assert failed.facts["drop"] is None
+    assert failed.words == "defaults: NaN"
+
+
 def test_moved_is_the_divergence_and_of_numbers_the_relative_square():
     logits = np.array([[0.0, 1.0], [2.0, 0.0]], np.float32)
     other = np.array([[0.5, 1.0], [2.0, 0.0]], np.float32)

@@ -16,7 +16,15 @@ from bertcompress.errors import ModelError
 from bertcompress.measure.footprint import _sizes
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.qdq import export_qdq
-from bertcompress.shapes import Heads, LowRanks, QuantizedLinear, Sharing, anatomy, apply_edit
+from bertcompress.shapes import (
+    Heads,
+    LowRanks,
+    QuantizedLinear,
+    ShapeError,
+    Sharing,
+    anatomy,
+    apply_edit,
+)
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -143,3 +151,52 @@ def test_grouped_weights_are_packed_and_answer_alike(bits, runtime, tmp_path):
 
 def linears(model):
     return [m for m in model.modules() if isinstance(m, QuantizedLinear)]
+
+
+def test_only_what_is_looked_up_is_scaled(tmp_path):
+    """Nothing turns a whole table into floats: its readers are lookups alone."""
+    model = stored(tiny_model(vocab_size=500), -1)
+    graph = onnx.load(export_qdq(Product(model, tiny_tokenizer()), tmp_path)).graph
+    tables = {t.name for t in graph.initializer if 500 in t.dims}
+    assert len(tables) == 2  # integers and scales
+    readers = [node.op_type for node in graph.node for name in node.input if name in tables]
+    assert set(readers) == {"Gather"}
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 0), (3, -1)])
+def test_a_file_is_called_what_it_holds(bits, group, tmp_path):
+    """Without blocks there is no operator for fewer than 8 bits: the file holds bytes."""
+    model = stored(tiny_model(), group, activations=False, bits=bits)
+    file = export_qdq(Product(model, tiny_tokenizer()), tmp_path)
+    assert file.name == "model_quantized.onnx"
+    assert open_predictor(file).precision == "int8"
+
+
+def test_inputs_with_two_scales_are_refused(tmp_path):
+    model = stored(tiny_model())
+    with torch.no_grad():
+        anatomy(model).layers[1].get("key").input_scale.mul_(1.5)
+    with pytest.raises(ModelError, match="different scales"):
+        export_qdq(Product(model, tiny_tokenizer()), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_stored_models_compute_in_the_precision_that_they_are_given(dtype, tmp_path):
+    model = stored(tiny_model().to(torch.bfloat16), -1)
+    batch = tiny_inputs()
+    with torch.no_grad():
+        wanted = model(**batch).logits
+        assert (
+            wanted.dtype == torch.float32
+        )  # what is stored computes in fp32 unless told otherwise
+        model.save_pretrained(tmp_path)
+        half = type(model).from_pretrained(tmp_path, dtype=dtype).eval()
+        got = half(**batch).logits
+    assert got.dtype == dtype
+    assert np.corrcoef(got.float().numpy().ravel(), wanted.numpy().ravel())[0, 1] > 0.95
+
+
+def test_what_is_stored_is_not_stored_again():
+    model = stored(tiny_model())
+    with pytest.raises(ShapeError, match="stored in 8 bits already"):
+        quantizable(model)

@@ -33,7 +33,7 @@ from bertcompress.measure import predict
 from bertcompress.method import Context, Method
 from bertcompress.runtimes import MODEL_FILE, ONNX_FILES, Batch, open_predictor, require
 from bertcompress.runtimes.graph import uses
-from bertcompress.runtimes.host import host_kind
+from bertcompress.runtimes.host import overflows_int8
 from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
 
 __all__ = ["QuantizeInt8", "available_runtimes", "quantize_guarded", "quantize_int8"]
@@ -103,12 +103,17 @@ class QuantizeInt8(Method):
             return Product(product.model, product.tokenizer, tuple(made), facts)
         original = predict(TorchPredictor(product.model), ctx.data, "selection", product.tokenizer)
         guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
+        for half in list(halved):
+            judged = guard.judge(open_predictor(half.path, "torch", None, "bf16"), {})
+            if not judged.passes:
+                halved.remove(half)
+                facts["notes"].append(f"no bf16 model: {judged.words}")
         made, tried = quantize_guarded(product, ctx.workdir, chosen, calibration, guard)
         facts["tried"] = {name: [a.facts for a in every] for name, (every, _) in tried.items()}
         facts["notes"] += [
             note
             for name, (every, best) in tried.items()
-            for note in _notes(name, every[0], best, self.max_drop)
+            for note in _notes(name, every[0], best, self.max_drop, len(ctx.data.selection))
         ]
         return Product(product.model, product.tokenizer, (*made, *halved), facts)
 
@@ -128,7 +133,7 @@ class QuantizeInt8(Method):
         rows = ctx.data.encode(product.tokenizer, "calibration")
         rows = rows.select(range(min(self.rows, len(rows))))
         # One row per batch: padding would enter the ranges of the activations.
-        return [batch for _, batch in numpy_batches(rows, product.tokenizer, 1)]
+        return [batch for _, batch in numpy_batches(rows, product.tokenizer, 1, False)]
 
 
 def quantize_int8(
@@ -158,15 +163,11 @@ def _quantized(
 def switches(runtime: Runtime) -> list[dict[str, Any]]:
     """Return the settings to try for a runtime on this processor, the defaults first.
 
-    Without VNNI, int8 products of x86 processors add pairs in 16 bits and may overflow: there 7
-    bits for the weights are the default of ONNX Runtime's files.
+    ONNX Runtime's default for the weights is 7 bits where 8 may overflow, and 8 elsewhere.
     """
     if runtime == "openvino":
         return [{}, {"smoothing": 0.5}, {"percentile": True}, {"smoothing": -1.0}]
-    every: list[dict[str, Any]] = [{}, {"per_channel": False}, {"reduce_range": True}]
-    kind = host_kind().split()
-    overflows = kind[0] in ("x86_64", "AMD64") and not {"avx512_vnni", "avx_vnni"} & {*kind}
-    return every[::-1] if overflows else every
+    return [{}, {"per_channel": False}, {"reduce_range": not overflows_int8()}]
 
 
 Tried = tuple[list[Attempt], Attempt]
@@ -215,8 +216,8 @@ def _searched(
         try:
             done = make(options, kept)
             return guard.judge(open_predictor(done.path, runtime), options, kept)
-        except ModelError:  # infinities or NaN: as bad as can be, and no reason to stop
-            return Attempt(dict(options), tuple(kept), 1.0, 1.0, 1e6, False)
+        except ModelError as error:  # as bad as can be, and no reason to stop
+            return Attempt.failed(options, kept, str(error).rpartition(": ")[2])
 
     every, best = search(attempt, switches(runtime), suspects)
     file = next(f for r, p, _, f in ONNX_FILES if (r, p) == (runtime, "int8"))
@@ -239,14 +240,22 @@ def _nodes(product: Product, folder: Path, modules: Sequence[str]) -> list[str]:
     for name in modules:
         module: Any = product.model.get_submodule(name)
         weight = module.weight.detach().float().cpu().numpy()
-        found += [node.name for node, _, _ in uses(graph, weight)]
+        names = [node.name for node, _, _ in uses(graph, weight)]
+        if not names:
+            raise ModelError(f"no node of the exported graph uses the weight of {name}")
+        found += names
     return found
 
 
-def _notes(runtime: str, first: Attempt, best: Attempt, limit: float) -> list[str]:
-    """Return what the report says of a search that went beyond the defaults."""
+def _notes(runtime: str, first: Attempt, best: Attempt, limit: float, rows: int) -> list[str]:
+    """Return what the report says of a search that went beyond the defaults, and of a near miss."""
     if first.passes:
-        return []
+        if first.drop <= limit:
+            return []
+        return [
+            f"{runtime}: int8 by {first.words} on {rows} selection rows; {100 * limit:g} are "
+            "allowed, but so few rows cannot tell this from noise, and the answers hardly moved"
+        ]
     words = [f"{runtime}: int8 by {first.words}; {100 * limit:g} are allowed. Taken: {best.words}"]
     if best.kept:
         words.append(f"{runtime}: in fp32 stay {', '.join(best.kept)}")

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bertcompress.artefact import Deployment, Product, imitates, precision_of
+from bertcompress.artefact import Deployment, Product, imitates
 from bertcompress.data import calibration_batches
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.hessian import layer_sharpness
@@ -173,10 +173,11 @@ class QBert(Method, TeacherTerms, TrainSettings):
             or not all(map(importlib.util.find_spec, ("onnx", "onnxruntime")))
         ):
             return []
+        from bertcompress.runtimes import onnxruntime
         from bertcompress.runtimes.qdq import export_qdq
 
         file = export_qdq(product, ctx.workdir / "onnx")
-        return [Deployment("onnxruntime", precision_of(product.model), file)]
+        return [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
 
     def control(self) -> QBert | None:
         """Return the same training on the labels alone, where a teacher takes part."""

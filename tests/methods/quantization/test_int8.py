@@ -12,6 +12,7 @@ from training_support import SETTINGS, toy_data
 
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
+from bertcompress.engines.guard import Attempt
 from bertcompress.engines.objectives import LabelLoss
 from bertcompress.engines.sensitivity import sensitivities
 from bertcompress.errors import ModelError
@@ -134,13 +135,77 @@ def test_openvino_passes_too(trained, data, tmp_path):
     assert same.mean() > 0.95
 
 
-def test_seven_bits_come_first_where_products_may_overflow(monkeypatch):
-    monkeypatch.setattr(int8, "host_kind", lambda: "x86_64 avx2 fma")
-    assert switches("onnxruntime")[0] == {"reduce_range": True}
-    for kind in ("x86_64 avx2 avx512_vnni", "aarch64 asimd", host.host_kind()):
-        monkeypatch.setattr(int8, "host_kind", lambda kind=kind: kind)
-        if "vnni" in kind or kind.startswith("aarch64"):
-            assert switches("onnxruntime")[0] == {}
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("x86_64 avx2 fma", 64), ("x86_64 avx2 avx512_vnni", 127), ("aarch64 asimd", 127)],
+)
+@pytest.mark.parametrize("guarded", [True, False])
+def test_seven_bits_are_the_default_where_products_may_overflow(
+    guarded, kind, most, trained, data, tmp_path, monkeypatch
+):
+    """In every file that is written: with the guard, without it, by `export`."""
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(host, "host_kind", lambda: kind)
+    assert host.overflows_int8() == (most == 64)
+    assert {"reduce_range": most == 127} in switches("onnxruntime")
+    knobs = {} if guarded else {"max_drop": None}
+    done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), **knobs)
+    graph = onnx.load(done.deployments[-1].path).graph
+    weights = [onnx.numpy_helper.to_array(t) for t in graph.initializer]
+    largest = max(
+        int(np.abs(w.astype(int)).max()) for w in weights if w.dtype == np.int8 and w.ndim == 2
+    )
+    assert largest <= most
+    assert largest > most // 2
+
+
+@pytest.mark.parametrize("rows", [7, 320])
+def test_as_many_rows_are_calibrated_on_as_it_says(rows, trained, tmp_path, monkeypatch):
+    nncf = pytest.importorskip("nncf")
+    seen = []
+
+    class Counting(nncf.Dataset):
+        def __init__(self, rows, *args):
+            seen.append([row["input_ids"].shape[1] for row in rows])
+            super().__init__(rows, *args)
+
+    monkeypatch.setattr(nncf, "Dataset", Counting)
+    many = toy_data(rows=1_200)
+    done = applied(trained, many, tmp_path, runtimes=("openvino",), rows=rows, max_drop=None)
+    assert done.facts["samples"] == rows == len(seen[0])
+    assert seen[0] != sorted(seen[0], reverse=True)  # not the longest of them
+
+
+def test_a_bf16_model_that_loses_too_much_is_not_shipped(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "bf16_gain", lambda model: 2.0)
+    real = int8.save
+
+    def spoiled(model, folder, tokenizer):
+        with torch.no_grad():
+            model.classifier.weight.neg_()
+            model.classifier.bias.neg_()
+        return real(model, folder, tokenizer)
+
+    monkeypatch.setattr(int8, "save", spoiled)
+    done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), bf16=True)
+    assert not [d for d in done.deployments if d.precision == "bf16"]
+    assert any(note.startswith("no bf16 model: defaults: loses") for note in done.facts["notes"])
+
+
+def test_a_loss_taken_for_noise_is_told():
+    near = Attempt({}, (), 0.03, -0.001, 0.02, True)
+    (note,) = int8._notes("openvino", near, near, 0.01, 249)
+    assert "loses 3.00 points" in note
+    assert "249 selection rows" in note
+    assert not int8._notes("openvino", Attempt({}, (), 0.0, 0.0, 0.0, True), near, 0.01, 249)
+
+
+def test_a_module_that_no_node_uses_is_an_error(trained, data, tmp_path):
+    done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), max_drop=None)
+    other = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64, seed=9)
+    product = Product(other, tiny_tokenizer())
+    with pytest.raises(ModelError, match="uses the weight of classifier"):
+        int8._nodes(product, done.deployments[0].path.parent, ["classifier"])
 
 
 def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_path, monkeypatch):
@@ -155,4 +220,7 @@ def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_p
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
     tried = done.facts["tried"]["onnxruntime"]
     assert not tried[0]["passes"]
+    assert tried[0]["drop"] is None
+    assert "infinities or NaN" in tried[0]["error"]
     assert any(each["passes"] for each in tried)
+    assert not any("1000000" in note or "inf" in note.split() for note in done.facts["notes"])
