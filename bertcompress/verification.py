@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bertcompress.errors import InputError, MissingExtra, NotFound
+from bertcompress.errors import InputError, MissingExtra, NotFound, WorkerError
 from bertcompress.measure import (
     Candidate,
     Row,
@@ -62,14 +62,17 @@ def verify(
         rows += [_row(place, inner, name, probe) for name in sorted(probe.answers)]
     timed = [candidate for _, candidate in rows if candidate is not None]
     timing = bool(seconds and timed)
-    busy = busy_words(busy_cores()) if timing else []
-    speeds = iter(_speeds(timed, seconds, threads) if timing else [])
+    warnings = busy_words(busy_cores()) if timing else []
+    try:
+        speeds = iter(_speeds(timed, seconds, threads) if timing else [])
+    except WorkerError as error:  # what was checked stands without its times
+        speeds, warnings = iter([]), [f"nothing was timed: {error}"]
     done = [
         row if candidate is None else row.model_copy(update=next(speeds, {}))
         for row, candidate in rows
     ]
     there = next(iter(probes.values())).environment
-    return done, [*_warnings(there, environment(threads)), *busy]
+    return done, [*_warnings(there, environment(threads)), *warnings]
 
 
 def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, Candidate | None]:
@@ -134,6 +137,9 @@ def _warnings(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
             "may be slower here, and without VNNI it may answer differently"
         )
     versions = there.get("versions", {})
+    threads = there.get("threads"), here["threads"]
+    if None not in threads and threads[0] != threads[1]:
+        words.append(f"timed with {threads[0]} threads there and {threads[1]} here")
     changed = [
         f"{name} {here['versions'].get(name)} instead of {version}"
         for name, version in versions.items()

@@ -35,7 +35,7 @@ ROOMS = [
     ["methods.factorization.trim_vocabulary methods.factorization.factorize_linear"],
     ["methods.factorization.flop"],
     ["methods.factorization.factorize_embedding methods.sharing.share_layers"],
-    ["methods.quantization.q8bert methods.quantization.q_bert", "methods.quantization.int8"],
+    ["methods.quantization.q8bert methods.quantization.q_bert methods.quantization.int8"],
     ["methods methods.distillation methods.factorization methods.pruning methods.quantization"],
     ["methods.sharing"],
     [

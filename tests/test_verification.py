@@ -16,7 +16,7 @@ import bertcompress as bc
 from bertcompress import verification
 from bertcompress.cli import app
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
-from bertcompress.errors import CheckpointError, InputError, MissingExtra, NotFound
+from bertcompress.errors import CheckpointError, InputError, MissingExtra, NotFound, WorkerError
 from bertcompress.measure.probe import (
     PROBE_FILE,
     Probe,
@@ -71,12 +71,12 @@ def test_what_was_made_here_computes_the_same_here(made, monkeypatch):
     ]
     assert all(row.passes for row in rows)
     assert warnings == []
-    (one, two), (busy,) = bc.verify(made / "out" / "onnx", seconds=0.2, threads=1)
+    (one, two), warnings = bc.verify(made / "out" / "onnx", seconds=0.2, threads=1)
     assert one.file == "model.onnx"
     assert one.tokens == two.tokens == 38  # a model of 40 positions
     assert one.latency_ms > 0
     assert two.latency_ms > 0
-    assert "1.5 cores busy" in busy
+    assert any("1.5 cores busy" in words for words in warnings)
 
 
 def test_a_run_with_a_model_in_int8_is_verified_whole(tmp_path, monkeypatch):
@@ -123,6 +123,21 @@ def test_a_file_that_computes_something_else_fails(copied):
     done = CliRunner().invoke(app, ["verify", str(copied), "--seconds", "0"])
     assert isinstance(done.exception, InputError) or done.exit_code != 0
     assert "NO: differs by" in done.output.replace("\n", " ")
+
+
+def test_a_worker_that_dies_takes_no_check_with_it(copied, monkeypatch):
+    def dies(*_, **__):
+        raise WorkerError("worker of model.onnx: killed")
+
+    monkeypatch.setattr(verification, "time_candidates", dies)
+    rows, warnings = bc.verify(copied, seconds=1)
+    assert all(row.passes and row.latency_ms is None for row in rows)
+    assert warnings[-1] == "nothing was timed: worker of model.onnx: killed"
+
+
+def test_other_threads_are_named(copied):
+    _, warnings = bc.verify(copied, seconds=0, threads=7)
+    assert any("threads there and 7 here" in words for words in warnings)
 
 
 def test_missing_files_damaged_probes_and_no_probe(copied, made):

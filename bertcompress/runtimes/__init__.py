@@ -8,10 +8,11 @@ this room knows a model class. `open_predictor` picks the runtime for a path.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ __all__ = [
     "ONNX_FILES",
     "RUNTIMES",
     "Batch",
+    "Int8Runtime",
     "Logits",
     "Predictor",
+    "available_runtimes",
     "fits",
     "join_outputs",
     "locate",
@@ -71,6 +74,25 @@ class Predictor(Protocol):
     def __call__(self, batch: Batch) -> Logits:
         """Return the logits. Shape: (B, T) -> (B, K)."""
         ...
+
+
+Int8Runtime = Literal["onnxruntime", "openvino"]
+
+
+def available_runtimes() -> list[Int8Runtime]:
+    """Return the int8 runtimes that are installed; raises MissingExtra where there is none."""
+    needs: dict[Int8Runtime, tuple[str, ...]] = {
+        "onnxruntime": ("onnx", "onnxruntime"),
+        "openvino": ("onnx", "openvino", "nncf"),
+    }
+    found = [
+        runtime
+        for runtime, packages in needs.items()
+        if all(importlib.util.find_spec(package) for package in packages)
+    ]
+    if not found:
+        raise MissingExtra("onnxruntime", "onnx")
+    return found
 
 
 def open_predictor(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -31,33 +30,25 @@ from bertcompress.engines.sensitivity import sensitivities
 from bertcompress.errors import MissingExtra, ModelError
 from bertcompress.measure import predict
 from bertcompress.method import Context, Method
-from bertcompress.runtimes import MODEL_FILE, ONNX_FILES, Batch, open_predictor, require
+from bertcompress.runtimes import (
+    MODEL_FILE,
+    ONNX_FILES,
+    Batch,
+    Int8Runtime,
+    available_runtimes,
+    open_predictor,
+    require,
+)
 from bertcompress.runtimes.graph import uses
 from bertcompress.runtimes.host import overflows_int8
 from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
 
-__all__ = ["QuantizeInt8", "available_runtimes", "quantize_guarded", "quantize_int8"]
+__all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]
 
-Runtime = Literal["onnxruntime", "openvino"]
+Runtime = Int8Runtime
 FOLDERS = {runtime: folder for runtime, precision, folder, _ in ONNX_FILES if precision == "int8"}
 SENSITIVITY_ROWS = 128
 BF16_WORTH_IT = 1.05
-
-
-def available_runtimes() -> list[Runtime]:
-    """Return the int8 runtimes that are installed; raises MissingExtra where there is none."""
-    needs: dict[Runtime, tuple[str, ...]] = {
-        "onnxruntime": ("onnx", "onnxruntime"),
-        "openvino": ("onnx", "openvino", "nncf"),
-    }
-    found = [
-        runtime
-        for runtime, packages in needs.items()
-        if all(importlib.util.find_spec(package) for package in packages)
-    ]
-    if not found:
-        raise MissingExtra("onnxruntime", "onnx")
-    return found
 
 
 class QuantizeInt8(Method):

@@ -27,8 +27,8 @@ from bertcompress.artefact import Deployment, Product
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
 from bertcompress.method import Context, Method
-from bertcompress.methods.quantization.int8 import available_runtimes
 from bertcompress.ranks import Ranks
+from bertcompress.runtimes import available_runtimes
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Q8bert", "export_int8", "q8bert"]
