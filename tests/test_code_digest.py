@@ -34,6 +34,8 @@ def _digest(package: Path, edited: bool = False) -> str:
         ("shapes/parts.py", True, True),
         ("data/encoding.py", False, True),
         ("report/rows.py", True, False),
+        ("metrics.py", False, True),  # early stopping goes by it
+        ("measure/latency.py", False, False),
     ],
 )
 def test_depends_on_what_it_imports(package: Path, file: str, edited: bool, depends: bool) -> None:
@@ -43,6 +45,18 @@ def test_depends_on_what_it_imports(package: Path, file: str, edited: bool, depe
     target = package / file
     target.write_text(target.read_text("utf-8") + "\nCHANGED = 1\n", "utf-8")
     assert (_digest(package, edited) != before) == depends
+
+
+def test_what_a_guard_decides_by_counts(package: Path) -> None:
+    import bertcompress.methods.quantization.int8
+
+    def digest() -> str:
+        return code.code_digest.__wrapped__(bertcompress.methods.quantization.int8.__name__, False)
+
+    before = digest()
+    target = package / "measure" / "scores.py"
+    target.write_text(target.read_text("utf-8") + "\nCHANGED = 1\n", "utf-8")
+    assert digest() != before
 
 
 def test_comments_and_docstrings_do_not_count(package: Path) -> None:

@@ -85,16 +85,25 @@ class FakeLinear(nn.Module):
     """A linear that trains as the `QuantizedLinear` that it will be stored as."""
 
     input_most: Tensor
+    batches: Tensor
 
     def __init__(
-        self, linear: nn.Linear, bits: int, group: int, activation: bool, decay: float
+        self,
+        linear: nn.Linear,
+        bits: int,
+        group: int,
+        activation: bool,
+        decay: float,
+        warm_up: bool = False,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.bits, self.group, self.activation, self.decay = bits, group, activation, decay
+        self.bits, self.group, self.activation = bits, group, activation
+        self.decay, self.warm_up = decay, warm_up
         # 0: nothing was seen yet, and the input passes as it is.
         self.register_buffer("input_most", torch.zeros((), device=linear.weight.device))
+        self.register_buffer("batches", torch.zeros((), device=linear.weight.device))
 
     @property
     def input_scale(self) -> Tensor:
@@ -114,10 +123,18 @@ class FakeLinear(nn.Module):
 
     @torch.no_grad()
     def _watch(self, features: Tensor) -> None:
-        """Take the first largest magnitude as it is, later ones into the moving average."""
+        """Take the first largest magnitude as it is, later ones into the moving average.
+
+        With a decay of 0.9999 the first batch is most of the average for thousands of steps. With
+        `warm_up` the decay grows from 0.1 as (1 + n) / (10 + n) until it is that.
+        """
         now, before = features.abs().amax().float(), self.input_most
-        mean = before * self.decay + now * (1 - self.decay)
+        decay: Any = self.decay
+        if self.warm_up:
+            decay = torch.clamp_max((1 + self.batches) / (10 + self.batches), self.decay)
+        mean = before * decay + now * (1 - decay)
         self.input_most.copy_(torch.where(before > 0, mean, now))
+        self.batches += 1
 
 
 class FakeEmbedding(nn.Module):
@@ -171,6 +188,7 @@ def with_rounding(
     group: int = 0,
     activations: bool = True,
     decay: float = 0.9999,
+    warm_up: bool = False,
 ) -> nn.Module:
     """Let modules compute as their integers will, in place, and return the model.
 
@@ -180,13 +198,14 @@ def with_rounding(
         group: weights with one scale, see `LowBit`.
         activations: whether linears round their inputs to 8 bits.
         decay: of the moving average of the largest input, 0 to 1.
+        warm_up: let it grow from 0.1, so that early batches are forgotten.
     """
     found = quantizable(model)
     new: dict[int, nn.Module] = {}
     for name, width in bits.items():
         old = found[name]
         if isinstance(old, nn.Linear):
-            made: nn.Module = FakeLinear(old, width, group, activations, decay)
+            made: nn.Module = FakeLinear(old, width, group, activations, decay, warm_up)
         else:
             made = FakeEmbedding(old, width, table_group(group))
         new[id(old)] = made.train(old.training)

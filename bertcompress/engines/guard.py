@@ -18,7 +18,8 @@ import numpy as np
 
 from bertcompress import weighted
 from bertcompress.data import TaskData
-from bertcompress.measure import compare, predict
+from bertcompress.measure import predict
+from bertcompress.measure.scores import compare
 from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
 

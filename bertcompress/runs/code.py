@@ -15,9 +15,15 @@ import bertcompress
 __all__ = ["code_digest"]
 
 _PACKAGE = Path(bertcompress.__file__).parent
-_ROOMS = ("data", "methods", "engines", "runtimes", "shapes", "training")
-"""Where the code lies that decides what a method makes; the rest measures and reports. What writes
-and reads a stage folder has `stages.FORMAT` instead."""
+_ROOMS = (
+    *("data", "methods", "engines", "runtimes", "shapes", "training"),
+    *("metrics", "weighted", "measure.scores"),
+)
+"""Where the code lies that decides what a method makes, scores that it chooses by included; the
+rest measures and reports. What writes and reads a stage folder has `stages.FORMAT` instead."""
+
+
+_PREFIXES = tuple(f"{room}." for room in _ROOMS)
 
 
 @functools.cache
@@ -51,7 +57,7 @@ def _imported(tree: ast.Module) -> Iterator[Path]:
             continue
         for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
             top, _, rest = name.partition(".")
-            if top != _PACKAGE.name or rest.partition(".")[0] not in _ROOMS:
+            if top != _PACKAGE.name or not f"{rest}.".startswith(_PREFIXES):
                 continue
             path = _PACKAGE.joinpath(*rest.split("."))
             for file in (path.with_suffix(".py"), path / "__init__.py"):

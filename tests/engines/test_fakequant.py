@@ -67,6 +67,22 @@ def test_the_moving_average_by_hand():
     assert float(linear.input_most) == pytest.approx(expected)
 
 
+def test_with_a_warm_up_the_first_batch_is_forgotten():
+    """The recursion by hand, up to the published decay; then the two go on alike."""
+    warm = FakeLinear(nn.Linear(2, 2), 8, 0, True, decay=0.8, warm_up=True).train()
+    cold = FakeLinear(nn.Linear(2, 2), 8, 0, True, decay=0.9999).train()
+    expected = None
+    for n in range(60):
+        most = 100.0 if n == 0 else 2.0 + n % 3
+        for linear in (warm, cold):
+            linear(torch.tensor([[most, -1.0]]))
+        decay = min(0.8, (1 + n) / (10 + n))
+        expected = most if expected is None else decay * expected + (1 - decay) * most
+        assert float(warm.input_most) == pytest.approx(expected, rel=1e-5)
+    assert float(warm.input_most) < 4.0
+    assert float(cold.input_most) > 99.0
+
+
 def test_a_recomputed_pass_is_not_seen_twice():
     seen = []
     for recompute in (False, True):

@@ -98,6 +98,11 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
     decay: float = Field(
         0.9999, ge=0, lt=1, description="Of the moving average of the largest input"
     )
+    warm_up_decay: bool = Field(
+        True,
+        description="Let the decay grow from 0.1, so that the first batches are forgotten; false: "
+        "as published, where the first batch is most of the average for thousands of steps",
+    )
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a model that cannot be stored so, MissingExtra without a runtime."""
@@ -108,7 +113,13 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
         """Return a copy of the model that computes as its integers will."""
         trained = copy.deepcopy(model)
         bits = dict.fromkeys(quantizable(trained), 8)
-        return with_rounding(trained, bits, group=-1 if self.per_channel else 0, decay=self.decay)
+        return with_rounding(
+            trained,
+            bits,
+            group=-1 if self.per_channel else 0,
+            decay=self.decay,
+            warm_up=self.warm_up_decay,
+        )
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product in int8, with a file for each runtime."""
