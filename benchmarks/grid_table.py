@@ -67,6 +67,7 @@ COMPARED = (
     ("flop, 20 %, 2 + 2 epochs", "low rank, 20 %, distilled 4 epochs"),
     ("q8bert, torch", "control: fp32, as many more steps"),
     ("q8bert, OpenVINO", "control: fp32, as many more steps"),
+    ("q8bert, OpenVINO", "int8, OpenVINO"),
     ("q_bert, 4 bits in groups", "q_bert, 4 bits, one scale"),
     ("q_bert, 2 and 4 bits", "q_bert, the other way round"),
 )

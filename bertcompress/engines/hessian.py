@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bertcompress.bars import bar
 from bertcompress.engines.importance import class_logits, head_problem, model_inputs, task_loss
+from bertcompress.errors import DataError
 from bertcompress.shapes import anatomy
 
 __all__ = ["hessian_product", "layer_sharpness", "top_eigenvalue"]
@@ -71,7 +72,10 @@ def layer_sharpness(
 
     Q-BERT, equation 5. Without `labels` in the batches the model's own answers stand for them. Only
     matrices count; layers that share their weights have one value. The model is left as it is.
+    Raises DataError without batches.
     """
+    if not batches:
+        raise DataError("the sharpness of layers needs rows to look at, and there are no batches")
     view = anatomy(model)
     was_training = model.training
     model.eval()

@@ -72,7 +72,8 @@ class TeacherTerms(BaseModel):
             return self.objective(None, problem)
         if ctx.teacher is None:
             raise RecipeError(
-                "distill: there is no teacher; cut the model before, or name a teacher"
+                f"{getattr(self, 'key', 'distill')}: there is no teacher; cut the model before, or "
+                "name a teacher"
             )
         teacher = self._cached(ctx.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)

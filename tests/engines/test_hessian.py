@@ -15,6 +15,7 @@ from bertcompress.engines.hessian import (
     top_eigenvalue,
     twice_differentiable,
 )
+from bertcompress.errors import DataError
 from bertcompress.shapes import anatomy
 
 
@@ -59,16 +60,25 @@ def test_the_top_eigenvalue_is_that_of_a_dense_matrix(sign):
 def test_a_layer_made_sharp_comes_first_and_the_model_stays():
     model = tiny_model()
     batches = [batch_of(seed=seed) for seed in range(3)]
-    with torch.no_grad():  # what this layer makes counts a hundred times
-        anatomy(model).layers[0].get("ffn_out").weight.mul_(0.01)
     before = {name: p.clone() for name, p in model.named_parameters()}
     plain = layer_sharpness(model, batches)
     assert len(plain) == 3
     assert all(value > 0 for value in plain)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
+    # The same function, but the weight behind the values now acts on ten times larger inputs: its
+    # second derivatives are a hundred times larger.
     with torch.no_grad():
-        for name in ("attention_norm", "ffn_norm"):
-            anatomy(model).layers[2].get(name).weight.mul_(6)
+        part = anatomy(model).layers[2]
+        part.get("value").weight.mul_(10)
+        part.get("value").bias.mul_(10)
+        part.get("attention_out").weight.div_(10)
     sharp = layer_sharpness(model, batches)
-    assert sharp[2] > plain[2]
+    assert sharp.index(max(sharp)) == 2
+    assert plain.index(max(plain)) != 2
+    assert sharp[0] == pytest.approx(plain[0], rel=0.1)
+
+
+def test_without_rows_there_is_no_curvature():
+    with pytest.raises(DataError, match="no batches"):
+        layer_sharpness(tiny_model(), [])

@@ -48,7 +48,8 @@ def q8bert(
     """Train `model` through rounding on the loader, store it in int8, in place, and return it.
 
     `knobs` are the fields of `Q8bert`; with a `teacher` its terms count with the weights of
-    `Distill` unless they are given. Raises ShapeError for a model with a masked-LM head.
+    `Distill` unless they are given. It comes back on the CPU and in fp32. Raises ShapeError for a
+    model with a masked-LM head, and for one that is stored in few bits already.
     """
     if teacher is not None:
         knobs = {**TAUGHT, **knobs}

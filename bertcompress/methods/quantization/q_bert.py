@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -62,7 +62,8 @@ def q_bert(
     """Store `model` in few bits after a training through the rounding, in place, and return it.
 
     `loader` gives batches with `labels`. `knobs` are the fields of `QBert`; `epochs=0` trains
-    nothing. Raises ShapeError for a model with a masked-LM head.
+    nothing. It comes back on the CPU and in fp32. Raises ShapeError for a model with a masked-LM
+    head, and for one that is stored in few bits already.
     """
     if teacher is not None:
         knobs = {**TAUGHT, **knobs}
@@ -106,6 +107,12 @@ class QBert(Method, TeacherTerms, TrainSettings):
     shards: int = Field(
         10, ge=1, le=100, description="Batches of 16 rows, each with an eigenvalue of its own"
     )
+
+    @model_validator(mode="after")
+    def _high_is_high(self) -> QBert:
+        if self.high_share and self.high_bits < self.bits:
+            raise ValueError(f"high_bits {self.high_bits} are fewer than bits {self.bits}")
+        return self
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a model that cannot be stored so."""

@@ -127,3 +127,8 @@ def test_a_shared_layer_has_the_bits_of_its_sharpest_use():
     bits = QBert(bits=4, high_bits=8)._widths(model, [8, 4, 4])
     of = {n: b for n, b in bits.items() if n.endswith("output.dense") and "attention" not in n}
     assert of == {"bert.encoder.layer.0.output.dense": 8, "bert.encoder.layer.2.output.dense": 4}
+
+
+def test_high_bits_are_not_fewer():
+    with pytest.raises(ValueError, match="high_bits 2 are fewer than bits 4"):
+        QBert(bits=4, high_bits=2, high_share=0.5)
