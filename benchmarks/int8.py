@@ -57,8 +57,8 @@ def per_tensor(source: Path, out: Path) -> Path:
     return onnxruntime.quantize(source, per_channel=False, out=out).path
 
 
-def candidates(place: Path, data_dir: str) -> dict[str, tuple[Any, Path]]:
-    """Return what is timed, by name, each with the file whose bytes count."""
+def candidates(place: Path, data_dir: str) -> dict[str, tuple[Any, Path | None]]:
+    """Return what is timed, by name, with the file whose bytes count; None: made on loading."""
     from bertcompress.measure import Candidate
 
     dense = make([INT8], place / "dense", data_dir)
@@ -66,10 +66,10 @@ def candidates(place: Path, data_dir: str) -> dict[str, tuple[Any, Path]]:
     plain, torch = dense / "onnx" / "model.onnx", dense / "model"
     default = per_tensor(dense / "onnx", place / "default")
     shutil.copy2(dense / "onnx" / "config.json", default.parent)
-    found: dict[str, tuple[Any, Path]] = {
+    found: dict[str, tuple[Any, Path | None]] = {
         "torch fp32": (Candidate(torch, "torch", "fp32", baseline="torch"), torch),
-        "torch bf16": (Candidate(torch, "torch", "bf16"), torch),
-        "torch.ao dynamic int8": (Candidate(torch, "torch", "int8"), torch),
+        "torch bf16": (Candidate(torch, "torch", "bf16"), None),
+        "torch.ao dynamic int8": (Candidate(torch, "torch", "int8"), None),
         "ONNX Runtime fp32": (Candidate(plain, "onnxruntime", "fp32"), plain),
         "ONNX Runtime int8, optimum's defaults": (Candidate(default, "onnxruntime"), default),
         "ONNX Runtime int8": (Candidate(dense / DYNAMIC, "onnxruntime"), dense / DYNAMIC),
@@ -83,7 +83,7 @@ def candidates(place: Path, data_dir: str) -> dict[str, tuple[Any, Path]]:
         "q8bert, OpenVINO": (Candidate(trained / STATIC, "openvino"), trained / STATIC),
     }
     if importlib.util.find_spec("torchao"):
-        found["torchao int8, compiled"] = Candidate(torch, "torch", "torchao"), torch
+        found["torchao int8, compiled"] = Candidate(torch, "torch", "torchao"), None
     for name, methods in SHAPES.items():
         run = make([*methods, INT8], place / re.sub(r"\W+", "-", name), data_dir)
         found[f"{name}: OpenVINO fp32"] = (
@@ -109,7 +109,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         timed = candidates(Path(scratch), args.data_dir)
-        sizes = {name: disk_bytes(path) / 1e6 for name, (_, path) in timed.items()}
+        sizes = {name: disk_bytes(path) / 1e6 for name, (_, path) in timed.items() if path}
         tokenizer = bc.load(MODEL).tokenizer
         sets: dict[str, Any] = {"128 tokens": None}
         for name in TASKS:
