@@ -2,7 +2,9 @@
 
 Weights are int8 initialisers behind DequantizeLinear, tables are looked up as integers, and inputs
 pass QuantizeLinear and DequantizeLinear with the scale that training found. Runtimes fuse these
-into integer products: ONNX Runtime and OpenVINO both.
+into integer products: ONNX Runtime and OpenVINO both. Measured at 128 tokens on an AMD EPYC with
+VNNI (MiniLM-L6, batch 1 / 8): with inputs in uint8 ONNX Runtime takes 14 / 79 ms, in int8 28 / 109
+(fp32: 24 / 148); OpenVINO takes 7 / 46 ms with either.
 """
 
 from __future__ import annotations
@@ -187,7 +189,8 @@ def _rounded(graph: Any, name: str, scale: float) -> str:
             raise ModelError(f"{name}: read by linears that round it with different scales")
         return result
     scales = _constant(graph, f"{name}/rounded/scale", np.float32(scale))
-    zero = _constant(graph, f"{name}/rounded/zero", np.int8(0))
+    # The same numbers 128 higher: on x86 ONNX Runtime has integer products for unsigned ones only.
+    zero = _constant(graph, f"{name}/rounded/zero", np.uint8(128))
     whole = f"{name}/rounded/int8"
     first = next(i for i, node in enumerate(graph.node) if name in node.input)
     pair = [

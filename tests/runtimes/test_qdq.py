@@ -200,3 +200,19 @@ def test_what_is_stored_is_not_stored_again():
     model = stored(tiny_model())
     with pytest.raises(ShapeError, match="stored in 8 bits already"):
         quantizable(model)
+
+
+def test_inputs_are_of_the_sort_that_integer_products_take(tmp_path):
+    """Unsigned, with 128 for 0; optimised, ONNX Runtime has no product in floats left."""
+    model = stored(tiny_model(), -1)
+    file = export_qdq(Product(model, tiny_tokenizer()), tmp_path)
+    graph = onnx.load(file).graph
+    zeros = {n.input[2] for n in graph.node if n.op_type == "QuantizeLinear"}
+    held = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
+    assert {(str(z.dtype), int(z)) for z in held} == {("uint8", 128)}
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    ops = [n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    whole = sum(op in ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm") for op in ops)
+    assert whole >= 6 * 3  # each linear of the layers
