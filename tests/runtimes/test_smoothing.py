@@ -114,7 +114,7 @@ def quantized(folder, monkeypatch):
     """The int8 file, and the one that NNCF alone would make."""
     smooth = openvino.quantize(folder, batches(3), out=folder.parent / "smooth").path
     with monkeypatch.context() as patch:
-        patch.setattr(smoothing, "smooth_shared", lambda model, rows: [])
+        patch.setattr(smoothing, "smooth_shared", lambda model, rows, alpha: [])
         rough = openvino.quantize(folder, batches(3), out=folder.parent / "rough").path
     return smooth, rough
 
@@ -154,9 +154,26 @@ def test_a_real_model_with_pairs_of_shared_layers_errs_less(minilm, tmp_path, mo
     plain = onnxruntime.export(product, tmp_path / "onnx").path
     wanted = [onnxruntime.predictor(plain)(batch) for batch in tokens]
     errors = []
-    for smooth in (smooth_shared, lambda model, rows: []):
+    for smooth in (smooth_shared, lambda model, rows, alpha: []):
         monkeypatch.setattr(smoothing, "smooth_shared", smooth)
         predictor = openvino.predictor(openvino.quantize(tmp_path / "onnx", tokens).path)
         off = [predictor(batch) - want for batch, want in zip(tokens, wanted, strict=True)]
         errors.append(sum(float(np.square(o).sum()) for o in off) ** 0.5)
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5])
+def test_the_setting_reaches_shared_weights(alpha, tmp_path):
+    """What the gate tries are different files: off, all in the activation, half."""
+    made = []
+    for each in (alpha, smoothing.ALPHA):
+        folder = tmp_path / f"alpha{each}"
+        folder.mkdir()
+        model = onnx.load(uneven_file(folder / "onnx"))
+        ids = [{"input_ids": row["input_ids"]} for row in rows()]
+        names = smooth_shared(model, ids, each)
+        made.append((names, model.SerializeToString(deterministic=True)))
+    (names, changed), (others, default) = made
+    assert others
+    assert bool(names) == (alpha >= 0)
+    assert changed != default
