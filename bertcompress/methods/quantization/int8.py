@@ -45,7 +45,6 @@ from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
 
 __all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]
 
-Runtime = Int8Runtime
 FOLDERS = {runtime: folder for runtime, precision, folder, _ in ONNX_FILES if precision == "int8"}
 SENSITIVITY_ROWS = 128
 BF16_WORTH_IT = 1.05
@@ -59,7 +58,7 @@ class QuantizeInt8(Method):
     kind: ClassVar[Literal["train", "shape", "precision"]] = "precision"
     speeds_up: ClassVar[bool] = True
 
-    runtimes: tuple[Runtime, ...] = Field(
+    runtimes: tuple[Int8Runtime, ...] = Field(
         (), description="Runtimes to make files for; empty: all that are installed"
     )
     rows: int = Field(
@@ -128,7 +127,7 @@ class QuantizeInt8(Method):
 
 
 def quantize_int8(
-    product: Product, folder: Path, runtimes: tuple[Runtime, ...], calibration: list[Batch]
+    product: Product, folder: Path, runtimes: tuple[Int8Runtime, ...], calibration: list[Batch]
 ) -> list[Deployment]:
     """Write `onnx/` and `openvino/` under a folder, and return what can be deployed from them."""
     from bertcompress.runtimes import onnxruntime
@@ -140,7 +139,7 @@ def quantize_int8(
 
 
 def _quantized(
-    runtime: Runtime, folder: Path, calibration: list[Batch], **options: Any
+    runtime: Int8Runtime, folder: Path, calibration: list[Batch], **options: Any
 ) -> Deployment:
     """Write the int8 file of a runtime from `onnx/model.onnx` under a folder."""
     from bertcompress.runtimes import onnxruntime, openvino
@@ -151,7 +150,7 @@ def _quantized(
     return openvino.quantize(source, calibration, out=out, **options)
 
 
-def switches(runtime: Runtime) -> list[dict[str, Any]]:
+def switches(runtime: Int8Runtime) -> list[dict[str, Any]]:
     """Return the settings to try for a runtime on this processor, the defaults first.
 
     ONNX Runtime's default for the weights is 7 bits where 8 may overflow, and 8 elsewhere.
@@ -168,7 +167,7 @@ Tried = tuple[list[Attempt], Attempt]
 def quantize_guarded(
     product: Product,
     folder: Path,
-    runtimes: tuple[Runtime, ...],
+    runtimes: tuple[Int8Runtime, ...],
     calibration: list[Batch],
     guard: Guard,
 ) -> tuple[list[Deployment], dict[str, Tried]]:
@@ -192,7 +191,7 @@ def quantize_guarded(
 def _searched(
     product: Product,
     folder: Path,
-    runtime: Runtime,
+    runtime: Int8Runtime,
     calibration: list[Batch],
     guard: Guard,
     suspects: Callable[[], list[str]],
