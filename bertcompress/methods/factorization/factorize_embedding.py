@@ -5,8 +5,10 @@ Lan et al. 2020, ALBERT (1909.11942), section 3.1, from a trained table, in one 
 token comes: the LayerNorm stays behind the projection, so at E = H nothing changes, and the model
 keeps a class of ours. `tables: all` is ALBERT's form, which loads as a stock ALBERT: all tables and
 the LayerNorm at size E, then the projection. There the norm sits before the projection, so no
-choice of weights is the old model: the projection is fitted by least squares on training rows, and
-what comes out is a start for `distill`.
+choice of weights is the old model, and what comes out is a start for `distill`. It is a good start
+where the thin features have the length of the old ones, which the norm divides by: they are the
+principal directions of what the old norm gave on training rows, orthonormal, turned so that the
+mean, which the norm takes away, is the least of them. The projection is fitted by least squares.
 
 Costs seconds. Always follow it with `distill`. Makes files smaller where the table is much of the
 model; no speed-up: a lookup is nothing beside the layers. Not for a masked-LM head, whose decoder
@@ -17,13 +19,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
@@ -36,7 +40,6 @@ from bertcompress.shapes import (
     ShapeError,
     anatomy,
     apply_edit,
-    rows_through,
 )
 
 __all__ = ["FactorizeEmbedding", "factorize_embedding", "token_counts"]
@@ -45,6 +48,7 @@ Tables = Literal["word", "all"]
 Batch = Mapping[str, Tensor]
 _ROWS, _LENGTH = 512, 64
 _RIDGE = 1e-6
+_TABLES = "word_embeddings", "position_embeddings", "token_type_embeddings"
 
 
 def token_counts(vocabulary: int, batches: Sequence[Batch]) -> Tensor:
@@ -86,21 +90,22 @@ def factorize_embedding(
     table = before.word_embeddings.weight.detach()
     # One more for each: a token that was not met may still come.
     weight = torch.ones(len(table)) if counts is None else counts.float() + 1.0
-    left, right = factors(table, size, rows=weight.sqrt().to(table.device))
     apply_edit(model, Embedding(size, tables))
     embeddings: Any = anatomy(model).base.get_submodule("embeddings")
     new = embeddings.word_embeddings
     with torch.no_grad():
         if isinstance(new, FactorizedEmbedding):
+            left, right = factors(table, size, rows=weight.sqrt().to(table.device))
             new.table.weight.copy_(left)
             new.projection.weight.copy_(right.T)
         else:
-            new.weight.copy_(left)
-            for name in ("position_embeddings", "token_type_embeddings"):
+            texts = batches or _drawn(before, weight, seed)
+            directions = _directions(before, size, texts)
+            for name in _TABLES:
                 old = getattr(before, name, None)
                 if old is not None:
-                    getattr(embeddings, name).weight.copy_(rows_through(old.weight, right))
-            _fit_projection(before, embeddings, batches or _drawn(before, weight, seed))
+                    getattr(embeddings, name).weight.copy_(old.weight.double() @ directions)
+            _fit_projection(before, embeddings, texts)
     return model
 
 
@@ -138,6 +143,62 @@ def _drawn(before: nn.Module, weight: Tensor, seed: int) -> list[Batch]:
     ]
 
 
+def _directions(before: nn.Module, size: int, batches: Sequence[Batch]) -> Tensor:
+    """Return the map of ALBERT's tables to their thin features. Shape: (H, E), double precision.
+
+    With y = gain * LN(x) of the tokens met, the best E directions for y are the principal ones of
+    its second moment (Eckart and Young); x sees them through the gain. Both of LayerNorm's steps
+    stay what they were if the map is orthonormal, so that lengths are kept, and if it sends the
+    mean, which is taken away, where the tokens have least.
+    """
+    embeddings: Any = before
+    gain = embeddings.LayerNorm.weight.detach().double()
+    width = len(gain)
+    moment = gain.new_zeros(width, width)
+    for seen, _ in _met(before, embeddings.LayerNorm, before, batches):
+        moment += seen.T @ seen
+    _, vectors = torch.linalg.eigh(moment * torch.outer(gain, gain))
+    basis, _ = torch.linalg.qr(gain[:, None] * vectors[:, -size:])
+    # Within the basis, the most energy first: the last direction is the one that can be spared.
+    _, turn = torch.linalg.eigh(basis.T @ moment @ basis)
+    basis = basis @ turn.flip(1)
+    mirror = -gain.new_ones(size) / math.sqrt(size)
+    mirror[-1] += 1.0  # a reflection between the last direction and the mean
+    if float(mirror.norm()) > 0:
+        mirror /= mirror.norm()
+        basis = basis - 2.0 * torch.outer(basis @ mirror, mirror)
+    return basis - basis.mean(0)
+
+
+def _met(
+    through: nn.Module, at: nn.Module, goal: nn.Module, batches: Sequence[Batch]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what comes into `at` of `through`, and what `goal` gives, for the tokens of each batch.
+
+    Of LayerNorm the inputs come normalised, without gain and bias. Shape: (tokens, E or H),
+    (tokens, H), double precision.
+    """
+    seen: list[Tensor] = []
+    handle = at.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    device = next(through.parameters()).device
+    takes = inspect.signature(goal.forward).parameters
+    try:
+        for batch in batches:
+            moved = {name: value.to(device) for name, value in batch.items()}
+            mask = moved["attention_mask"].bool()
+            inputs = {k: v for k, v in moved.items() if k in ("input_ids", "token_type_ids")}
+            inputs = {name: value for name, value in inputs.items() if name in takes}
+            wanted = goal(**inputs)
+            if through is not goal:
+                through(**inputs)
+            found = seen.pop()[mask].double()
+            if isinstance(at, nn.LayerNorm):
+                found = functional.layer_norm(found, at.normalized_shape, eps=at.eps)
+            yield found, wanted[mask].double()
+    finally:
+        handle.remove()
+
+
 def _fit_projection(before: nn.Module, embeddings: Any, batches: Sequence[Batch]) -> None:
     """Fit the projection behind the LayerNorm, in place, to what the old embeddings gave.
 
@@ -147,21 +208,11 @@ def _fit_projection(before: nn.Module, embeddings: Any, batches: Sequence[Batch]
     """
     fitted = copy.deepcopy(embeddings).float().eval()
     projection = fitted.dropout.projection
-    seen: list[Tensor] = []
-    handle = projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     moments = Moments.empty(
         projection.in_features, projection.out_features, projection.weight.device, torch.float64
     )
-    takes = inspect.signature(before.forward).parameters
-    for batch in batches:
-        moved = {name: value.to(projection.weight.device) for name, value in batch.items()}
-        mask = moved["attention_mask"].bool()
-        inputs = {k: v for k, v in moved.items() if k in ("input_ids", "token_type_ids")}
-        inputs = {name: value for name, value in inputs.items() if name in takes}
-        goal = before(**inputs)
-        fitted(**inputs)
-        moments.add(seen.pop()[mask].double(), goal[mask].double())
-    handle.remove()
+    for features, goal in _met(fitted, projection, before, batches):
+        moments.add(features, goal)
     projection.weight.zero_()  # the ridge pulls towards what is there
     solve_projection(projection, moments, ridge=_RIDGE)
     embeddings.dropout.projection.load_state_dict(projection.state_dict())
