@@ -146,27 +146,24 @@ def _drawn(before: nn.Module, weight: Tensor, seed: int) -> list[Batch]:
 def _directions(before: nn.Module, size: int, batches: Sequence[Batch]) -> Tensor:
     """Return the map of ALBERT's tables to their thin features. Shape: (H, E), double precision.
 
-    With y = gain * LN(x) of the tokens met, the best E directions for y are the principal ones of
-    its second moment (Eckart and Young); x sees them through the gain. Both of LayerNorm's steps
-    stay what they were if the map is orthonormal, so that lengths are kept, and if it sends the
-    mean, which is taken away, where the tokens have least.
+    The principal directions of what LayerNorm gave for the tokens met. They are orthonormal, so
+    that the length that the thin LayerNorm divides by is what the old one divided by, but for what
+    E directions cannot hold; and they are reflected so that the mean, which it takes away, is the
+    least of them.
     """
     embeddings: Any = before
-    gain = embeddings.LayerNorm.weight.detach().double()
-    width = len(gain)
-    moment = gain.new_zeros(width, width)
+    width = embeddings.LayerNorm.normalized_shape[0]
+    moment = torch.zeros(
+        width, width, dtype=torch.double, device=embeddings.LayerNorm.weight.device
+    )
     for seen, _ in _met(before, embeddings.LayerNorm, before, batches):
         moment += seen.T @ seen
-    _, vectors = torch.linalg.eigh(moment * torch.outer(gain, gain))
-    basis, _ = torch.linalg.qr(gain[:, None] * vectors[:, -size:])
-    # Within the basis, the most energy first: the last direction is the one that can be spared.
-    _, turn = torch.linalg.eigh(basis.T @ moment @ basis)
-    basis = basis @ turn.flip(1)
-    mirror = -gain.new_ones(size) / math.sqrt(size)
-    mirror[-1] += 1.0  # a reflection between the last direction and the mean
-    if float(mirror.norm()) > 0:
-        mirror /= mirror.norm()
-        basis = basis - 2.0 * torch.outer(basis @ mirror, mirror)
+    _, ascending = torch.linalg.eigh(moment)
+    basis = ascending[:, -size:].flip(1)
+    mirror = basis.new_full((size,), -1 / math.sqrt(size))
+    mirror[-1] += 1.0
+    if size > 1:  # Householder, between the last direction and the mean
+        basis = basis - 2.0 * torch.outer(basis @ mirror, mirror) / mirror.dot(mirror)
     return basis - basis.mean(0)
 
 

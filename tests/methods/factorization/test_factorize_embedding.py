@@ -172,6 +172,26 @@ def test_real_texts_fit_better_than_drawn_ones():
     assert errors[0] < errors[1]
 
 
+def test_tables_that_fit_into_the_thin_ones_keep_their_lengths():
+    """LayerNorm divides by the length: a map that stretched it would change every token's scale."""
+    model = tiny_model(hidden_size=32, intermediate_size=64, type_vocab_size=2).eval()
+    generator = torch.Generator().manual_seed(0)
+    embeddings = anatomy(model).base.get_submodule("embeddings")
+    few = torch.randn(7, 32, generator=generator) * torch.logspace(-1, 1, 7)[:, None]
+    with torch.no_grad():
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+            weight = embeddings.get_submodule(name).weight
+            # A part that is the same for all features is taken away by the norm, before and after.
+            same = torch.randn(len(weight), 1, generator=generator)
+            weight.copy_(torch.randn(len(weight), 7, generator=generator) @ few + same)
+        embeddings.LayerNorm.weight.uniform_(0.3, 2.0, generator=generator)
+        embeddings.LayerNorm.bias.uniform_(-1.0, 1.0, generator=generator)
+    thin = factorize_embedding(copy.deepcopy(model), 8, "all", batches=batches_of())
+    ids = batches_of(1, seed=5)[0]["input_ids"]
+    goal = embedded(model, ids)
+    assert (embedded(thin, ids) - goal).abs().max() < 1e-3 * goal.abs().max()
+
+
 @pytest.mark.parametrize("tables", ["word", "all"])
 def test_a_model_in_half_precision_stays_so(tables):
     whole = tiny_model(hidden_size=32, intermediate_size=64)
