@@ -10,7 +10,7 @@ from bertcompress.shapes.anatomy import (
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.edits import read_record
 from bertcompress.shapes.lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
-from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks, rows_through
+from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks
 from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
 from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
 from bertcompress.shapes.sharing import PARTS, Sharing
@@ -41,5 +41,4 @@ __all__ = [
     "compressed_class",
     "edited",
     "read_record",
-    "rows_through",
 ]

@@ -24,7 +24,7 @@ from bertcompress.shapes.parts import (
     unfilled,
 )
 
-__all__ = ["LINEARS", "Embedding", "LowRanks", "rows_through"]
+__all__ = ["LINEARS", "Embedding", "LowRanks"]
 
 LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linears of a layer, by their name in the anatomy table."""
@@ -153,7 +153,7 @@ class Embedding:
         for name in ("position_embeddings", "token_type_embeddings"):
             old = getattr(embeddings, name, None)
             if old is not None:
-                setattr(embeddings, name, _table(old, rows_through(old.weight, right)))
+                setattr(embeddings, name, _table(old, _rows_through(old.weight, right)))
         norm = embeddings.LayerNorm
         like = {"device": norm.weight.device, "dtype": norm.weight.dtype}
         embeddings.LayerNorm = nn.LayerNorm(self.size, eps=norm.eps, **like)
@@ -179,7 +179,7 @@ def _has_projection(view: Anatomy) -> bool:
     return native or view.family.shared
 
 
-def rows_through(weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _rows_through(weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return thin rows that come nearest to a table's behind a projection, by least squares.
 
     Zeros where there is nothing to solve yet. Shape: (N, H), (E, H) -> (N, E).
