@@ -152,14 +152,14 @@ def _directions(before: nn.Module, size: int, batches: Sequence[Batch]) -> Tenso
     least of them.
     """
     embeddings: Any = before
-    width = embeddings.LayerNorm.normalized_shape[0]
-    moment = torch.zeros(
-        width, width, dtype=torch.double, device=embeddings.LayerNorm.weight.device
-    )
-    for seen, _ in _met(before, embeddings.LayerNorm, before, batches):
-        moment += seen.T @ seen
+    norm: nn.LayerNorm = embeddings.LayerNorm
+    like = norm.weight
+    moment = torch.zeros(len(like), len(like), dtype=torch.double, device=like.device)
+    for summed, _ in _met(before, norm, before, batches):
+        given = functional.layer_norm(summed, norm.normalized_shape, eps=norm.eps)
+        moment += given.T @ given
     _, ascending = torch.linalg.eigh(moment)
-    basis = ascending[:, -size:].flip(1)
+    basis: Tensor = ascending[:, -size:].flip(1)
     mirror = basis.new_full((size,), -1 / math.sqrt(size))
     mirror[-1] += 1.0
     if size > 1:  # Householder, between the last direction and the mean
@@ -172,8 +172,7 @@ def _met(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what comes into `at` of `through`, and what `goal` gives, for the tokens of each batch.
 
-    Of LayerNorm the inputs come normalised, without gain and bias. Shape: (tokens, E or H),
-    (tokens, H), double precision.
+    Padding is left out. Shape: (tokens, E or H), (tokens, H), double precision.
     """
     seen: list[Tensor] = []
     handle = at.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -188,10 +187,7 @@ def _met(
             wanted = goal(**inputs)
             if through is not goal:
                 through(**inputs)
-            found = seen.pop()[mask].double()
-            if isinstance(at, nn.LayerNorm):
-                found = functional.layer_norm(found, at.normalized_shape, eps=at.eps)
-            yield found, wanted[mask].double()
+            yield seen.pop()[mask].double(), wanted[mask].double()
     finally:
         handle.remove()
 
