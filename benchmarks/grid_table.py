@@ -42,7 +42,11 @@ LINES = (
     Column("small, ONNX Runtime int8", "small", "quantize_int8", "onnxruntime", "int8"),
     Column("control: small, no teacher", "small", "control"),
     Column("control: dense, as many more steps", "dense-longer", "02-finetune"),
+    Column("albert-small, distilled", "albert-small", "distill"),
     Column("albert-small, OpenVINO int8", "albert-small", "quantize_int8", "openvino", "int8"),
+    Column(
+        "albert-small, ONNX Runtime int8", "albert-small", "quantize_int8", "onnxruntime", "int8"
+    ),
     Column("trimmed, E = 128, distilled", "thin-table", "distill"),
     Column("three groups, distilled", "groups-3", "distill"),
     Column("all layers shared, distilled", "shared-all", "distill"),
