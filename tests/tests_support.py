@@ -121,6 +121,46 @@ def linear_parameters(model: Any) -> int:
     )
 
 
+def thin(model: Any, edit: Any) -> Any:
+    """Apply an edit; the factors that it leaves empty get a truncated SVD of what was there."""
+    view = anatomy(model)
+    before = {
+        (part, i): layer.get(part).weight.detach().clone()
+        for i, layer in enumerate(view.layers)
+        for part in LINEARS
+        if isinstance(getattr(layer.get(part), "weight", None), torch.Tensor)
+    }
+    embeddings = view.base.get_submodule("embeddings")
+    tables = {n: m.weight.detach().clone() for n, m in embeddings.named_children()
+              if n.endswith("_embeddings")}  # fmt: skip
+    shapes.apply_edit(model, edit)
+    with torch.no_grad():
+        if edit.kind == "lowrank":
+            for (part, i), weight in before.items():
+                linear: Any = anatomy(model).layers[i].get(part)
+                if part in edit.ranks and edit.ranks[part][i]:
+                    left, right = truncated_svd(weight, linear.rank)
+                    linear.second.weight.copy_(left)
+                    linear.first.weight.copy_(right)
+        if edit.kind == "embedding":
+            left, right = truncated_svd(tables["word_embeddings"], edit.size)
+            if edit.tables == "word":
+                embeddings.word_embeddings.table.weight.copy_(left)
+                embeddings.word_embeddings.projection.weight.copy_(right.T)
+            else:
+                for name, weight in tables.items():
+                    getattr(embeddings, name).weight.copy_(weight @ torch.linalg.pinv(right))
+                embeddings.dropout.projection.weight.copy_(right.T)
+    return model
+
+
+def truncated_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best factors of a rank (Eckart and Young), the scale shared between them."""
+    u, s, v = torch.linalg.svd(matrix.float(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * v[:rank]
+
+
 def write_rows(path: Path, rows: int, seed: int, *, yes: str = "1", no: str = "0") -> None:
     """Write a CSV in which a text is `yes` exactly where it says `good`: a tiny model learns it."""
     draw = random.Random(seed)

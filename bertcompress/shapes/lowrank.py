@@ -1,7 +1,7 @@
 """Edits that factorise: linears of the layers, and the embedding tables, as thin products.
 
-The record holds ranks and sizes only. In the models that a method edits the factors start from a
-truncated SVD; a model that is built to be filled from a checkpoint gets empty ones.
+The record holds ranks and sizes only. The factors are empty: a method fills them from the weights
+that were there, loading from the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ from bertcompress.shapes.parts import (
     FactorizedEmbedding,
     LowRank,
     ProjectedDropout,
-    Split,
     new_linear,
-    truncated_svd,
-    unfilled,
 )
 
 __all__ = ["LINEARS", "Embedding", "LowRanks"]
@@ -30,17 +27,11 @@ LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linears of a layer, by their name in the anatomy table."""
 
 
-def _start_with(start: str | None) -> Split:
-    return truncated_svd if start == "svd" else unfilled
-
-
 @dataclass
 class LowRanks:
     """For each kind of linear its rank in each layer; 0 leaves it as it is."""
 
     ranks: dict[str, list[int]]
-    start: str | None = None
-    """`svd` fills the factors from the present weights; the record has None."""
     kind: ClassVar[str] = "lowrank"
 
     @property
@@ -60,7 +51,7 @@ class LowRanks:
                 )
             owners = view.owners(part)
             for i, (layer, rank) in enumerate(zip(view.layers, row, strict=True)):
-                _check_rank(part, i, layer, rank, self.start)
+                _check_rank(part, i, layer, rank)
                 if rank != row[owners[i]]:
                     raise ShapeError(
                         f"lowrank: layers {owners[i]} and {i} share {part}; give both one rank"
@@ -68,12 +59,11 @@ class LowRanks:
 
     def apply(self, view: Anatomy) -> None:
         """Replace linears by products of two, in place."""
-        split = _start_with(self.start)
         for part, row in self.ranks.items():
             owners = view.owners(part)
             for i, (layer, rank) in enumerate(zip(view.layers, row, strict=True)):
                 if rank and owners[i] == i:
-                    _factorise(layer, part, rank, split)
+                    _factorise(layer, part, rank)
 
     def merged(self, earlier: LowRanks | None, at: Sequence[int], total: int) -> LowRanks:
         """Return the record in original numbering."""
@@ -85,23 +75,20 @@ class LowRanks:
         return LowRanks(record)
 
 
-def _check_rank(part: str, index: int, layer: LayerParts, rank: int, start: str | None) -> None:
-    if not rank:
-        return
-    linear: Any = layer.get(part)
-    if not hasattr(linear, "in_features"):
+def _check_rank(part: str, index: int, layer: LayerParts, rank: int) -> None:
+    if rank and not hasattr(layer.get(part), "in_features"):
         raise ShapeError(f"lowrank: {part} of layer {index} was cut away; give it rank 0")
-    most = min(linear.in_features, linear.out_features)
-    # A matrix that was cut after it was factorised may have a rank beyond its size.
-    if rank < 1 or (start and rank > most):
-        raise ShapeError(f"lowrank: rank {rank} of {part} in layer {index}; 1 to {most} are ranks")
+    # No upper end: a matrix that was cut after it was factorised may have a rank beyond its size.
+    if rank < 0:
+        raise ShapeError(f"lowrank: rank {rank} of {part} in layer {index}; 1 is the least")
 
 
-def _factorise(layer: LayerParts, part: str, rank: int, split: Split) -> None:
+def _factorise(layer: LayerParts, part: str, rank: int) -> None:
     linear: Any = layer.get(part)
-    left, right = split(linear.weight, rank)
-    first = new_linear(linear, right, None)
-    layer.put(part, LowRank(first, new_linear(linear, left, linear.bias)).train(linear.training))
+    like = linear.weight
+    first = new_linear(linear, like.new_zeros(rank, linear.in_features), None)
+    second = new_linear(linear, like.new_zeros(linear.out_features, rank), linear.bias)
+    layer.put(part, LowRank(first, second).train(linear.training))
 
 
 @dataclass
@@ -112,7 +99,6 @@ class Embedding:
     tables: str = "word"
     """`word`: the word table alone, LayerNorm stays at the hidden size; `all`: ALBERT's form, all
     tables and the LayerNorm at size E, then a projection with bias."""
-    start: str | None = None
     kind: ClassVar[str] = "embedding"
 
     def check(self, view: Anatomy) -> None:
@@ -121,13 +107,9 @@ class Embedding:
         width = word.table.embedding_dim if _factorised(view) else word.embedding_dim
         if not 1 <= self.size <= width:
             raise ShapeError(f"embedding: size {self.size}; the table has {width} features")
-        rows = int(word.weight.shape[0])
-        # A table that was trimmed after it was factorised may have fewer rows than features.
-        if self.start and self.size > rows:
-            raise ShapeError(f"embedding: size {self.size}; the table has {rows} tokens only")
         if self.tables not in ("word", "all"):
             raise ShapeError(f"embedding: tables '{self.tables}'; there are word and all")
-        if type(view.model).__name__.endswith("ForMaskedLM"):
+        if view.decoder is not None:
             raise ShapeError("embedding: the masked-LM head is tied to the word table as it is")
         if self.tables == "all" and _has_projection(view):
             raise ShapeError(
@@ -139,26 +121,23 @@ class Embedding:
 
     def apply(self, view: Anatomy) -> None:
         """Replace the tables, in place."""
-        split = _start_with(self.start)
         embeddings: Any = view.base.get_submodule("embeddings")
-        word = embeddings.word_embeddings
-        left, right = split(word.weight, self.size)
-        table = _table(word.table if _factorised(view) else word, left)
-        projection = new_linear(word, right.T, None)
+        word, norm = embeddings.word_embeddings, embeddings.LayerNorm
+        into = word.weight.new_zeros(word.weight.shape[1], self.size)
         if self.tables == "word":
-            embeddings.word_embeddings = FactorizedEmbedding(table, projection)
+            table = _table(word.table if _factorised(view) else word, self.size)
+            embeddings.word_embeddings = FactorizedEmbedding(table, new_linear(word, into, None))
             return
-        embeddings.word_embeddings = table
-        # Least squares: what of the other tables the directions of the word table can hold.
-        for name in ("position_embeddings", "token_type_embeddings"):
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
             old = getattr(embeddings, name, None)
             if old is not None:
-                setattr(embeddings, name, _table(old, _rows_through(old.weight, right)))
-        norm = embeddings.LayerNorm
+                setattr(embeddings, name, _table(old, self.size))
         like = {"device": norm.weight.device, "dtype": norm.weight.dtype}
-        embeddings.LayerNorm = nn.LayerNorm(self.size, eps=norm.eps, **like)
-        into = new_linear(word, right.T, norm.bias)
-        embeddings.dropout = ProjectedDropout(embeddings.dropout, into)
+        embeddings.LayerNorm = nn.LayerNorm(self.size, eps=norm.eps, **like).requires_grad_(
+            norm.weight.requires_grad
+        )
+        projection = new_linear(word, into, torch.zeros_like(norm.bias))
+        embeddings.dropout = ProjectedDropout(embeddings.dropout, projection)
 
     def merged(self, earlier: Embedding | None, at: Sequence[int], total: int) -> Embedding:
         """Return the record: the present size."""
@@ -179,22 +158,10 @@ def _has_projection(view: Anatomy) -> bool:
     return native or view.family.shared
 
 
-def _rows_through(weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return thin rows that come nearest to a table's behind a projection, by least squares.
-
-    Zeros where there is nothing to solve yet. Shape: (N, H), (E, H) -> (N, E).
-    """
-    if weight.is_meta or not right.any():
-        return weight.new_zeros(weight.shape[0], right.shape[0])
-    # Neither lstsq nor its drivers know half precision.
-    goal = weight.detach().T.double()
-    solved: torch.Tensor = torch.linalg.lstsq(right.T.double(), goal).solution
-    return solved.T.to(weight.dtype)
-
-
-def _table(like: nn.Embedding, weight: torch.Tensor) -> nn.Embedding:
-    rows, width = weight.shape
-    table = nn.Embedding(rows, width, padding_idx=like.padding_idx, device="meta")
+def _table(like: nn.Embedding, size: int) -> nn.Embedding:
+    """Return an empty table of the same rows. Shape: (N, size)."""
+    rows = like.num_embeddings
+    table = nn.Embedding(rows, size, padding_idx=like.padding_idx, device="meta")
     trained = like.weight.requires_grad if isinstance(like.weight, nn.Parameter) else True
-    table.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=trained)
+    table.weight = nn.Parameter(like.weight.new_zeros(rows, size), requires_grad=trained)
     return table.train(like.training)

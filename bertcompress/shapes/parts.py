@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -168,29 +167,3 @@ def replace_modules(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
         for name, child in list(parent.named_children()):
             if id(child) in new:
                 setattr(parent, name, new[id(child)])
-
-
-Factors = tuple[Tensor, Tensor]
-Split = Callable[[Tensor, int], Factors]
-
-
-def truncated_svd(matrix: Tensor, rank: int) -> Factors:
-    """Return the best factors of a rank, the scale shared between them.
-
-    Eckart and Young: the squared error is the sum of the other squared singular values. Equal
-    scales on both sides keep a training with one learning rate stable. On the meta device, where a
-    model is only built to be filled, nothing is computed.
-
-    Shape: (out, in) -> (out, rank), (rank, in).
-    """
-    if matrix.is_meta:
-        return matrix.new_empty(matrix.shape[0], rank), matrix.new_empty(rank, matrix.shape[1])
-    u, s, v = torch.linalg.svd(matrix.detach().float(), full_matrices=False)
-    root = s[:rank].sqrt()
-    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * v[:rank]).to(matrix.dtype)
-
-
-def unfilled(matrix: Tensor, rank: int) -> Factors:
-    """Return factors of the right shape that a checkpoint is to fill. Shape: as truncated_svd."""
-    rows, columns = matrix.shape
-    return matrix.new_zeros(rows, rank), matrix.new_zeros(rank, columns)

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests_support import FAMILIES, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, thin, tiny_inputs, tiny_model, tiny_tokenizer
 from torch import nn
 
 from bertcompress.artefact import Product
@@ -94,7 +94,7 @@ def test_every_weight_is_an_integer_and_each_input_is_rounded_once(tmp_path):
 def test_cut_thin_and_shared_models_hold_each_weight_once(tmp_path):
     model = tiny_model(hidden_size=64, intermediate_size=128)
     apply_edit(model, Heads([[0], [0], [0]]))
-    apply_edit(model, LowRanks({"ffn_in": [8, 8, 8]}, "svd"))
+    thin(model, LowRanks({"ffn_in": [8, 8, 8]}))
     apply_edit(model, Sharing([0, 0, 0], [0, 0, 0]))
     alike, file = compared(stored(model), tmp_path, "onnxruntime")
     assert alike > 0.99

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import transformers
-from tests_support import FAMILIES, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, thin, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.artefact import rung
@@ -142,7 +142,7 @@ def test_parameters_and_arithmetic_are_counted_as_before(bits):
 def test_after_a_cut_and_shared_and_thin(tmp_path):
     model = tiny_model()
     apply_edit(model, Heads([[0], [1], [0]]))
-    apply_edit(model, LowRanks({"ffn_in": [4, 4, 4]}, "svd"))
+    thin(model, LowRanks({"ffn_in": [4, 4, 4]}))
     apply_edit(model, Sharing([0, 0, 0], [0, 1, 1]))
     model = stored(model)[0]
     bc.save(model, tmp_path / "m", tiny_tokenizer())

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from tests_support import LAYERS, WIDTH, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import LAYERS, WIDTH, thin, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.shapes import (
@@ -108,7 +108,7 @@ def edits(depth):
         "share": Sharing([0] * depth, [0] * depth),
         "heads": Heads([[0, 2]] * depth),
         "neurons": Neurons([10] * depth, [list(range(10))] * depth),
-        "lowrank": LowRanks({"query": [3] * depth, "ffn_out": [4] * depth}, "svd"),
+        "lowrank": LowRanks({"query": [3] * depth, "ffn_out": [4] * depth}),
         "layers": Layers(list(range(1, depth))),
     }
 
@@ -117,8 +117,8 @@ def edits(depth):
 @pytest.mark.parametrize("family", UNSHARED)
 def test_any_two_edits_in_any_order_round_trip(family, first, second, tmp_path):
     model = tiny_model(family)
-    apply_edit(model, edits(LAYERS)[first])
-    apply_edit(model, edits(len(anatomy(model).layers))[second])
+    thin(model, edits(LAYERS)[first])
+    thin(model, edits(len(anatomy(model).layers))[second])
     before = answer(model)
     bc.save(model, tmp_path / "model", tiny_tokenizer(), convert=False)
     again = bc.load(tmp_path / "model").model
