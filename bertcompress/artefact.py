@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import re
@@ -120,8 +121,18 @@ def save(
             # The writer of safetensors reports a full disk in its own words.
             raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
+            _beside(final, tokenizer).save_pretrained(partial)
     return Path(folder)
+
+
+def _beside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokenizer as it belongs to the model: ALBERT numbers positions from the left."""
+    if tokenizer.padding_side == "right" or not anatomy(model).family.shared:
+        return tokenizer
+    right = copy.deepcopy(tokenizer)
+    right.padding_side = "right"
+    right.init_kwargs["padding_side"] = "right"  # what is saved
+    return right
 
 
 def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TORCH_FILES) -> Path:

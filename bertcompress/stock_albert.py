@@ -3,11 +3,13 @@
 ALBERT's encoder is BERT's with its layers in groups and a linear between embeddings and layers.
 With as many groups as layers and an identity there it is BERT, bit for bit; contiguous groups of
 equal layers are its `num_hidden_groups`; tables at size E with the LayerNorm before the projection
-are its `embedding_size`. The heads whose arithmetic ALBERT has too are in `HEADS`.
+are its `embedding_size`. The heads whose arithmetic ALBERT has too are in `HEADS`. It numbers
+positions from the left, so texts have to be padded on the right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -29,6 +31,7 @@ from bertcompress.shapes import (
 __all__ = ["HEADS", "albert_obstacle", "shape_obstacle", "to_albert"]
 
 _PARTS = (*PARTS["attention"], *PARTS["ffn"])
+_TABLES = "word_embeddings", "position_embeddings", "token_type_embeddings"
 _BERT_MLM = {
     "predictions.dense": "cls.predictions.transform.dense",
     "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",
@@ -77,6 +80,17 @@ HEADS: dict[tuple[str, str], dict[str, str]] = {
     ("electra", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
     ("distilbert", "ForTokenClassification"): {"classifier": "classifier"},
     ("distilbert", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
+    **{
+        ("albert", head): {part: part for part in parts}
+        for head, parts in {
+            "Model": ("pooler",),
+            "ForSequenceClassification": ("albert.pooler", "classifier"),
+            "ForMultipleChoice": ("albert.pooler", "classifier"),
+            "ForTokenClassification": ("classifier",),
+            "ForQuestionAnswering": ("qa_outputs",),
+            "ForMaskedLM": tuple(_BERT_MLM),
+        }.items()
+    },
 }
 """Family and head: ALBERT's name of each part of the head, and where it comes from. A pooler is
 the dense layer with a tanh that RoBERTa has inside its classification head."""
@@ -88,14 +102,14 @@ def albert_obstacle(model: PreTrainedModel) -> str | None:
     obstacle = shape_obstacle(model) or _head_obstacle(model)
     if obstacle is not None:
         return obstacle
-    if view.family.shared:
-        return "it is an ALBERT of another shape"
+    if view.family.shared and int(view.config.inner_group_num) != 1:
+        return "its groups hold several layers each"
     if isinstance(view.base.get_submodule(view.family.word_embeddings), FactorizedEmbedding):
         return (
             "the word table alone is factorised, with the LayerNorm behind the projection; "
             "ALBERT has it before"
         )
-    if _activation(view.config) != "gelu":
+    if not view.family.shared and _activation(view.config) != "gelu":
         return f"its activation is {_activation(view.config)}, proven is gelu"
     owners = _owners(model)
     if isinstance(owners, str):
@@ -104,7 +118,9 @@ def albert_obstacle(model: PreTrainedModel) -> str | None:
     wanted = albert_groups(len(owners), len(numbers))
     if [numbers.index(owner) for owner in owners] != wanted:
         return f"ALBERT has contiguous groups of one size, here the layers use {owners}"
-    return None
+    placed = {id(p) for part in _placed(model) for p in _parameters(part)}
+    left = [name for name, p in model.named_parameters() if id(p) not in placed]
+    return f"ALBERT has no place for {left[0]}" if left else None
 
 
 def shape_obstacle(model: PreTrainedModel) -> str | None:
@@ -132,8 +148,6 @@ def shape_obstacle(model: PreTrainedModel) -> str | None:
 def _head_obstacle(model: PreTrainedModel) -> str | None:
     view = anatomy(model)
     name, head = _names(model)
-    if view.family.shared:
-        return None
     if (view.family.name, head) not in HEADS:
         return f"ALBERT has no head that computes what {name} does"
     for part in HEADS[view.family.name, head].values():
@@ -154,9 +168,9 @@ def _names(model: PreTrainedModel) -> tuple[str, str]:
 
 def _tied(model: PreTrainedModel) -> bool:
     view = anatomy(model)
-    decoder: Any = model.get_submodule(view.family.decoder)
+    decoder: Any = view.decoder
     words: Any = view.base.get_submodule(view.family.word_embeddings)
-    return decoder.weight is words.weight
+    return decoder is not None and decoder.weight is words.weight
 
 
 def _activation(config: Any) -> str:
@@ -164,19 +178,39 @@ def _activation(config: Any) -> str:
 
 
 def _owners(model: PreTrainedModel) -> list[int] | str:
-    """Return the layer that each layer is the same as, or why no layer is the same as a whole."""
+    """Return the layer whose weights each layer uses, or why no layer is another as a whole."""
     view = anatomy(model)
     rows = [view.owners(part) for part in _PARTS]
     if any(row != rows[0] for row in rows):
         return "attention and feed-forward parts are not shared by the same layers"
-    return rows[0]
+    return [rows[0][physical] for physical in view.applications]
+
+
+def _placed(model: PreTrainedModel) -> Iterator[nn.Module | Tensor]:
+    """Yield every part of the model that `to_albert` takes over."""
+    view = anatomy(model)
+    embeddings = view.base.get_submodule("embeddings")
+    yield from (layer.get(part) for layer in view.layers for part in _PARTS)
+    for name in (*_TABLES, "LayerNorm"):
+        if hasattr(embeddings, name):
+            yield embeddings.get_submodule(name)
+    projection = _projection(view.base, embeddings)
+    if projection is not None:
+        yield projection
+    _, head = _names(model)
+    for part in HEADS[view.family.name, head].values():
+        yield attrgetter(part)(model)
+
+
+def _parameters(part: nn.Module | Tensor) -> list[Tensor]:
+    return list(part.parameters()) if isinstance(part, nn.Module) else [part]
 
 
 def to_albert(model: PreTrainedModel) -> PreTrainedModel:
     """Return a stock ALBERT with copies of the weights and the same outputs, bit for bit.
 
-    Any model without an `albert_obstacle`, shared or not: a plain BERT becomes an ALBERT with as
-    many groups as layers. Raises ValueError for others.
+    On texts that are padded on the right. Any model without an `albert_obstacle`, shared or not: a
+    plain BERT becomes an ALBERT with as many groups as layers. Raises ValueError for others.
     """
     obstacle = albert_obstacle(model)
     if obstacle is not None:
@@ -219,7 +253,7 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
     attention = getattr(
         config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0)
     )
-    own = getattr(config, "classifier_dropout", None)
+    own = getattr(config, "classifier_dropout", getattr(config, "classifier_dropout_prob", None))
     kept = {
         field: getattr(config, field)
         for field in ("id2label", "label2id", "problem_type", "pad_token_id", "initializer_range")
@@ -276,8 +310,11 @@ def _copy_embeddings(source: nn.Module, target: nn.Module, after_padding: bool) 
 
 
 def _projection(base: nn.Module, embeddings: Any) -> nn.Linear | None:
-    """Return the linear between tables and layers, of our edit or of ELECTRA."""
+    """Return the linear between tables and layers, of our edit, of ELECTRA or of ALBERT."""
     if isinstance(embeddings.dropout, ProjectedDropout):
         return embeddings.dropout.projection
-    found = getattr(base, "embeddings_project", None)
+    inside = getattr(base, "encoder", None)
+    found = getattr(base, "embeddings_project", None) or getattr(
+        inside, "embedding_hidden_mapping_in", None
+    )
     return found if isinstance(found, nn.Linear) else None
