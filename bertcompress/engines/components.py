@@ -43,6 +43,8 @@ class Gated:
     """Parameters of one component: in + out."""
     saliency: dict[Place, Tensor]
     """What leaving a component out costs, per parameter. Shape: (U,) each."""
+    room: float
+    """Parameters that all of these matrices may have in the end."""
 
     @property
     def full(self) -> int:
@@ -50,8 +52,8 @@ class Gated:
         return sum(len(g.log_alpha) * self.prices[p] for p, g in self.gates.items())
 
     @torch.no_grad()
-    def aim(self, keep: float) -> None:
-        """Set the gates, in place, to open what an SVD of this size would keep, and close the rest.
+    def aim(self) -> None:
+        """Set the gates, in place, to open what an SVD of the size would keep, and close the rest.
 
         Only those near the threshold are uncertain, so that the training is at the size from its
         first step: gates in between are noise, and what closes late is not recovered from.
@@ -61,20 +63,19 @@ class Gated:
             [torch.full_like(each, self.prices[p]) for p, each in self.saliency.items()]
         ).double()
         order = rates.argsort(descending=True)
-        budget = keep * sum(self.dense.values())
-        last = int((prices[order].cumsum(0) <= budget).sum().clamp(1, len(order))) - 1
+        last = int((prices[order].cumsum(0) <= self.room).sum().clamp(1, len(order))) - 1
         location = STEEPNESS * torch.log(rates.clamp_min(1e-30) / rates[order[last]])
         sizes = [len(each) for each in self.saliency.values()]
         for place, part in zip(self.saliency, torch.split(location, sizes), strict=True):
             self.gates[place].log_alpha.copy_(part)
             self.gates[place].constrain()
 
-    def kept(self, keep: float) -> dict[Place, list[int]]:
+    def kept(self) -> dict[Place, list[int]]:
         """Return the components of each matrix that stay, the most open of all, for the size.
 
         A matrix whose components would take as much as it did before keeps all: it is dense again.
         """
-        budget = keep * sum(self.dense.values())
+        budget = self.room
         dense: dict[Place, list[int]] = {}
         while True:
             thin = [place for place in self.gates if place not in dense]
@@ -89,11 +90,12 @@ class Gated:
 
 
 def split(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]] = (), *, seed: int = 0
+    model: nn.Module, room: float, batches: Sequence[Mapping[str, Tensor]] = (), *, seed: int = 0
 ) -> Gated:
     """Split the linears of the layers at full rank, in place, and return a gate for each.
 
-    Raises ShapeError for a model without a dense linear.
+    `room`: parameters that they may have in the end. Raises ShapeError for a model without a dense
+    linear.
     """
     linears = dense_linears(model)
     if not linears:
@@ -111,11 +113,12 @@ def split(
     }
     saliency = {place: _saliency(*made[place], seen.get(place)) / prices[place] for place in gates}
     _rank(gates, saliency)
-    return Gated(gates, dense, prices, saliency)
+    return Gated(gates, dense, prices, saliency, room)
 
 
 def _saliency(left: Tensor, right: Tensor, seen: LinearStatistics | None) -> Tensor:
     """Return what leaving each component out costs, by its outputs and their slope. Shape: (U,)."""
+    left, right = left.float(), right.float()
     reach = right.pow(2).sum(1) if seen is None else ((right @ seen.inputs) * right).sum(1)
     return left.pow(2).sum(0) * reach * (seen.slope * seen.times if seen is not None else 1.0)
 
@@ -186,7 +189,9 @@ def fold(
         assert isinstance(source, LowRank)
         if linear.bias is not None:
             linear.bias.copy_(source.second.bias)
-        left, right = source.second.weight * gates[place].deterministic(), source.first.weight
+        # The gates are fp32, whatever the model is.
+        left = (source.second.weight * gates[place].deterministic()).to(source.second.weight)
+        right = source.first.weight
         if len(kept[place]) == source.rank:
             linear.weight.copy_(left @ right)
         else:

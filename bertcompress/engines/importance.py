@@ -31,6 +31,7 @@ __all__ = [
     "random_scores",
     "sampled_loss",
     "task_loss",
+    "text_inputs",
     "weight_magnitude",
 ]
 
@@ -50,12 +51,22 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return inputs
 
 
+def text_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the encoder of a model takes, one row per text. Shape: (B, T) or (B, C, T).
+
+    The C choices of ...ForMultipleChoice are texts of their own: (B * C, T).
+    """
+    return {name: each.flatten(0, -2) for name, each in model_inputs(model, batch).items()}
+
+
 def class_logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return the logits of a classification or regression head. Shape: (B, K).
 
     Raises ModelError for a model with another head, or none.
     """
-    logits = getattr(model(**inputs), "logits", None)
+    # One text for each row, unlike ...ForMultipleChoice.
+    whole = inputs["input_ids"].ndim == 2
+    logits = getattr(model(**inputs), "logits", None) if whole else None
     if logits is None or logits.ndim != 2:
         raise ModelError(
             f"{type(model).__name__}: gradients of the loss are needed here, and are known for "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from bertcompress.engines.importance import (
     model_inputs,
     sampled_loss,
 )
-from bertcompress.shapes import LINEARS, anatomy
+from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
 
 __all__ = [
     "LinearStatistics",
@@ -36,6 +36,7 @@ __all__ = [
     "dense_linears",
     "factors",
     "linear_statistics",
+    "room_for",
     "spectrum",
 ]
 
@@ -199,22 +200,54 @@ def spectrum(
     return Spectrum(gains, out + features, out * features, cost)
 
 
-def choose_ranks(spectra: Mapping[Place, Spectrum], keep: float) -> dict[Place, int]:
-    """Return the rank of each matrix, 0 where it stays dense, for a share of all parameters.
+def room_for(model: nn.Module, keep: float) -> float:
+    """Return the parameters that the dense linears may keep, for a share of all the linears.
+
+    The share is of what the linears of the layers take where none is factorised; what is thin
+    already stays as it is and counts. Raises ShapeError for no share, where no linear is dense, and
+    where rank 1 everywhere is more than that.
+    """
+    view = anatomy(model)
+    full = taken = least = 0
+    for part in LINEARS:
+        for i, owner in enumerate(view.owners(part)):
+            linear: Any = view.layers[i].get(part)
+            if owner != i or not isinstance(linear, nn.Linear | LowRank):
+                continue
+            rows, columns = linear.out_features, linear.in_features
+            price, dense = rows + columns, rows * columns
+            full += dense
+            if isinstance(linear, LowRank):
+                taken += linear.rank * price
+            else:
+                least += min(price, dense)
+    if not least:
+        raise ShapeError("no linear of the layers is dense: they are factorised already, or cut")
+    if not 0 < keep <= 1:
+        raise ShapeError(f"keep {keep}: a share is above 0 and up to 1")
+    if least + taken > keep * full:
+        raise ShapeError(
+            f"keep {keep}: rank 1 everywhere is {(least + taken) / full:.3f} already"
+            + (", with what is factorised already" if taken else "")
+        )
+    return keep * full - taken
+
+
+def choose_ranks(spectra: Mapping[Place, Spectrum], room: float) -> dict[Place, int]:
+    """Return the rank of each matrix, 0 where it stays dense, for so many parameters in all.
 
     Equal marginal loss: a rank is kept where its gain per parameter is above one threshold for all
     matrices. A matrix that would need its break-even rank or more stays as it is, since there two
-    factors are no smaller. Raises ValueError for a share that even rank 1 everywhere exceeds.
+    factors are no smaller. Raises ValueError where even rank 1 everywhere is more.
     """
-    budget = keep * sum(each.dense for each in spectra.values())
     low, high = 0.0, max(float(_rates(each).max()) for each in spectra.values()) * 2
     for _ in range(100):
         middle = (low + high) / 2
         size = sum(_size(spectra[p], r) for p, r in _at(spectra, middle).items())
-        low, high = (middle, high) if size > budget else (low, middle)
+        low, high = (middle, high) if size > room else (low, middle)
     ranks = _at(spectra, high)
-    if sum(_size(spectra[place], rank) for place, rank in ranks.items()) > budget:
-        raise ValueError(f"keep {keep}: rank 1 everywhere is more than that")
+    if sum(_size(spectra[place], rank) for place, rank in ranks.items()) > room:
+        raise ValueError(f"rank 1 everywhere is more than {room:g} parameters")
     return ranks
 
 
@@ -297,9 +330,16 @@ def balanced(left: Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def _root(moment: Tensor) -> Tensor:
-    """Return L with L L' = the moment, made definite by a small ridge. Shape: (in, in)."""
+    """Return L with L L' = the moment, made definite by a small ridge. Shape: (in, in).
+
+    Of fewer tokens than features the moment is singular, and what its sum was rounded by may
+    outweigh the ridge: then no direction gets less than the ridge.
+    """
     moment = moment.double()
     ridge = 1e-6 * moment.diagonal().mean().clamp_min(1e-12)
     eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    root: Tensor = torch.linalg.cholesky(moment + ridge * eye)
-    return root
+    root, problem = torch.linalg.cholesky_ex(moment + ridge * eye)
+    if problem:
+        values, vectors = torch.linalg.eigh(moment)
+        root = vectors * values.clamp_min(ridge).sqrt()
+    return root  # type: ignore[no-any-return]

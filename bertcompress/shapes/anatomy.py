@@ -225,6 +225,14 @@ class Anatomy:
         return self.base.get_submodule(self.family.encoder)
 
     @property
+    def decoder(self) -> nn.Module | None:
+        """The last linear of a masked-LM head, one row per token; None where there is none."""
+        try:
+            return self.model.get_submodule(self.family.decoder)
+        except AttributeError:
+            return None
+
+    @property
     def head_size(self) -> int:
         """D, which no edit changes."""
         return int(self.config.hidden_size) // int(self.config.num_attention_heads)

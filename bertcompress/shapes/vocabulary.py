@@ -79,19 +79,20 @@ class Vocabulary:
 def _word_table(view: Anatomy) -> nn.Embedding:
     """Return the table with one row per token; a factorised one has it inside."""
     module = view.base.get_submodule(view.family.word_embeddings)
-    return next(inner for inner in module.modules() if isinstance(inner, nn.Embedding))
+    table = next((inner for inner in module.modules() if isinstance(inner, nn.Embedding)), None)
+    if table is None:
+        raise ShapeError("vocabulary: the word table is stored in few bits; trim before that")
+    return table
 
 
 def _by_token(view: Anatomy, table: nn.Embedding) -> Iterator[tuple[nn.Module, str]]:
     """Yield each parameter with one row per token: the module that holds it, and its name."""
     yield table, "weight"
-    parent, _, name = view.family.decoder.rpartition(".")
-    try:
-        holder = view.model.get_submodule(parent)
-        decoder = holder.get_submodule(name)
-    except AttributeError:
-        return  # a head without a decoder
+    decoder = view.decoder
+    if decoder is None:
+        return
     yield decoder, "weight"
+    holder = view.model.get_submodule(view.family.decoder.rpartition(".")[0])
     for module in (decoder, holder):
         if isinstance(getattr(module, "bias", None), nn.Parameter):
             yield module, "bias"

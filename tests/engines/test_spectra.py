@@ -12,6 +12,7 @@ from bertcompress.engines.spectra import (
     Spectrum,
     balanced,
     choose_ranks,
+    components,
     factors,
     linear_statistics,
     spectrum,
@@ -56,6 +57,19 @@ def test_factors_in_the_metric_of_the_inputs_are_the_best(rank):
     assert error < plain
     # The scale is shared.
     torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [5, 48])
+def test_fewer_tokens_than_features_are_kept_by_as_many_ranks(tokens):
+    """Inputs of rank `tokens`: as many components give their outputs, whatever fp32 rounded."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.nn.functional.gelu(torch.randn(tokens, 256, generator=generator) * 30)
+    weight = torch.randn(64, 256, generator=generator)
+    moment = x.T @ x / tokens
+    left, right = factors(weight, tokens, inputs=moment)
+    torch.testing.assert_close(x @ (left @ right).T, x @ weight.T, rtol=1e-2, atol=1.0)
+    first, second = components(weight, moment)
+    torch.testing.assert_close(first @ second, weight, rtol=1e-3, atol=1e-3)
 
 
 def test_plain_factors_are_the_svd_and_full_rank_is_exact():
@@ -174,6 +188,12 @@ def test_fisher_ranks_go_by_what_rows_matter_and_a_plain_svd_by_the_weights():
     assert plain.weight == 1.0
 
 
+def test_choices_are_no_classes():
+    batch = {"input_ids": torch.randint(5, 25, (3, 2, 9))}
+    with pytest.raises(ModelError, match="ForSequenceClassification"):
+        linear_statistics(tiny_model(head="ForMultipleChoice"), [batch])
+
+
 @pytest.mark.parametrize("head", ["ForQuestionAnswering", "ForTokenClassification", "Model"])
 def test_a_head_without_known_gradients_is_refused_and_nothing_stays_behind(head):
     model = tiny_model(head=head).train()
@@ -241,7 +261,7 @@ def test_ranks_are_close_to_the_best_of_all(keep):
     spectra = {
         ("query", i): spectrum(torch.randn(8, 8, generator=generator) * (i + 1)) for i in range(3)
     }
-    ranks = choose_ranks(spectra, keep)
+    ranks = choose_ranks(spectra, keep * sum(s.dense for s in spectra.values()))
     size = sum(r * spectra[p].price if r else spectra[p].dense for p, r in ranks.items())
     assert size <= keep * sum(s.dense for s in spectra.values())
     assert all(r < spectra[p].break_even for p, r in ranks.items())
@@ -251,12 +271,12 @@ def test_ranks_are_close_to_the_best_of_all(keep):
     assert best <= loss < best + 0.15 * nothing
 
 
-def test_break_even_ranks_are_refused():
+def test_a_matrix_stays_dense_from_its_break_even_rank_on():
     """768 x 768: below 384; 768 x 3072: below 614.4 (METHODS of the field; two factors of r)."""
     for out, features, first in ((768, 768, 384), (3072, 768, 615)):
         flat = Spectrum(torch.ones(768), out + features, out * features)
         assert flat.break_even == first
     spectra = {("query", 0): Spectrum(torch.ones(8), 16, 64)}
-    assert choose_ranks(spectra, 1.0) == {("query", 0): 0}  # dense: no rank saves anything
+    assert choose_ranks(spectra, 64) == {("query", 0): 0}  # dense: no rank saves anything
     with pytest.raises(ValueError, match="rank 1 everywhere"):
-        choose_ranks(spectra, 0.1)
+        choose_ranks(spectra, 6)

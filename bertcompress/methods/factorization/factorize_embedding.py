@@ -18,9 +18,8 @@ is the table. Try `trim_vocabulary` first: it loses nothing.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from torch.nn import functional
 
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
+from bertcompress.engines.importance import text_inputs
 from bertcompress.engines.reconstruct import Moments, solve_projection
 from bertcompress.engines.spectra import factors
 from bertcompress.method import Context, Method
@@ -55,7 +55,9 @@ def token_counts(vocabulary: int, batches: Sequence[Batch]) -> Tensor:
     """Return how often each token comes in the batches, padding left out. Shape: (V,)."""
     counts = torch.zeros(vocabulary)
     for batch in batches:
-        ids = batch["input_ids"][batch["attention_mask"].bool()]
+        ids = batch["input_ids"]
+        if "attention_mask" in batch:
+            ids = ids[batch["attention_mask"].bool()]
         counts += torch.bincount(ids.flatten().cpu(), minlength=vocabulary)
     return counts
 
@@ -81,41 +83,58 @@ def factorize_embedding(
         seed: of the sequences that are drawn.
 
     Raises:
-        ShapeError for a size that saves nothing, and for models whose tables cannot be so.
+        ShapeError for a size that saves nothing, and for models whose tables cannot be so;
+        ValueError for batches of another tokenizer. The model is then as it was.
     """
     _check(model, size, tables)
-    view = anatomy(model)
     # In fp32: neither the factors nor the fit should suffer from a model in half precision.
-    before: Any = copy.deepcopy(view.base.get_submodule("embeddings")).float().eval()
+    before: Any = copy.deepcopy(anatomy(model).base.get_submodule("embeddings")).float().eval()
     table = before.word_embeddings.weight.detach()
     # One more for each: a token that was not met may still come.
     weight = torch.ones(len(table)) if counts is None else counts.float() + 1.0
-    apply_edit(model, Embedding(size, tables))
-    embeddings: Any = anatomy(model).base.get_submodule("embeddings")
-    new = embeddings.word_embeddings
+    edit = Embedding(size, tables)
     with torch.no_grad():
-        if isinstance(new, FactorizedEmbedding):
+        if tables == "word":
             left, right = factors(table, size, rows=weight.sqrt().to(table.device))
-            new.table.weight.copy_(left)
-            new.projection.weight.copy_(right.T)
-        else:
-            texts = batches or _drawn(before, weight, seed)
-            directions = _directions(before, size, texts)
-            for name in _TABLES:
-                old = getattr(before, name, None)
-                if old is not None:
-                    getattr(embeddings, name).weight.copy_(old.weight.double() @ directions)
-            _fit_projection(before, embeddings, texts)
+            new: Any = anatomy(apply_edit(model, edit)).base.get_submodule("embeddings")
+            new.word_embeddings.table.weight.copy_(left)
+            new.word_embeddings.projection.weight.copy_(right.T)
+            return model
+        texts = _read(model, [*batches] or [_drawn(before, weight, seed)])
+        directions = _directions(before, size, texts)
+        new = anatomy(apply_edit(model, edit)).base.get_submodule("embeddings")
+        for name in _TABLES:
+            old = getattr(before, name, None)
+            if old is not None:
+                getattr(new, name).weight.copy_(old.weight.double() @ directions)
+        _fit_projection(before, new, texts)
     return model
+
+
+def _read(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, Tensor]]:
+    """Return what the embeddings take of the batches, and the mask; ValueError for no such ids."""
+    rows = int(anatomy(model).config.vocab_size)
+    texts = [text_inputs(model, batch) for batch in batches]
+    most = max(int(each["input_ids"].max()) for each in texts)
+    if most >= rows:
+        raise ValueError(
+            f"factorize_embedding: the batches have token {most}, and the table {rows} rows; make "
+            "them with the model's own tokenizer, the trimmed one where it was trimmed"
+        )
+    return texts
 
 
 def _check(model: nn.Module, size: int, tables: Tables) -> None:
     view = anatomy(model)
-    Embedding(size, tables, start="svd").check(view)
+    Embedding(size, tables).check(view)
+    if tables == "all" and size == 1:
+        raise ShapeError("factorize_embedding: size 1: a LayerNorm of one feature says nothing")
     embeddings: Any = view.base.get_submodule("embeddings")
     word = embeddings.word_embeddings
     table = word.table if isinstance(word, FactorizedEmbedding) else word
     tokens, width = table.weight.shape
+    if size > tokens:
+        raise ShapeError(f"factorize_embedding: size {size}; the table has {tokens} tokens only")
     if size * (tokens + width) >= tokens * width:
         most = -(-tokens * width // (tokens + width)) - 1
         raise ShapeError(
@@ -124,7 +143,7 @@ def _check(model: nn.Module, size: int, tables: Tables) -> None:
         )
 
 
-def _drawn(before: nn.Module, weight: Tensor, seed: int) -> list[Batch]:
+def _drawn(before: nn.Module, weight: Tensor, seed: int) -> Batch:
     """Return sequences of tokens drawn with these weights, the second half of the second type."""
     embeddings: Any = before
     table, positions = embeddings.word_embeddings, embeddings.position_embeddings
@@ -138,12 +157,10 @@ def _drawn(before: nn.Module, weight: Tensor, seed: int) -> list[Batch]:
     if getattr(embeddings, "token_type_embeddings", None) is not None:
         types[:, length // 2 :] = min(1, embeddings.token_type_embeddings.num_embeddings - 1)
     ids = drawn.reshape(_ROWS, length)
-    return [
-        {"input_ids": ids, "token_type_ids": types, "attention_mask": torch.ones_like(ids)},
-    ]
+    return {"input_ids": ids, "token_type_ids": types}
 
 
-def _directions(before: nn.Module, size: int, batches: Sequence[Batch]) -> Tensor:
+def _directions(before: nn.Module, size: int, texts: Sequence[Batch]) -> Tensor:
     """Return the map of ALBERT's tables to their thin features. Shape: (H, E), double precision.
 
     The principal directions of what LayerNorm gave for the tokens met. They are orthonormal, so
@@ -155,47 +172,43 @@ def _directions(before: nn.Module, size: int, batches: Sequence[Batch]) -> Tenso
     norm: nn.LayerNorm = embeddings.LayerNorm
     like = norm.weight
     moment = torch.zeros(len(like), len(like), dtype=torch.double, device=like.device)
-    for summed, _ in _met(before, norm, before, batches):
+    for summed, _ in _met(before, norm, before, texts):
         given = functional.layer_norm(summed, norm.normalized_shape, eps=norm.eps)
         moment += given.T @ given
     _, ascending = torch.linalg.eigh(moment)
     basis: Tensor = ascending[:, -size:].flip(1)
     mirror = basis.new_full((size,), -1 / math.sqrt(size))
     mirror[-1] += 1.0
-    if size > 1:  # Householder, between the last direction and the mean
-        basis = basis - 2.0 * torch.outer(basis @ mirror, mirror) / mirror.dot(mirror)
+    # Householder, between the last direction and the mean.
+    basis = basis - 2.0 * torch.outer(basis @ mirror, mirror) / mirror.dot(mirror)
     return basis - basis.mean(0)
 
 
 def _met(
-    through: nn.Module, at: nn.Module, goal: nn.Module, batches: Sequence[Batch]
+    through: nn.Module, at: nn.Module, goal: nn.Module, texts: Sequence[Batch]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what comes into `at` of `through`, and what `goal` gives, for the tokens of each batch.
+    """Yield what comes into `at` of `through`, and what `goal` gives, for the tokens of the texts.
 
     Padding is left out. Shape: (tokens, E or H), (tokens, H), double precision.
     """
     seen: list[Tensor] = []
     handle = at.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    device = next(through.parameters()).device
-    takes = inspect.signature(goal.forward).parameters
     try:
-        for batch in batches:
-            moved = {name: value.to(device) for name, value in batch.items()}
-            mask = moved["attention_mask"].bool()
-            inputs = {k: v for k, v in moved.items() if k in ("input_ids", "token_type_ids")}
-            inputs = {name: value for name, value in inputs.items() if name in takes}
+        for text in texts:
+            inputs = {name: each for name, each in text.items() if name != "attention_mask"}
             wanted = goal(**inputs)
             if through is not goal:
                 through(**inputs)
+            mask = text["attention_mask"].bool()
             yield seen.pop()[mask].double(), wanted[mask].double()
     finally:
         handle.remove()
 
 
-def _fit_projection(before: nn.Module, embeddings: Any, batches: Sequence[Batch]) -> None:
+def _fit_projection(before: nn.Module, embeddings: Any, texts: Sequence[Batch]) -> None:
     """Fit the projection behind the LayerNorm, in place, to what the old embeddings gave.
 
-    Least squares over the tokens of the batches. What comes out of a LayerNorm sums to 0, so one
+    Least squares over the tokens of the texts. What comes out of a LayerNorm sums to 0, so one
     direction has no variance, and without the small ridge its weights would be noise times a large
     number, which any step of training, half precision or int8 would let out.
     """
@@ -204,7 +217,7 @@ def _fit_projection(before: nn.Module, embeddings: Any, batches: Sequence[Batch]
     moments = Moments.empty(
         projection.in_features, projection.out_features, projection.weight.device, torch.float64
     )
-    for features, goal in _met(fitted, projection, before, batches):
+    for features, goal in _met(fitted, projection, before, texts):
         moments.add(features, goal)
     projection.weight.zero_()  # the ridge pulls towards what is there
     solve_projection(projection, moments, ridge=_RIDGE)

@@ -30,6 +30,7 @@ from bertcompress.engines.spectra import (
     dense_linears,
     factors,
     linear_statistics,
+    room_for,
     spectrum,
 )
 from bertcompress.method import Context, Method
@@ -51,7 +52,8 @@ def factorize_linear(
     Args:
         model: an encoder with a classification or regression head; for `svd` with any.
         batches: calibration batches, as a data loader gives them; `svd` looks at none.
-        keep: share of the parameters of these linears that stays, above 0 up to 1.
+        keep: share of the parameters of these linears that stays, above 0 up to 1; of all of them
+            as they are dense, so that what is factorised already counts.
         metric: in which the factors are best, see the module's docstring.
         seed: of the answers that are drawn for the gradients.
 
@@ -61,22 +63,24 @@ def factorize_linear(
     """
     if metric != "svd" and not batches:
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
+    room = _room(model, keep)
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
-    if not weights:
-        raise ShapeError("factorize_linear: every linear of the layers is factorised already")
     seen = linear_statistics(model, batches, seed=seed) if metric != "svd" else {}
     spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
-    try:
-        ranks = choose_ranks(spectra, keep)
-    except ValueError as error:
-        raise ShapeError(f"factorize_linear: {error}") from None
     made = {
         place: factors(weights[place], rank, **_metric(metric, seen.get(place)))
-        for place, rank in ranks.items()
+        for place, rank in choose_ranks(spectra, room).items()
         if rank
     }
     put_factors(model, made)
     return model
+
+
+def _room(model: nn.Module, keep: float) -> float:
+    try:
+        return room_for(model, keep)
+    except ShapeError as error:
+        raise ShapeError(f"factorize_linear: {error}") from None
 
 
 def _metric(metric: Metric, seen: LinearStatistics | None) -> dict[str, Tensor]:
@@ -104,6 +108,10 @@ class FactorizeLinear(Method):
     def uneven(self) -> bool:
         """True: each matrix gets its own rank."""
         return True
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError for a share that rank 1 everywhere exceeds."""
+        _room(model, self.keep)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with thin linears; facts hold the rank of each, 0 where dense."""

@@ -28,6 +28,7 @@ from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import Gated, fold, gates_in, split
 from bertcompress.engines.gates import GatedObjective, SizeController
+from bertcompress.engines.spectra import room_for
 from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
 from bertcompress.shapes import LINEARS, ShapeError, anatomy
@@ -51,7 +52,8 @@ def flop(
     Args:
         model: an encoder with a classification or regression head.
         loader: batches as the model takes them, with `labels` where there is no teacher.
-        keep: share of the parameters of the layers' linears that stays, above 0 up to 1.
+        keep: share of the parameters of the layers' linears that stays, above 0 up to 1; of all of
+            them as they are dense, so that what is factorised already counts.
         teacher: a model to distil from at the same time; None: the labels alone.
         device: where to train.
         seed: of the gates, the dropout and the answers drawn for the calibration.
@@ -73,7 +75,7 @@ def flop(
     objective = method.gated(inner, gated, method.steps(len(loader)))
     with gates_in(trained, gated.gates):
         fit_batches(trained, objective, loader, settings=method, seed=seed, device=device)
-    fold(model, trained, gated.gates, gated.kept(keep))
+    fold(model, trained, gated.gates, gated.kept())
     return model.eval()
 
 
@@ -117,6 +119,13 @@ class Flop(Method, TeacherTerms, TrainSettings):
         """True: each matrix gets its own rank."""
         return True
 
+    def check(self, model: nn.Module) -> None:
+        """Raise ShapeError for a share that rank 1 everywhere exceeds."""
+        try:
+            room_for(model, self.keep)
+        except ShapeError as error:
+            raise ShapeError(f"flop: {error}") from None
+
     def start(
         self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
     ) -> tuple[Gated, Any]:
@@ -124,22 +133,18 @@ class Flop(Method, TeacherTerms, TrainSettings):
 
         Raises ShapeError for a size that rank 1 everywhere exceeds.
         """
+        self.check(model)
         trained = copy.deepcopy(model)
-        gated = split(trained, batches, seed=seed)
-        least, dense = sum(gated.prices.values()), sum(gated.dense.values())
-        if least > self.keep * dense:
-            raise ShapeError(
-                f"flop: keep {self.keep}: rank 1 everywhere is {least / dense:.3f} already"
-            )
+        gated = split(trained, room_for(model, self.keep), batches, seed=seed)
         if not self.anneal:
-            gated.aim(self.keep)
+            gated.aim()
         return gated, trained
 
     def gated(self, inner: Objective, gated: Gated, steps: int) -> GatedObjective:
-        """Return the objective that closes gates until `keep` of the dense size is left."""
+        """Return the objective that closes gates until what is open has the size."""
         controller = SizeController(
             gated.full,
-            min(self.keep * sum(gated.dense.values()), gated.full),
+            min(gated.room, gated.full),
             warmup_steps=math.ceil(self.anneal * steps),
             learning_rate=self.multiplier_rate,
         )
@@ -160,8 +165,8 @@ class Flop(Method, TeacherTerms, TrainSettings):
             done = fit_stage(
                 Product(trained, product.tokenizer), ctx, objective, self, keep_last=True
             )
-        expected = float(objective.expected_size().detach()) / sum(gated.dense.values())
-        fold(model, trained, gated.gates, gated.kept(self.keep))
+        expected = float(objective.expected_size().detach()) / gated.room
+        fold(model, trained, gated.gates, gated.kept())
         # No step was chosen: the last is what the size needs.
         trained_facts = {k: v for k, v in done.facts.items() if k != "selection_score"}
         facts = {
@@ -170,7 +175,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
                 part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
                 for part in LINEARS
             },
-            "expected_keep": expected,
+            "expected_keep": self.keep * expected,
         }
         return Product(model, product.tokenizer, (), facts)
 

@@ -14,6 +14,7 @@ speed-up, since every layer is still computed. Not where speed is wanted: then `
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -30,9 +31,9 @@ from bertcompress.engines.average import (
     put_weights,
     take_weights,
 )
-from bertcompress.engines.importance import model_inputs
+from bertcompress.engines.importance import text_inputs
 from bertcompress.method import Context, Method
-from bertcompress.shapes import ShapeError, Sharing, albert_groups, anatomy, apply_edit
+from bertcompress.shapes import PARTS, ShapeError, Sharing, albert_groups, anatomy, apply_edit
 
 __all__ = ["ShareLayers", "choose_owners", "share_layers"]
 
@@ -102,10 +103,18 @@ def share_layers(
 
 def _edit(model: nn.Module, scope: Scope, groups: int) -> tuple[Sharing, list[int]]:
     """Return the edit and the owner of each layer; raises ShapeError where it cannot be."""
-    owners = choose_owners(len(anatomy(model).layers), groups)
+    view = anatomy(model)
+    owners = choose_owners(len(view.layers), groups)
+    for part in (PARTS[half][0] for half in HALVES[scope]):
+        for layer, other in enumerate(view.owners(part)):
+            if owners[layer] != owners[other]:
+                raise ShapeError(
+                    f"share_layers: layers {other} and {layer} share weights already, and {groups} "
+                    f"groups would part them; the sets in use are {sorted(set(view.owners(part)))}"
+                )
     whole = list(range(len(owners)))
     edit = Sharing(owners if scope != "ffn" else whole, owners if scope != "attention" else whole)
-    edit.check(anatomy(model))
+    edit.check(view)
     return edit, owners
 
 
@@ -126,24 +135,30 @@ def _start_from_best(
     Group by group from the bottom, all of its layers at once, the groups above still as they were;
     what is compared is the last hidden state with the original's.
     """
-    inputs = [model_inputs(model, batch) for batch in batches]
-    original = copy.deepcopy(model).eval()
-    goals = [_last_state(original, each) for each in inputs]
-    was_training = model.training
-    model.eval()
+    inputs = [text_inputs(model, batch) for batch in batches]
+    trial = copy.deepcopy(model).eval()
+    goals = [_last_state(trial, each) for each in inputs]
+    starts: dict[int, Weights] = {}
     for owner in sorted(set(owners)):
         members = [i for i, each in enumerate(owners) if each == owner]
-        tried = [take_weights(original, layer, halves) for layer in members]
-        tried += [_start(original, members, halves, init) for init in MEANS]
+        tried = [take_weights(model, layer, halves) for layer in members]
+        tried += [_start(model, members, halves, init) for init in MEANS]
         losses = []
         for weights in tried:
-            for layer in members:
-                put_weights(model, layer, weights)
-            losses.append(_change(model, inputs, goals))
-        best = tried[losses.index(min(losses))]
-        for layer in members:
-            put_weights(model, layer, best)
-    model.train(was_training)
+            _give(trial, members, weights)
+            losses.append(_change(trial, inputs, goals))
+        least = min(losses)
+        if math.isinf(least):
+            raise ValueError("share_layers: hidden states on the batches are not finite")
+        starts[owner] = tried[losses.index(least)]
+        _give(trial, members, starts[owner])
+    for owner, weights in starts.items():
+        _give(model, [i for i, each in enumerate(owners) if each == owner], weights)
+
+
+def _give(model: nn.Module, layers: Sequence[int], weights: Weights) -> None:
+    for layer in layers:
+        put_weights(model, layer, weights)
 
 
 @torch.no_grad()
@@ -153,13 +168,15 @@ def _last_state(model: nn.Module, inputs: Batch) -> Tensor:
 
 
 def _change(model: nn.Module, inputs: Sequence[Batch], goals: Sequence[Tensor]) -> float:
-    """Return the mean squared change of the last hidden state over real tokens."""
+    """Return the mean squared change of the last hidden state over real tokens, or infinity."""
     total, count = 0.0, 0
     for each, goal in zip(inputs, goals, strict=True):
         tokens = each["attention_mask"].bool()
-        total += float((_last_state(model, each) - goal)[tokens].pow(2).sum())
+        # Half precision would overflow in the sum, or not tell the candidates apart.
+        change = _last_state(model, each).float() - goal.float()
+        total += float(change[tokens].pow(2).sum())
         count += int(tokens.sum())
-    return total / max(count, 1)
+    return total / max(count, 1) if math.isfinite(total) else math.inf
 
 
 class ShareLayers(Method):

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
+from tests_support import VOCABULARY, thin, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.artefact import rung
@@ -14,7 +14,7 @@ from bertcompress.methods.factorization.factorize_embedding import (
     factorize_embedding,
     token_counts,
 )
-from bertcompress.shapes import Embedding, ShapeError, anatomy, apply_edit
+from bertcompress.shapes import Embedding, ShapeError, anatomy
 
 
 def embedded(model, ids):
@@ -35,7 +35,7 @@ def test_full_size_is_the_same_model():
     model = tiny_model().eval()
     ids = torch.randint(5, 25, (2, 7))
     before = embedded(model, ids)
-    apply_edit(model, Embedding(16, start="svd"))
+    thin(model, Embedding(16))
     torch.testing.assert_close(embedded(model, ids), before, atol=1e-5, rtol=1e-5)
 
 
@@ -55,7 +55,7 @@ def test_the_albert_form_is_fitted_and_loads_as_albert(tmp_path):
     ids = torch.randint(5, 25, (8, 7), generator=torch.Generator().manual_seed(0))
     goal = embedded(model, ids)
     fitted = factorize_embedding(copy.deepcopy(model), 10, "all")
-    plain = apply_edit(copy.deepcopy(model), Embedding(10, "all", "svd"))
+    plain = thin(copy.deepcopy(model), Embedding(10, "all"))
     errors = [float((embedded(m, ids) - goal).pow(2).mean()) for m in (fitted, plain)]
     assert errors[0] < 0.75 * errors[1]
     assert errors[0] < 0.3 * float(goal.pow(2).mean())
@@ -82,8 +82,8 @@ def test_after_trimming_and_before():
     one, two = tiny_model().eval(), tiny_model().eval()
     bc.trim_vocabulary(one, tokenizer, texts, reserve=0)
     # Fewer tokens than features are left.
-    apply_edit(one, Embedding(one.config.vocab_size, start="svd"))
-    apply_edit(two, Embedding(16, start="svd"))
+    thin(one, Embedding(one.config.vocab_size))
+    thin(two, Embedding(16))
     smaller = bc.trim_vocabulary(two, tokenizer, texts, reserve=0)
     batch = smaller(texts, padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
@@ -110,11 +110,54 @@ def test_a_size_that_saves_nothing_is_refused_and_the_next_saves(family, tables)
     most = int(str(raised.value).split(" saves")[0].split()[-1])
     with pytest.raises(ShapeError):
         factorize_embedding(tiny_model(family), most + 1, tables)
-    assert sum(p.numel() for p in factorize_embedding(model, most, "word").parameters()) < before
+    assert sum(p.numel() for p in factorize_embedding(model, most, tables).parameters()) < before
+
+
+def test_what_cannot_be_leaves_the_model_as_it_was():
+    model = tiny_model()
+    before = copy.deepcopy(model.state_dict())
+    other = {"input_ids": torch.full((2, 5), len(VOCABULARY) + 3)}
+    with pytest.raises(ValueError, match="the batches have token"):
+        factorize_embedding(model, 8, "all", batches=[other])
+    with pytest.raises(ShapeError, match="one feature"):
+        factorize_embedding(model, 1, "all")
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_batches_come_as_they_may():
+    """Without a mask, or once only, as from a generator."""
+    ids = batches_of(1)[0]["input_ids"]
+    made = [
+        factorize_embedding(tiny_model(), 8, "all", batches=given)
+        for given in (
+            [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}],
+            [{"input_ids": ids}],
+            ({"input_ids": each} for each in [ids]),
+        )
+    ]
+    first = embedded(made[0], ids)
+    assert first.abs().max() > 0.1
+    for other in made[1:]:
+        assert torch.equal(embedded(other, ids), first)
+
+
+@pytest.mark.parametrize("head", ["ForPreTraining", "LMHeadModel", "ForMaskedLM"])
+def test_a_table_that_is_a_decoder_too_stays(head):
+    with pytest.raises(ShapeError, match="masked-LM head"):
+        factorize_embedding(tiny_model("bert", head), 8)
+
+
+def test_frozen_tables_stay_frozen():
+    model = tiny_model()
+    anatomy(model).base.get_submodule("embeddings").requires_grad_(False)
+    factorize_embedding(model, 8, "all")
+    embeddings = anatomy(model).base.get_submodule("embeddings")
+    assert not any(p.requires_grad for p in embeddings.parameters())
 
 
 def test_trimming_below_the_size_loads_again(tmp_path):
-    model = apply_edit(tiny_model().eval(), Embedding(16, start="svd"))
+    model = thin(tiny_model().eval(), Embedding(16))
     tokenizer = bc.trim_vocabulary(model, tiny_tokenizer(), ["the cat sleeps ."], reserve=0)
     bc.save(model, tmp_path / "model", tokenizer)
     again = bc.load(tmp_path / "model").model.get_input_embeddings()

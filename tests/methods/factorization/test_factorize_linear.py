@@ -10,7 +10,7 @@ from tests_support import linear_parameters, tiny_model
 
 import bertcompress as bc
 from bertcompress.methods.factorization.factorize_linear import factorize_linear
-from bertcompress.shapes import LowRank, ShapeError
+from bertcompress.shapes import LowRank, LowRanks, ShapeError, apply_edit
 
 
 def batches(count=6, seed=0):
@@ -65,6 +65,32 @@ def test_refusals():
     for metric in ("svd", "activation"):
         with pytest.raises(ShapeError, match="factorised already"):
             factorize_linear(thin, batches(1), 0.5, metric=metric)
+
+
+def test_what_is_thin_already_counts():
+    """A share of the layers' linears as they are dense, whatever was done to some before."""
+    model = tiny_model(hidden_size=32, intermediate_size=64)
+    full = linear_parameters(model)
+    for keep in (0.7, 0.5):
+        factorize_linear(model, batches(), keep)
+        assert 0.9 * keep * full < linear_parameters(model) <= keep * full
+    thick = apply_edit(tiny_model(), LowRanks({"ffn_in": [9, 9, 9]}))
+    with pytest.raises(ShapeError, match="with what is factorised already"):
+        factorize_linear(thick, batches(), 0.2)
+
+
+@pytest.mark.parametrize("keep", [0.0, -1, 70])
+def test_no_share(keep):
+    with pytest.raises(ShapeError, match="above 0 and up to 1"):
+        factorize_linear(tiny_model(), batches(1), keep)
+
+
+def test_the_method_refuses_before_anything_is_computed():
+    with torch.device("meta"):
+        shape = tiny_model()
+    for method in (bc.FactorizeLinear(keep=0.01), bc.Flop(keep=0.01)):
+        with pytest.raises(ShapeError, match="rank 1 everywhere"):
+            method.check(shape)
 
 
 @pytest.mark.parametrize("head", ["ForQuestionAnswering", "ForTokenClassification", "Model"])

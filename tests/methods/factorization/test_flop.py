@@ -15,11 +15,11 @@ import bertcompress as bc
 from bertcompress.artefact import Product
 from bertcompress.data import collator
 from bertcompress.engines.components import fold, gates_in, split
-from bertcompress.engines.spectra import components, dense_linears
+from bertcompress.engines.spectra import components, dense_linears, room_for
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.method import Context
 from bertcompress.methods.factorization.flop import Flop, flop
-from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
+from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
 QUICK = {"epochs": 4, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32"}
 
@@ -72,7 +72,7 @@ def test_leading_components_change_the_outputs_least():
 def test_the_split_changes_nothing_and_neither_do_open_gates():
     model = model_of()
     before = logits(model)
-    gated = split(model, [batch_of()])
+    gated = split(model, 1e9, [batch_of()])
     torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-4)
     with gates_in(model, gated.gates):
         torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-4)
@@ -86,7 +86,7 @@ def test_the_split_changes_nothing_and_neither_do_open_gates():
 def test_folding_is_what_the_gates_computed(keep):
     model = model_of()
     trained = copy.deepcopy(model)
-    gated = split(trained, [batch_of()])
+    gated = split(trained, room_for(model, keep), [batch_of()])
     generator = torch.Generator().manual_seed(3)
     for place, gate in gated.gates.items():
         # Query and key far more open than the rest: some matrices end as they were, dense.
@@ -94,7 +94,7 @@ def test_folding_is_what_the_gates_computed(keep):
         gate.log_alpha.data = torch.randn(len(gate.log_alpha), generator=generator) + lift
     for parameter in trained.parameters():  # trained: biases, norms and the head moved as well
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
-    kept = gated.kept(keep)
+    kept = gated.kept()
     for place, gate in gated.gates.items():
         closed = set(range(len(gate.log_alpha))) - set(kept[place])
         gate.log_alpha.data[list(closed)] = -9
@@ -112,8 +112,8 @@ def test_folding_is_what_the_gates_computed(keep):
 def test_aiming_opens_what_an_svd_of_the_size_would_keep(keep):
     model = model_of()
     dense = linear_parameters(model)
-    gated = split(model, [batch_of()])
-    gated.aim(keep)
+    gated = split(model, room_for(model, keep), [batch_of()])
+    gated.aim()
     open_ = {p: set(g.kept()) for p, g in gated.gates.items()}
     size = sum(len(units) * gated.prices[p] for p, units in open_.items())
     assert 0.9 * keep * dense < size < 1.6 * keep * dense  # those on the edge are half open
@@ -200,6 +200,21 @@ def test_saved_and_loaded(data, tmp_path):
     model = flop(model_of(), loader_of(data, None), 0.5, rows=32, **QUICK)
     bc.save(model, tmp_path / "model", tiny_tokenizer())
     assert torch.equal(logits(bc.load(tmp_path / "model").model.eval()), logits(model))
+
+
+def test_a_model_in_half_precision_stays_so(data):
+    model = flop(model_of().to(torch.bfloat16), loader_of(data, None), 0.6, rows=32, **QUICK)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert any(isinstance(m, LowRank) for m in model.modules())
+    assert torch.isfinite(logits(model)).all()
+
+
+def test_what_is_thin_already_counts(data):
+    model = model_of()
+    full = linear_parameters(model)
+    apply_edit(model, LowRanks({"query": [2] * 3, "ffn_in": [0, 3, 0]}))
+    flop(model, loader_of(data, None), 0.5, rows=32, **QUICK)
+    assert 0.48 * full < linear_parameters(model) <= 0.5 * full
 
 
 def test_what_cannot_be(data):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
-from tests_support import tiny_model
+from tests_support import tiny_inputs, tiny_model
 
 from bertcompress.methods.sharing.share_layers import (
     ShareLayers,
@@ -135,6 +136,49 @@ def test_without_a_start_it_is_the_best_where_there_is_something_to_judge_by():
 def test_a_model_in_half_precision_stays_so(init):
     model = share_layers(tiny_model().to(torch.bfloat16), init=init, batches=ragged())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_chooses_as_full_precision_does(dtype):
+    """At states so large that their squares are beyond fp16."""
+    model, data = tiny_model(), ragged()
+    norm = anatomy(model).layers[-1].get("ffn_norm")
+    with torch.no_grad():
+        norm.weight.fill_(200.0)
+    half = copy.deepcopy(model).to(dtype)
+    for each in (model, half):
+        share_layers(each, init="best", batches=data)
+    for name, value in anatomy(model).layers[0].module.state_dict().items():
+        given = anatomy(half).layers[0].module.state_dict()[name].float()
+        torch.testing.assert_close(given, value, rtol=0.02, atol=0.02)
+
+
+def test_states_that_are_not_finite_are_refused_and_nothing_is_changed():
+    model = tiny_model()
+    with torch.no_grad():
+        anatomy(model).layers[-1].get("ffn_norm").weight.fill_(math.inf)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="not finite"):
+        share_layers(model, batches=ragged())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 3), (4, 5), (2, 4)])
+def test_groups_that_would_part_what_is_shared_are_refused(first, second):
+    model = share_layers(tiny_model(num_hidden_layers=6), groups=first)
+    with pytest.raises(ShapeError, match="share weights already"):
+        share_layers(model, groups=second)
+    share_layers(model, groups=1)
+    assert anatomy(model).owners("query") == [0] * 6
+
+
+def test_the_choices_of_a_row_are_texts():
+    model = tiny_model(head="ForMultipleChoice")
+    whole = tiny_inputs("ForMultipleChoice")
+    flat = {name: values.flatten(0, 1) for name, values in whole.items()}
+    shared = [share_layers(copy.deepcopy(model), batches=[given]) for given in (whole, flat)]
+    one, two = (anatomy(each).layers[0].module.state_dict() for each in shared)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_equal_layers_stay_what_they_are():
