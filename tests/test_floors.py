@@ -44,6 +44,7 @@ ROOMS = [
         "engines.fakequant engines.guard",
     ],
     ["engines.teachers engines.objectives engines.kprune engines.spectra"],
+    ["engines.linears"],
     ["engines.importance"],
     ["engines.average engines.gates engines.masks engines.reconstruct engines.search"],
     ["engines.vocabulary"],

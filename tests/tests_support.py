@@ -96,6 +96,20 @@ def tiny_inputs(head: str = "ForSequenceClassification", rows: int = 3) -> dict[
     return batch
 
 
+def random_batches(
+    count: int = 3, rows: int = 6, length: int = 8, *, padded: int = 0, seed: int = 0
+) -> list[dict[str, torch.Tensor]]:
+    """Return batches of random tokens; the second row ends in `padded` tokens of padding."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        ids = torch.randint(5, 25, (rows, length), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[1, length - padded :] = 0
+        made.append({"input_ids": ids, "attention_mask": mask})
+    return made
+
+
 @torch.no_grad()
 def answer(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return what a model computes, all its outputs side by side."""

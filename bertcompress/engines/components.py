@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from bertcompress.engines.gates import HardConcrete, gate_inputs, keep_within
-from bertcompress.engines.spectra import (
+from bertcompress.engines.linears import (
     LinearStatistics,
     Place,
-    components,
     dense_linears,
     linear_statistics,
 )
+from bertcompress.engines.spectra import components
 from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
 __all__ = ["Gated", "fold", "gates_in", "put_factors", "split"]

@@ -8,158 +8,19 @@ Rows may be weighted by their Fisher information instead (Hsu et al. 2022, FWSVD
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bertcompress.bars import bar
-from bertcompress.engines.importance import (
-    class_logits,
-    frozen,
-    head_problem,
-    model_inputs,
-    sampled_loss,
-)
-from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
+from bertcompress.engines.linears import LinearStatistics, Place
 
-__all__ = [
-    "LinearStatistics",
-    "Metric",
-    "Place",
-    "Spectrum",
-    "choose_ranks",
-    "components",
-    "dense_linears",
-    "factors",
-    "linear_statistics",
-    "room_for",
-    "spectrum",
-]
-
-Place = tuple[str, int]
-"""Name of the linear in the anatomy table, and the layer that owns it."""
-_Record = dict[Place, list[Tensor]]
-
+__all__ = ["Metric", "Spectrum", "choose_ranks", "components", "factors", "spectrum"]
 
 Metric = Literal["activation", "fisher", "svd"]
 """In which factors are the best of a rank: what changes outputs least, important rows, weights."""
-
-
-@dataclass
-class LinearStatistics:
-    """What one linear met on the calibration rows. Means are over tokens and applications."""
-
-    inputs: Tensor
-    """Mean of x x'. Shape: (in, in)."""
-    slope: float
-    """Mean squared gradient of the loss at one output feature of one token."""
-    rows: Tensor
-    """Square root of the Fisher information of each row of the weight, summed over the row's
-    features. The squared gradients are summed token by token: what the tokens of one text have in
-    common (Hsu et al. square the sum over a text) is left out. Shape: (out,)."""
-    times: int = 1
-    """How often one token goes through it: more than once where layers share it."""
-
-
-def linear_statistics(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, seed: int = 0
-) -> dict[Place, LinearStatistics]:
-    """Return what each linear of the layers meets: inputs, and gradients of a sampled loss.
-
-    Answers are drawn from the model's own distribution, so no labels are needed. A linear that
-    several layers share is one, of the first of them. Padding does not count. Raises ModelError for
-    a head that does not classify or score whole texts.
-    """
-    places = dense_linears(model)
-    device = next(model.parameters()).device
-    moments = {
-        place: torch.zeros(linear.in_features, linear.in_features, device=device)
-        for place, linear in places.items()
-    }
-    slopes = dict.fromkeys(places, 0.0)
-    rows = {p: torch.zeros(linear.out_features, device=device) for p, linear in places.items()}
-    met = dict.fromkeys(places, 0)
-    times = dict.fromkeys(places, 1)
-    loss = sampled_loss(head_problem(model), seed)
-    with _judged(model), frozen(model):
-        for batch in bar(batches, "looking at the linears"):
-            inputs = model_inputs(model, batch)
-            mask = inputs["attention_mask"].bool()
-            with _recorded(places) as (seen, made), torch.enable_grad():
-                torch.autograd.backward(loss(batch, class_logits(model, inputs)).sum())
-            for place, pairs in seen.items():
-                times[place] = len(pairs)
-                for x, y in zip(pairs, made[place], strict=True):
-                    met[place] += int(mask.sum())
-                    features = x[mask].float()
-                    moments[place] += features.T @ features
-                    if y.grad is not None:
-                        gradient = y.grad[mask].float()
-                        slopes[place] += float(gradient.pow(2).mean(1).sum())
-                        # Of one token the squared gradient of row i sums to g_i^2 |x|^2.
-                        rows[place] += (gradient.pow(2) * features.pow(2).sum(1, True)).sum(0)
-    return {
-        place: LinearStatistics(
-            moments[place] / met[place],
-            slopes[place] / met[place],
-            rows[place].sqrt(),
-            times[place],
-        )
-        for place in places
-    }
-
-
-@contextlib.contextmanager
-def _judged(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode for a while, with a graph that begins behind its embeddings."""
-    was_training = model.training
-    model.eval()
-    # Without weight gradients the graph has to begin somewhere.
-    embeddings = anatomy(model).base.get_submodule("embeddings")
-    start = embeddings.register_forward_hook(lambda _, __, out: out.requires_grad_())
-    try:
-        yield
-    finally:
-        start.remove()
-        model.train(was_training)
-
-
-def dense_linears(model: nn.Module) -> dict[Place, nn.Linear]:
-    """Return the linears of the layers that are not factorised; a shared one once."""
-    view = anatomy(model)
-    found: dict[Place, nn.Linear] = {}
-    for part in LINEARS:
-        for i, owner in enumerate(view.owners(part)):
-            module = view.layers[i].get(part)
-            if owner == i and isinstance(module, nn.Linear):
-                found[part, i] = module
-    return found
-
-
-@contextlib.contextmanager
-def _recorded(places: Mapping[Place, nn.Linear]) -> Iterator[tuple[_Record, _Record]]:
-    """Keep inputs and outputs of linears while the context lasts, one per application."""
-    seen: _Record = {place: [] for place in places}
-    made: _Record = {place: [] for place in places}
-
-    def hook(place: Place) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[place].append(args[0].detach())
-            output.retain_grad()
-            made[place].append(output)
-
-        return keep
-
-    handles = [linear.register_forward_hook(hook(place)) for place, linear in places.items()]
-    try:
-        yield seen, made
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -198,39 +59,6 @@ def spectrum(
         matrix, cost = matrix * seen.rows.double()[:, None], 1.0 / features
     gains = torch.linalg.svdvals(matrix).pow(2)
     return Spectrum(gains, out + features, out * features, cost)
-
-
-def room_for(model: nn.Module, keep: float) -> float:
-    """Return the parameters that the dense linears may keep, for a share of all the linears.
-
-    The share is of what the linears of the layers take where none is factorised; what is thin
-    already stays as it is and counts. Raises ShapeError for no share, where no linear is dense, and
-    where rank 1 everywhere is more than that.
-    """
-    view = anatomy(model)
-    full = taken = least = 0
-    for part in LINEARS:
-        for i, owner in enumerate(view.owners(part)):
-            linear: Any = view.layers[i].get(part)
-            if owner != i or not isinstance(linear, nn.Linear | LowRank):
-                continue
-            rows, columns = linear.out_features, linear.in_features
-            price, dense = rows + columns, rows * columns
-            full += dense
-            if isinstance(linear, LowRank):
-                taken += linear.rank * price
-            else:
-                least += min(price, dense)
-    if not least:
-        raise ShapeError("no linear of the layers is dense: they are factorised already, or cut")
-    if not 0 < keep <= 1:
-        raise ShapeError(f"keep {keep}: a share is above 0 and up to 1")
-    if least + taken > keep * full:
-        raise ShapeError(
-            f"keep {keep}: rank 1 everywhere is {(least + taken) / full:.3f} already"
-            + (", with what is factorised already" if taken else "")
-        )
-    return keep * full - taken
 
 
 def choose_ranks(spectra: Mapping[Place, Spectrum], room: float) -> dict[Place, int]:

@@ -23,16 +23,13 @@ from torch import Tensor, nn
 from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import put_factors
-from bertcompress.engines.spectra import (
+from bertcompress.engines.linears import (
     LinearStatistics,
-    Metric,
-    choose_ranks,
     dense_linears,
-    factors,
     linear_statistics,
     room_for,
-    spectrum,
 )
+from bertcompress.engines.spectra import Metric, choose_ranks, factors, spectrum
 from bertcompress.method import Context, Method
 from bertcompress.shapes import LINEARS, ShapeError, anatomy
 

@@ -28,7 +28,7 @@ from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import Gated, fold, gates_in, split
 from bertcompress.engines.gates import GatedObjective, SizeController
-from bertcompress.engines.spectra import room_for
+from bertcompress.engines.linears import room_for
 from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
 from bertcompress.shapes import LINEARS, ShapeError, anatomy

@@ -6,26 +6,17 @@ import copy
 
 import pytest
 import torch
-from tests_support import linear_parameters, tiny_model
+from tests_support import linear_parameters, random_batches, tiny_model
 
 import bertcompress as bc
 from bertcompress.methods.factorization.factorize_linear import factorize_linear
 from bertcompress.shapes import LowRank, LowRanks, ShapeError, apply_edit
 
 
-def batches(count=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for _ in range(count):
-        ids = torch.randint(5, 25, (6, 8), generator=generator)
-        made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    return made
-
-
 def change(model, original):
     total = 0.0
     with torch.no_grad():
-        for batch in batches(4, seed=9):
+        for batch in random_batches(4, seed=9):
             total += float((model.eval()(**batch).logits - original(**batch).logits).pow(2).sum())
     return total
 
@@ -35,7 +26,7 @@ def change(model, original):
 def test_the_budget_is_kept_and_nearly_used(metric, keep):
     model = tiny_model(hidden_size=32, intermediate_size=64)
     before = linear_parameters(model)
-    assert factorize_linear(model, batches(), keep, metric=metric) is model
+    assert factorize_linear(model, random_batches(6), keep, metric=metric) is model
     assert 0.9 * keep * before < linear_parameters(model) <= keep * before
     assert any(isinstance(module, LowRank) for module in model.modules())
 
@@ -43,7 +34,7 @@ def test_the_budget_is_kept_and_nearly_used(metric, keep):
 def test_activation_aware_changes_the_answers_less_than_plain_svd():
     original = tiny_model(hidden_size=32, intermediate_size=64).eval()
     aware, plain = (
-        factorize_linear(copy.deepcopy(original), batches(), 0.5, metric=metric)
+        factorize_linear(copy.deepcopy(original), random_batches(6), 0.5, metric=metric)
         for metric in ("activation", "svd")
     )
     assert change(aware, original) < change(plain, original)
@@ -52,19 +43,19 @@ def test_activation_aware_changes_the_answers_less_than_plain_svd():
 def test_keep_one_changes_nothing():
     model = tiny_model().eval()
     original = copy.deepcopy(model)
-    factorize_linear(model, batches(), 1.0)
+    factorize_linear(model, random_batches(6), 1.0)
     assert change(model, original) < 1e-8
 
 
 def test_refusals():
     with pytest.raises(ShapeError, match="rank 1 everywhere"):
-        factorize_linear(tiny_model(), batches(1), 0.01)
+        factorize_linear(tiny_model(), random_batches(1), 0.01)
     with pytest.raises(ValueError, match="needs batches"):
         factorize_linear(tiny_model())
     thin = factorize_linear(tiny_model(), keep=0.2, metric="svd")
     for metric in ("svd", "activation"):
         with pytest.raises(ShapeError, match="factorised already"):
-            factorize_linear(thin, batches(1), 0.5, metric=metric)
+            factorize_linear(thin, random_batches(1), 0.5, metric=metric)
 
 
 def test_what_is_thin_already_counts():
@@ -72,17 +63,17 @@ def test_what_is_thin_already_counts():
     model = tiny_model(hidden_size=32, intermediate_size=64)
     full = linear_parameters(model)
     for keep in (0.7, 0.5):
-        factorize_linear(model, batches(), keep)
+        factorize_linear(model, random_batches(6), keep)
         assert 0.9 * keep * full < linear_parameters(model) <= keep * full
     thick = apply_edit(tiny_model(), LowRanks({"ffn_in": [9, 9, 9]}))
     with pytest.raises(ShapeError, match="with what is factorised already"):
-        factorize_linear(thick, batches(), 0.2)
+        factorize_linear(thick, random_batches(6), 0.2)
 
 
 @pytest.mark.parametrize("keep", [0.0, -1, 70])
 def test_no_share(keep):
     with pytest.raises(ShapeError, match="above 0 and up to 1"):
-        factorize_linear(tiny_model(), batches(1), keep)
+        factorize_linear(tiny_model(), random_batches(1), keep)
 
 
 def test_the_method_refuses_before_anything_is_computed():
@@ -97,7 +88,7 @@ def test_the_method_refuses_before_anything_is_computed():
 def test_svd_asks_nothing_of_the_head(head):
     model = tiny_model(head=head)
     before = linear_parameters(model)
-    factorize_linear(model, batches(1), 0.5, metric="svd")
+    factorize_linear(model, random_batches(1), 0.5, metric="svd")
     assert linear_parameters(model) <= 0.5 * before
 
 
@@ -105,7 +96,7 @@ def test_svd_asks_nothing_of_the_head(head):
 def test_a_model_in_half_precision_stays_so(metric):
     model = tiny_model(hidden_size=32, intermediate_size=64).to(torch.bfloat16)
     before = linear_parameters(model)
-    factorize_linear(model, batches(), 0.5, metric=metric)
+    factorize_linear(model, random_batches(6), 0.5, metric=metric)
     assert linear_parameters(model) <= 0.5 * before
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
@@ -119,14 +110,14 @@ def test_the_whole_path_with_other_methods(tmp_path):
     from bertcompress.runtimes import onnxruntime, open_predictor
 
     model = tiny_model(hidden_size=32, intermediate_size=64)
-    bc.prune_structured(model, batches(2), 0.6)
-    factorize_linear(model, batches(2), 0.7)
-    bc.prune_structured(model, batches(2), 0.6)
-    bc.prune_structured(model, batches(2), 0.8, scores="kprune")
+    bc.prune_structured(model, random_batches(2), 0.6)
+    factorize_linear(model, random_batches(2), 0.7)
+    bc.prune_structured(model, random_batches(2), 0.6)
+    bc.prune_structured(model, random_batches(2), 0.8, scores="kprune")
     tokenizer = tiny_tokenizer()
     bc.save(model, tmp_path / "m", tokenizer)
     again = bc.load(tmp_path / "m").model
-    batch = batches(1)[0]
+    batch = random_batches(1)[0]
     with torch.no_grad():
         expected = model.eval()(**batch).logits
         assert torch.equal(again(**batch).logits, expected)

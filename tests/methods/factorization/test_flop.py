@@ -15,7 +15,8 @@ import bertcompress as bc
 from bertcompress.artefact import Product
 from bertcompress.data import collator
 from bertcompress.engines.components import fold, gates_in, split
-from bertcompress.engines.spectra import components, dense_linears, room_for
+from bertcompress.engines.linears import dense_linears, room_for
+from bertcompress.engines.spectra import components
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.method import Context
 from bertcompress.methods.factorization.flop import Flop, flop

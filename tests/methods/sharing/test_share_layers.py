@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tests_support import tiny_inputs, tiny_model
+from tests_support import random_batches, tiny_inputs, tiny_model
 
 from bertcompress.methods.sharing.share_layers import (
     ShareLayers,
@@ -15,15 +15,6 @@ from bertcompress.methods.sharing.share_layers import (
     share_layers,
 )
 from bertcompress.shapes import ShapeError, anatomy
-
-
-def batches(count=2):
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for _ in range(count):
-        ids = torch.randint(5, 25, (6, 8), generator=generator)
-        made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    return made
 
 
 @pytest.mark.parametrize(
@@ -82,7 +73,7 @@ def moved(model, original, data):
 
 
 def ragged(seed=0):
-    (batch,) = batches(1)
+    (batch,) = random_batches(1)
     mask = batch["attention_mask"].clone()
     for row, length in enumerate((8, 3, 5, 2, 8, 1)):
         mask[row, length:] = 0
@@ -186,7 +177,7 @@ def test_equal_layers_stay_what_they_are():
     layers = anatomy(model).layers
     for layer in layers[1:]:
         layer.module.load_state_dict(layers[0].module.state_dict())
-    data = batches(1)[0]
+    data = random_batches(1)[0]
     with torch.no_grad():
         before = model(**data).logits
         for init in ("first", "last", "mean", "aligned", "best"):
