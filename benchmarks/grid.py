@@ -57,6 +57,8 @@ STEPS: dict[str, list[Any]] = {
     "lowrank-50": [{"factorize_linear": {"keep": 0.5}}, TWO],
     "lowrank-20": [{"factorize_linear": {"keep": 0.2}}, "distill"],
     "flop-20": [{"flop": {"keep": 0.2, "epochs": 2}}, TWO],
+    "lowrank-10": [{"factorize_linear": {"keep": 0.1}}, "distill"],
+    "flop-10": [{"flop": {"keep": 0.1, "epochs": 2}}, TWO],
     # Few bits; the control of q8bert is fp32 trained on for the same steps.
     "q8bert": ["q8bert"],
     "q8bert-fp32": [{"finetune": {"epochs": 2, "learning_rate": 2e-5, "patience": None}}],
