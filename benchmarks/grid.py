@@ -48,6 +48,8 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "albert-small": ("albert-small", ("measure.controls=false",)),
 }
 TWO: dict[str, Any] = {"distill": {"epochs": 2}}
+ALONE = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+"""Weights of a control: the same training without a teacher."""
 STEPS: dict[str, list[Any]] = {
     # Sharing and factorisation, each with the training that its goal names.
     "thin-table": ["trim_vocabulary", {"factorize_embedding": {"size": 128}}, TWO],
@@ -59,6 +61,16 @@ STEPS: dict[str, list[Any]] = {
     "flop-20": [{"flop": {"keep": 0.2, "epochs": 2}}, TWO],
     "lowrank-10": [{"factorize_linear": {"keep": 0.1}}, "distill"],
     "flop-10": [{"flop": {"keep": 0.1, "epochs": 2}}, TWO],
+    "thin-table-alone": [
+        "trim_vocabulary",
+        {"factorize_embedding": {"size": 128}},
+        {"distill": {"epochs": 2, **ALONE}},
+    ],
+    "groups-3-alone": [{"share_layers": {"groups": 3}}, {"distill": ALONE}],
+    "lowrank-50-alone": [
+        {"factorize_linear": {"keep": 0.5}},
+        {"distill": {"epochs": 2, **ALONE}},
+    ],
     # Few bits; the control of q8bert is fp32 trained on for the same steps.
     "q8bert": ["q8bert"],
     "q8bert-fp32": [{"finetune": {"epochs": 2, "learning_rate": 2e-5, "patience": None}}],
