@@ -85,6 +85,16 @@ class HardConcrete(nn.Module):
         """Return P(z > 0) of each gate (equation 12). Shape: (U,)."""
         return torch.sigmoid(self.log_alpha - self._shift)
 
+    def counted(self) -> Tensor:
+        """Return by how much each gate counts: P(z > 0), 0 and 1 at the ends of its range.
+
+        As closed as `constrain` lets it be, a gate has P(z > 0) = 0.05. Thousands of those are more
+        than a small size has room for, and would close what is to stay. Shape: (U,).
+        """
+        ends = self.log_alpha.new_tensor([-_FARTHEST, _FARTHEST]) - self._shift
+        least, most = torch.sigmoid(ends)
+        return (self.expected_open() - least) / (most - least)
+
     def kept(self, count: int | None = None) -> list[int]:
         """Return the units that stay, ascending: the `count` most open, or all not closed."""
         if count is None:
@@ -95,8 +105,8 @@ class HardConcrete(nn.Module):
     def constrain(self) -> None:
         """Keep `log_alpha` within +-log(100), in place: a gate beyond learns nothing any more.
 
-        The authors' code does the same after each step. A gate at the lower end counts as about
-        0.05 open, so an expected size held to its target leaves somewhat fewer open in evaluation.
+        The authors' code does the same after each step. A gate at the lower end is still open in
+        one of twenty draws: see `counted`.
         """
         with torch.no_grad():
             self.log_alpha.clamp_(-_FARTHEST, _FARTHEST)
@@ -131,8 +141,11 @@ def gate_inputs(module: nn.Module, gate: HardConcrete, size: int = 1) -> Removab
 
 
 def expected_size(gates: Sequence[HardConcrete], costs: Sequence[float]) -> Tensor:
-    """Return the expected size of all open units; `costs[i]` is that of one unit of `gates[i]`."""
-    sizes = [cost * gate.expected_open().sum() for gate, cost in zip(gates, costs, strict=True)]
+    """Return the size of all units by how open they are; `costs[i]` is of one unit of `gates[i]`.
+
+    In expectation, but for what closed gates cannot help: see `HardConcrete.counted`.
+    """
+    sizes = [cost * gate.counted().sum() for gate, cost in zip(gates, costs, strict=True)]
     return torch.stack(sizes).sum()
 
 

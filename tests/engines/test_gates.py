@@ -134,12 +134,19 @@ def test_units_that_stay():
 
 
 def test_expected_size_is_the_mean_of_counted_sizes():
+    """Less what gates at the closed end cannot help: they count nothing, those at the other one."""
     torch.manual_seed(0)
     gates, costs = [gate_at(-1.0, 2.0, 0.0), gate_at(0.5)], [7.0, 3.0]
-    counted = 0.0
+    ends = gate_at(-99.0, 99.0)
+    ends.constrain()
+    counted, least, most = 0.0, 0.0, 0.0
     for _ in range(4_000):
         counted += sum(c * int((g.sample() > 0).sum()) for g, c in zip(gates, costs, strict=True))
-    assert expected_size(gates, costs).item() == pytest.approx(counted / 4_000, rel=0.02)
+        low, high = (ends.sample() > 0).tolist()
+        least, most = least + low / 4_000, most + high / 4_000
+    mean = (counted / 4_000 - least * 24.0) / (most - least)
+    assert expected_size(gates, costs).item() == pytest.approx(mean, rel=0.02)
+    torch.testing.assert_close(ends.counted().detach(), torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match="zip"):
         expected_size(gates, [1.0])
 
@@ -258,19 +265,19 @@ class Problem:
             self.objective.on_step_end(step + 1)
 
 
-@pytest.mark.parametrize("keep", [48, 16])
+@pytest.mark.parametrize("keep", [48, 16, 3])
 def test_the_controller_reaches_its_size_and_keeps_what_matters(keep):
     problem = Problem(3.0 * keep)
     problem.train(range(1500), 1500)
     objective = problem.objective
-    assert objective.expected_size().item() == pytest.approx(3.0 * keep, rel=0.01)
+    assert objective.expected_size().item() == pytest.approx(3.0 * keep, rel=0.01, abs=1.0)
     gate = objective.gates[0]
-    assert abs(len(gate.kept()) - keep) <= 0.05 * 64
+    assert abs(len(gate.kept()) - keep) <= 1
     (kept,) = keep_within([gate], [3.0], 3.0 * keep)
     assert len(kept) == keep == len(gate.kept(keep))
     # Neighbours in worth may change places.
     worth = objective.inner.truth**2
-    assert worth[kept].sum() >= 0.97 * worth[:keep].sum()
+    assert worth[kept].sum() >= 0.94 * worth[:keep].sum()
 
 
 def test_a_resumed_training_ends_where_the_whole_one_does():
