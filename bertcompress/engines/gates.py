@@ -92,7 +92,7 @@ class HardConcrete(nn.Module):
         than a small size has room for, and would close what is to stay. Shape: (U,).
         """
         ends = self.log_alpha.new_tensor([-_FARTHEST, _FARTHEST]) - self._shift
-        least, most = torch.sigmoid(ends)
+        least, most = torch.sigmoid(ends).tolist()
         return (self.expected_open() - least) / (most - least)
 
     def kept(self, count: int | None = None) -> list[int]:
