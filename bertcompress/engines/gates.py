@@ -92,8 +92,9 @@ class HardConcrete(nn.Module):
         than a small size has room for, and would close what is to stay. Shape: (U,).
         """
         ends = self.log_alpha.new_tensor([-_FARTHEST, _FARTHEST]) - self._shift
-        least, most = torch.sigmoid(ends).tolist()
-        return (self.expected_open() - least) / (most - least)
+        least, most = torch.sigmoid(ends)
+        counted: Tensor = (self.expected_open() - least) / (most - least)
+        return counted
 
     def kept(self, count: int | None = None) -> list[int]:
         """Return the units that stay, ascending: the `count` most open, or all not closed."""
