@@ -8,9 +8,9 @@ those that an SVD would keep, or, with `anneal`, from all of them, so that step 
 
 Costs the named epochs of training at full rank, up to twice the arithmetic of a plain step. Follow
 it with `distill`: what closed last has not been recovered from. Fewer multiply-accumulates on every
-device, but two thin matrices run at a lower share of the peak speed than one. Try
-`factorize_linear` first: it decides in seconds, and where both were measured (docs/albert.md) what
-training chose was no better than that with the same steps of `distill`.
+device, but two thin matrices run at a lower share of the peak speed than one. Not before
+`factorize_linear` was tried: it decides in seconds, and where both were measured (docs/albert.md)
+what training chose was no better than that with the same steps of `distill`.
 """
 
 from __future__ import annotations
