@@ -251,11 +251,14 @@ def bench(
         revision=revision,
         say=_say,
     )
+    # Paths are longer than a column is wide.
+    numbers = {name: str(i) for i, name in enumerate(dict.fromkeys(row.model for row in rows), 1)}
+    for name, number in numbers.items():
+        out.print(f"{number}  {name}", markup=False, highlight=False, soft_wrap=True)
     table = Table("model", "runtime", "batch", "tokens", "ms", "p95 ms", "per s", "vs first")
-    table.columns[0].overflow = "fold"
     for row in rows:
         table.add_row(
-            row.model,
+            numbers[row.model],
             f"{row.runtime} {row.precision}",
             str(row.time.batch),
             str(row.time.length),

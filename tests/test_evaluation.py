@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from report_support import deployment, quantized, sample_report
 from runtime_support import batches, wide_product
 from tests_support import WORDS, tiny_tokenizer
+from typer.testing import CliRunner
 
 import bertcompress as bc
 from bertcompress import evaluation
@@ -155,6 +156,19 @@ def test_beside_others_a_run_is_one(run, timed):
     assert [row.runtime for row in rows] == ["torch", "openvino"]
     assert [row.model for row in rows] == [str(run / "model"), str(run)]
     assert len(said) == 1
+
+
+def test_the_command_names_each_model_once_and_whole(run, timed):
+    """A column of 80 is too narrow for paths: the table has their numbers."""
+    from bertcompress.cli import app
+
+    models = [str(run / "model"), str(run / "onnx" / "model_quantized.onnx")]
+    done = CliRunner().invoke(app, ["bench", *models])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [f"1  {models[0]}", f"2  {models[1]}"]
+    cells = [line.split("│")[1].strip() for line in lines if line.count("│") > 5]
+    assert [cell for cell in cells if cell] == ["1", "2"]
 
 
 def test_wishes_hold_for_every_model(run, timed):
