@@ -153,10 +153,13 @@ def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
 
 
 def commit() -> str:
-    """Return the commit of the code that computes."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    """Return the commit of the code that computes, and whether it was changed since."""
+    git = ["git", "-C", str(Path(__file__).parent.parent)]
+    head = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "bertcompress"], check=False)
+    return head.stdout.strip() + ("" if same.returncode == 0 else "-dirty")
 
 
 def run_grid(arms: list[str], tasks: list[str], seeds: list[int], workers: int, data: str) -> None:
