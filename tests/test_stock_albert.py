@@ -131,7 +131,7 @@ def test_a_decoder_of_its_own_and_a_pooler_that_is_not_there():
     assert albert_obstacle(without) == "it has no pooler.dense"
 
 
-def test_a_part_that_albert_has_not_stands_in_the_way(tmp_path):
+def test_a_part_that_albert_has_not_stands_in_the_way():
     """As relative positions, which 4.57 still has, or whatever a later class may bring."""
     model = tiny_model()
     apply_edit(model, Sharing([0, 0, 0], [0, 0, 0]))

@@ -265,19 +265,30 @@ class Problem:
             self.objective.on_step_end(step + 1)
 
 
-@pytest.mark.parametrize("keep", [48, 16, 3])
+@pytest.mark.parametrize("keep", [48, 16])
 def test_the_controller_reaches_its_size_and_keeps_what_matters(keep):
     problem = Problem(3.0 * keep)
     problem.train(range(1500), 1500)
     objective = problem.objective
-    assert objective.expected_size().item() == pytest.approx(3.0 * keep, rel=0.01, abs=1.0)
+    assert objective.expected_size().item() == pytest.approx(3.0 * keep, rel=0.01)
     gate = objective.gates[0]
     assert abs(len(gate.kept()) - keep) <= 1
     (kept,) = keep_within([gate], [3.0], 3.0 * keep)
     assert len(kept) == keep == len(gate.kept(keep))
     # Neighbours in worth may change places.
     worth = objective.inner.truth**2
-    assert worth[kept].sum() >= 0.94 * worth[:keep].sum()
+    assert worth[kept].sum() >= 0.97 * worth[:keep].sum()
+
+
+def test_a_small_size_is_not_used_up_by_closed_gates():
+    """Of 61 closed gates each is open in one of twenty draws: as many as the three that stay."""
+    problem = Problem(3.0 * 3)
+    problem.train(range(1500), 1500)
+    (gate,) = problem.objective.gates
+    assert abs(len(gate.kept()) - 3) <= 1
+    assert problem.objective.expected_size().item() == pytest.approx(9.0, abs=1.0)
+    worth = problem.objective.inner.truth**2
+    assert worth[gate.kept(3)].sum() >= 0.94 * worth[:3].sum()
 
 
 def test_a_resumed_training_ends_where_the_whole_one_does():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests_support import random_batches, tiny_model
 
+from bertcompress.engines.components import put_factors
 from bertcompress.engines.linears import LinearStatistics, linear_statistics
 from bertcompress.engines.spectra import (
     Spectrum,
@@ -15,7 +16,7 @@ from bertcompress.engines.spectra import (
     factors,
     spectrum,
 )
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import LowRank, anatomy
 
 
 def uneven(count=400, features=12, seed=0):
@@ -66,6 +67,21 @@ def test_plain_factors_are_the_svd_and_full_rank_is_exact():
     for metric in ({}, {"rows": torch.rand(7) + 0.1}, {"inputs": torch.eye(5) * 3}):
         left, right = factors(weight, 5, **metric)
         torch.testing.assert_close(left @ right, weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 15])
+def test_what_is_put_in_a_model_is_off_by_the_tail_of_the_spectrum(rank):
+    model = tiny_model()
+    weight = anatomy(model).layers[1].get("ffn_in").weight.detach().clone()
+    put_factors(model, {("ffn_in", 1): factors(weight, rank)})
+    thin = anatomy(model).layers[1].get("ffn_in")
+    assert isinstance(thin, LowRank)
+    tail = torch.linalg.svdvals(weight)[rank:]
+    error = (thin.weight - weight).pow(2).sum()
+    torch.testing.assert_close(error, tail.pow(2).sum(), atol=1e-5, rtol=1e-4)
+    # Equal scale on both sides.
+    norms = thin.first.weight.norm(dim=1), thin.second.weight.norm(dim=0)
+    torch.testing.assert_close(*norms, atol=1e-5, rtol=1e-4)
 
 
 def test_rows_that_matter_are_kept_best():
