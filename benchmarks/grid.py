@@ -48,8 +48,6 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "albert-small": ("albert-small", ("measure.controls=false",)),
 }
 TWO: dict[str, Any] = {"distill": {"epochs": 2}}
-ALONE = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
-"""Weights of a control: the same training without a teacher."""
 STEPS: dict[str, list[Any]] = {
     # Sharing and factorisation, each with the training that its goal names.
     "thin-table": ["trim_vocabulary", {"factorize_embedding": {"size": 128}}, TWO],
@@ -61,16 +59,6 @@ STEPS: dict[str, list[Any]] = {
     "flop-20": [{"flop": {"keep": 0.2, "epochs": 2}}, TWO],
     "lowrank-10": [{"factorize_linear": {"keep": 0.1}}, "distill"],
     "flop-10": [{"flop": {"keep": 0.1, "epochs": 2}}, TWO],
-    "thin-table-alone": [
-        "trim_vocabulary",
-        {"factorize_embedding": {"size": 128}},
-        {"distill": {"epochs": 2, **ALONE}},
-    ],
-    "groups-3-alone": [{"share_layers": {"groups": 3}}, {"distill": ALONE}],
-    "lowrank-50-alone": [
-        {"factorize_linear": {"keep": 0.5}},
-        {"distill": {"epochs": 2, **ALONE}},
-    ],
     # Few bits; the control of q8bert is fp32 trained on for the same steps.
     "q8bert": ["q8bert"],
     "q8bert-fp32": [{"finetune": {"epochs": 2, "learning_rate": 2e-5, "patience": None}}],
@@ -82,6 +70,8 @@ STEPS: dict[str, list[Any]] = {
     ],
 }
 """Arms that are no shipped recipe: what follows `finetune`, without controls."""
+ALONE = {f"{arm}-alone": arm for arm in ("thin-table", "groups-3", "lowrank-50")}
+"""Controls of some of them: the same, its last training without a teacher."""
 
 
 def recipe_of(arm: str, task: str, seed: int) -> Any:
@@ -89,6 +79,10 @@ def recipe_of(arm: str, task: str, seed: int) -> Any:
     import bertcompress as bc
 
     fields = {"model": MODEL, "task": f"glue/{task}", "seed": seed, **TASKS[task]}
+    if arm in ALONE:
+        whole = recipe_of(ALONE[arm], task, seed)
+        alone = (*whole.methods[:-1], whole.methods[-1].control())
+        return whole.model_copy(update={"methods": alone})
     if arm in STEPS:
         bare = {"latency": False, "controls": False}
         return bc.Recipe.parse({**fields, "methods": ["finetune", *STEPS[arm]], "measure": bare})
@@ -190,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     grid = commands.add_parser("run")
-    grid.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *STEPS])
+    grid.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *STEPS, *ALONE])
     grid.add_argument("--tasks", nargs="+", default=list(JUDGED), choices=TASKS)
     grid.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     grid.add_argument("--workers", type=int, default=2)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from bertcompress.shapes import (
     PARTS,
+    TABLES,
     FactorizedEmbedding,
     LowRank,
     ProjectedDropout,
@@ -31,7 +32,6 @@ from bertcompress.shapes import (
 __all__ = ["HEADS", "albert_obstacle", "shape_obstacle", "to_albert"]
 
 _PARTS = (*PARTS["attention"], *PARTS["ffn"])
-_TABLES = "word_embeddings", "position_embeddings", "token_type_embeddings"
 _BERT_MLM = {
     "predictions.dense": "cls.predictions.transform.dense",
     "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",
@@ -191,7 +191,7 @@ def _placed(model: PreTrainedModel) -> Iterator[nn.Module | Tensor]:
     view = anatomy(model)
     embeddings = view.base.get_submodule("embeddings")
     yield from (layer.get(part) for layer in view.layers for part in _PARTS)
-    for name in (*_TABLES, "LayerNorm"):
+    for name in (*TABLES, "LayerNorm"):
         if hasattr(embeddings, name):
             yield embeddings.get_submodule(name)
     projection = _projection(view.base, embeddings)

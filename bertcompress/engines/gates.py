@@ -91,10 +91,8 @@ class HardConcrete(nn.Module):
         As closed as `constrain` lets it be, a gate has P(z > 0) = 0.05. Thousands of those are more
         than a small size has room for, and would close what is to stay. Shape: (U,).
         """
-        ends = self.log_alpha.new_tensor([-_FARTHEST, _FARTHEST]) - self._shift
-        least, most = torch.sigmoid(ends)
-        counted: Tensor = (self.expected_open() - least) / (most - least)
-        return counted
+        least, most = (1 / (1 + math.exp(self._shift - end)) for end in (-_FARTHEST, _FARTHEST))
+        return (self.expected_open() - least) / (most - least)
 
     def kept(self, count: int | None = None) -> list[int]:
         """Return the units that stay, ascending: the `count` most open, or all not closed."""

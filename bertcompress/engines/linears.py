@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,14 +110,16 @@ def _judged(model: nn.Module) -> Iterator[None]:
 
 def dense_linears(model: nn.Module) -> dict[Place, nn.Linear]:
     """Return the linears of the layers that are not factorised; a shared one once."""
+    return {place: each for place, each in _owned(model) if isinstance(each, nn.Linear)}
+
+
+def _owned(model: nn.Module) -> Iterator[tuple[Place, nn.Module]]:
+    """Yield what stands for each linear of the layers, dense, thin or cut; a shared one once."""
     view = anatomy(model)
-    found: dict[Place, nn.Linear] = {}
     for part in LINEARS:
         for i, owner in enumerate(view.owners(part)):
-            module = view.layers[i].get(part)
-            if owner == i and isinstance(module, nn.Linear):
-                found[part, i] = module
-    return found
+            if owner == i:
+                yield (part, i), view.layers[i].get(part)
 
 
 @contextlib.contextmanager
@@ -143,34 +144,33 @@ def _recorded(places: Mapping[Place, nn.Linear]) -> Iterator[tuple[_Record, _Rec
             handle.remove()
 
 
-def room_for(model: nn.Module, keep: float) -> float:
+def room_for(model: nn.Module, keep: float, method: str) -> float:
     """Return the parameters that the dense linears may keep, for a share of all the linears.
 
     The share is of what the linears of the layers take where none is factorised; what is thin
-    already stays as it is and counts. Raises ShapeError for no share, where no linear is dense, and
-    where rank 1 everywhere is more than that.
+    already stays as it is and counts. Raises ShapeError, in the name of the method, for no share,
+    where no linear is dense, and where rank 1 everywhere is more than that.
     """
-    view = anatomy(model)
     full = taken = least = 0
-    for part in LINEARS:
-        for i, owner in enumerate(view.owners(part)):
-            linear: Any = view.layers[i].get(part)
-            if owner != i or not isinstance(linear, nn.Linear | LowRank):
-                continue
-            rows, columns = linear.out_features, linear.in_features
-            price, dense = rows + columns, rows * columns
-            full += dense
-            if isinstance(linear, LowRank):
-                taken += linear.rank * price
-            else:
-                least += min(price, dense)
+    for _, linear in _owned(model):
+        if not isinstance(linear, nn.Linear | LowRank):
+            continue
+        rows, columns = linear.out_features, linear.in_features
+        price, dense = rows + columns, rows * columns
+        full += dense
+        if isinstance(linear, LowRank):
+            taken += linear.rank * price
+        else:
+            least += min(price, dense)
     if not least:
-        raise ShapeError("no linear of the layers is dense: they are factorised already, or cut")
+        raise ShapeError(
+            f"{method}: no linear of the layers is dense: they are factorised already, or cut"
+        )
     if not 0 < keep <= 1:
-        raise ShapeError(f"keep {keep}: a share is above 0 and up to 1")
+        raise ShapeError(f"{method}: keep {keep}: a share is above 0 and up to 1")
     if least + taken > keep * full:
         raise ShapeError(
-            f"keep {keep}: rank 1 everywhere is {(least + taken) / full:.3f} already"
+            f"{method}: keep {keep}: rank 1 everywhere is {(least + taken) / full:.3f} already"
             + (", with what is factorised already" if taken else "")
         )
     return keep * full - taken

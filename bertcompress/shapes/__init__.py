@@ -10,7 +10,7 @@ from bertcompress.shapes.anatomy import (
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.edits import read_record
 from bertcompress.shapes.lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
-from bertcompress.shapes.lowrank import LINEARS, Embedding, LowRanks
+from bertcompress.shapes.lowrank import LINEARS, TABLES, Embedding, LowRanks
 from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
 from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
 from bertcompress.shapes.sharing import PARTS, Sharing
@@ -20,6 +20,7 @@ __all__ = [
     "FAMILIES",
     "LINEARS",
     "PARTS",
+    "TABLES",
     "Embedding",
     "FactorizedEmbedding",
     "Heads",

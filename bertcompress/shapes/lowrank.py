@@ -21,10 +21,12 @@ from bertcompress.shapes.parts import (
     new_linear,
 )
 
-__all__ = ["LINEARS", "Embedding", "LowRanks"]
+__all__ = ["LINEARS", "TABLES", "Embedding", "LowRanks"]
 
 LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linears of a layer, by their name in the anatomy table."""
+TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+"""The tables of a model's embeddings; not every family has the last."""
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Embedding:
             table = _table(word.table if _factorised(view) else word, self.size)
             embeddings.word_embeddings = FactorizedEmbedding(table, new_linear(word, into, None))
             return
-        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+        for name in TABLES:
             old = getattr(embeddings, name, None)
             if old is not None:
                 setattr(embeddings, name, _table(old, self.size))

@@ -35,6 +35,7 @@ from bertcompress.engines.reconstruct import Moments, solve_projection
 from bertcompress.engines.spectra import factors
 from bertcompress.method import Context, Method
 from bertcompress.shapes import (
+    TABLES,
     Embedding,
     FactorizedEmbedding,
     ShapeError,
@@ -48,7 +49,6 @@ Tables = Literal["word", "all"]
 Batch = Mapping[str, Tensor]
 _ROWS, _LENGTH = 512, 64
 _RIDGE = 1e-6
-_TABLES = "word_embeddings", "position_embeddings", "token_type_embeddings"
 
 
 def token_counts(vocabulary: int, batches: Sequence[Batch]) -> Tensor:
@@ -103,7 +103,7 @@ def factorize_embedding(
         texts = _read(model, [*batches] or [_drawn(before, weight, seed)])
         directions = _directions(before, size, texts)
         new = anatomy(apply_edit(model, edit)).base.get_submodule("embeddings")
-        for name in _TABLES:
+        for name in TABLES:
             old = getattr(before, name, None)
             if old is not None:
                 getattr(new, name).weight.copy_(old.weight.double() @ directions)

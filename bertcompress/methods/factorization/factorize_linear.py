@@ -31,7 +31,7 @@ from bertcompress.engines.linears import (
 )
 from bertcompress.engines.spectra import Metric, choose_ranks, factors, spectrum
 from bertcompress.method import Context, Method
-from bertcompress.shapes import LINEARS, ShapeError, anatomy
+from bertcompress.shapes import LINEARS, anatomy
 
 __all__ = ["FactorizeLinear", "factorize_linear"]
 
@@ -60,7 +60,7 @@ def factorize_linear(
     """
     if metric != "svd" and not batches:
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
-    room = _room(model, keep)
+    room = room_for(model, keep, FactorizeLinear.key)
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
     seen = linear_statistics(model, batches, seed=seed) if metric != "svd" else {}
     spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
@@ -71,13 +71,6 @@ def factorize_linear(
     }
     put_factors(model, made)
     return model
-
-
-def _room(model: nn.Module, keep: float) -> float:
-    try:
-        return room_for(model, keep)
-    except ShapeError as error:
-        raise ShapeError(f"factorize_linear: {error}") from None
 
 
 def _metric(metric: Metric, seen: LinearStatistics | None) -> dict[str, Tensor]:
@@ -108,7 +101,7 @@ class FactorizeLinear(Method):
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
-        _room(model, self.keep)
+        room_for(model, self.keep, self.key)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with thin linears; facts hold the rank of each, 0 where dense."""

@@ -32,7 +32,7 @@ from bertcompress.engines.gates import GatedObjective, SizeController
 from bertcompress.engines.linears import room_for
 from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method, Objective
-from bertcompress.shapes import LINEARS, ShapeError, anatomy
+from bertcompress.shapes import LINEARS, anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Flop", "flop"]
@@ -122,10 +122,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
-        try:
-            room_for(model, self.keep)
-        except ShapeError as error:
-            raise ShapeError(f"flop: {error}") from None
+        room_for(model, self.keep, self.key)
 
     def start(
         self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
@@ -134,9 +131,9 @@ class Flop(Method, TeacherTerms, TrainSettings):
 
         Raises ShapeError for a size that rank 1 everywhere exceeds.
         """
-        self.check(model)
+        room = room_for(model, self.keep, self.key)
         trained = copy.deepcopy(model)
-        gated = split(trained, room_for(model, self.keep), batches, seed=seed)
+        gated = split(trained, room, batches, seed=seed)
         if not self.anneal:
             gated.aim()
         return gated, trained

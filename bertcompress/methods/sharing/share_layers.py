@@ -93,12 +93,23 @@ def share_layers(
     if init == "best":
         if not batches:
             raise ValueError("share_layers: init 'best' needs batches to judge by")
-        _start_from_best(model, owners, HALVES[scope], batches)
+        starts = _best_starts(model, _groups(owners), HALVES[scope], batches)
     else:
-        for owner in sorted(set(owners)):
-            members = [i for i, each in enumerate(owners) if each == owner]
-            put_weights(model, owner, _start(model, members, HALVES[scope], init))
+        starts = {
+            owner: _start(model, members, HALVES[scope], init)
+            for owner, members in _groups(owners).items()
+        }
+    for owner, weights in starts.items():
+        put_weights(model, owner, weights)
     return apply_edit(model, edit)
+
+
+def _groups(owners: Sequence[int]) -> dict[int, list[int]]:
+    """Return the layers of each owner, from the bottom."""
+    return {
+        owner: [i for i, each in enumerate(owners) if each == owner]
+        for owner in sorted(set(owners))
+    }
 
 
 def _edit(model: nn.Module, scope: Scope, groups: int) -> tuple[Sharing, list[int]]:
@@ -127,10 +138,13 @@ def _start(model: nn.Module, members: Sequence[int], halves: Sequence[str], init
     return {"first": each[0], "last": each[-1]}.get(init) or mean_weights(each)
 
 
-def _start_from_best(
-    model: nn.Module, owners: Sequence[int], halves: Sequence[str], batches: Sequence[Batch]
-) -> None:
-    """Give each layer, in place, the weights of its group's best candidate.
+def _best_starts(
+    model: nn.Module,
+    groups: Mapping[int, Sequence[int]],
+    halves: Sequence[str],
+    batches: Sequence[Batch],
+) -> dict[int, Weights]:
+    """Return for each owner the best candidate of its group.
 
     Group by group from the bottom, all of its layers at once, the groups above still as they were;
     what is compared is the last hidden state with the original's.
@@ -139,8 +153,7 @@ def _start_from_best(
     trial = copy.deepcopy(model).eval()
     goals = [_last_state(trial, each) for each in inputs]
     starts: dict[int, Weights] = {}
-    for owner in sorted(set(owners)):
-        members = [i for i, each in enumerate(owners) if each == owner]
+    for owner, members in groups.items():
         tried = [take_weights(model, layer, halves) for layer in members]
         tried += [_start(model, members, halves, init) for init in MEANS]
         losses = []
@@ -152,8 +165,7 @@ def _start_from_best(
             raise ValueError("share_layers: hidden states on the batches are not finite")
         starts[owner] = tried[losses.index(least)]
         _give(trial, members, starts[owner])
-    for owner, weights in starts.items():
-        _give(model, [i for i, each in enumerate(owners) if each == owner], weights)
+    return starts
 
 
 def _give(model: nn.Module, layers: Sequence[int], weights: Weights) -> None:
