@@ -64,11 +64,12 @@ ROOMS = [
     ["artefact data auto", "data.task_data", "data.rows data.sources data.encoding"],
     ["data.embedded", "data.lexicon"],
     ["stock task", "stock_albert"],
+    ["tensors tokenizing", "reading"],
     ["metrics", "weighted"],
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars bits", "fetching", "remote"],
+    ["catalogue store ranks noise bars bits recognising", "fetching", "remote"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]
