@@ -34,6 +34,7 @@ __all__ = [
     "EMBEDDED",
     "Deployment",
     "Product",
+    "class_of",
     "load",
     "locate",
     "max_tokens",
@@ -174,16 +175,7 @@ def load(
     that cannot be used.
     """
     folder = locate(str(name), revision=revision)
-    if words := what_else(folder):
-        raise ModelError(f"model '{name}': {words}")
-    fields = read_fields(folder, str(name))
-    config = read_config(fields, folder, str(name))
-    for key, value in (config_fields or {}).items():
-        setattr(config, key, value)
-    tensors = Tensors.of(folder, str(name))
-    if not str(config.model_type).startswith(OWN):
-        tensors.check_plain(str(name))
-    cls = model_class(config, {**fields, **(config_fields or {})}, tensors, head, str(name))
+    cls, config, tensors = _planned(folder, str(name), head, config_fields or {})
     model = _strict(cls, folder, config, fresh_head, tensors)
     tokenizer = load_tokenizer(folder, str(name), config)
     if len(tokenizer) > config.vocab_size:
@@ -193,6 +185,28 @@ def load(
         )
     model.train(False)
     return Product(model, tokenizer)
+
+
+def class_of(name: str | Path, *, revision: str | None = None) -> type:
+    """Return the class that `load` makes of a model, and read no weights; raises as `load` does."""
+    folder = locate(str(name), revision=revision)
+    return _planned(folder, str(name), None, {})[0]  # type: ignore[no-any-return]
+
+
+def _planned(
+    folder: Path, name: str, head: str | None, config_fields: Mapping[str, Any]
+) -> tuple[Any, Any, Tensors]:
+    """Return class, config and tensors of a folder, from headers alone."""
+    if words := what_else(folder):
+        raise ModelError(f"model '{name}': {words}")
+    fields = read_fields(folder, name)
+    config = read_config(fields, folder, name)
+    for key, value in config_fields.items():
+        setattr(config, key, value)
+    tensors = Tensors.of(folder, name)
+    if not str(config.model_type).startswith(OWN):
+        tensors.check_plain(name)
+    return model_class(config, {**fields, **config_fields}, tensors, head, name), config, tensors
 
 
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> int:

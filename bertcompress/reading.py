@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.models.auto import configuration_auto
 
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily, unknown
 from bertcompress.shapes import FAMILIES
 from bertcompress.shapes.modeling import CONFIGS
 
-__all__ = ["OWN", "class_names", "few_bits", "read_config", "read_fields", "relative"]
+__all__ = [
+    "OWN",
+    "class_names",
+    "config_beside",
+    "few_bits",
+    "read_config",
+    "read_fields",
+    "relative",
+]
 
 OWN = "bertcompress-"
 """What the `model_type` of an edited model begins with."""
@@ -126,9 +133,21 @@ def read_config(fields: dict[str, Any], folder: Path, name: str) -> Any:
     return config
 
 
+def config_beside(folder: Path, name: str) -> Any:
+    """Return the config object that lies with a file of any runtime, of whatever family it is."""
+    fields = read_fields(folder, name)
+    if str(fields.get("model_type")).removeprefix(OWN) in FAMILIES:
+        return read_config(fields, folder, name)
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # each config class has its own complaints
+        reason = " ".join(str(error).split())
+        raise ModelError(f"model '{name}': config.json cannot be used ({reason})") from None
+
+
 def _unsupported(kind: str, name: str) -> str:
     """Return the sentence for another family: a hint is for what is misspelt, not for a model."""
-    if kind not in configuration_auto.CONFIG_MAPPING_NAMES:
+    if kind not in transformers.CONFIG_MAPPING:
         return unknown(f"model '{name}'", "model family", kind, FAMILIES)
     return (
         f"model '{name}': the model family '{kind}' is not supported; supported: "

@@ -19,13 +19,15 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertcompress.errors import ModelError, Notice
+from bertcompress.reading import config_beside
 from bertcompress.recognising import read_json
-from bertcompress.shapes.anatomy import family_of
+from bertcompress.shapes.anatomy import ShapeError, family_of
 
 __all__ = [
     "check_vocabulary",
     "hand_on_settings",
     "load_tokenizer",
+    "longest_text",
     "position_limit",
     "unknown_share",
     "write_tokenizer",
@@ -38,6 +40,7 @@ _FEW_KNOWN = 0.5
 """Share of unknown tokens from which vocabulary and texts do not belong together."""
 
 _SHOWN = 500
+_NO_TABLE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,29 @@ class _Settings:
 
 
 def position_limit(config: Any) -> int:
-    """Return the longest input, in tokens, that a model's position table allows."""
-    table = int(config.max_position_embeddings)
-    if family_of(config).positions_after_padding:
+    """Return the longest input, in tokens, that a model's position table allows.
+
+    Of a family that is not known here, what is safe whether or not it counts from behind padding.
+    """
+    table = int(getattr(config, "max_position_embeddings", None) or _NO_TABLE)
+    try:
+        family = family_of(config)
+    except ShapeError:
+        return table - 2
+    if family.positions_after_padding:
         return table - int(config.pad_token_id or 0) - 1
     return table
+
+
+def longest_text(folder: Path, name: str) -> int:
+    """Return the longest text, in tokens, of what lies in a folder.
+
+    The smaller of the model's and the tokenizer's limits. Raises ModelError without a config.
+    """
+    limit = position_limit(config_beside(folder, name))
+    written = read_json(folder / "tokenizer_config.json")
+    stated = written.get("model_max_length") if isinstance(written, dict) else None
+    return min(limit, int(stated)) if stated else limit
 
 
 def load_tokenizer(folder: Path, name: str, config: Any) -> PreTrainedTokenizerBase:
@@ -83,7 +104,7 @@ def load_tokenizer(folder: Path, name: str, config: Any) -> PreTrainedTokenizerB
     tokenizer.model_max_length = min(int(tokenizer.model_max_length), position_limit(config))
     if side != "right":
         warnings.warn(
-            f"model '{name}': its tokenizer pads on the {side}, where these models expect the "
+            f"a tokenizer that pads on the {side}, where these models expect the "
             "first token of a text; here texts are padded on the right. What is written keeps the "
             "setting: give padding_side='right' where texts are served in batches",
             Notice,
@@ -97,7 +118,11 @@ def _stock(config: Any) -> Any:
 
     transformers would read config.json itself, which may be written in a way that it does not know.
     """
-    cls = getattr(transformers, f"{family_of(config).stock_prefix}Config")
+    try:
+        prefix = family_of(config).stock_prefix
+    except ShapeError:
+        return config
+    cls = getattr(transformers, f"{prefix}Config")
     return cls(tokenizer_class=getattr(config, "tokenizer_class", None))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from bertcompress.measure import (
     environment,
     time_candidates,
 )
+from bertcompress.measure.latency import within
 from bertcompress.measure.probe import PROBE_FILE, Probe, alike, answers, read_probe
 from bertcompress.runtimes import open_predictor
 
@@ -99,7 +99,9 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
         return Verified(**fields, passes=False, words=words), None
     passes, words = alike(got, probe.answers[name], precision)
     ids = probe.inputs["input_ids"]
-    candidate = Candidate(path, runtime, precision, vocab_size=int(ids.max()) + 1)
+    candidate = Candidate(
+        path, runtime, precision, vocab_size=int(ids.max()) + 1, longest=_most_tokens(path)
+    )
     return Verified(**fields, passes=passes, words=words), candidate
 
 
@@ -107,19 +109,18 @@ def _speeds(
     candidates: Sequence[Candidate], seconds: float, threads: int | None
 ) -> list[dict[str, float]]:
     """Return what is known of a row once its file was timed, for each."""
-    length = min(TOKENS, *(_most_tokens(Path(each.path)) for each in candidates))
+    length = within([(1, TOKENS)], candidates)[0][1]
     shape, whole = (1, length), seconds * len(candidates)
     every = time_candidates(candidates, [shape], threads=threads, rounds=5, seconds=whole)
     return [{"tokens": length, "latency_ms": each.latency[0].p50_ms} for each in every]
 
 
-def _most_tokens(path: Path) -> int:
-    """Return how many tokens are safely within the position table that a config tells of."""
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    if not config.is_file():
-        return TOKENS
-    # RoBERTa counts positions from behind its padding id.
-    return int(json.loads(config.read_text("utf-8")).get("max_position_embeddings", TOKENS + 2)) - 2
+def _most_tokens(path: Path) -> int | None:
+    """Return how many tokens a file takes by the config beside it; None without one."""
+    from bertcompress.tokenizing import longest_text  # brings torch along
+
+    folder = path if path.is_dir() else path.parent
+    return longest_text(folder, str(path)) if (folder / "config.json").is_file() else None
 
 
 def _warnings(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

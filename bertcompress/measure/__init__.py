@@ -17,6 +17,7 @@ from bertcompress.measure.latency import (
     Latency,
     Timing,
     busy_words,
+    cut_words,
     measure_latency,
     time_candidates,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "busy_words",
     "compare",
     "count_parameters",
+    "cut_words",
     "disk_bytes",
     "encoder_bytes",
     "environment",

@@ -27,8 +27,10 @@ __all__ = [
     "Latency",
     "Timing",
     "busy_words",
+    "cut_words",
     "measure_latency",
     "time_candidates",
+    "within",
 ]
 
 Baseline = Literal["torch", "dense_int8"]
@@ -79,6 +81,8 @@ class Candidate:
     """What others are compared with: `torch` (one), `dense_int8` (one per runtime)."""
     vocab_size: int = 100
     """Random tokens are drawn below this number; the artefact must know them."""
+    longest: int | None = None
+    """Tokens of the longest text that it takes; None: any."""
     task_batches: Mapping[int, Sequence[Batch]] | None = None
     """The task's texts in this artefact's tokens, where its tokenizer differs from the others'."""
 
@@ -135,7 +139,7 @@ def time_candidates(
 
     Args:
         candidates: What is timed, in this order within a round.
-        shapes: (batch, tokens) of random texts.
+        shapes: (batch, tokens) of random texts, cut to what every candidate takes.
         task_batches: Real batches by batch size; a candidate's own take precedence.
         threads: Threads of each process; None takes the physical cores.
         rounds: Turns that each candidate gets per shape, at least 1.
@@ -146,6 +150,7 @@ def time_candidates(
         WorkerError with what the process said last, where one dies or fails.
     """
     threads = threads or physical_cores()
+    shapes = within(shapes, candidates)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         workers = [stack.enter_context(WorkerProcess(str(c.path))) for c in candidates]
@@ -160,6 +165,27 @@ def time_candidates(
     ]
 
 
+def within(
+    shapes: Sequence[tuple[int, int]], candidates: Sequence[Candidate]
+) -> list[tuple[int, int]]:
+    """Return the shapes, each once, no longer than the shortest limit of the candidates."""
+    limit = min((c.longest for c in candidates if c.longest), default=None)
+    cut = ((batch, min(tokens, limit or tokens)) for batch, tokens in shapes)
+    return list(dict.fromkeys(cut))
+
+
+def cut_words(shapes: Sequence[tuple[int, int]], candidates: Sequence[Candidate]) -> list[str]:
+    """Return a line where a shape is longer than a candidate takes, and so is timed shorter."""
+    limited = [c for c in candidates if c.longest and any(t > c.longest for _, t in shapes)]
+    if not limited:
+        return []
+    least = min(limited, key=lambda c: c.longest or 0)
+    return [
+        f"{least.path} takes texts of at most {least.longest} tokens: longer ones are timed at "
+        "that length"
+    ]
+
+
 def _open(worker: WorkerProcess, candidate: Candidate, threads: int) -> dict[str, Any]:
     return worker.ask(
         "open",
@@ -168,6 +194,7 @@ def _open(worker: WorkerProcess, candidate: Candidate, threads: int) -> dict[str
         precision=candidate.precision,
         threads=threads,
         vocab_size=candidate.vocab_size,
+        longest=candidate.longest,
     )
 
 

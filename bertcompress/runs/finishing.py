@@ -68,7 +68,7 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
             known |= {each.deployment.path for each in pair}
         with clock("timing"):
             busy = {"busy_cores": round(busy_cores(), 2)}
-            timings = time_deployments(timed, done.start.data, recipe.measure)
+            timings = time_deployments(timed, done.start.data, recipe.measure, say)
         for name, pair in doubtful.items():
             before, after = (timings[each.deployment.path] for each in pair)
             done.notes[name].append(paid(before.latency, after.latency))

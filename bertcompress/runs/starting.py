@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.artefact import Product, load, locate, max_tokens, precision_of
+from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
+from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
+from bertcompress.tokenizing import check_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -54,13 +55,24 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     task = recipe.resolved_task()
     say(f"model {recipe.model}")
     set_seed(recipe.seed)
+    cls = class_of(recipe.model, revision=recipe.revision)
+    if keeps_its_head(cls):
+        raise ModelError(
+            f"model '{recipe.model}': {head_words(cls)}; a run compresses models that answer for "
+            "whole texts (ForSequenceClassification), and throws no trained head away. export, "
+            "bench and inspect take it as it is, and prune_heads, prune_neurons and prune_layers "
+            "do in Python; to start anew from its encoder: model.base_model.save_pretrained(folder)"
+        )
     # A checkpoint that was only pretrained is read once its head is known.
-    product = load(recipe.model, revision=recipe.revision) if _classifies(recipe) else None
+    product = load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
     names = _class_names(product.model) if product else None
+    names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
     )
+    if product is not None:
+        check_one_output(product.model.config, data.task, recipe.model)
     finetuned, notes = _answers(product, data, say) if product is not None else (False, ())
     source = weights_digest(recipe.model, recipe.revision)
     if not finetuned or product is None:
@@ -79,6 +91,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
             f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
             f"table of {limit} tokens; set max_length to at most {limit}"
         )
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     _check_shapes(recipe, product.model)
     for i, method in enumerate(recipe.methods):
         if getattr(method, "labels_only", False) and data.task.problem == "unlabelled":
@@ -102,16 +115,6 @@ def _check_shapes(recipe: Recipe, model: Any) -> None:
     for method in recipe.methods:
         method.check(shape)
         method.outline(shape)
-
-
-def _classifies(recipe: Recipe) -> bool:
-    """Return whether the checkpoint has a sequence classification head, by its config alone."""
-    path = locate(recipe.model, revision=recipe.revision) / "config.json"
-    try:
-        written = json.loads(path.read_text(encoding="utf-8")).get("architectures") or [""]
-    except (OSError, ValueError, AttributeError):
-        return True  # loading will say what is wrong
-    return str(written[0]).endswith("ForSequenceClassification")
 
 
 def _class_names(model: Any) -> dict[int, str]:
