@@ -23,7 +23,7 @@ ROOMS = [
         "runs.finishing",
         "runs.chain",
         "runs.starting runs.judging",
-        "runs.stages",
+        "runs.stages runs.checking",
         "runs.code",
     ],
     ["evaluation verification"],

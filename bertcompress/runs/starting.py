@@ -16,6 +16,7 @@ from bertcompress.heads import check_one_output, head_words, is_classifier, keep
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
+from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
@@ -66,6 +67,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     # A checkpoint that was only pretrained is read once its head is known.
     product = load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
     names = _class_names(product.model) if product else None
+    if product is not None:
+        task = metrics_for(task, int(product.model.config.num_labels))
     names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
@@ -93,12 +96,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         )
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     _check_shapes(recipe, product.model)
-    for i, method in enumerate(recipe.methods):
-        if getattr(method, "labels_only", False) and data.task.problem == "unlabelled":
-            raise RecipeError(
-                f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
-                "has none; give its logit_weight or hidden_weight to learn from the original"
-            )
+    check_metrics(data, int(product.model.config.num_labels))
+    check_methods(recipe, data, product, finetuned)
     teacher, half = (
         _teacher(recipe, data),
         half_size(locate(recipe.model, revision=recipe.revision)),
