@@ -112,4 +112,4 @@ def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
 
 
 def _bytes(model: Any) -> int:
-    return FLOAT * sum(parameter.numel() for parameter in model.parameters())
+    return FLOAT * sum(int(parameter.numel()) for parameter in model.parameters())

@@ -68,7 +68,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     product = load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
     names = _class_names(product.model) if product else None
     if product is not None:
-        task = metrics_for(task, int(product.model.config.num_labels))
+        task = metrics_for(task, _outputs(product.model))
     names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         )
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     _check_shapes(recipe, product.model)
-    check_metrics(data, int(product.model.config.num_labels))
+    check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
     teacher, half = (
         _teacher(recipe, data),
@@ -114,6 +114,10 @@ def _check_shapes(recipe: Recipe, model: Any) -> None:
     for method in recipe.methods:
         method.check(shape)
         method.outline(shape)
+
+
+def _outputs(model: Any) -> int:
+    return int(model.config.num_labels)
 
 
 def _class_names(model: Any) -> dict[int, str]:
