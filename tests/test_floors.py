@@ -69,7 +69,7 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars bits recognising heads", "fetching", "remote"],
+    ["catalogue store ranks noise bars bits recognising heads batches", "fetching", "remote"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]
