@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from bertcompress.artefact import (
     rung,
 )
 from bertcompress.data import load_data
-from bertcompress.errors import InputError, ModelError, NotFound
+from bertcompress.errors import InputError, ModelError, NotFound, Notice
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
@@ -45,6 +46,7 @@ from bertcompress.measure import (
 )
 from bertcompress.measure.probe import record
 from bertcompress.reading import config_beside
+from bertcompress.recognising import left_out_layers
 from bertcompress.report import Report
 from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
 from bertcompress.runtimes import locate as locate_artefact
@@ -320,6 +322,13 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
 
     product = load(model, revision=revision)
     folder = Path(out) / "onnx"
+    if gone := left_out_layers(locate(str(model), revision=revision)):
+        warnings.warn(
+            f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
+            f"layers behind it are not in the file: {', '.join(gone)}",
+            Notice,
+            stacklevel=2,
+        )
     if precision_of(product.model) != "fp32":  # its integers, not new ones
         file = export_qdq(product, folder)
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]

@@ -77,6 +77,10 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     if product is not None:
         check_one_output(product.model.config, data.task, recipe.model)
     finetuned, notes = _answers(product, data, say) if product is not None else (False, ())
+    if product is not None and not finetuned and not notes:
+        classes = ", ".join(_class_names(product.model).values())
+        notes = (f"the model's head ({classes}) is not for this task: a new one is made",)
+        say(notes[0])
     source = weights_digest(recipe.model, recipe.revision)
     if not finetuned or product is None:
         if data.order is not None:  # what gets a new head gets the task's own order
