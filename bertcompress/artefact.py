@@ -219,10 +219,13 @@ def _strict(
     cls: Any, folder: Path, config: Any, fresh_head: bool, tensors: Tensors
 ) -> PreTrainedModel:
     # Under other names only in memory: transformers takes either a folder or a state.
-    given = {"state_dict": tensors.state()} if tensors.wrapped else {}
+    given: dict[str, Any] = {"state_dict": tensors.state()} if tensors.wrapped else {}
+    folder_or_none = None if given else folder
+    if tensors.lack_pooler(cls):
+        given["add_pooling_layer"] = False  # else it would be random
     try:
         model, info = cls.from_pretrained(
-            None if given else folder,
+            folder_or_none,
             config=config,
             **given,
             dtype=torch.float32,

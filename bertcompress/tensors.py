@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ LEFT_OVER = re.compile(
 """Of pretraining, in checkpoints that declare the class that they are most used for; and buffers
 that older transformers saved and every one ignores."""
 
+_POOLER = re.compile(r"(^|\.)pooler\.")
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _FEW_BITS = re.compile(r"\.(SCB|weight_format|absmax|quant_map|nested_\w+|quant_state\.\S+)$")
 _RELATIVE = re.compile(r"\.distance_embedding\.")
@@ -79,6 +81,13 @@ class Tensors:
     def wrapped(self) -> bool:
         """Whether the names have the prefix of DataParallel or of torch.compile."""
         return any(_WRAPPERS.match(key) for key in self.shapes)
+
+    def lack_pooler(self, cls: type) -> bool:
+        """Return whether a headless class would make a pooler that the files do not have."""
+        if not cls.__name__.endswith("Model") or any(_POOLER.search(key) for key in self.shapes):
+            return False
+        makers = (vars(each).get("__init__") for each in cls.__mro__)
+        return any("add_pooling_layer" in signature(make).parameters for make in makers if make)
 
     def check_plain(self, name: str) -> None:
         """Raise ModelError for tensors that a model of floating point numbers does not have."""
@@ -186,7 +195,9 @@ def _fits(
     there = {_plain(key, prefix): shape for key, shape in tensors.shapes.items()}
     tied = list(getattr(model, "_tied_weights_keys", None) or ())
     missing = (key for key in wanted.keys() - there.keys() if not _ID_BUFFERS.search(key))
-    if not all(_any(tied, key) for key in missing):
+    # A headless model is whole without a pooler: it is then made without.
+    spared = [*tied, r"^pooler\."] if tensors.lack_pooler(stock) else tied
+    if not all(_any(spared, key) for key in missing):
         return False
     if not all(_harmless(key, pooler) for key in there.keys() - wanted.keys()):
         return False

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from models_support import change_config, change_tensors, saved
-from tests_support import FAMILIES, answer, tiny_inputs, tiny_model
+from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily
+from bertcompress.shapes import anatomy
 
 NAMES = {0: "no", 1: "maybe", 2: "yes"}
 
@@ -66,6 +67,19 @@ def test_each_head_is_told(tmp_path, family, head):
     folder = saved(tmp_path / "m", family, head)
     change_config(folder, "architectures")
     same(folder, family, head)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
+def test_a_headless_model_without_a_pooler(tmp_path, family):
+    folder = saved(tmp_path / "m", family, "Model")
+    change_tensors(folder, lambda t: {k: v for k, v in t.items() if "pooler" not in k})
+    model = same(folder, family, "Model")
+    assert model.pooler is None
+    bc.prune_heads(model, [[0], [], []][: len(anatomy(model).layers)])
+    bc.save(model, tmp_path / "cut", tiny_tokenizer())
+    assert torch.equal(
+        answer(bc.load(tmp_path / "cut").model, tiny_inputs()), answer(model, tiny_inputs())
+    )
 
 
 def test_tensors_of_no_known_head_are_refused_by_name(tmp_path):
