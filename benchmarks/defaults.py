@@ -1,0 +1,242 @@
+"""Default training settings against a grid of fixed ones: one JSON per cell, a table at the end.
+
+    python benchmarks/defaults.py run --shared PATH [--workers 2] [--tasks mrpc] [--arms default]
+    python benchmarks/defaults.py table
+
+Each task is cut to at most 3,000 rows of its training set, of which a tenth is the selection split
+that picks the best step. Cells are compared on 1,000 to 3,000 *other rows of the training set*:
+the best of twelve scores on 300 rows would be the luckiest, and the validation set stays unread. A
+cell is a process of one thread; what it costs is counted in training tokens and evaluated tokens,
+since other cells run beside it. Cells that are there are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "defaults"
+MODEL = "embedded:minilm-l6"
+ROWS, HELD_OUT = 3_000, 3_000
+LEAST_HELD_OUT = 1_000
+TASKS = ("goemotions", "mrpc", "stsb", "mnli", "qqp", "sst2")
+CONFIRMING = ("sick", "squad-pairs")
+"""Looked at once, after the defaults were chosen."""
+RATES = ("5e-5", "1e-4", "2e-4", "3e-4")
+EPOCHS = (8, 4, 16)
+SEEDS = {"default": (0, 1, 2)}
+
+
+def task_of(name: str, shared: Path) -> Any:
+    """Return the task of a name: at most 3,000 training rows, other training rows to be judged on.
+
+    `single-label GoEmotions` are its rows with exactly one of 28 emotions.
+    """
+    import bertcompress as bc
+    from datasets import DatasetDict
+
+    rows = whole(name, shared).shuffle(seed=0)
+    train = min(ROWS, len(rows) - LEAST_HELD_OUT)
+    held_out = min(HELD_OUT, len(rows) - train)
+    splits = DatasetDict(
+        train=rows.select(range(train)), validation=rows.select(range(train, train + held_out))
+    )
+    fields: dict[str, Any] = {"name": name, "text": "text", "label": "label", "max_length": 128}
+    if name in bc_glue():
+        glue = bc.Task.load(f"glue/{name}")
+        fields |= {"text": glue.text, "metrics": glue.metrics, "headline": glue.headline}
+    if name in ("sick", "squad-pairs"):
+        fields["text"] = ("first", "second")
+    return bc.Task.from_dataset(splits, **fields)
+
+
+def bc_glue() -> tuple[str, ...]:
+    """Return the tasks of GLUE among the tasks here."""
+    return ("mrpc", "stsb", "mnli", "qqp", "sst2")
+
+
+def whole(name: str, shared: Path) -> Any:
+    """Return the training rows of a task that a cell may use."""
+    from datasets import load_dataset
+
+    if name in bc_glue():
+        return load_dataset(str(shared / "glue"), name, split="train")
+    if name == "goemotions":
+        return single_label(load_dataset(str(shared / "data" / "goemotions"), split="train"))
+    if name == "sick":
+        return sick(load_dataset(str(shared / "data" / "sickr"), split="train"))
+    return squad_pairs(load_dataset(str(shared / "data" / "squad"), split="train"))
+
+
+def single_label(rows: Any) -> Any:
+    """Return GoEmotions' rows of one emotion, with its class."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    feature = rows.features["labels"]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    one = [(text, labels[0]) for text, labels in zip(rows["text"], rows["labels"], strict=True)
+           if len(labels) == 1]  # fmt: skip
+    labels = ClassLabel(names=names) if names else Value("int64")
+    return Dataset.from_dict(
+        {"text": [text for text, _ in one], "label": [label for _, label in one]},
+        features=Features({"text": Value("string"), "label": labels}),
+    )
+
+
+def sick(rows: Any) -> Any:
+    """Return SICK's pairs with their entailment label."""
+    from datasets import Dataset
+
+    label = next(name for name in ("label", "entailment_judgment") if name in rows.column_names)
+    first, second = ("sentence_A", "sentence_B")
+    if first not in rows.column_names:
+        first, second = "sentence1", "sentence2"
+    return Dataset.from_dict(
+        {"first": rows[first][:], "second": rows[second][:], "label": rows[label][:]}
+    )
+
+
+def squad_pairs(rows: Any) -> Any:
+    """Return question and sentence of its context, and whether the sentence holds the answer.
+
+    Two pairs a question: the sentence with the answer and one other of the same context.
+    """
+    from datasets import Dataset
+
+    found: dict[str, list[Any]] = {"first": [], "second": [], "label": []}
+    for row in rows:
+        start = row["answers"]["answer_start"][0]
+        sentences = sentences_of(row["context"])
+        holding = [text for text, begin, end in sentences if begin <= start < end]
+        others = [text for text, begin, end in sentences if not begin <= start < end]
+        for texts, label in ((holding, "answer"), (others, "other")):
+            if texts:
+                found["first"].append(row["question"])
+                found["second"].append(texts[start % len(texts)])
+                found["label"].append(label)
+    return Dataset.from_dict(found)
+
+
+def sentences_of(text: str) -> list[tuple[str, int, int]]:
+    """Return the sentences of a text with where each begins and ends."""
+    found, begin = [], 0
+    for position, sign in enumerate(text):
+        if sign in ".!?" and text[position + 1 : position + 2] in ("", " "):
+            found.append((text[begin : position + 1].strip(), begin, position + 1))
+            begin = position + 1
+    if text[begin:].strip():
+        found.append((text[begin:].strip(), begin, len(text)))
+    return found
+
+
+def method_of(arm: str) -> Any:
+    """Return the training of an arm: `default`, or `RATE-EPOCHS`."""
+    import bertcompress as bc
+
+    # What `auto` measures here would be the other cell on this machine.
+    settings: dict[str, Any] = {"precision": "fp32"}
+    if arm != "default":
+        rate, _, epochs = arm.rpartition("-")
+        settings |= {"learning_rate": float(rate), "epochs": float(epochs), "patience": None}
+    return bc.Finetune(**settings)
+
+
+def cell_path(arm: str, task: str, seed: int) -> Path:
+    """Return where a cell's result lies."""
+    return RESULTS / f"{arm}--{task}--{seed}.json"
+
+
+def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
+    """Compute one cell in this process and write its JSON."""
+    import time
+
+    import bertcompress as bc
+    from bertcompress.noise import silence
+    from grid import commit
+
+    silence()
+    folder = Path(tempfile.mkdtemp(prefix="defaults-")) / "run"
+    recipe = bc.Recipe(
+        model=MODEL,
+        task=task_of(task, shared),
+        methods=[method_of(arm)],
+        seed=seed,
+        measure={"latency": False, "controls": False},
+    )
+    began = time.process_time()
+    run = bc.run(recipe, folder, fresh=True)
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    stage = report["stages"][-1]
+    scores = stage["deployments"][0]["scores"]
+    facts = stage["facts"]
+    cell = {
+        "arm": arm,
+        "task": task,
+        "seed": seed,
+        "commit": commit(),
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "metric": next(row["metric"] for row in scores if row["headline"]),
+        "held_out": next(row["value"] for row in scores if row["headline"]),
+        "facts": facts,
+        "processor": report["environment"].get("processor"),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    cell_path(arm, task, seed).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder.parent)
+
+
+def cells(tasks: Sequence[str], arms: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return the cells in the order in which they say most."""
+    ordered = [(arm, task, seed) for arm in arms for task in tasks for seed in SEEDS.get(arm, (0,))]
+    return [cell for cell in ordered if not cell_path(*cell).exists()]
+
+
+def start_cell(cell: tuple[str, str, int], shared: Path) -> None:
+    """Run one cell in a process of one thread; a failure is printed and leaves it missing."""
+    arm, task, seed = cell
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
+    command = [sys.executable, __file__, "cell", arm, task, str(seed), str(shared)]
+    print(f"start {arm} {task} {seed}", flush=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"
+    print(f"{'done' if not tail else 'FAILED'} {arm} {task} {seed}{tail}", flush=True)
+
+
+def all_arms() -> list[str]:
+    """Return every arm, the middle of the grid first."""
+    return ["default", *(f"{rate}-{epochs}" for epochs in EPOCHS for rate in RATES)]
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    grid = commands.add_parser("run")
+    grid.add_argument("--shared", type=Path, required=True, help="folder with glue/ and data/")
+    grid.add_argument("--tasks", nargs="+", default=list(TASKS), choices=[*TASKS, *CONFIRMING])
+    grid.add_argument("--arms", nargs="+", default=all_arms(), choices=all_arms())
+    grid.add_argument("--workers", type=int, default=2)
+    cell = commands.add_parser("cell")
+    for name in ("arm", "task"):
+        cell.add_argument(name)
+    cell.add_argument("seed", type=int)
+    cell.add_argument("shared", type=Path)
+    args = parser.parse_args()
+    if args.command == "cell":
+        run_cell(args.arm, args.task, args.seed, args.shared)
+        return
+    with ThreadPoolExecutor(args.workers) as pool:
+        list(pool.map(lambda each: start_cell(each, args.shared), cells(args.tasks, args.arms)))
+
+
+if __name__ == "__main__":
+    main()
