@@ -19,6 +19,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
+from bertcompress.training import to_target_units
 
 if TYPE_CHECKING:
     import torch
@@ -224,7 +225,7 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
     fresh: Any = type(product.model)(product.model.config)
     base = anatomy(fresh).base
     base.load_state_dict(anatomy(product.model).base.state_dict())
-    return replace(product, model=fresh.eval())
+    return replace(product, model=to_target_units(fresh.eval(), data))
 
 
 def _device() -> torch.device:

@@ -30,6 +30,7 @@ from bertcompress.training.schedule import Ended
 from bertcompress.training.selection import Selection, agreed
 from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import LengthGrouped, choose, time_precisions
+from bertcompress.training.targets import TargetScale, standardised_head
 from bertcompress.training.trainer import FitTrainer
 
 __all__ = ["Fitted", "fit", "fit_batches", "fit_stage"]
@@ -113,21 +114,25 @@ def fit(
     train = data.encode(tokenizer, "train")
     lengths = np.asarray(train["length"][:], dtype=np.int64)
     collate = collator(tokenizer)
+    mark = _fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
         return DataLoader(
             train,
             batch_size=args.per_device_train_batch_size,
             sampler=LengthGrouped(lengths, settings.batch_size, seed),
-            collate_fn=collate,
+            collate_fn=standardised if scale is not None else collate,
             pin_memory=device.type == "cuda",
         )
 
-    selection = Selection(data, tokenizer, objective, device)
-    mark = _fingerprint(model, objective, data, settings, seed)
-    rows = len(data.selection)
-    plan = Plan(loader, Path(workdir), selection.judge, rows, mark, keep_last)
-    return _train(model, objective, plan, settings, seed, device, progress)
+    def standardised(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        assert scale is not None
+        return scale.labels(collate(rows))
+
+    with standardised_head(model, TargetScale.of(data)) as scale:
+        judge = Selection(data, tokenizer, objective, device, scale).judge
+        plan = Plan(loader, Path(workdir), judge, len(data.selection), mark, keep_last)
+        return _train(model, objective, plan, settings, seed, device, progress)
 
 
 def fit_batches(

@@ -17,6 +17,7 @@ from bertcompress import metrics
 from bertcompress.data import TaskData, collator
 from bertcompress.method import Objective
 from bertcompress.training.steps import forward, label_loss, logits_of
+from bertcompress.training.targets import TargetScale
 
 __all__ = ["Judged", "Selection", "agreed"]
 
@@ -34,7 +35,10 @@ class Judged:
 
 
 class Selection:
-    """The selection split, encoded, and the score of a model on it."""
+    """The selection split, encoded, and the score of a model on it.
+
+    `scale`: the model answers in standard deviations from the mean.
+    """
 
     def __init__(
         self,
@@ -42,7 +46,9 @@ class Selection:
         tokenizer: PreTrainedTokenizerBase,
         objective: Objective,
         device: torch.device,
+        scale: TargetScale | None = None,
     ) -> None:
+        self.scale = scale
         self.data = data
         self.task = data.task
         self.objective = objective
@@ -79,6 +85,8 @@ class Selection:
         loss = float(np.average([part[2] for part in parts], weights=rows))
         order = np.argsort(np.concatenate([part[0] for part in parts]))
         logits = self.data.in_task_order(np.concatenate([part[1] for part in parts])[order])
+        if self.scale is not None:
+            logits = logits * self.scale.std + self.scale.mean
         references = self.data.references("selection")
         headline = self.task.headline
         value = metrics.compute([headline], logits, references, self.task.problem)[headline]
@@ -99,6 +107,7 @@ class Selection:
         for start in starts[_rank() :: _world()]:
             positions = self.order[start : start + _ROWS]
             batch = self.collate([self.rows[int(i)] for i in positions])
+            batch = self.scale.labels(batch) if self.scale is not None else batch
             yield positions, {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
