@@ -6,8 +6,12 @@
 Each task is cut to at most 3,000 rows of its training set, of which a tenth is the selection split
 that picks the best step. Cells are compared on 1,000 to 3,000 *other rows of the training set*:
 the best of twelve scores on 300 rows would be the luckiest, and the validation set stays unread. A
-cell is a process of one thread; what it costs is counted in training tokens and evaluated tokens,
-since other cells run beside it. Cells that are there are not computed again.
+cell is a process of one thread; its cost is counted in rows, since other cells run beside it: rows
+trained on, and a third of the rows of the selection split at each evaluation. Cells that are there
+are not computed again.
+
+The arms `distill-*` train a student of 0.28 of the heads and neurons on one teacher of each task,
+on three tasks.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +38,11 @@ CONFIRMING = ("sick", "squad-pairs")
 """Looked at once, after the defaults were chosen."""
 RATES = ("5e-5", "1e-4", "2e-4", "3e-4")
 EPOCHS = (8, 4, 16)
-SEEDS = {"default": (0, 1, 2)}
+SEEDS = {"default": (0, 1, 2), "distill-default": (0, 1, 2)}
+DISTILLED = ("goemotions", "stsb", "mrpc")
+DISTILL_RATES, DISTILL_EPOCHS = ("1e-4", "2e-4", "4e-4"), (8, 16)
+TEACHER = {"learning_rate": 2e-4, "epochs": 8.0, "patience": None}
+"""Of the students: the same for all of a task."""
 
 
 def task_of(name: str, shared: Path) -> Any:
@@ -41,8 +50,9 @@ def task_of(name: str, shared: Path) -> Any:
 
     `single-label GoEmotions` are its rows with exactly one of 28 emotions.
     """
-    import bertcompress as bc
     from datasets import DatasetDict
+
+    import bertcompress as bc
 
     rows = whole(name, shared).shuffle(seed=0)
     train = min(ROWS, len(rows) - LEAST_HELD_OUT)
@@ -138,16 +148,23 @@ def sentences_of(text: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def method_of(arm: str) -> Any:
-    """Return the training of an arm: `default`, or `RATE-EPOCHS`."""
+def methods_of(arm: str) -> list[Any]:
+    """Return the methods of an arm; the last one is what the arm is about.
+
+    `default` or RATE-EPOCHS of `finetune`; the same of `distill` with `distill-` before it.
+    """
     import bertcompress as bc
 
+    name = arm.removeprefix("distill-")
     # What `auto` measures here would be the other cell on this machine.
     settings: dict[str, Any] = {"precision": "fp32"}
-    if arm != "default":
-        rate, _, epochs = arm.rpartition("-")
+    if name != "default":
+        rate, _, epochs = name.rpartition("-")
         settings |= {"learning_rate": float(rate), "epochs": float(epochs), "patience": None}
-    return bc.Finetune(**settings)
+    if arm == name:
+        return [bc.Finetune(**settings)]
+    teacher = bc.Finetune(precision="fp32", **TEACHER)
+    return [teacher, bc.PruneStructured(keep=0.28), bc.Distill(**settings)]
 
 
 def cell_path(arm: str, task: str, seed: int) -> Path:
@@ -159,21 +176,24 @@ def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
     """Compute one cell in this process and write its JSON."""
     import time
 
+    from grid import commit
+
     import bertcompress as bc
     from bertcompress.noise import silence
-    from grid import commit
 
     silence()
     folder = Path(tempfile.mkdtemp(prefix="defaults-")) / "run"
     recipe = bc.Recipe(
         model=MODEL,
         task=task_of(task, shared),
-        methods=[method_of(arm)],
+        methods=methods_of(arm),
         seed=seed,
         measure={"latency": False, "controls": False},
     )
+    data = bc.load_data(recipe.resolved_task(), seed=seed)
+    selection_rows = len(data.selection)
     began = time.process_time()
-    run = bc.run(recipe, folder, fresh=True)
+    run = bc.run(recipe, folder)  # students share their teacher through the stage store
     report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
     stage = report["stages"][-1]
     scores = stage["deployments"][0]["scores"]
@@ -184,6 +204,7 @@ def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
         "seed": seed,
         "commit": commit(),
         "cpu_seconds": round(time.process_time() - began, 1),
+        "selection_rows": selection_rows,
         "metric": next(row["metric"] for row in scores if row["headline"]),
         "held_out": next(row["value"] for row in scores if row["headline"]),
         "facts": facts,
@@ -213,7 +234,61 @@ def start_cell(cell: tuple[str, str, int], shared: Path) -> None:
 
 def all_arms() -> list[str]:
     """Return every arm, the middle of the grid first."""
-    return ["default", *(f"{rate}-{epochs}" for epochs in EPOCHS for rate in RATES)]
+    students = [f"{rate}-{epochs}" for epochs in DISTILL_EPOCHS for rate in DISTILL_RATES]
+    return [
+        "default",
+        *(f"{rate}-{epochs}" for epochs in EPOCHS for rate in RATES),
+        *(f"distill-{name}" for name in ("default", *students)),
+    ]
+
+
+def cost_of(cell: Mapping[str, Any]) -> float:
+    """Return what a cell's last training cost, in rows trained on."""
+    facts = cell["facts"]
+    evaluated = len(facts["history"]) * cell["selection_rows"]
+    return float(facts["samples"] + evaluated / 3)
+
+
+def write_table() -> str:
+    """Return the default beside the best cell of each task, and write it to `table.md`."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")]
+    lines = [
+        "| training | task | best of the grid | its score | default, mean of seeds | difference, "
+        "points | cost | cells |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("", "distill-"):
+        for task in (*TASKS, *CONFIRMING):
+            mine = [cell for cell in found if cell["task"] == task and kind_of(cell) == kind]
+            fixed = [cell for cell in mine if cell["arm"] != f"{kind}default"]
+            default = [cell for cell in mine if cell["arm"] == f"{kind}default"]
+            if fixed and default:
+                lines.append(row_of(kind, task, fixed, default))
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def kind_of(cell: Mapping[str, Any]) -> str:
+    """Return `distill-` for a student, an empty string for a fine-tuning."""
+    return "distill-" if cell["arm"].startswith("distill-") else ""
+
+
+def row_of(
+    kind: str, task: str, fixed: Sequence[Mapping[str, Any]], default: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return a line of the table."""
+    best = max(fixed, key=lambda cell: cell["held_out"])
+    scores = [100 * cell["held_out"] for cell in default]
+    mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
+    cost = statistics.mean(map(cost_of, default)) / cost_of(best)
+    name = best["arm"].removeprefix("distill-").rpartition("-")
+    return (
+        f"| {'distill' if kind else 'finetune'} | {task} ({best['metric']}) "
+        f"| {name[0]}, {name[2]} epochs | {100 * best['held_out']:.1f} "
+        f"| {mean:.1f} (sd {spread:.1f}, {len(scores)}) | {mean - 100 * best['held_out']:+.1f} "
+        f"| {cost:.2f}x | {len(fixed)} |"
+    )
 
 
 def main() -> None:
@@ -230,7 +305,11 @@ def main() -> None:
         cell.add_argument(name)
     cell.add_argument("seed", type=int)
     cell.add_argument("shared", type=Path)
+    commands.add_parser("table")
     args = parser.parse_args()
+    if args.command == "table":
+        print(write_table())
+        return
     if args.command == "cell":
         run_cell(args.arm, args.task, args.seed, args.shared)
         return
