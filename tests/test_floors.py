@@ -48,8 +48,9 @@ ROOMS = [
     ["engines.importance"],
     ["engines.average engines.gates engines.masks engines.reconstruct engines.search"],
     ["engines.vocabulary"],
-    ["training", "training.fitting", "training.selection training.trainer training.callback"],
-    ["training.steps training.settings training.checkpoints"],
+    ["training", "training.fitting", "training.trainer training.callback", "training.progress"],
+    ["training.selection", "training.steps training.targets training.schedule training.rates"],
+    ["training.settings training.checkpoints"],
     [
         "method measure",
         "measure.scores measure.footprint measure.latency measure.probe",
