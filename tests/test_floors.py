@@ -54,6 +54,7 @@ ROOMS = [
     [
         "method measure",
         "measure.scores measure.footprint measure.latency measure.probe",
+        "measure.chance",
         "measure.row measure.claims",
     ],
     [

@@ -1,5 +1,6 @@
 """Scores with their intervals, sizes, MACs, latency, memory: of a `Predictor`, not of a class."""
 
+from bertcompress.measure.chance import Standing
 from bertcompress.measure.claims import Claim, ratio_claim, speed_claim
 from bertcompress.measure.footprint import (
     LayerRow,
@@ -44,6 +45,7 @@ __all__ = [
     "Row",
     "Score",
     "Size",
+    "Standing",
     "Timing",
     "busy_cores",
     "busy_words",

@@ -130,15 +130,18 @@ def _answers(product: Product, data: TaskData, say: Say) -> tuple[bool, tuple[st
         return verdict, ()
     logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
     rows = score(data.task, data, "selection", logits)
-    found = next(row for row in rows if row.headline)
+    found = next((row for row in rows if row.headline), None)
+    if found is None:  # rows of one kind have no such score
+        return False, ()
     chance = data.task.chance or 0.0
     told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
-    if found.ci_low > chance:
+    above = found.ci_low is not None and found.ci_low > chance
+    if above:
         text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
     else:
         text = f"the model's head is not taken as fine-tuned for this task: {told}"
     say(text)
-    return found.ci_low > chance, (text,)
+    return above, (text,)
 
 
 def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
