@@ -18,8 +18,8 @@ from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table
 from bertcompress.report.cells import cost_line
 from bertcompress.report.rows import DeploymentRow, ReportData
+from bertcompress.report.speed import judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
-from bertcompress.report.verdict import judged
 from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -270,8 +270,8 @@ def _results(facts: CardFacts, row: DeploymentRow, dataset: str | None) -> list[
             metric_name=f"{score.metric} ({row.label})",
             metric_value=round(score.value, 6),
             metric_args={
-                "ci_low": round(score.ci_low, 6),
-                "ci_high": round(score.ci_high, 6),
+                "ci_low": None if score.ci_low is None else round(score.ci_low, 6),
+                "ci_high": None if score.ci_high is None else round(score.ci_high, 6),
                 "rows": score.n,
             },
         )
