@@ -23,6 +23,7 @@ ROOMS = [
         "runs.finishing",
         "runs.chain",
         "runs.starting runs.judging",
+        "runs.contests",
         "runs.stages",
         "runs.code",
     ],

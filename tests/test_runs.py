@@ -266,7 +266,7 @@ def test_two_processes_give_the_result_of_one(place):
     assert len(both[0]) >= 2  # torch, and a file of integers that one process wrote
     for two, one in zip(*both, strict=True):
         assert abs(two.headline.value - one.headline.value) < 0.15
-    assert json.loads((place / "two" / "report.json").read_text())["version"] == 1
+    assert json.loads((place / "two" / "report.json").read_text())["version"] == 2
 
 
 def test_what_need_not_be_faster_is_timed_beside_the_stage_before_it(place):

@@ -121,7 +121,7 @@ def _above(baseline: Stage, row: DeploymentRow | None) -> list[str]:
 def _beaten(stage: Stage) -> str:
     """Return that a method lost to a control that could not take its place."""
     control = stage.control
-    ours = stage.facts.get("selection_score")
+    ours = control.method.selection_score if control and control.method else None
     if control is None or control.goes_on or control.selection_score is None or ours is None:
         return ""
     if control.selection_score <= ours:

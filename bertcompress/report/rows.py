@@ -78,7 +78,7 @@ class Control(Outcome):
         "hands on: the figures of the stage are then the control's",
     )
     method: Outcome | None = Field(
-        None, description="What the method itself reached, where the control goes on"
+        None, description="What the method itself reached; null in reports of version 1"
     )
 
 

@@ -130,6 +130,7 @@ def _use(stage: Stage, baseline: Stage, batch: int, length: int | str) -> Use:
 
 def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> list[str]:
     """Return one line per way of serving, and the speed of the deployment that is judged."""
+    told = {(use.batch, use.length) for use in where}
     threads = f"{', '.join(sorted({str(time.threads) for time in row.latency}))} threads"
     lines = [
         _by_batch(
@@ -137,6 +138,7 @@ def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> li
             [
                 (time, claim.words, f" ({dense[0].label})")
                 for time in row.latency
+                if (time.batch, time.length) not in told
                 if (dense := best_dense(baseline, time.batch, time.length))
                 for claim in (speed_claim(dense[1], time),)
             ],

@@ -336,8 +336,8 @@ def controls(report: ReportData) -> Table:
 
 
 def _of_method(stage: Stage, control: Control) -> Score | None:
-    if control.goes_on:
-        return control.method.score if control.method else None
+    if control.method is not None:
+        return control.method.score
     return stage.main.headline if stage.main else None
 
 

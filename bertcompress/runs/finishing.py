@@ -26,9 +26,9 @@ from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report.rows import Control, Stage
+from bertcompress.report.rows import Stage
 from bertcompress.runs.chain import Done
-from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
+from bertcompress.runs.judging import Judge, Timed, time_deployments
 from bertcompress.runs.stages import Clock, Finished
 from bertcompress.runs.starting import Say
 from bertcompress.store import write_atomically
@@ -75,6 +75,8 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
     say("writing the report")
     with clock("reporting"):
         host = environment(recipe.measure.threads) | busy
+        if done.precision:
+            host["training_precision"] = done.precision
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
         judge = Judge(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)
@@ -173,11 +175,9 @@ def _rows(
             deployments = [(d, finished) for d in finished.deployments]
             if finished is done.baseline:
                 deployments += dense
-        name, control = finished.record.name, None
-        if name in done.controls:
-            other = done.controls[name]
-            scores = judge.scores(other.deployments[0], other)
-            control = Control(name="labels alone, no teacher", score=headline(scores))
+        name = finished.record.name
+        contest = done.contests.get(name)
+        control = judge.control(contest) if contest else None
         notes = done.notes.get(name, ())
         # A size is of what came in: the first stage says so where that was half as large.
         came = None if rows else done.start.half_mb
