@@ -209,10 +209,12 @@ def evaluate(
         revision=revision,
         say=_say,
     )
+    for row in filter(lambda row: row.alarm, rows):
+        out.print(f"{row.split}: {row.alarm}", style="bold red", markup=False, highlight=False)
     table = Table("split", "metric", "score", "95 % interval", "rows", title=model)
     for row in rows:
         mark = " *" if row.headline else ""
-        span = f"{row.ci_low:.4f} to {row.ci_high:.4f}"
+        span = "-" if row.ci_low is None else f"{row.ci_low:.4f} to {row.ci_high:.4f}"
         table.add_row(row.split, row.metric + mark, f"{row.value:.4f}", span, str(row.n))
     out.print(table)
 
