@@ -22,14 +22,13 @@ from bertcompress.training import fit, forward
 from bertcompress.training.targets import TargetScale, standardised_head, to_target_units
 
 
-def priced(factor, shift, headline=""):
+def priced(factor, shift):
     """The toy task, its numbers in another unit."""
     splits = {"train": toy_rows(120, "regression"), "validation": toy_rows(40, "regression", 1)}
     for columns in splits.values():
         columns["label"] = [factor * value + shift for value in columns["label"]]
     data = DatasetDict({name: Dataset.from_dict(columns) for name, columns in splits.items()})
-    fields = {"headline": headline} if headline else {}
-    return load_data(Task.from_dataset(data, text="text", label="label", **fields))
+    return load_data(Task.from_dataset(data, text="text", label="label"))
 
 
 def trained(data, workdir, objective=None, model=None, epochs=4):

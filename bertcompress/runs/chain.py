@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
+from typing import Any
 
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, RecipeError
 from bertcompress.method import Context, Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
-from bertcompress.runs.contests import Contest
+from bertcompress.runs.contests import Contest, trained_alike
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runs.starting import Say, Start
 
@@ -160,7 +161,8 @@ class Chain:
         if control is None:
             return ours
         self.say(f"{name}: the same without its teacher, as the control")
-        theirs = self._apply(f"{name}-control", self._settled(control), before)
+        as_long = trained_alike(self._settled(control), ours.record.facts)
+        theirs = self._apply(f"{name}-control", as_long, before)
         contest = Contest.of(ours, theirs, self.stages)
         self.contests[name] = contest
         if contest.words:
@@ -170,6 +172,9 @@ class Chain:
 
     def _note(self, name: str, method: Method) -> None:
         notes = self.notes.setdefault(name, [])
+        if words := _training_words(self.rows[-1].record.facts):
+            notes.append(words)
+            self.say(f"{name}: {words}")
         notes += self.rows[-1].record.facts.get("notes", ())
         if not method.speeds_up:
             kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
@@ -178,3 +183,18 @@ class Chain:
             notes.append("speed not measured: two thin matrices may be slower than one")
         if self.rows[-1].record.cost.reused:
             notes.append("reused from the stage store")
+
+
+def _training_words(facts: Mapping[str, Any]) -> str:
+    """Return in words how a stage was trained; empty where it was not."""
+    ended = facts.get("ended")
+    if not ended:
+        return ""
+    why = {
+        "stalled": "the selection score no longer rose",
+        "max_epochs": f"max_epochs {ended['value']:g} was reached" if ended["value"] else "",
+        "max_minutes": f"max_minutes {ended['value']:g} was reached" if ended["value"] else "",
+        "fixed": "a fixed length",
+    }[ended["reason"]]
+    rate, precision = facts["learning_rate"], facts["precision"]
+    return f"{facts['steps']} steps ({why}) at a peak rate of {rate:g}, in {precision}"

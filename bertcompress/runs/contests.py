@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bertcompress import metrics
 from bertcompress.measure import count_parameters, predict
+from bertcompress.method import Method
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.training import TrainSettings
 
-__all__ = ["CONTROL", "Contest"]
+__all__ = ["CONTROL", "Contest", "trained_alike"]
 
 CONTROL = "labels alone, no teacher"
 """What every control is: the same training without its teacher."""
@@ -69,3 +73,14 @@ def _selection_score(finished: Finished, stages: Stages) -> float:
         name, problem = data.task.headline, data.task.problem
         value = metrics.compute([name], logits, data.references("selection"), problem)[name]
     return float(stages.ranks.agree(value))
+
+
+def trained_alike(control: Method, facts: Mapping[str, Any]) -> Method:
+    """Return a control that trains as its method did: as many steps, its rate and precision.
+
+    `facts`: of the method's stage.
+    """
+    settings: Any = control
+    if not isinstance(settings, TrainSettings) or settings.is_fixed:
+        return control
+    return control.model_copy(update=settings.equal_steps(facts))

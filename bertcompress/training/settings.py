@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,7 +101,7 @@ class TrainSettings(BaseModel):
         """Return settings for a loader without a selection split: three epochs unless it says."""
         return self if self.is_fixed else self.model_copy(update={"epochs": _LOADER_EPOCHS})
 
-    def equal_steps(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def equal_steps(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the changes that make a control train as this did: its steps, rate and precision.
 
         `facts`: what the training found (`Fitted.facts`).
