@@ -77,6 +77,8 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
     assert stage.notes.count(words) == 1 and f"02-distill: {words}" in said
     for page in ("report.md", "report.html", "model/README.md"):
         assert words in (run.folder / page).read_text(encoding="utf-8"), page
+    kept = json.loads((run.folder / "stages/02-distill/stage.json").read_text())
+    assert stage.facts["steps"] == kept["facts"]["steps"]
     # What ships is the control's model, and so is what int8 was made of.
     shipped, theirs = _weights(run.model), _weights(run.folder / "stages/02-distill-control/model")
     assert all(torch.equal(shipped[name], theirs[name]) for name in theirs)

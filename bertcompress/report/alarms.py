@@ -102,6 +102,12 @@ def _stopped(stage: Stage) -> str:
     cap = cut_short(stage.facts.get("ended"))
     if not cap:
         return ""
+    control = stage.control
+    if control and control.goes_on and not (control.method and cut_short(control.method.ended)):
+        return (
+            f"{stage.name}: the control, which goes on, was still improving when the method's "
+            "steps were over: it is not at its best. Train on the labels alone for longer."
+        )
     return (
         f"{stage.name} was stopped by {cap} while its selection score was still improving: it is "
         f"not at its best. Raise {cap.partition(' ')[0]} of {stage.method}."

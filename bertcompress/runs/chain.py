@@ -14,6 +14,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runs.starting import Say, Start
+from bertcompress.training import TrainSettings
 
 __all__ = ["Chain", "Done"]
 
@@ -150,7 +151,7 @@ class Chain:
     def _stage(self, name: str, method: Method) -> Finished:
         """Return what goes on after a method: its model, or its control's where that is better.
 
-        The method comes first: its control is trained as the method was.
+        The method comes first: its control takes its steps, its rate and its precision.
         """
         before = self.rows[-1] if self.rows else None
         ours = self._apply(name, method, before)
@@ -160,13 +161,21 @@ class Chain:
         if control is None:
             return ours
         self.say(f"{name}: the same without its teacher, as the control")
-        theirs = self._apply(f"{name}-control", self._settled(control), before)
+        theirs = self._apply(f"{name}-control", self._equal(control, ours), before)
         contest = Contest.of(ours, theirs, self.stages)
         self.contests[name] = contest
         if contest.words:
             self.notes.setdefault(name, []).append(contest.words)
             self.say(f"{name}: {contest.words}")
         return contest.winner
+
+    def _equal(self, control: Method, ours: Finished) -> Method:
+        """Return the control with what the method's training came to."""
+        if not isinstance(control, TrainSettings):
+            return control
+        changes = control.equal_steps(ours.record.facts)
+        del changes["epochs"]  # max_steps goes before it, and not every method can leave it out
+        return self._settled(control.model_copy(update=changes))
 
     def _note(self, name: str, method: Method) -> None:
         notes = self.notes.setdefault(name, [])
