@@ -136,7 +136,7 @@ def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monk
     methods = [
         {"finetune": {**auto, "epochs": 1}},
         CUT,
-        {"distill": {**auto, "epochs": 1}},
+        {"distill": {**auto, "max_epochs": 4}},
     ]
 
     class Stopped(Exception):
@@ -157,6 +157,9 @@ def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monk
         json.loads((run.folder / "stages" / name / "stage.json").read_text()) for name in folders
     ]
     assert [record["facts"]["precision"] for record in records] == ["bf16"] * 3
+    method, control = (record["facts"] for record in records[1:])
+    for each in ("steps", "learning_rate"):  # of an open end, too
+        assert method[each] == control[each], each
     assert run.report.environment["training_precision"] == "bf16"
     assert any("precision auto: bf16" in line for line in said)
     assert any("precision auto: bf16" in note for note in run.report.stages[0].notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
+from typing import Any
 
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, RecipeError
@@ -171,9 +172,10 @@ class Chain:
 
     def _equal(self, control: Method, ours: Finished) -> Method:
         """Return the control with what the method's training came to."""
-        if not isinstance(control, TrainSettings):
+        settings: Any = control  # a training method is both
+        if not isinstance(settings, TrainSettings):
             return control
-        changes = control.equal_steps(ours.record.facts)
+        changes = settings.equal_steps(ours.record.facts)
         del changes["epochs"]  # max_steps goes before it, and not every method can leave it out
         return self._settled(control.model_copy(update=changes))
 
