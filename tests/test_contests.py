@@ -77,6 +77,8 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
     assert stage.notes.count(words) == 1 and f"02-distill: {words}" in said
     for page in ("report.md", "report.html", "model/README.md"):
         assert words in (run.folder / page).read_text(encoding="utf-8"), page
+    kept = json.loads((run.folder / "stages/02-distill/stage.json").read_text())
+    assert stage.facts["steps"] == kept["facts"]["steps"]
     # What ships is the control's model, and so is what int8 was made of.
     shipped, theirs = _weights(run.model), _weights(run.folder / "stages/02-distill-control/model")
     assert all(torch.equal(shipped[name], theirs[name]) for name in theirs)
@@ -134,7 +136,7 @@ def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monk
     methods = [
         {"finetune": {**auto, "epochs": 1}},
         CUT,
-        {"distill": {**auto, "epochs": 1}},
+        {"distill": {**auto, "max_epochs": 4}},
     ]
 
     class Stopped(Exception):
@@ -155,6 +157,9 @@ def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monk
         json.loads((run.folder / "stages" / name / "stage.json").read_text()) for name in folders
     ]
     assert [record["facts"]["precision"] for record in records] == ["bf16"] * 3
+    method, control = (record["facts"] for record in records[1:])
+    for each in ("steps", "learning_rate"):  # of an open end, too
+        assert method[each] == control[each], each
     assert run.report.environment["training_precision"] == "bf16"
     assert any("precision auto: bf16" in line for line in said)
     assert any("precision auto: bf16" in note for note in run.report.stages[0].notes)

@@ -174,6 +174,14 @@ def test_a_control_that_was_cut_short_is_a_warning():
     assert [w for w in verdict.warnings if "the control, which does not go on" in w]
 
 
+def test_a_control_that_goes_on_and_was_cut_short_is_red():
+    ended = {**ENDED, "reason": "fixed", "setting": "max_steps"}
+    fields = {"control": _control(True, 0.516, 0.624), "facts": {"ended": ended}}
+    (line,) = sample_report((baseline(), _with(distilled(), **fields))).verdict.red
+    assert "still improving when the method's steps were over" in line
+    assert "max_steps" not in line  # nobody set that
+
+
 def test_a_control_that_goes_on_is_shown_beside_its_method():
     stage = _with(_scoring(distilled(), 0.624), control=_control(True, 0.516, 0.624))
     report = sample_report((baseline(), stage))

@@ -151,7 +151,7 @@ class Chain:
     def _stage(self, name: str, method: Method) -> Finished:
         """Return what goes on after a method: its model, or its control's where that is better.
 
-        The method comes first: its control is trained as the method was.
+        The method comes first: its control takes its steps, its rate and its precision.
         """
         before = self.rows[-1] if self.rows else None
         ours = self._apply(name, method, before)
