@@ -54,7 +54,7 @@ ROOMS = [
     [
         "method measure",
         "measure.scores measure.footprint measure.latency measure.probe",
-        "measure.row",
+        "measure.row measure.claims",
     ],
     [
         "runtimes.worker runtimes.openvino",

@@ -1,5 +1,6 @@
 """Scores with their intervals, sizes, MACs, latency, memory: of a `Predictor`, not of a class."""
 
+from bertcompress.measure.claims import Claim, ratio_claim, speed_claim
 from bertcompress.measure.footprint import (
     LayerRow,
     Parameters,
@@ -34,6 +35,7 @@ from bertcompress.runtimes.host import busy_cores, environment, peak_memory_mb, 
 
 __all__ = [
     "Candidate",
+    "Claim",
     "Comparison",
     "Cost",
     "Latency",
@@ -57,8 +59,10 @@ __all__ = [
     "peak_memory_mb",
     "physical_cores",
     "predict",
+    "ratio_claim",
     "score",
     "size_of",
+    "speed_claim",
     "task_batches",
     "time_candidates",
 ]
