@@ -53,8 +53,10 @@ ROOMS = [
     ["training.settings training.checkpoints"],
     [
         "method measure",
-        "measure.scores measure.footprint measure.latency measure.probe",
-        "measure.row measure.claims",
+        "measure.scores measure.footprint measure.timing measure.probe",
+        "measure.served",
+        "measure.latency",
+        "measure.row measure.claims measure.rounds",
     ],
     [
         "runtimes.worker runtimes.openvino",

@@ -18,8 +18,7 @@ from bertcompress.measure.latency import (
     Latency,
     Timing,
     busy_words,
-    measure_latency,
-    time_candidates,
+    machine_load,
 )
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import (
@@ -31,7 +30,8 @@ from bertcompress.measure.scores import (
     score,
     task_batches,
 )
-from bertcompress.runtimes.host import busy_cores, environment, peak_memory_mb, physical_cores
+from bertcompress.measure.timing import measure_latency, time_candidates
+from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
 
 __all__ = [
     "Candidate",
@@ -45,7 +45,6 @@ __all__ = [
     "Score",
     "Size",
     "Timing",
-    "busy_cores",
     "busy_words",
     "compare",
     "count_parameters",
@@ -54,6 +53,7 @@ __all__ = [
     "environment",
     "half_size",
     "layer_table",
+    "machine_load",
     "macs",
     "measure_latency",
     "peak_memory_mb",

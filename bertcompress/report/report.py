@@ -43,7 +43,9 @@ class Report(ReportData):
             task=dict(task),
             environment=dict(environment),
             stages=tuple(stages),
-            verdict=judge(stages, seeds, environment.get("busy_cores")),
+            verdict=judge(
+                stages, seeds, environment.get("busy_cores"), environment.get("disturbed_rounds")
+            ),
         )
 
     @classmethod

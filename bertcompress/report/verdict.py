@@ -37,11 +37,16 @@ def judged(stage: Stage) -> DeploymentRow | None:
     return min(real, key=lambda row: row.size_mb, default=None)
 
 
-def judge(stages: Sequence[Stage], seeds: int = 1, busy: float | None = None) -> Verdict:
+def judge(
+    stages: Sequence[Stage],
+    seeds: int = 1,
+    busy: float | None = None,
+    disturbed: float | None = None,
+) -> Verdict:
     """Return the verdict on the last stage.
 
-    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used when
-    timing began.
+    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used
+    during the timing; `disturbed`: share of the rounds in which that was too much.
     """
     baseline, last = baseline_of(stages), stages[-1]
     row = judged(last)
@@ -74,7 +79,7 @@ def judge(stages: Sequence[Stage], seeds: int = 1, busy: float | None = None) ->
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
         *_controls(stages),
-        *busy_words(busy),
+        *busy_words(busy, disturbed),
         *_speed_warnings(verdict, _dense_spreads(baseline, row.runtime)),
     )
     return verdict.model_copy(update={"sentences": sentences, "warnings": warnings})

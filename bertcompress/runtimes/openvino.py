@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,7 @@ def predictor(
     lengths = bucket_lengths(max_length or limit, limit)
     per_token = _per_token(file, serving)
     opened: dict[int, Predictor]
+    plain: Callable[[], Predictor]
     if serving == "buckets":
         opened = {n: OpenVinoPredictor(file, **options, length=n) for n in lengths}
         plain = partial(OpenVinoPredictor, file, **options)
