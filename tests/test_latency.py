@@ -12,7 +12,8 @@ from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
 from bertcompress.errors import WorkerError
-from bertcompress.measure import Candidate, measure_latency, time_candidates
+from bertcompress.measure import Candidate, cut_words, measure_latency, time_candidates
+from bertcompress.measure.latency import within
 from bertcompress.measure.rounds import Times
 from bertcompress.measure.served import Served, timings_of
 from bertcompress.runtimes import host, onnxruntime, process
@@ -248,6 +249,16 @@ def test_batches_travel_unchanged(tmp_path):
     for one, other in zip(got, wanted, strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_lengths_are_cut_to_what_every_candidate_takes():
+    candidates = [Candidate("a", longest=40), Candidate("b", longest=512), Candidate("c")]
+    assert within([(1, 32), (1, 128), (1, 64), (8, 16)], candidates) == [(1, 32), (1, 40), (8, 16)]
+    assert within([(1, 128)], candidates[2:]) == [(1, 128)]
+    assert cut_words([(1, 32)], candidates) == []
+    assert cut_words([(1, 128)], candidates) == [
+        "a takes texts of at most 40 tokens: longer ones are timed at that length"
+    ]
 
 
 def test_random_tokens_stay_in_the_vocabulary():

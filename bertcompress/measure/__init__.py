@@ -18,6 +18,7 @@ from bertcompress.measure.latency import (
     Latency,
     Timing,
     busy_words,
+    cut_words,
     machine_load,
 )
 from bertcompress.measure.row import Row
@@ -48,6 +49,7 @@ __all__ = [
     "busy_words",
     "compare",
     "count_parameters",
+    "cut_words",
     "disk_bytes",
     "encoder_bytes",
     "environment",

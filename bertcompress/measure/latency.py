@@ -13,7 +13,7 @@ from bertcompress.measure.claims import Claim, ratio_claim
 from bertcompress.measure.rounds import BUSY
 from bertcompress.runtimes import Batch
 
-__all__ = ["Candidate", "Latency", "Timing", "busy_words", "machine_load"]
+__all__ = ["Candidate", "Latency", "Timing", "busy_words", "cut_words", "machine_load", "within"]
 
 Baseline = Literal["torch", "dense_int8"]
 
@@ -111,6 +111,8 @@ class Candidate:
     """What others are compared with: `torch` (one), `dense_int8` (one per runtime)."""
     vocab_size: int = 100
     """Random tokens are drawn below this number; the artefact must know them."""
+    longest: int | None = None
+    """Tokens of the longest text that it takes; None: any."""
     task_batches: Mapping[int, Sequence[Batch]] | None = None
     """The task's texts in this artefact's tokens, where its tokenizer differs from the others'."""
 
@@ -132,6 +134,27 @@ class Timing:
     """Cores that others used in the rounds that count, from the first to the last."""
     disturbed: float = 0.0
     """Share of these rounds in which that was `BUSY` or more."""
+
+
+def within(
+    shapes: Sequence[tuple[int, int]], candidates: Sequence[Candidate]
+) -> list[tuple[int, int]]:
+    """Return the shapes, each once, no longer than the shortest limit of the candidates."""
+    limit = min((c.longest for c in candidates if c.longest), default=None)
+    cut = ((batch, min(tokens, limit or tokens)) for batch, tokens in shapes)
+    return list(dict.fromkeys(cut))
+
+
+def cut_words(shapes: Sequence[tuple[int, int]], candidates: Sequence[Candidate]) -> list[str]:
+    """Return a line where a shape is longer than a candidate takes, and so is timed shorter."""
+    limited = [c for c in candidates if c.longest and any(t > c.longest for _, t in shapes)]
+    if not limited:
+        return []
+    least = min(limited, key=lambda c: c.longest or 0)
+    return [
+        f"{least.path} takes texts of at most {least.longest} tokens: longer ones are timed at "
+        "that length"
+    ]
 
 
 def machine_load(timings: Sequence[Timing]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertcompress.errors import WorkerError
-from bertcompress.measure.latency import Candidate, Latency, Timing
+from bertcompress.measure.latency import Candidate, Latency, Timing, within
 from bertcompress.measure.rounds import BUSY, Progress, Shape, take_rounds
 from bertcompress.measure.served import Served, timings_of
 from bertcompress.runtimes import Batch, serving_modes
@@ -59,7 +59,7 @@ def time_candidates(
 
     Args:
         candidates: What is timed, in this order within a round.
-        shapes: (batch, tokens) of random texts.
+        shapes: (batch, tokens) of random texts, cut to what every candidate takes.
         task_batches: Real batches by batch size; a candidate's own take precedence.
         threads: Threads of each process; None takes the physical cores.
         rounds: Undisturbed turns that each candidate gets per shape, at least 1.
@@ -73,6 +73,7 @@ def time_candidates(
         WorkerError with what the process said last, where one dies or fails.
     """
     threads = threads or physical_cores()
+    shapes = within(shapes, candidates)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opener = _Opener(stack, watch, threads)
@@ -168,6 +169,7 @@ class _Opener:
                     precision=candidate.precision,
                     threads=self.threads,
                     vocab_size=candidate.vocab_size,
+                    longest=candidate.longest,
                     **mode,
                 )
                 watch = self.begin()

@@ -17,7 +17,7 @@ import numpy as np
 
 from bertcompress.runtimes import Batch, Logits, Predictor
 
-__all__ = ["BucketPredictor", "bucket_lengths", "example", "longest_text", "pad_to"]
+__all__ = ["BucketPredictor", "bucket_lengths", "example", "pad_to", "text_limit"]
 
 SHORTEST = 16
 """Tokens of the first bucket."""
@@ -34,7 +34,7 @@ def bucket_lengths(longest: int, limit: int) -> tuple[int, ...]:
     return (*lengths, min(length, limit))
 
 
-def longest_text(folder: Path) -> tuple[int, int]:
+def text_limit(folder: Path) -> tuple[int, int]:
     """Return the tokens of the longest text that a model takes, and its padding id.
 
     By the config.json of its folder; without one 512 and 0.

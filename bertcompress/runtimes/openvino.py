@@ -25,7 +25,7 @@ from bertcompress.runtimes import (
     join_outputs,
     require,
 )
-from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, longest_text
+from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, text_limit
 from bertcompress.runtimes.onnxruntime import precision_of
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
@@ -148,7 +148,7 @@ def predictor(
     options: dict[str, Any] = {"precision": precision or precision_of(file), "threads": threads}
     if serving == "dynamic":
         return OpenVinoPredictor(file, **options)
-    limit, pad_id = longest_text(file.parent)
+    limit, pad_id = text_limit(file.parent)
     lengths = bucket_lengths(max_length or limit, limit)
     per_token = _per_token(file, serving)
     opened: dict[int, Predictor]

@@ -13,7 +13,7 @@ from tests_support import tiny_model
 from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
 from bertcompress.runtimes import SERVING, onnxruntime, open_predictor, openvino, serving_modes
-from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, longest_text, pad_to
+from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, pad_to, text_limit
 
 MODES = SERVING["openvino"][1:]
 needs_openvino = pytest.mark.skipif(
@@ -34,7 +34,7 @@ needs_openvino = pytest.mark.skipif(
         (512, 12, (12,)),
     ],
 )
-def test_lengths_double_up_to_the_longest_text(longest, limit, lengths):
+def test_lengths_double_up_to_the_text_limit(longest, limit, lengths):
     assert bucket_lengths(longest, limit) == lengths
 
 
@@ -51,7 +51,7 @@ def test_lengths_double_up_to_the_longest_text(longest, limit, lengths):
 def test_the_longest_text_comes_from_the_config(tmp_path, config, found):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
-    assert longest_text(tmp_path) == found
+    assert text_limit(tmp_path) == found
 
 
 class Plain:
