@@ -20,13 +20,14 @@ from bertcompress.measure import ratio_claim, speed_claim
         (0.97, (0.05,), False, "not measurable here (spread 5 %)"),
         (1.25, (0.2,), False, "not measurable here (spread 20 %)"),
         (1.25, (0.19,), True, "1.25x"),
-        (1.0, (), False, "not measurable here (spread 0 %)"),
+        (1.0, (), False, "1.00x"),
     ],
 )
 def test_a_spread_larger_than_the_claim_voids_it(ratio, spreads, stands, words):
     claim = ratio_claim(ratio, *spreads)
     assert (claim.stands, claim.words) == (stands, words)
     assert claim.faster == (stands and ratio > 1)
+    assert claim.exact_words.startswith(words)
 
 
 def test_a_speed_up_has_the_noise_of_both_sides():

@@ -19,8 +19,8 @@ from bertcompress.measure.latency import (
     Latency,
     Timing,
     busy_words,
-    measure_latency,
-    time_candidates,
+    cut_words,
+    machine_load,
 )
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import (
@@ -32,7 +32,8 @@ from bertcompress.measure.scores import (
     score,
     task_batches,
 )
-from bertcompress.runtimes.host import busy_cores, environment, peak_memory_mb, physical_cores
+from bertcompress.measure.timing import measure_latency, time_candidates
+from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
 
 __all__ = [
     "Candidate",
@@ -47,15 +48,16 @@ __all__ = [
     "Size",
     "Standing",
     "Timing",
-    "busy_cores",
     "busy_words",
     "compare",
     "count_parameters",
+    "cut_words",
     "disk_bytes",
     "encoder_bytes",
     "environment",
     "half_size",
     "layer_table",
+    "machine_load",
     "macs",
     "measure_latency",
     "peak_memory_mb",

@@ -48,9 +48,15 @@ class Claim:
     @property
     def words(self) -> str:
         """The speed-up, for example `2.31x`, or that there is none to be stated."""
-        if self.stands:
+        if self.stands or not self.spread:
             return f"{self.ratio:.2f}x"
         return f"not measurable here (spread {100 * self.spread:.0f} %)"
+
+    @property
+    def exact_words(self) -> str:
+        """The same with the spread of what stands: `2.31x ± 4 %`."""
+        more = f" ± {100 * self.spread:.0f} %" if self.stands and self.spread else ""
+        return f"{self.words}{more}"
 
 
 def ratio_claim(ratio: float, *spreads: float) -> Claim:

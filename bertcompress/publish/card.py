@@ -73,6 +73,8 @@ class CardFacts:
     """Of the base model; what the task says goes first."""
     auto_class: str = "AutoModelForSequenceClassification"
     pipeline_tag: str = "text-classification"
+    pad_id: int = 0
+    """Token that texts are padded with."""
     papers: Mapping[str, str] = field(default_factory=dict)
     """Method key to its source, to be cited."""
 
@@ -133,6 +135,7 @@ def card_facts(
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
+        pad_id=int(config.get("pad_token_id") or 0),
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )

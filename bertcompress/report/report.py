@@ -43,7 +43,13 @@ class Report(ReportData):
             task=dict(task),
             environment=dict(environment),
             stages=comparable(stages, task),
-            verdict=judge(stages, seeds, environment.get("busy_cores"), task),
+            verdict=judge(
+                stages,
+                seeds,
+                environment.get("busy_cores"),
+                environment.get("disturbed_rounds"),
+                task,
+            ),
         )
 
     @classmethod

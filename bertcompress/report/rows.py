@@ -181,7 +181,8 @@ class ReportData(Row):
     task: dict[str, Any] = Field(description="The task as resolved: data, metrics, chance level")
     environment: dict[str, Any] = Field(
         description="Processor, instruction sets, cores, threads, versions; `busy_cores`: what "
-        "others used when timing began"
+        "others used in the rounds of timing that count; `disturbed_rounds`: share of these in "
+        "which that was 0.3 or more"
     )
     stages: tuple[Stage, ...] = Field(description="In the order they ran")
     verdict: Verdict = Field(description="Computed from the stages")

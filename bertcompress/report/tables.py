@@ -7,7 +7,7 @@ not measured says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -160,6 +160,7 @@ def overview(report: ReportData) -> Table:
         on_row("score", lambda row: shown(row.headline.value if row.headline else None, ".3f")),
         _MB,
         *(_latency(report.reference, batch, length) for batch, length in settings),
+        *(_first_pass(batch) for batch, length in settings if length == "task"),
     ]
     note = f"Speed: {NOT_MEASURED}."
     if settings:
@@ -192,6 +193,14 @@ def _factor(reference: Stage, time: Latency) -> str:
         return " (best dense)"
     claim = speed_claim(dense[1], time)
     return f" ({claim.words})" if claim.stands else ""
+
+
+def _first_pass(batch: int) -> Column[_Line]:
+    def cell(row: DeploymentRow) -> str:
+        first = [t.first_batch_ms for t in row.latency if (t.batch, t.length) == (batch, "task")]
+        return NOT_MEASURED if not first or first[0] is None else f"{first[0]:.1f} ms"
+
+    return replace(on_row(f"first pass, batch {batch}", cell), brief=False)
 
 
 def quality(report: ReportData) -> Table:
@@ -245,11 +254,14 @@ def speed(report: ReportData) -> Table:
         words("runs on", lambda x: _RUNS_ON.cell(x[0])),
         Column("batch", lambda x: str(x[1].batch)),
         Column("length", lambda x: str(x[1].length)),
+        words("served", lambda x: x[1].serving),
         Column("threads", lambda x: str(x[1].threads)),
         Column("p50 ms", lambda x: shown(x[1].p50_ms, ".2f")),
         Column("p95 ms", lambda x: shown(x[1].p95_ms, ".2f")),
         Column("spread", lambda x: percent(x[1].spread)),
         Column("texts/s", lambda x: shown(x[1].throughput_per_s, ".0f")),
+        Column("ms/text", lambda x: shown(x[1].text_ms, ".2f")),
+        Column("ms/text, first pass", lambda x: shown(x[1].first_pass_ms, ".2f")),
         Column("vs best dense", lambda x: _against_dense(report.reference, x[1])),
         Column("vs torch fp32", lambda x: _against_torch(report.reference, x[1])),
     ]
@@ -258,6 +270,11 @@ def speed(report: ReportData) -> Table:
         "Measured interleaved in one run, one process each. Spread: interquartile range of the "
         "rounds' medians over their median. Times faster: ratio of texts/s. Best dense: the "
         "fastest deployment of the baseline, of any runtime."
+    )
+    note += (
+        " First pass: the first time that an opened model meets the task's texts. Served: dynamic, "
+        "or single texts padded to 16, 32, 64 ... tokens, in one warmed model or in buckets, a "
+        "static model each."
     )
     return build("Speed", timed, columns, note)
 

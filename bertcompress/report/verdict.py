@@ -51,12 +51,14 @@ def judge(
     stages: Sequence[Stage],
     seeds: int = 1,
     busy: float | None = None,
+    disturbed: float | None = None,
     task: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Return the verdict on the last stage.
 
-    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used when
-    timing began; `task`: as in the report, for the chance level.
+    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used
+    during the timing; `disturbed`: share of the rounds in which that was too much; `task`: as in
+    the report, for the chance level.
     """
     stages = comparable(stages, task or {})
     baseline, last = baseline_of(stages), stages[-1]
@@ -83,7 +85,7 @@ def judge(
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
         *control_warnings(stages),
-        *busy_words(busy),
+        *busy_words(busy, disturbed),
         *speed_warnings(row, baseline),
     )
     return verdict.model_copy(update={"sentences": sentences, "warnings": warnings})

@@ -2,11 +2,12 @@
 
 Speaks JSON, one object a line: a request on standard input, its answer on standard output.
 
-    {"do": "open", "path", "runtime", "precision", "threads"}
-        -> {"runtime", "precision", "load_s", "memory_mb"}
+    {"do": "open", "path", "runtime", "precision", "threads", "serving", "max_length",
+     "longest"}
+        -> {"runtime", "precision", "serving", "load_s", "memory_mb"}
     {"do": "time", "batch", "length", "repeats", "warmup", "vocab_size"}   random tokens
     {"do": "time", "batches": FILE.npz, "repeats", "warmup"}               real ones
-        -> {"ms": [repeats x batches]}
+        -> {"ms": [repeats x batches]}     one repeat without warm-up, at first: the first pass
     {"do": "memory"} -> {"peak_memory_mb"}
     {"do": "close"} -> {}
 
@@ -80,7 +81,12 @@ class Worker:
         return verbs[request.pop("do")](**request)
 
     def open(
-        self, path: str, runtime: str | None = None, vocab_size: int = 100, **options: Any
+        self,
+        path: str,
+        runtime: str | None = None,
+        vocab_size: int = 100,
+        longest: int | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """Load the artefact and let it answer once: some runtimes compile only then."""
         runtime = locate(path, runtime, options.get("precision"))[0]
@@ -88,11 +94,12 @@ class Worker:
         importlib.import_module(f"bertcompress.runtimes.{runtime}")
         before, start = psutil.Process().memory_info().rss, time.perf_counter()
         self._predictor = open_predictor(path, runtime, **options)
-        self._predictor(random_batch(1, 16, vocab_size))
+        self._predictor(random_batch(1, min(16, longest or 16), vocab_size))
         load_s = time.perf_counter() - start
         return {
             "runtime": self._predictor.runtime,
             "precision": self._predictor.precision,
+            "serving": getattr(self._predictor, "serving", "dynamic"),
             "load_s": load_s,
             "memory_mb": max(psutil.Process().memory_info().rss - before, 0) / 1e6,
         }
