@@ -102,11 +102,19 @@ def main() -> None:
     args = parser.parse_args()
 
     import bertcompress as bc
-    from bertcompress.measure import disk_bytes, environment, task_batches, time_candidates
+    from bertcompress.measure import (
+        Timing,
+        disk_bytes,
+        environment,
+        machine_load,
+        task_batches,
+        time_candidates,
+    )
     from bertcompress.noise import silence
 
     silence()
     rows: list[dict[str, Any]] = []
+    every: list[Timing] = []
     with tempfile.TemporaryDirectory() as scratch:
         timed = candidates(Path(scratch), args.data_dir)
         sizes = {name: disk_bytes(path) / 1e6 for name, (_, path) in timed.items() if path}
@@ -122,12 +130,15 @@ def main() -> None:
                 task_batches=batches,
                 seconds=args.seconds * len(timed),
             )
+            every += timings
             for name, timing in zip(timed, timings, strict=True):
                 for row in timing.latency:
+                    over = row.over_torch.words if row.over_torch else "-"
                     print(f"{texts:11} b{row.batch} {name:42} {row.batch_ms:8.2f} ms "
-                          f"{row.speedup_vs_torch or 0:5.2f}x torch", flush=True)  # fmt: skip
+                          f"{over} torch", flush=True)  # fmt: skip
                     rows.append({"texts": texts, "name": name, **row.model_dump()})
-    print(write("int8", {"environment": environment(), "size_mb": sizes, "rows": rows}))
+    host = environment() | machine_load(every)
+    print(write("int8", {"environment": host, "size_mb": sizes, "rows": rows}))
 
 
 if __name__ == "__main__":

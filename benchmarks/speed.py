@@ -63,7 +63,14 @@ def main() -> None:
 
     import bertcompress as bc
     from bertcompress.artefact import Deployment
-    from bertcompress.measure import environment, size_of, task_batches, time_candidates
+    from bertcompress.measure import (
+        Timing,
+        environment,
+        machine_load,
+        size_of,
+        task_batches,
+        time_candidates,
+    )
     from bertcompress.noise import silence
 
     silence()
@@ -71,6 +78,7 @@ def main() -> None:
         run = make(args.recipe, args.data_dir, Path(scratch) / "run").folder
         timed = candidates(run)
         rows: list[dict[str, Any]] = []
+        every: list[Timing] = []
         tokenizer = bc.load(run / "model").tokenizer
         sets: dict[str, Any] = {"fixed lengths": None}
         for name in TASKS:
@@ -82,6 +90,7 @@ def main() -> None:
             timings = time_candidates(
                 list(timed.values()), shapes, task_batches=batches, seconds=args.seconds * count
             )
+            every += timings
             for who, timing in zip(timed, timings, strict=True):
                 rows += [
                     {"candidate": who, "texts": name, **row.model_dump()} for row in timing.latency
@@ -90,7 +99,7 @@ def main() -> None:
             who: size_of(Deployment(c.runtime, c.precision, Path(c.path))).model_dump()  # type: ignore[arg-type]
             for who, c in timed.items()
         }
-        host = environment()
+        host = environment() | machine_load(every)
     result = {"environment": host, "recipe": args.recipe, "sizes": sizes, "rows": rows}
     show(result)
     print(write(f"speed-{args.recipe}", result))
@@ -101,18 +110,32 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("candidate", "texts", "batch", "tokens", "p50 ms", "spread", "x torch", "x int8")
+    from bertcompress.measure import Latency
+
+    table = Table(
+        "candidate",
+        "texts",
+        "batch",
+        "tokens",
+        "p50 ms",
+        "first pass",
+        "spread",
+        "x torch",
+        "x int8",
+    )
     for row in result["rows"]:
-        dense = row["speedup_vs_dense_int8"]
+        time = Latency(**{name: row[name] for name in Latency.model_fields})
+        torch, dense = time.over_torch, time.over_dense_int8
         table.add_row(
             row["candidate"],
             row["texts"],
             str(row["batch"]),
             str(row["length"]),
             f"{row['p50_ms']:.2f}",
+            "-" if time.first_pass_ms is None else f"{time.first_pass_ms:.2f}",
             f"{row['spread']:.0%}",
-            f"{row['speedup_vs_torch']:.2f}",
-            "-" if dense is None else f"{dense:.2f}",
+            "-" if torch is None else torch.words,
+            "-" if dense is None else dense.words,
         )
     Console(width=120).print(table)
 

@@ -209,10 +209,12 @@ def evaluate(
         revision=revision,
         say=_say,
     )
+    for row in filter(lambda row: row.alarm, rows):
+        out.print(f"{row.split}: {row.alarm}", style="bold red", markup=False, highlight=False)
     table = Table("split", "metric", "score", "95 % interval", "rows", title=model)
     for row in rows:
         mark = " *" if row.headline else ""
-        span = f"{row.ci_low:.4f} to {row.ci_high:.4f}"
+        span = "-" if row.ci_low is None else f"{row.ci_low:.4f} to {row.ci_high:.4f}"
         table.add_row(row.split, row.metric + mark, f"{row.value:.4f}", span, str(row.n))
     out.print(table)
 
@@ -255,18 +257,9 @@ def bench(
     numbers = {name: str(i) for i, name in enumerate(dict.fromkeys(row.model for row in rows), 1)}
     for name, number in numbers.items():
         out.print(f"{number}  {name}", markup=False, highlight=False, soft_wrap=True)
-    table = Table("model", "runtime", "batch", "tokens", "ms", "p95 ms", "per s", "vs first")
+    table = Table("model", *rows[0].cells)
     for row in rows:
-        table.add_row(
-            numbers[row.model],
-            f"{row.runtime} {row.precision}",
-            str(row.time.batch),
-            str(row.time.length),
-            f"{row.time.batch_ms:.2f}",
-            f"{row.time.p95_ms:.2f}",
-            f"{row.time.throughput_per_s:.0f}",
-            f"{row.speedup_vs_first:.2f}x ± {row.spread:.0%}",
-        )
+        table.add_row(numbers[row.model], *row.cells.values())
     out.print(table)
 
 

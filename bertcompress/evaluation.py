@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,20 +26,23 @@ from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
     Candidate,
+    Claim,
     Latency,
     LayerRow,
     Parameters,
     Row,
     Score,
     Timing,
-    busy_cores,
     busy_words,
     count_parameters,
     cut_words,
     environment,
     layer_table,
+    machine_load,
     predict,
+    ratio_claim,
     score,
+    speed_claim,
     task_batches,
     time_candidates,
 )
@@ -232,6 +234,32 @@ class BenchRow(Row):
     load_s: float = Field(ge=0, description="Seconds from opening it to its first answer")
     memory_mb: float = Field(ge=0, description="Megabytes that its process held at most")
 
+    @property
+    def label(self) -> str:
+        """Runtime, precision and how it was opened, in words."""
+        mode = "" if self.time.serving == "dynamic" else f", {self.time.serving}"
+        return f"{self.runtime} {self.precision}{mode}"
+
+    @property
+    def claim(self) -> Claim:
+        """The speed-up over the first model, which stands where it exceeds its spread."""
+        return ratio_claim(self.speedup_vs_first, self.spread)
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What a table shows of it beside the model, by heading."""
+        time = self.time
+        return {
+            "runtime": self.label,
+            "batch": str(time.batch),
+            "tokens": str(time.length),
+            "ms": f"{time.batch_ms:.2f}",
+            "p95 ms": f"{time.p95_ms:.2f}",
+            "first pass": "-" if time.first_batch_ms is None else f"{time.first_batch_ms:.2f}",
+            "per s": f"{time.throughput_per_s:.0f}",
+            "vs first": self.claim.exact_words,
+        }
+
 
 def bench(
     models: Sequence[str | Path],
@@ -248,10 +276,11 @@ def bench(
 ) -> list[BenchRow]:
     """Return load time, memory, latency and throughput of models, timed in turn in one run.
 
-    The first is what the ratios refer to; with `task`, its own texts are timed too. `seconds` is
-    spent on each shape. A run alone stands for all that it ships; beside other models, for the
-    deployment that its verdict is about. `runtime` and `precision` choose for every model,
-    `revision` for every Hub id.
+    The first is what the ratios refer to; with `task`, its own texts are timed too, one at a time
+    in the serving mode that is best for each model. `seconds` is spent on each shape, as much again
+    at most where something else disturbs. A run alone stands for all that it ships; beside other
+    models, for the deployment that its verdict is about. `runtime` and `precision` choose for every
+    model, `revision` for every Hub id.
     """
     if not models:
         raise NotFound("bench: no model given")
@@ -276,10 +305,13 @@ def bench(
         )
         for place, own in zip(places, batches, strict=True)
     ]
-    for words in (*cut_words(shapes, candidates), *busy_words(busy_cores())):
+    for words in cut_words(shapes, candidates):
         say(words)
     count = len(shapes) + (2 if task is not None else 0)
     timings = time_candidates(candidates, shapes, threads=threads, seconds=seconds * count)
+    load = machine_load(timings)
+    for words in busy_words(load["busy_cores"], load["disturbed_rounds"]):
+        say(words)
     return [
         _bench_row(place.model, timing, time, first)
         for place, timing in zip(places, timings, strict=True)
@@ -300,13 +332,14 @@ def _all_of(model: str, revision: str | None) -> list[_Place]:
 
 
 def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> BenchRow:
+    claim = speed_claim(first, time)
     return BenchRow(
         model=model,
         runtime=timing.runtime,
         precision=timing.precision,
         time=time,
-        speedup_vs_first=time.throughput_per_s / first.throughput_per_s,
-        spread=0.0 if time is first else math.hypot(time.spread, first.spread),
+        speedup_vs_first=claim.ratio,
+        spread=claim.spread,
         load_s=timing.load_s,
         memory_mb=timing.peak_memory_mb,
     )

@@ -25,6 +25,7 @@ __all__ = [
     "Metric",
     "compute",
     "decisions",
+    "given",
     "interval",
     "mcnemar",
     "paired_difference",
@@ -48,10 +49,15 @@ class Metric:
     weighted: Callable[[Array, Array, Array], Array]
     accuracy_like: bool = False
     """A mean of right and wrong: McNemar's test applies."""
+    compares_rows: bool = False
+    """Undefined where all references are equal, and so for one row."""
+    report_only: bool = False
+    """In the units of the target, lower is better: nothing is chosen by it."""
 
 
 _SINGLE, _MULTI = frozenset({"single_label"}), frozenset({"multi_label"})
 _NUMBER, _NONE = frozenset({"regression", "unlabelled"}), frozenset({"unlabelled"})
+_TARGET = frozenset({"regression"})
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
@@ -63,9 +69,14 @@ METRICS: dict[str, Metric] = {
     "f1": Metric("F1 of class 1 of two classes", _SINGLE, weighted.f1),
     "f1_macro": Metric("mean over classes of F1", _SINGLE | _MULTI, weighted.f1_macro),
     "f1_micro": Metric("F1 over all labels of all rows", _MULTI, weighted.f1_micro),
-    "matthews": Metric("Matthews correlation of classes", _SINGLE, weighted.matthews),
-    "pearson": Metric("linear correlation", _NUMBER, weighted.pearson),
-    "spearman": Metric("rank correlation", _NUMBER, weighted.spearman),
+    "matthews": Metric(
+        "Matthews correlation of classes", _SINGLE, weighted.matthews, compares_rows=True
+    ),
+    "pearson": Metric("linear correlation", _NUMBER, weighted.pearson, compares_rows=True),
+    "spearman": Metric("rank correlation", _NUMBER, weighted.spearman, compares_rows=True),
+    "mae": Metric(
+        "mean absolute error, in the units of the target", _TARGET, weighted.mae, report_only=True
+    ),
     "agreement": Metric(
         "share of rows answered as the original does", _NONE, weighted.accuracy, accuracy_like=True
     ),
@@ -73,15 +84,16 @@ METRICS: dict[str, Metric] = {
         "mean divergence from the original's probabilities, in nats", _NONE, weighted.kl_mean
     ),
 }
-"""Name in a task file to metric. All are between 0 and 1, correlations -1 and 1, `kl` from 0 up.
+"""Name in a task file to metric. All are between 0 and 1, correlations -1 and 1, `kl` and `mae`
+from 0 up.
 
 Higher is better, but for those in `LOWER_IS_BETTER`."""
-LOWER_IS_BETTER = ("kl",)
+LOWER_IS_BETTER = ("kl", "mae")
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "single_label": ("accuracy", "f1_macro", "matthews"),
     "multi_label": ("f1_micro", "f1_macro", "accuracy"),
-    "regression": ("spearman", "pearson"),
+    "regression": ("spearman", "pearson", "mae"),
     "unlabelled": ("agreement", "kl"),
 }
 """Problem to metrics, the headline first."""
@@ -101,13 +113,24 @@ def decisions(metric: str, logits: Array, problem: str) -> Array:
         return logits
     if problem == "multi_label":
         return np.asarray(logits > 0)
-    if metric in ("pearson", "spearman"):
+    if metric in ("pearson", "spearman", "mae"):
         return logits[:, 0]
     if logits.shape[1] == 1:
         raise TaskError(
             f"metric '{metric}' compares classes, but the model has one output; use spearman"
         )
     return np.asarray(logits.argmax(axis=1))
+
+
+def given(metric: str, references: Array) -> bool:
+    """Return whether these references allow the metric: no correlation exists of one row.
+
+    Shape: (N,) or (N, K); without labels the original's logits.
+    """
+    if not METRICS[metric].compares_rows:
+        return True
+    column = np.asarray(references).reshape(len(references), -1)[:, 0]
+    return len(column) > 1 and bool(np.ptp(column) > 0)
 
 
 def compute(
@@ -151,6 +174,8 @@ def _value(metric: str, decided: Array, references: Array) -> float:
             return 0.0  # a constant answer knows nothing; scipy would give NaN
         test = stats.pearsonr if metric == "pearson" else stats.spearmanr
         return float(test(decided, references).statistic)
+    if metric == "mae":
+        return float(sk.mean_absolute_error(references, decided))
     if metric == "matthews":
         return float(sk.matthews_corrcoef(references, decided))
     if metric in ("accuracy", "agreement"):

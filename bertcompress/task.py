@@ -254,6 +254,12 @@ class Task(BaseModel):
                 raise ValueError(unknown("metrics", "metric", name, METRICS))
         if self.headline and self.headline not in (self.metrics or METRICS):
             raise ValueError(unknown("headline", "metric", self.headline, self.metrics or METRICS))
+        decides = self.headline or next(iter(self.metrics), "")
+        if decides and METRICS[decides].report_only:
+            raise ValueError(
+                f"headline: '{decides}' is an error in the units of the target, which nothing can "
+                "be chosen by; put spearman or pearson first"
+            )
         if self.problem != "auto" and (
             wrong := _misfit(self.metrics, self.problem, len(self.labels or ()))
         ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from bertcompress.errors import InputError, MissingExtra, NotFound, WorkerError
 from bertcompress.measure import (
     Candidate,
     Row,
-    busy_cores,
     busy_words,
     environment,
+    machine_load,
     time_candidates,
 )
 from bertcompress.measure.latency import within
@@ -49,8 +49,8 @@ def verify(
 
     Every file is run by the runtime that it was made for, where that is installed, and timed for
     about `seconds` each; 0 times nothing. The warnings say how this machine differs from the one
-    that the artefact was made on, and whether it was busy when timing began. Raises NotFound for a
-    folder without recorded answers.
+    that the artefact was made on, and whether something else used it during the timing. Raises
+    NotFound for a folder without recorded answers.
     """
     place = Path(folder).expanduser()
     files = [place / PROBE_FILE, *sorted(place.glob(f"*/{PROBE_FILE}"))]
@@ -62,11 +62,14 @@ def verify(
         rows += [_row(place, inner, name, probe) for name in sorted(probe.answers)]
     timed = [candidate for _, candidate in rows if candidate is not None]
     timing = bool(seconds and timed)
-    warnings = busy_words(busy_cores()) if timing else []
+    speeds: Iterator[dict[str, float]] = iter(())
+    warnings: list[str] = []
     try:
-        speeds = iter(_speeds(timed, seconds, threads) if timing else [])
+        if timing:
+            found, warnings = _speeds(timed, seconds, threads)
+            speeds = iter(found)
     except WorkerError as error:  # what was checked stands without its times
-        speeds, warnings = iter([]), [f"nothing was timed: {error}"]
+        warnings = [f"nothing was timed: {error}"]
     done = [
         row if candidate is None else row.model_copy(update=next(speeds, {}))
         for row, candidate in rows
@@ -107,12 +110,14 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
 
 def _speeds(
     candidates: Sequence[Candidate], seconds: float, threads: int | None
-) -> list[dict[str, float]]:
-    """Return what is known of a row once its file was timed, for each."""
+) -> tuple[list[dict[str, float]], list[str]]:
+    """Return what is known of each row once its file was timed, and how busy the machine was."""
     length = within([(1, TOKENS)], candidates)[0][1]
     shape, whole = (1, length), seconds * len(candidates)
     every = time_candidates(candidates, [shape], threads=threads, rounds=5, seconds=whole)
-    return [{"tokens": length, "latency_ms": each.latency[0].p50_ms} for each in every]
+    known = [{"tokens": length, "latency_ms": each.latency[0].p50_ms} for each in every]
+    load = machine_load(every)
+    return known, busy_words(load["busy_cores"], load["disturbed_rounds"])
 
 
 def _most_tokens(path: Path) -> int | None:

@@ -18,6 +18,7 @@ __all__ = [
     "f1_micro",
     "kl",
     "kl_mean",
+    "mae",
     "matthews",
     "pearson",
     "spearman",
@@ -39,6 +40,11 @@ def _mean(values: Array, weights: Array) -> Array:
 def kl_mean(decided: Array, references: Array, weights: Array) -> Array:
     """Return the mean of `kl`."""
     return _mean(kl(decided, references), weights)
+
+
+def mae(decided: Array, references: Array, weights: Array) -> Array:
+    """Return the mean absolute error, in the units of the references."""
+    return _mean(np.abs(decided.astype(float).ravel() - references.astype(float).ravel()), weights)
 
 
 def _bits(decided: Array, references: Array) -> tuple[Array, Array]:

@@ -18,12 +18,15 @@ ORDER = (
     ("Stage", "`stages[]`"),
     ("Cost", "`stages[].cost`"),
     ("Control", "`stages[].control`"),
+    ("Outcome", "`stages[].control.method`"),
     ("LayerShape", "`stages[].edits[]`"),
     ("DeploymentRow", "`stages[].deployments[]`"),
     ("Score", "`scores[]`, and `control.score`"),
+    ("Standing", "`scores[].standing`"),
     ("Latency", "`latency[]`"),
     ("Verdict", "`verdict`"),
     ("SpeedUp", "`verdict.speed[]`"),
+    ("Use", "`verdict.uses[]`"),
 )
 
 

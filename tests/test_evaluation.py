@@ -107,17 +107,22 @@ def timed(monkeypatch):
     def time(candidates, shapes, *, threads, seconds):
         asked.extend(candidates)
         return [
-            Timing(c.runtime, c.precision or "fp32", 0.1, 1.0, 2.0, [latency(2.0**i)])
+            Timing(
+                c.runtime, c.precision or "fp32", 0.1, 1.0, 2.0, [latency(2.0**i)], *MADE_UP["load"]
+            )
             for i, c in enumerate(candidates)
         ]
 
     monkeypatch.setattr(evaluation, "time_candidates", time)
-    monkeypatch.setattr(evaluation, "busy_cores", lambda: 0.0)
     return asked
 
 
+MADE_UP = {"load": (0.0, 0.0), "row": {}}
+"""Cores that others use meanwhile and the share of the rounds that is disturbed; fields of rows."""
+
+
 def latency(speed):
-    return Latency(
+    row = Latency(
         batch=8,
         length=128,
         threads=1,
@@ -126,6 +131,7 @@ def latency(speed):
         throughput_per_s=80 * speed,
         spread=0.03 * speed,
     )
+    return row.model_copy(update=MADE_UP["row"])
 
 
 def test_a_run_alone_stands_for_all_that_it_ships(run, timed):
@@ -143,11 +149,40 @@ def test_a_run_alone_stands_for_all_that_it_ships(run, timed):
 
 
 def test_a_busy_machine_is_told(run, timed, monkeypatch):
-    monkeypatch.setattr(evaluation, "busy_cores", lambda: 1.5)
+    monkeypatch.setitem(MADE_UP, "load", (1.5, 0.4))
     said = []
     bc.bench([run / "model"], say=said.append)
     assert len(said) == 1
-    assert "1.5 cores busy" in said[0]
+    assert "1.5 cores busy during the timing" in said[0]
+    assert "40 % of the rounds stayed disturbed" in said[0]
+
+
+def table(*arguments):
+    """The cells that the command prints, line by line."""
+    from bertcompress.cli import app
+
+    done = CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    lines = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.count("│") > 5]
+    return [[cell.strip() for cell in cells] for cells in lines]
+
+
+def test_a_ratio_within_its_spread_is_no_speed_up(run, timed, monkeypatch):
+    """The first model is by turns ten times slower than itself."""
+    monkeypatch.setitem(MADE_UP, "row", {"spread": 1.7})
+    rows = bc.bench([run])
+    assert [row.claim.stands for row in rows] == [False] * 3
+    shown = [cells[-1] for cells in table(run)]
+    assert shown == ["1.00x", *["not measurable here (spread 240 %)"] * 2]
+
+
+def test_the_first_pass_and_the_serving_mode_stand_beside_the_steady_time(run, timed, monkeypatch):
+    more = {"first_pass_ms": 2.25, "serving": "buckets", "length": "task"}
+    monkeypatch.setitem(MADE_UP, "row", more)
+    cells = table(run)[1]
+    assert cells[1] == "onnxruntime int8, buckets"
+    assert cells[3:7] == ["task", "50.00", "60.00", "18.00"]  # of a batch of 8
+    assert cells[-1] == "2.00x ± 7 %"
 
 
 def test_beside_others_a_run_is_one(run, timed):

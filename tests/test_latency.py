@@ -7,20 +7,39 @@ import subprocess
 import sys
 
 import numpy as np
-import psutil
 import pytest
 from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
 from bertcompress.errors import WorkerError
-from bertcompress.measure import busy_cores, busy_words, latency
-from bertcompress.measure.latency import Candidate, measure_latency, time_candidates
+from bertcompress.measure import Candidate, cut_words, measure_latency, time_candidates
+from bertcompress.measure.latency import within
+from bertcompress.measure.rounds import Times
+from bertcompress.measure.served import Served, timings_of
 from bertcompress.runtimes import host, onnxruntime, process
 from bertcompress.runtimes import torch as torch_runtime
 from bertcompress.runtimes.process import WorkerProcess, clean_environment
 from bertcompress.runtimes.worker import load_batches, random_batch, save_batches
 
 WORDS = len(VOCABULARY)
+
+
+def undisturbed(pids):
+    """Stands in for the watch: tests must not depend on what else the machine does."""
+    return lambda: 0.0
+
+
+def rows(candidates, runtimes, took, threads=1):
+    """The rows of candidates that took so many milliseconds, by shape."""
+    served = [
+        Served(
+            i,
+            {"runtime": runtime, "precision": "fp32", "load_s": 1.0, "memory_mb": 1.0},
+            {shape: Times(ms) for shape, ms in shapes.items()},
+        )
+        for i, (runtime, shapes) in enumerate(zip(runtimes, took, strict=True))
+    ]
+    return [timing.latency for timing in timings_of(candidates, served, threads)]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +72,7 @@ def timed(folder):
         progress=lambda candidate, done, turns_in_all: turns.append(
             (candidate, done, turns_in_all)
         ),
+        watch=undisturbed,
     )
     return timings, turns
 
@@ -77,8 +97,13 @@ def test_every_shape_has_a_row_for_every_candidate(timed):
         assert {row.threads for row in timing.latency} == {1}
         assert timing.load_s > 0
         assert timing.peak_memory_mb > timing.memory_mb >= 0
+        assert (timing.busy_cores, timing.disturbed) == (0, 0)
         for row in timing.latency:
             assert 0 < row.p50_ms <= row.p95_ms
+            assert row.disturbed == 0
+            assert row.serving == "dynamic"
+            # Beside the steady time stands the first pass, of real texts alone.
+            assert (row.first_pass_ms is not None) == (row.length == "task")
 
 
 def test_ratios_are_of_the_same_run(timed):
@@ -101,13 +126,12 @@ def test_rows_from_known_times():
     slow = np.full((2, 3, 1), 10.0)
     fast = np.full((2, 3, 1), 4.0)
     fast[1, 2] = 400.0
-    rows = latency._rows(
+    row = rows(
         [Candidate("a", baseline="torch"), Candidate("b")],
         ["torch", "openvino"],
         [{(8, 128): slow}, {(8, 128): fast}],
         threads=2,
-    )
-    row = rows[1][0]
+    )[1][0]
     assert (row.p50_ms, row.speedup_vs_torch, row.spread) == (4.0, 2.5, 0.0)
     assert row.throughput_per_s == pytest.approx(2000)
     assert row.batch_ms == pytest.approx(row.p50_ms)
@@ -119,22 +143,45 @@ def test_real_texts_count_by_their_whole_time():
     """A short and a long text: the median of all times alone would hide the long one's speed."""
     base = np.tile([10.0, 10.0, 40.0], (3, 2, 1))
     ours = np.tile([10.0, 10.0, 10.0], (3, 2, 1))
-    rows = latency._rows(
+    (one,), (other,) = rows(
         [Candidate("a", baseline="torch"), Candidate("b")],
         ["torch", "torch"],
         [{(1, "task"): base}, {(1, "task"): ours}],
-        threads=1,
     )
-    assert rows[1][0].speedup_vs_torch == pytest.approx(2.0)
-    assert rows[0][0].p50_ms == 10.0
+    assert other.speedup_vs_torch == pytest.approx(2.0)
+    assert one.p50_ms == 10.0
     # What is shown divides to the ratio that is shown beside it.
-    assert (rows[0][0].batch_ms, rows[1][0].batch_ms) == pytest.approx((20.0, 10.0))
+    assert (one.batch_ms, other.batch_ms) == pytest.approx((20.0, 10.0))
 
 
 def test_spread_is_between_rounds():
     times = np.stack([np.full((4, 1), ms) for ms in (8.0, 9.0, 10.0, 11.0, 12.0)])
-    row = latency._rows([Candidate("a")], ["torch"], [{(1, 8): times}], threads=1)[0][0]
+    row = rows([Candidate("a")], ["torch"], [{(1, 8): times}])[0][0]
     assert row.spread == pytest.approx(0.2)
+
+
+def test_spread_is_of_what_the_ratio_is_of():
+    """Short texts took the same in every round, the long one did not: its noise is in the ratio."""
+    times = np.tile([10.0, 10.0, 40.0], (4, 2, 1))
+    times[2:, :, 2] = 100.0
+    row = rows([Candidate("a")], ["torch"], [{(1, "task"): times}])[0][0]
+    assert row.spread == pytest.approx(20 / 30)
+
+
+def test_a_ratio_knows_the_noise_of_both_sides():
+    base = np.stack([np.full((4, 1), ms) for ms in (8.0, 9.0, 10.0, 11.0, 12.0)])
+    ours = base / 2
+    (first,), (second,) = rows(
+        [Candidate("a", baseline="torch"), Candidate("b")],
+        ["torch", "torch"],
+        [{(1, 8): base}, {(1, 8): ours}],
+    )
+    assert second.spread_vs_torch == pytest.approx(np.hypot(0.2, 0.2))
+    assert second.over_torch.words == "2.00x"
+    assert (first.speedup_vs_torch, first.spread_vs_torch) == (1, 0)
+    assert second.over_dense_int8 is None
+    old = second.model_copy(update={"spread_vs_torch": None})  # as older reports have it
+    assert old.over_torch.spread == second.spread
 
 
 def test_a_broken_artefact_is_a_worker_error_that_says_why(tmp_path):
@@ -204,6 +251,16 @@ def test_batches_travel_unchanged(tmp_path):
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def test_lengths_are_cut_to_what_every_candidate_takes():
+    candidates = [Candidate("a", longest=40), Candidate("b", longest=512), Candidate("c")]
+    assert within([(1, 32), (1, 128), (1, 64), (8, 16)], candidates) == [(1, 32), (1, 40), (8, 16)]
+    assert within([(1, 128)], candidates[2:]) == [(1, 128)]
+    assert cut_words([(1, 32)], candidates) == []
+    assert cut_words([(1, 128)], candidates) == [
+        "a takes texts of at most 40 tokens: longer ones are timed at that length"
+    ]
+
+
 def test_random_tokens_stay_in_the_vocabulary():
     ids = random_batch(3, 50, 7)["input_ids"]
     assert ids.shape == (3, 50)
@@ -224,13 +281,3 @@ def test_peak_memory_never_falls_and_counts_megabytes():
     assert host.peak_memory_mb() >= before
     assert before > 50
     del ballast
-
-
-def test_a_busy_machine_is_seen_and_said(monkeypatch):
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0, 1]
-    shares = [100.0 * (core == cores[0]) for core in range(max(cores) + 2)]
-    shares[-1] = 100.0 if hasattr(os, "sched_getaffinity") else 0.0  # one that is not ours
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: shares)
-    assert busy_cores() == 1.0
-    assert busy_words(None) == busy_words(0.1) == []
-    assert "1.0 cores busy" in busy_words(1.0)[0]

@@ -47,6 +47,7 @@ CASES = [
     ("f1_macro", "multi_label"),
     ("pearson", "regression"),
     ("spearman", "regression"),
+    ("mae", "regression"),
     ("agreement", "unlabelled"),
     ("kl", "unlabelled"),
 ]
@@ -61,6 +62,8 @@ def oracle(metric, logits, truth):
     if metric == "kl":
         p, q = (np.exp(a) / np.exp(a).sum(1, keepdims=True) for a in (truth, logits))
         return float(stats.entropy(p, q, axis=1).mean())
+    if metric == "mae":
+        return float(sk.mean_absolute_error(truth, logits[:, 0]))
     if metric in ("pearson", "spearman"):
         test = stats.pearsonr if metric == "pearson" else stats.spearmanr
         return float(test(logits[:, 0], truth).statistic)
@@ -142,7 +145,7 @@ def test_paired_difference(metric, kind):
     values = [metrics.compute([metric], x, truth, problem)[metric] for x in (better, worse)]
     assert difference == pytest.approx(values[0] - values[1])
     assert low <= difference <= high
-    assert (difference > 0) == (metric != "kl")
+    assert (difference > 0) == (metric not in metrics.LOWER_IS_BETTER)
     assert low * high > 0 and p < 0.01
     same = metrics.paired_difference(metric, better, better, truth, problem)
     assert same == (0.0, 0.0, 0.0, 1.0)

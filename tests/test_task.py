@@ -45,7 +45,7 @@ def test_shipped_task_fits_the_schema(name):
         ("sst2", ("accuracy",), "accuracy", 0.509, 1),
         ("mrpc", ("accuracy", "f1"), "accuracy", 0.684, 2),
         ("qqp", ("accuracy", "f1"), "accuracy", 0.632, 2),
-        ("stsb", ("spearman", "pearson"), "spearman", 0.0, 2),
+        ("stsb", ("spearman", "pearson", "mae"), "spearman", 0.0, 2),
         ("mnli", ("accuracy",), "accuracy", 0.354, 2),
         ("qnli", ("accuracy",), "accuracy", 0.505, 2),
         ("rte", ("accuracy",), "accuracy", 0.527, 2),

@@ -470,7 +470,12 @@ def test_callback_trains_like_fit(tmp_path):
     from transformers import Trainer, TrainingArguments
 
     settings = TrainSettings(
-        epochs=2, precision="fp32", gradient_accumulation=2, weight_decay=0, warmup=0
+        epochs=2,
+        precision="fp32",
+        learning_rate=5e-5,
+        gradient_accumulation=2,
+        weight_decay=0,
+        warmup=0,
     )
     ours, own = quiet(), hidden_objective()
     fit_batches(ours, own, batches(8), settings=settings, progress=False)

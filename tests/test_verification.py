@@ -63,7 +63,8 @@ def test_inputs_are_real_shapes_and_always_the_same():
 
 
 def test_what_was_made_here_computes_the_same_here(made, monkeypatch):
-    monkeypatch.setattr(verification, "busy_cores", lambda: 1.5)
+    load = {"busy_cores": 1.5, "disturbed_rounds": 1.0}
+    monkeypatch.setattr(verification, "machine_load", lambda _: load)
     rows, warnings = bc.verify(made / "out", seconds=0)
     assert [(row.file, row.precision) for row in rows] == [
         ("onnx/model.onnx", "fp32"),

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import Teacher
-from bertcompress.training import label_loss, logits_of
+from bertcompress.training import label_loss, logits_of, standardised_logits
 
 __all__ = [
     "Distillation",
@@ -205,7 +205,8 @@ class Distillation:
         answer = self.teacher(batch["row_id"], self.needs if compares_hidden else frozenset())
         terms = []
         if self.logit_weight:
-            loss = kd_loss(logits_of(outputs), answer.logits, self.temperature, self.problem)
+            theirs = standardised_logits(answer.logits, batch)
+            loss = kd_loss(logits_of(outputs), theirs, self.temperature, self.problem)
             terms.append(self.logit_weight * loss)
         if compares_hidden:
             student, teacher = outputs["hidden_states"], answer.hidden_states

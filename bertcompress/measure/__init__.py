@@ -1,5 +1,7 @@
 """Scores with their intervals, sizes, MACs, latency, memory: of a `Predictor`, not of a class."""
 
+from bertcompress.measure.chance import Standing
+from bertcompress.measure.claims import Claim, ratio_claim, speed_claim
 from bertcompress.measure.footprint import (
     LayerRow,
     Parameters,
@@ -18,8 +20,7 @@ from bertcompress.measure.latency import (
     Timing,
     busy_words,
     cut_words,
-    measure_latency,
-    time_candidates,
+    machine_load,
 )
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import (
@@ -31,10 +32,12 @@ from bertcompress.measure.scores import (
     score,
     task_batches,
 )
-from bertcompress.runtimes.host import busy_cores, environment, peak_memory_mb, physical_cores
+from bertcompress.measure.timing import measure_latency, time_candidates
+from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
 
 __all__ = [
     "Candidate",
+    "Claim",
     "Comparison",
     "Cost",
     "Latency",
@@ -43,8 +46,8 @@ __all__ = [
     "Row",
     "Score",
     "Size",
+    "Standing",
     "Timing",
-    "busy_cores",
     "busy_words",
     "compare",
     "count_parameters",
@@ -54,13 +57,16 @@ __all__ = [
     "environment",
     "half_size",
     "layer_table",
+    "machine_load",
     "macs",
     "measure_latency",
     "peak_memory_mb",
     "physical_cores",
     "predict",
+    "ratio_claim",
     "score",
     "size_of",
+    "speed_claim",
     "task_batches",
     "time_candidates",
 ]

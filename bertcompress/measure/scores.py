@@ -13,6 +13,7 @@ from bertcompress import metrics
 from bertcompress.bars import bar
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
+from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor
 from bertcompress.task import Task
@@ -35,12 +36,26 @@ class Score(Row):
     """One metric on one split."""
 
     metric: str = Field(description="Name of the metric")
-    value: float = Field(description="0 to 1; correlations -1 to 1; kl from 0")
-    ci_low: float = Field(description="Lower end of the 95 % interval over examples")
-    ci_high: float = Field(description="Upper end of the 95 % interval over examples")
+    value: float = Field(
+        description="0 to 1; correlations -1 to 1; kl from 0; mae in the units of the target"
+    )
+    ci_low: float | None = Field(
+        description="Lower end of the 95 % interval over examples; null for one row"
+    )
+    ci_high: float | None = Field(description="Upper end of the 95 % interval over examples")
     n: int = Field(ge=1, description="Examples")
     headline: bool = Field(description="Whether this metric decides")
     split: str = Field(description="The split that was scored")
+    standing: Standing | None = Field(
+        None, description="Of the headline: how it stands to chance; null without labels"
+    )
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong with the score as the end of a sentence; empty where it is above chance."""
+        if self.standing is None:
+            return ""
+        return self.standing.words(self.metric, self.value, self.ci_low, self.ci_high)
 
 
 class Comparison(Row):
@@ -114,6 +129,9 @@ def score(
 ) -> list[Score]:
     """Return the task's metrics on a split, each with its 95 % interval over examples.
 
+    A metric that these references do not allow is left out: one row has no correlation, and no
+    interval.
+
     Args:
         task: As resolved (`data.task`).
         data: Where the labels come from.
@@ -122,18 +140,27 @@ def score(
         references: Instead of the labels; without labels the original's logits. Shape: (N, K).
     """
     references = data.references(split) if references is None else references
+    # In the order of the references: the task's, which the model's may differ from.
+    labels = tuple(data.labels[i] for i in data.order) if data.order else data.labels
     rows = []
     for metric in task.metrics:
+        if not metrics.given(metric, references):
+            continue
         value, low, high = metrics.interval(metric, logits, references, task.problem)
+        span = (low, high) if len(logits) > 1 else None
+        headline = metric == task.headline
         rows.append(
             Score(
                 metric=metric,
                 value=value,
-                ci_low=low,
-                ci_high=high,
+                ci_low=span[0] if span else None,
+                ci_high=span[1] if span else None,
                 n=len(logits),
-                headline=metric == task.headline,
+                headline=headline,
                 split=split,
+                standing=(
+                    standing_of(task, labels, logits, references, span) if headline else None
+                ),
             )
         )
     return rows

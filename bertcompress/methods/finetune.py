@@ -1,10 +1,10 @@
 """Train all weights on the task's labels and keep the best evaluation.
 
 The baseline of every comparison and the usual first step; skipped by a model that is already
-fine-tuned for the task. Devlin et al. 2018 (1810.04805), section 4.1: the rate decays to zero over
-`epochs`, and the best evaluation is kept. A teacher that stopped while its rate was still high
-flatters every student, so patience stops only what has clearly passed its best; where the report's
-history still rises at the end, give more epochs.
+fine-tuned for the task (Devlin et al. 2018, 1810.04805, section 4.1). A baseline that stopped early
+flatters everything that is compared with it: the rate is held until the score on the selection
+split stalls, then falls to zero (Hu et al. 2024, 2404.06395). With `epochs` it falls over as many
+instead. Where a cap ends the training while the score still rises, the report says so first.
 
 Costs three forward passes' worth of arithmetic per row and epoch. Not for data without labels.
 Changes no shape: no speed-up on any device.
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from bertcompress.artefact import Product
@@ -60,9 +59,9 @@ def finetune(
     """Train `model` in place on batches with `labels`, for all epochs, and return it.
 
     `knobs` are the fields of `Finetune`. There is no selection split here, so nothing stops early:
-    give `epochs`. Raises DataError for batches without labels.
+    give `epochs`, three by default. Raises DataError for batches without labels.
     """
-    settings = Finetune(**{"epochs": 3, **knobs})
+    settings = Finetune(**knobs)
     fit_batches(model, LabelLoss(), loader, settings=settings, seed=seed, device=device)
     return model
 
@@ -74,12 +73,6 @@ class Finetune(Method, TrainSettings):
     paper: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
     kind: ClassVar[Literal["train", "shape", "precision"]] = "train"
     needs_labels: ClassVar[bool] = True
-
-    epochs: float = Field(4, gt=0, le=1_000, description="Passes over the training rows at most")
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate of AdamW")
-    patience: int | None = Field(
-        3, ge=1, description="Stop after this many evaluations without a better one; null: never"
-    )
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product; its head has to fit the task already."""

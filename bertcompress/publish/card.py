@@ -18,8 +18,8 @@ from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table
 from bertcompress.report.cells import cost_line
 from bertcompress.report.rows import DeploymentRow, ReportData
+from bertcompress.report.speed import judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
-from bertcompress.report.verdict import judged
 from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class CardFacts:
     """As the base model's card says; left out where it says nothing."""
     auto_class: str = "AutoModelForSequenceClassification"
     pipeline_tag: str = "text-classification"
+    pad_id: int = 0
+    """Token that texts are padded with."""
     papers: Mapping[str, str] = field(default_factory=dict)
     """Method key to its source, to be cited."""
 
@@ -133,6 +135,7 @@ def card_facts(
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
+        pad_id=int(config.get("pad_token_id") or 0),
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )
@@ -269,8 +272,8 @@ def _results(facts: CardFacts, row: DeploymentRow, dataset: str | None) -> list[
             metric_name=f"{score.metric} ({row.label})",
             metric_value=round(score.value, 6),
             metric_args={
-                "ci_low": round(score.ci_low, 6),
-                "ci_high": round(score.ci_high, 6),
+                "ci_low": None if score.ci_low is None else round(score.ci_low, 6),
+                "ci_high": None if score.ci_high is None else round(score.ci_high, 6),
                 "rows": score.n,
             },
         )

@@ -1,15 +1,15 @@
 """`Report`: rows of measurements to JSON, Markdown, HTML, figures and the terminal."""
 
+from bertcompress.report.judgement import SpeedUp, Use, Verdict
 from bertcompress.report.report import Report, markdown_table, plot, print_report, report_schema
 from bertcompress.report.rows import (
     VERSION,
     Control,
     DeploymentRow,
     LayerShape,
+    Outcome,
     ReportData,
-    SpeedUp,
     Stage,
-    Verdict,
 )
 
 __all__ = [
@@ -17,10 +17,12 @@ __all__ = [
     "Control",
     "DeploymentRow",
     "LayerShape",
+    "Outcome",
     "Report",
     "ReportData",
     "SpeedUp",
     "Stage",
+    "Use",
     "Verdict",
     "markdown_table",
     "plot",

@@ -14,7 +14,6 @@ __all__ = [
     "score_cell",
     "share",
     "shown",
-    "times",
 ]
 
 NOT_MEASURED = "not measured"
@@ -28,11 +27,6 @@ def percent(value: float) -> str:
 def shown(value: float | None, form: str) -> str:
     """Return the value in this format, or that it was not measured."""
     return NOT_MEASURED if value is None else format(value, form)
-
-
-def times(value: float | None) -> str:
-    """Return a ratio as `1.85x`."""
-    return NOT_MEASURED if value is None else f"{value:.2f}x"
 
 
 def count(value: float | None) -> str:
@@ -49,6 +43,8 @@ def score_cell(score: Score | None) -> str:
     """Return a score with its 95 % interval."""
     if score is None:
         return NOT_MEASURED
+    if score.ci_low is None or score.ci_high is None:
+        return f"{score.value:.3f}"
     return f"{score.value:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}]"
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from bertcompress.measure import Score
 from bertcompress.report.rows import DeploymentRow
 
 if TYPE_CHECKING:
@@ -111,6 +112,13 @@ def caption(figure: Figure, theme: Theme) -> None:
     figure.supxlabel(text, fontsize=8.5, color=_INKS[theme][1])
 
 
+def _whiskers(score: Score) -> list[list[float]] | None:
+    """Return how far the interval reaches below and above the score; None where it has none."""
+    if score.ci_low is None or score.ci_high is None:
+        return None
+    return [[score.value - score.ci_low], [score.ci_high - score.value]]
+
+
 def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
     """Draw scored points with their intervals and names; what has no score has no place here."""
     scored = [(point, point.row.headline) for point in points if point.row.headline]
@@ -119,7 +127,7 @@ def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
         axes.errorbar(
             point.x,
             score.value,
-            yerr=[[score.value - score.ci_low], [score.ci_high - score.value]],
+            yerr=_whiskers(score),
             fmt=_MARKERS.get(point.row.runtime, "^"),
             color=colour,
             markerfacecolor=colour if point.compressed else _INKS[theme][2],

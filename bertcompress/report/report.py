@@ -15,7 +15,7 @@ from bertcompress.report.cells import cost_line
 from bertcompress.report.html import render
 from bertcompress.report.rows import VERSION, ReportData, Stage
 from bertcompress.report.tables import Table, tables
-from bertcompress.report.verdict import judge
+from bertcompress.report.verdict import comparable, judge
 from bertcompress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -42,8 +42,14 @@ class Report(ReportData):
             recipe=dict(recipe),
             task=dict(task),
             environment=dict(environment),
-            stages=tuple(stages),
-            verdict=judge(stages, seeds, environment.get("busy_cores")),
+            stages=comparable(stages, task),
+            verdict=judge(
+                stages,
+                seeds,
+                environment.get("busy_cores"),
+                environment.get("disturbed_rounds"),
+                task,
+            ),
         )
 
     @classmethod
@@ -79,7 +85,11 @@ class Report(ReportData):
 
     def to_markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown."""
-        parts = [f"# {self.title}", *_bullets(self.verdict.sentences)]
+        red = [f"**{line}**" for line in self.verdict.red]
+        parts = [f"# {self.title}"]
+        if red:
+            parts += ["> [!CAUTION]\n" + "\n".join(f"> - {line}" for line in red)]
+        parts += _bullets(self.verdict.sentences)
         if self.verdict.warnings:
             parts += ["**Read with care**", *_bullets(self.verdict.warnings)]
         for table in tables(self):
@@ -135,16 +145,29 @@ def markdown_table(table: Table) -> str:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the story, the deployments of the last stage, cost and verdict."""
-    console.print(f"[bold]{report.title}[/]")
+    """Print what is wrong, the story, the deployments of the last stage, cost and verdict."""
+    verdict = report.verdict
+    console.print(report.title, style="bold", markup=False, highlight=False)
+    _print_lines(console, "!", verdict.red, "bold red", whole=True)
     for table in tables(report):
         if table.brief:
             console.print(_rich_table(table, console.width))
     console.print(cost_line(report), highlight=False)
-    for sentence in report.verdict.sentences:
-        console.print(f"[green]-[/] {sentence}", highlight=False)
-    for warning in (*report.verdict.warnings, *report.notes):
-        console.print(f"[yellow]![/] {warning}", highlight=False)
+    _print_lines(console, "!", verdict.red, "bold red", whole=True)  # tables scroll by
+    _print_lines(console, "-", verdict.sentences, "" if verdict.red else "green")
+    _print_lines(console, "!", (*verdict.warnings, *report.notes), "yellow")
+
+
+def _print_lines(
+    console: Console, mark: str, lines: Sequence[str], style: str, whole: bool = False
+) -> None:
+    """Print lines as they are; the mark is coloured, or the whole line."""
+    from rich.text import Text
+
+    for line in lines:
+        text = Text(f"{mark} {line}")
+        text.stylize(style, 0, len(text) if whole else 1)
+        console.print(text, highlight=False)
 
 
 def _rich_table(table: Table, width: int) -> Any:

@@ -11,19 +11,19 @@ from typing import Any
 from pydantic import Field
 
 from bertcompress.measure import Cost, Latency, Row, Score
+from bertcompress.report.judgement import Verdict
 
 __all__ = [
     "VERSION",
     "Control",
     "DeploymentRow",
     "LayerShape",
+    "Outcome",
     "ReportData",
-    "SpeedUp",
     "Stage",
-    "Verdict",
 ]
 
-VERSION = 1
+VERSION = 2
 """Raised when an older release could not read what this one writes."""
 
 
@@ -56,11 +56,30 @@ class LayerShape(Row):
         return self.attention_of is not None or self.ffn_of is not None
 
 
-class Control(Row):
+class Outcome(Row):
+    """What one of two trainings reached, of a method and its control."""
+
+    score: Score | None = Field(description="Headline score; null where the rows allow none")
+    selection_score: float | None = Field(
+        None, description="Headline on the selection split, which decides which of the two goes on"
+    )
+    ended: dict[str, Any] | None = Field(
+        None, description="Why the training ended, as in `facts.ended` of a stage"
+    )
+
+
+class Control(Outcome):
     """The same step without what the method adds (no teacher), at equal data and steps."""
 
     name: str = Field(description="What was left out")
-    score: Score = Field(description="Headline score of the control")
+    goes_on: bool = Field(
+        False,
+        description="Whether it was the better one on the selection split, and is what the stage "
+        "hands on: the figures of the stage are then the control's",
+    )
+    method: Outcome | None = Field(
+        None, description="What the method itself reached; null in reports of version 1"
+    )
 
 
 class DeploymentRow(Row):
@@ -154,47 +173,6 @@ class Stage(Row):
         return next(iter(torch or self.deployments), None)
 
 
-class SpeedUp(Row):
-    """How much faster one deployment is, at one batch size and length; below 1 it is slower."""
-
-    batch: int = Field(description="Texts at a time")
-    length: int | str = Field(description="Tokens per text, or `task` for its own lengths")
-    threads: int = Field(description="Threads of the process")
-    over_dense_int8: float | None = Field(
-        None, description="Times faster than dense int8 of the same runtime, in the same run"
-    )
-    over_torch: float | None = Field(
-        None, description="Times faster than the baseline in torch fp32, in the same run"
-    )
-    spread: float = Field(
-        ge=0, description="Interquartile range of its own rounds' medians over their median"
-    )
-
-
-class Verdict(Row):
-    """What came out, computed from the rows. All figures are of one deployment, never a mixture."""
-
-    stage: str = Field(description="Name of the stage that is judged: the last one")
-    baseline: str = Field(description="Name of the stage it is compared with")
-    runtime: str | None = Field(None, description="Runtime of the deployment that is judged")
-    precision: str | None = Field(None, description="Its precision")
-    retention: float | None = Field(None, description="Headline score divided by the baseline's")
-    retention_low: float | None = Field(None, description="Lower end of its 95 % interval")
-    retention_high: float | None = Field(None, description="Upper end of its 95 % interval")
-    significant: bool | None = Field(
-        None, description="Whether the score differs from the baseline's (p < 0.05)"
-    )
-    smaller_by: float | None = Field(
-        None, description="Bytes of the baseline in torch fp32, divided by bytes shipped"
-    )
-    encoder_smaller_by: float | None = Field(
-        None, description="The same without the embedding tables"
-    )
-    speed: tuple[SpeedUp, ...] = Field((), description="One per batch size and length")
-    sentences: tuple[str, ...] = Field((), description="The verdict in plain words")
-    warnings: tuple[str, ...] = Field((), description="What a reader must know beside it")
-
-
 class ReportData(Row):
     """The whole of `report.json`."""
 
@@ -203,7 +181,8 @@ class ReportData(Row):
     task: dict[str, Any] = Field(description="The task as resolved: data, metrics, chance level")
     environment: dict[str, Any] = Field(
         description="Processor, instruction sets, cores, threads, versions; `busy_cores`: what "
-        "others used when timing began"
+        "others used in the rounds of timing that count; `disturbed_rounds`: share of these in "
+        "which that was 0.3 or more"
     )
     stages: tuple[Stage, ...] = Field(description="In the order they ran")
     verdict: Verdict = Field(description="Computed from the stages")

@@ -7,11 +7,12 @@ not measured says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from bertcompress.measure import Cost, Latency, Score
+from bertcompress.measure import Cost, Latency, Score, ratio_claim, speed_claim
+from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
     NOT_MEASURED,
     count,
@@ -20,10 +21,9 @@ from bertcompress.report.cells import (
     score_cell,
     share,
     shown,
-    times,
 )
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, ReportData, Stage
-from bertcompress.report.verdict import judged
+from bertcompress.report.speed import best_dense, judged
 
 __all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 
@@ -103,6 +103,15 @@ def on_row(name: str, cell: Callable[[DeploymentRow], str]) -> Column[_Line]:
 _MODEL: Column[_Line] = words("model", lambda x: x.model)
 _RUNS_ON: Column[_Line] = words("runs on", lambda x: x.of(lambda row: row.label))
 _MB = on_row("MB", lambda row: shown(row.size_mb, ".1f"))
+_RETENTION: tuple[Column[_Line], ...] = (
+    Column("retention", lambda x: BASELINE if x.baseline else x.of(lambda r: share(r.retention))),
+)
+
+
+def _kept(report: ReportData) -> bool:
+    """Return whether retention means anything: not where the baseline is at chance."""
+    main = report.reference.main
+    return not at_chance(main.headline if main else None, report.task)
 
 
 def _told(report: ReportData) -> list[_Line]:
@@ -131,14 +140,14 @@ def story(report: ReportData) -> Table:
             f"{scores[0].metric if scores else 'score'} [95 % interval]",
             lambda row: score_cell(row.headline),
         ),
-        Column(
-            "retention", lambda x: BASELINE if x.baseline else x.of(lambda r: share(r.retention))
-        ),
+        *(_RETENTION if _kept(report) else ()),
         Column("encoder params", lambda x: count(x.stage.encoder_params)),
         Column("MACs at 128 tokens", lambda x: count(x.stage.macs), brief=False),
         _MB,
     ]
-    note = "MB: 10^6 bytes of what has to be shipped. Retention: score / baseline score."
+    note = "MB: 10^6 bytes of what has to be shipped."
+    if _kept(report):
+        note += " Retention: score / baseline score."
     return build("Stage by stage", told, columns, note, brief=True)
 
 
@@ -150,26 +159,48 @@ def overview(report: ReportData) -> Table:
         _RUNS_ON,
         on_row("score", lambda row: shown(row.headline.value if row.headline else None, ".3f")),
         _MB,
-        *(_latency(batch, length) for batch, length in settings),
+        *(_latency(report.reference, batch, length) for batch, length in settings),
+        *(_first_pass(batch) for batch, length in settings if length == "task"),
     ]
     note = f"Speed: {NOT_MEASURED}."
     if settings:
-        note = "Median ms, and times faster than dense int8 of the same runtime in the same run."
+        note = (
+            "Median ms, and times faster than the best dense deployment of any runtime in the same "
+            "run, where the rounds' spread allows to say so."
+        )
     if any(length == "task" for _, length in settings):
         note += " Own lengths: the mean over the batches of each one's median."
     return build("Where it runs, and how fast", _deployed(report), columns, note, brief=True)
 
 
-def _latency(batch: int, length: int | str) -> Column[_Line]:
+def _latency(reference: Stage, batch: int, length: int | str) -> Column[_Line]:
     def cell(row: DeploymentRow) -> str:
         time = next((t for t in row.latency if (t.batch, t.length) == (batch, length)), None)
         if time is None:
             return NOT_MEASURED
-        factor = time.speedup_vs_dense_int8
-        return f"{time.batch_ms:.1f} ms" + (f" ({factor:.2f}x)" if factor is not None else "")
+        return f"{time.batch_ms:.1f} ms{_factor(reference, time)}"
 
     texts = f"length {length}" if isinstance(length, int) else "own lengths"
     return on_row(f"batch {batch}, {texts}", cell)
+
+
+def _factor(reference: Stage, time: Latency) -> str:
+    """Return in brackets how much faster than the best dense deployment, where that stands."""
+    dense = best_dense(reference, time.batch, time.length)
+    if dense is None:
+        return ""
+    if time is dense[1]:
+        return " (best dense)"
+    claim = speed_claim(dense[1], time)
+    return f" ({claim.words})" if claim.stands else ""
+
+
+def _first_pass(batch: int) -> Column[_Line]:
+    def cell(row: DeploymentRow) -> str:
+        first = [t.first_batch_ms for t in row.latency if (t.batch, t.length) == (batch, "task")]
+        return NOT_MEASURED if not first or first[0] is None else f"{first[0]:.1f} ms"
+
+    return replace(on_row(f"first pass, batch {batch}", cell), brief=False)
 
 
 def quality(report: ReportData) -> Table:
@@ -179,11 +210,12 @@ def quality(report: ReportData) -> Table:
     def compared(name: str, cell: Callable[[DeploymentRow], str]) -> Column[_Line]:
         return on_row(name, lambda row: BASELINE if row is reference else cell(row))
 
+    kept = _kept(report)
     columns = [
         _MODEL,
         _RUNS_ON,
         on_row("score [95 % interval]", lambda row: score_cell(row.headline)),
-        compared("retention [95 % interval]", retention_cell),
+        *([compared("retention [95 % interval]", retention_cell)] if kept else ()),
         compared("flipped", lambda row: share(row.flipped)),
         compared("p", lambda row: shown(row.p_value, ".2g")),
     ]
@@ -191,7 +223,9 @@ def quality(report: ReportData) -> Table:
         "Flipped: share of predictions that differ from the baseline's. "
         "p: paired test against the baseline."
     )
-    if report.task.get("problem") != "unlabelled":  # agreement has no chance level to correct for
+    if (
+        kept and report.task.get("problem") != "unlabelled"
+    ):  # agreement has no chance level to correct for
         above = compared("above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
         note = f"Above chance: retention of what exceeds the chance level. {note}"
@@ -220,20 +254,46 @@ def speed(report: ReportData) -> Table:
         words("runs on", lambda x: _RUNS_ON.cell(x[0])),
         Column("batch", lambda x: str(x[1].batch)),
         Column("length", lambda x: str(x[1].length)),
+        words("served", lambda x: x[1].serving),
         Column("threads", lambda x: str(x[1].threads)),
         Column("p50 ms", lambda x: shown(x[1].p50_ms, ".2f")),
         Column("p95 ms", lambda x: shown(x[1].p95_ms, ".2f")),
         Column("spread", lambda x: percent(x[1].spread)),
         Column("texts/s", lambda x: shown(x[1].throughput_per_s, ".0f")),
-        Column("vs dense int8", lambda x: times(x[1].speedup_vs_dense_int8)),
-        Column("vs torch fp32", lambda x: times(x[1].speedup_vs_torch)),
+        Column("ms/text", lambda x: shown(x[1].text_ms, ".2f")),
+        Column("ms/text, first pass", lambda x: shown(x[1].first_pass_ms, ".2f")),
+        Column("vs best dense", lambda x: _against_dense(report.reference, x[1])),
+        Column("vs torch fp32", lambda x: _against_torch(report.reference, x[1])),
     ]
     timed = [(line, time) for line in _deployed(report) if line.row for time in line.row.latency]
     note = (
         "Measured interleaved in one run, one process each. Spread: interquartile range of the "
-        "rounds' medians over their median. Times faster: ratio of texts/s."
+        "rounds' medians over their median. Times faster: ratio of texts/s. Best dense: the "
+        "fastest deployment of the baseline, of any runtime."
+    )
+    note += (
+        " First pass: the first time that an opened model meets the task's texts. Served: dynamic, "
+        "or single texts padded to 16, 32, 64 ... tokens, in one warmed model or in buckets, a "
+        "static model each."
     )
     return build("Speed", timed, columns, note)
+
+
+def _against_dense(reference: Stage, time: Latency) -> str:
+    dense = best_dense(reference, time.batch, time.length)
+    if dense is None:
+        return NOT_MEASURED
+    return "best dense" if time is dense[1] else speed_claim(dense[1], time).words
+
+
+def _against_torch(reference: Stage, time: Latency) -> str:
+    if time.speedup_vs_torch is None:
+        return NOT_MEASURED
+    if time.speedup_vs_torch == 1:
+        return "itself"
+    same = [t for t in (reference.main.latency if reference.main else ()) if t.batch == time.batch]
+    spreads = [t.spread for t in same if t.length == time.length]
+    return ratio_claim(time.speedup_vs_torch, time.spread, *spreads).words
 
 
 def shape(report: ReportData) -> Table:
@@ -279,15 +339,23 @@ def cost(report: ReportData) -> Table:
 
 
 def controls(report: ReportData) -> Table:
-    """Return each result next to its control at equal steps."""
+    """Return each method next to its control at equal steps, and which of the two went on."""
     columns: list[Column[tuple[Stage, Control]]] = [
         words("stage", lambda x: x[0].name),
-        Column("result", lambda x: score_cell(x[0].main.headline if x[0].main else None)),
+        Column("method", lambda x: score_cell(_of_method(*x))),
         words("control", lambda x: x[1].name),
         Column("its score", lambda x: score_cell(x[1].score)),
+        words("goes on", lambda x: "control" if x[1].goes_on else "method"),
     ]
     controlled = [(stage, stage.control) for stage in report.stages if stage.control]
-    return build("Controls at equal data and steps", controlled, columns)
+    note = "Which of the two goes on was decided on the selection split."
+    return build("Controls at equal data and steps", controlled, columns, note)
+
+
+def _of_method(stage: Stage, control: Control) -> Score | None:
+    if control.method is not None:
+        return control.method.score
+    return stage.main.headline if stage.main else None
 
 
 def metrics(report: ReportData) -> Table:

@@ -6,16 +6,31 @@ of different files are never mixed. Simulated deployments are never judged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bertcompress.measure import busy_words
+from bertcompress.report.alarms import (
+    SIGNIFICANT,
+    above_the_baseline,
+    at_chance,
+    control_warnings,
+    red_lines,
+    without_retention,
+)
 from bertcompress.report.cells import percent
-from bertcompress.report.rows import DeploymentRow, SpeedUp, Stage, Verdict
+from bertcompress.report.judgement import Verdict
+from bertcompress.report.rows import DeploymentRow, Stage
+from bertcompress.report.speed import (
+    judged,
+    smallest_dense,
+    speed_ups,
+    speed_warnings,
+    speed_words,
+    uses,
+)
 
-__all__ = ["baseline_of", "judge", "judged"]
-
-SIGNIFICANT = 0.05
+__all__ = ["baseline_of", "comparable", "judge"]
 
 
 def baseline_of(stages: Sequence[Stage]) -> Stage:
@@ -25,77 +40,79 @@ def baseline_of(stages: Sequence[Stage]) -> Stage:
     return next((stage for stage in stages if stage.baseline), stages[0])
 
 
-def judged(stage: Stage) -> DeploymentRow | None:
-    """Return the deployment that the verdict is about: the fastest measured, else the smallest.
-
-    Speed and size decide, never the score: nothing is chosen on the set that is reported.
-    """
-    real = [row for row in stage.deployments if not row.simulated]
-    timed = [row for row in real if row.latency]
-    if timed:
-        return min(timed, key=lambda row: row.latency[0].batch_ms)
-    return min(real, key=lambda row: row.size_mb, default=None)
+def comparable(stages: Sequence[Stage], task: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """Return the stages, without retention where the baseline is not above chance."""
+    main = baseline_of(stages).main
+    hopeless = at_chance(main.headline if main else None, task)
+    return tuple(map(without_retention, stages) if hopeless else stages)
 
 
-def judge(stages: Sequence[Stage], seeds: int = 1, busy: float | None = None) -> Verdict:
+def judge(
+    stages: Sequence[Stage],
+    seeds: int = 1,
+    busy: float | None = None,
+    disturbed: float | None = None,
+    task: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Return the verdict on the last stage.
 
-    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used when
-    timing began.
+    `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used
+    during the timing; `disturbed`: share of the rounds in which that was too much; `task`: as in
+    the report, for the chance level.
     """
+    stages = comparable(stages, task or {})
     baseline, last = baseline_of(stages), stages[-1]
     row = judged(last)
+    red = tuple(red_lines(stages, baseline, row, task or {}))
+    named = Verdict(stage=last.name, baseline=baseline.name, red=red)
     if row is None:
         what = "is only simulated" if last.deployments else "has no deployment"
         sentence = f"Stage {last.name} {what}: no size and no speed is claimed."
-        return Verdict(stage=last.name, baseline=baseline.name, sentences=(sentence,))
+        return named.model_copy(update={"sentences": (sentence,)})
     if last is baseline:
         words = (
             _scored(row) or "Score: not measured.",
             "Nothing was compressed: it is the baseline.",
         )
-        return Verdict(stage=last.name, baseline=last.name, sentences=words)
-    dense = baseline.main
-    verdict = Verdict(
-        stage=last.name,
-        baseline=baseline.name,
-        runtime=row.runtime,
-        precision=row.precision,
-        retention=row.retention,
-        retention_low=row.retention_low,
-        retention_high=row.retention_high,
-        significant=None if row.p_value is None else row.p_value < SIGNIFICANT,
-        smaller_by=_ratio(dense.size_mb, row.size_mb) if dense else None,
-        encoder_smaller_by=_ratio(dense.encoder_mb, row.encoder_mb) if dense else None,
-        speed=_speed(row),
+        return named.model_copy(update={"sentences": words})
+    verdict = named.model_copy(update=_figures(row, last, baseline))
+    sentences = (
+        *_quality(verdict, row),
+        *_size(verdict, stages, row),
+        *speed_words(row, baseline, verdict.uses),
     )
-    sentences = (*_quality(verdict, row), *_size(verdict, stages, row), *_speed_words(verdict))
     warnings = (
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
-        *_controls(stages),
-        *busy_words(busy),
-        *_speed_warnings(verdict, _dense_spreads(baseline, row.runtime)),
+        *control_warnings(stages),
+        *busy_words(busy, disturbed),
+        *speed_warnings(row, baseline),
     )
     return verdict.model_copy(update={"sentences": sentences, "warnings": warnings})
 
 
+def _figures(row: DeploymentRow, last: Stage, baseline: Stage) -> dict[str, Any]:
+    """Return the fields of a verdict that are figures of the deployment that is judged."""
+    torch, small = baseline.main, smallest_dense(baseline)
+    return {
+        "runtime": row.runtime,
+        "precision": row.precision,
+        "retention": row.retention,
+        "retention_low": row.retention_low,
+        "retention_high": row.retention_high,
+        "significant": None if row.p_value is None else row.p_value < SIGNIFICANT,
+        "smaller_by": _ratio(torch.size_mb, row.size_mb) if torch else None,
+        "encoder_smaller_by": _ratio(torch.encoder_mb, row.encoder_mb) if torch else None,
+        "smallest_dense": small.label if small else None,
+        "smaller_than_dense": _ratio(small.size_mb, row.size_mb) if small else None,
+        "encoder_smaller_than_dense": _ratio(small.encoder_mb, row.encoder_mb) if small else None,
+        "speed": speed_ups(row, baseline),
+        "uses": uses(last, baseline),
+    }
+
+
 def _ratio(before: float | None, after: float | None) -> float | None:
     return before / after if before and after else None
-
-
-def _speed(row: DeploymentRow) -> tuple[SpeedUp, ...]:
-    return tuple(
-        SpeedUp(
-            batch=time.batch,
-            length=time.length,
-            threads=time.threads,
-            over_dense_int8=time.speedup_vs_dense_int8,
-            over_torch=time.speedup_vs_torch,
-            spread=time.spread,
-        )
-        for time in row.latency
-    )
 
 
 def _scored(row: DeploymentRow) -> str:
@@ -107,8 +124,8 @@ def _quality(verdict: Verdict, row: DeploymentRow) -> list[str]:
     text = _scored(row)
     if not text:
         return ["Score: not measured."]
-    if verdict.retention is None:
-        return [f"{text}; retention: not measured."]
+    if verdict.retention is None or above_the_baseline(row):  # a red line says what that means
+        return [f"{text}."]
     low, high = verdict.retention_low, verdict.retention_high
     interval = (
         "" if low is None or high is None else f", 95 % interval {percent(low)} to {percent(high)}"
@@ -120,11 +137,20 @@ def _quality(verdict: Verdict, row: DeploymentRow) -> list[str]:
 
 
 def _size(verdict: Verdict, stages: Sequence[Stage], row: DeploymentRow) -> list[str]:
-    if verdict.smaller_by is None:
+    torch = baseline_of(stages).main
+    if torch is None or verdict.smaller_by is None or verdict.smaller_than_dense is None:
         return ["Size against the baseline: not measured."]
-    encoder = verdict.encoder_smaller_by
-    layers = "not measured" if encoder is None else f"{encoder:.1f}x"
-    words = [f"Smaller by {verdict.smaller_by:.1f}x in bytes; the encoder alone: {layers}."]
+    words = [
+        _smaller(
+            verdict.smaller_than_dense,
+            verdict.encoder_smaller_than_dense,
+            f"the smallest dense deployment, {verdict.smallest_dense}",
+        )
+    ]
+    against = _smaller(
+        verdict.smaller_by, verdict.encoder_smaller_by, f"the baseline in {torch.label}"
+    )
+    words = [against] if torch.label == verdict.smallest_dense else [*words, against]
     came = stages[0].source_mb
     if came:
         words.append(
@@ -134,68 +160,26 @@ def _size(verdict: Verdict, stages: Sequence[Stage], row: DeploymentRow) -> list
     return words
 
 
-def _speed_words(verdict: Verdict) -> list[str]:
-    return [
-        words
-        for against, field in (
-            (f"dense int8 on {verdict.runtime}", "over_dense_int8"),
-            ("the baseline in torch fp32", "over_torch"),
-        )
-        if (words := _against(verdict, against, field))
-    ]
-
-
-def _against(verdict: Verdict, what: str, field: str) -> str:
-    by_batch: dict[int, list[str]] = {}
-    for row in verdict.speed:
-        factor = getattr(row, field)
-        if factor is not None:
-            by_batch.setdefault(row.batch, []).append(f"{factor:.2f}x {_texts(row)}")
-    if not by_batch:
-        return ""
-    threads = ", ".join(sorted({str(row.threads) for row in verdict.speed}))
-    parts = [f"batch {batch}: {', '.join(words)}" for batch, words in by_batch.items()]
-    return f"Speed over {what}, {threads} threads: {'; '.join(parts)}."
-
-
-def _texts(row: SpeedUp) -> str:
-    return f"at length {row.length}" if isinstance(row.length, int) else "on the task's own lengths"
+def _smaller(factor: float, encoder: float | None, what: str) -> str:
+    verb = "Smaller" if factor >= 1 else "Not smaller"
+    layers = "not measured" if encoder is None else f"{encoder:.1f}x"
+    return f"{verb} in bytes than {what}: {factor:.1f}x; the encoder alone: {layers}."
 
 
 def _noise(verdict: Verdict, row: DeploymentRow, seeds: int) -> list[str]:
     words = []
-    if verdict.retention is not None and verdict.retention > 1:
+    if verdict.retention is not None and verdict.retention > 1 and not above_the_baseline(row):
         words.append(
             "Retention above 100 % is a sign that the baseline stopped training early: "
             "compare with the dense model given the same further steps."
         )
-    if verdict.significant is False:
+    if verdict.significant is False and verdict.retention is not None:
         words.append(
             f"The difference to the baseline is not significant (p = {row.p_value:.2g}): it is "
             "within the noise of this validation set."
         )
     if seeds == 1 and row.headline is not None:
         words.append("One seed: the interval is over examples; another seed may differ by more.")
-    return words
-
-
-def _controls(stages: Sequence[Stage]) -> list[str]:
-    words = []
-    for stage in stages:
-        score = stage.main.headline if stage.main else None
-        if stage.control is None or score is None:
-            continue
-        control = stage.control.score.value
-        if control >= score.value:
-            words.append(
-                f"{stage.name}: the control ({stage.control.name}) scores as high, {control:.3f} "
-                f"against {score.value:.3f}: the method is not shown to help."
-            )
-        elif control >= score.ci_low:
-            words.append(
-                f"{stage.name}: the control ({stage.control.name}, {control:.3f}) is inside the "
-                f"interval of the result ({score.value:.3f})."
-            )
     return words
 
 
@@ -211,29 +195,3 @@ def _selection(baseline: Stage, stages: Sequence[Stage]) -> list[str]:
         f"{', '.join(chose)} chose by: those scores may be too high; the ones reported here are on "
         "other rows."
     ]
-
-
-def _dense_spreads(baseline: Stage, runtime: str) -> dict[tuple[int, int | str], float]:
-    """Return how much the rounds of dense int8 on this runtime differed, by batch and length."""
-    dense = [r for r in baseline.deployments if (r.runtime, r.precision) == (runtime, "int8")]
-    return {(time.batch, time.length): time.spread for row in dense for time in row.latency}
-
-
-def _speed_warnings(verdict: Verdict, dense: Mapping[tuple[int, int | str], float]) -> list[str]:
-    known = [(row, row.over_dense_int8) for row in verdict.speed if row.over_dense_int8 is not None]
-    if not known:
-        return ["Speed against dense int8: not measured."]
-    words = []
-    for row, factor in known:
-        place = f"at batch {row.batch} {_texts(row)}"
-        if factor <= 1:
-            words.append(f"Not faster than dense int8 {place} ({factor:.2f}x).")
-            continue
-        # Of a ratio: both sides were measured, and either may have been disturbed.
-        spread = math.hypot(row.spread, dense.get((row.batch, row.length), 0.0))
-        if factor * spread >= factor - 1:
-            words.append(
-                f"The speed-up over dense int8 {place} ({factor:.2f}x) is within the spread of the "
-                f"rounds ({percent(spread)})."
-            )
-    return words

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
+from typing import Any
 
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, RecipeError
 from bertcompress.method import Context, Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
+from bertcompress.runs.contests import Contest, trained_alike
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runs.starting import Say, Start
 
@@ -28,8 +30,11 @@ class Done:
     """The last stage that has a model of its own."""
     dense: Finished | None
     """int8 of the baseline, where that is another model than what is shipped."""
-    controls: dict[str, Finished]
+    contests: dict[str, Contest]
+    """Stage name to method and control, where a method has one."""
     notes: dict[str, list[str]]
+    precision: str | None = None
+    """What `precision: auto` came to, once for the whole run."""
 
 
 class Chain:
@@ -39,7 +44,8 @@ class Chain:
         self.recipe, self.start, self.stages, self.say = recipe, start, stages, say
         self.rows: list[Finished] = []
         self.notes: dict[str, list[str]] = {"00-original": list(start.notes)}
-        self.controls: dict[str, Finished] = {}
+        self.contests: dict[str, Contest] = {}
+        self.precision: str | None = None
         self.baseline: Finished | None = None
         self.teacher: tuple[LiveTeacher, str] | None = None
 
@@ -66,13 +72,21 @@ class Chain:
                         raise
                     note = f"no int8 of the uncompressed model to compare with: {error}"
                     self.notes.setdefault(name, []).append(note)
-            self._control(name, method)
             self.say(f"{name}: {method.__doc__ or ''}".strip().splitlines()[0])
-            self.rows.append(self._apply(name, method, self.rows[-1] if self.rows else None))
+            self.rows.append(self._stage(name, self._settled(method)))
             self._note(name, method)
         baseline = self.baseline or self.rows[-1]
         models = [row for row in self.rows if (row.folder / "model").is_dir()]
-        return Done(self.start, self.rows, baseline, models[-1], dense, self.controls, self.notes)
+        return Done(
+            self.start,
+            self.rows,
+            baseline,
+            models[-1],
+            dense,
+            self.contests,
+            self.notes,
+            self.precision,
+        )
 
     def _methods(self) -> Sequence[Method]:
         if not self.start.finetuned:
@@ -116,17 +130,51 @@ class Chain:
         uses = teacher_source if method.uses_teacher else None
         return self.stages.apply(name, method, before or self.start.product, context, source, uses)
 
-    def _control(self, name: str, method: Method) -> None:
-        control = method.control() if self.recipe.measure.controls else None
+    def _settled(self, method: Method) -> Method:
+        """Return the method with the precision that the run's first training found to be faster.
+
+        A method and its control, or a teacher and its student, never differ in precision.
+        """
+        if self.precision is None or getattr(method, "precision", None) != "auto":
+            return method
+        return method.model_copy(update={"precision": self.precision})
+
+    def _decide_precision(self, name: str, method: Method, done: Finished) -> None:
+        found = done.record.facts.get("precision")
+        if self.precision or getattr(method, "precision", None) != "auto" or not found:
+            return
+        self.precision = str(found)
+        text = f"precision auto: {found}, by trying; for the whole run"
+        self.notes.setdefault(name, []).append(text)
+        self.say(f"{name}: {text}")
+
+    def _stage(self, name: str, method: Method) -> Finished:
+        """Return what goes on after a method: its model, or its control's where that is better.
+
+        The method comes first: its control takes its steps, its rate and its precision.
+        """
+        before = self.rows[-1] if self.rows else None
+        ours = self._apply(name, method, before)
+        self._decide_precision(name, method, ours)
+        wanted = self.recipe.measure.controls and self.start.data.task.problem != "unlabelled"
+        control = method.control() if wanted else None
         if control is None:
-            return
-        if self.start.data.task.problem == "unlabelled":
-            return
+            return ours
         self.say(f"{name}: the same without its teacher, as the control")
-        self.controls[name] = self._apply(f"{name}-control", control, self.rows[-1])
+        as_long = trained_alike(self._settled(control), ours.record.facts)
+        theirs = self._apply(f"{name}-control", as_long, before)
+        contest = Contest.of(ours, theirs, self.stages)
+        self.contests[name] = contest
+        if contest.words:
+            self.notes.setdefault(name, []).append(contest.words)
+            self.say(f"{name}: {contest.words}")
+        return contest.winner
 
     def _note(self, name: str, method: Method) -> None:
         notes = self.notes.setdefault(name, [])
+        if words := _training_words(self.rows[-1].record.facts):
+            notes.append(words)
+            self.say(f"{name}: {words}")
         notes += self.rows[-1].record.facts.get("notes", ())
         if not method.speeds_up:
             kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
@@ -135,3 +183,18 @@ class Chain:
             notes.append("speed not measured: two thin matrices may be slower than one")
         if self.rows[-1].record.cost.reused:
             notes.append("reused from the stage store")
+
+
+def _training_words(facts: Mapping[str, Any]) -> str:
+    """Return in words how a stage was trained; empty where it was not."""
+    ended = facts.get("ended")
+    if not ended:
+        return ""
+    why = {
+        "stalled": "the selection score no longer rose",
+        "max_epochs": f"max_epochs {ended['value']:g} was reached" if ended["value"] else "",
+        "max_minutes": f"max_minutes {ended['value']:g} was reached" if ended["value"] else "",
+        "fixed": "a fixed length",
+    }[ended["reason"]]
+    rate, precision = facts["learning_rate"], facts["precision"]
+    return f"{facts['steps']} steps ({why}) at a peak rate of {rate:g}, in {precision}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,15 +19,15 @@ from bertcompress.artefact import (
     save,
 )
 from bertcompress.errors import OutputError
-from bertcompress.measure import Latency, Timing, busy_cores, environment
+from bertcompress.measure import Latency, Timing, environment, machine_load, speed_claim
 from bertcompress.measure.probe import record
 from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report.rows import Control, Stage
+from bertcompress.report.rows import Stage
 from bertcompress.runs.chain import Done
-from bertcompress.runs.judging import Judge, Timed, headline, time_deployments
+from bertcompress.runs.judging import Judge, Timed, time_deployments
 from bertcompress.runs.stages import Clock, Finished
 from bertcompress.runs.starting import Say
 from bertcompress.store import write_atomically
@@ -49,7 +48,6 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
         shipped += [(d, final) for d in _placed(final, partial)]
         dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
     timings: dict[Path, Timing] = {}
-    busy: dict[str, float] = {}
     baseline_torch = done.baseline.deployments[0]
     if recipe.measure.latency:
         say("timing the deployments, in turn")
@@ -67,14 +65,16 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
             timed += [each for each in pair if each.deployment.path not in known]
             known |= {each.deployment.path for each in pair}
         with clock("timing"):
-            busy = {"busy_cores": round(busy_cores(), 2)}
             timings = time_deployments(timed, done.start.data, recipe.measure, say)
         for name, pair in doubtful.items():
             before, after = (timings[each.deployment.path] for each in pair)
             done.notes[name].append(paid(before.latency, after.latency))
     say("writing the report")
     with clock("reporting"):
-        host = environment(recipe.measure.threads) | busy
+        load = machine_load(list(timings.values())) if timings else {}
+        host = environment(recipe.measure.threads) | load
+        if done.precision:
+            host["training_precision"] = done.precision
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
         judge = Judge(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)
@@ -112,16 +112,19 @@ def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
 
 def paid(before: Sequence[Latency], after: Sequence[Latency]) -> str:
     """Return in words how much faster a stage is than the one before it, and where it is not."""
-    parts, slower = [], []
+    parts, slower, unknown = [], [], []
     for old, new in zip(before, after, strict=True):
-        gain = new.throughput_per_s / old.throughput_per_s
+        claim = speed_claim(old, new)
         length = "the task's lengths" if new.length == "task" else f"length {new.length}"
         place = f"at batch {new.batch} and {length}"
-        parts.append(f"{gain:.2f}x {place}")
-        if gain - 1 <= gain * math.hypot(old.spread, new.spread):
+        parts.append(f"{claim.words} {place}")
+        if not claim.stands:
+            unknown.append(place)
+        elif not claim.faster:
             slower.append(place)
     words = f"measured in torch fp32 against the stage before: {', '.join(parts)}"
-    return words + (f"; it does not pay {', '.join(slower)}" if slower else "")
+    words += f"; it does not pay {', '.join(slower)}" if slower else ""
+    return words + (f"; it is not shown to pay {', '.join(unknown)}" if unknown else "")
 
 
 def _mark(deployment: Deployment) -> str | None:
@@ -173,11 +176,9 @@ def _rows(
             deployments = [(d, finished) for d in finished.deployments]
             if finished is done.baseline:
                 deployments += dense
-        name, control = finished.record.name, None
-        if name in done.controls:
-            other = done.controls[name]
-            scores = judge.scores(other.deployments[0], other)
-            control = Control(name="labels alone, no teacher", score=headline(scores))
+        name = finished.record.name
+        contest = done.contests.get(name)
+        control = judge.control(contest) if contest else None
         notes = done.notes.get(name, ())
         # A size is of what came in: the first stage says so where that was half as large.
         came = None if rows else done.start.half_mb

@@ -25,12 +25,13 @@ from bertcompress.measure import (
     time_candidates,
 )
 from bertcompress.recipe import Measuring
-from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Stage
+from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
+from bertcompress.runs.contests import CONTROL, Contest
 from bertcompress.runs.stages import Finished
 from bertcompress.runtimes import Logits
 from bertcompress.shapes import LINEARS, LayerParts, anatomy, read_record
 
-__all__ = ["Judge", "Timed", "headline", "time_deployments"]
+__all__ = ["Judge", "Timed", "time_deployments"]
 
 LOADS_IN = {
     "onnxruntime": "ONNX Runtime, optimum; no code of ours",
@@ -100,10 +101,31 @@ class Judge:
             load_s=timing.load_s if timing else None,
             latency=tuple(timing.latency) if timing else (),
         )
+        if row.headline is None or len(logits) < 2:  # one row has nothing to resample
+            return row
         against = compare(
             self.data.task, logits, self.reference_logits, self._references("validation")
         )
         return row.model_copy(update=against.model_dump())
+
+    def control(self, contest: Contest) -> Control:
+        """Return the row of a method's control, with what the method reached beside it."""
+        ours = self._outcome(contest.method, contest.method_score)
+        theirs = self._outcome(contest.control, contest.control_score)
+        return Control(
+            name=CONTROL,
+            goes_on=contest.goes_on,
+            method=Outcome(**ours),
+            **theirs,
+        )
+
+    def _outcome(self, finished: Finished, selection_score: float) -> dict[str, Any]:
+        scores = self.scores(finished.deployments[0], finished)
+        return {
+            "score": next((each for each in scores if each.headline), None),
+            "selection_score": selection_score,
+            "ended": finished.record.facts.get("ended"),
+        }
 
     def scores(self, deployment: Deployment, owner: Finished) -> list[Score]:
         """Return the metrics on the validation split and on the further ones."""
@@ -121,11 +143,6 @@ class Judge:
         if self.data.task.problem == "unlabelled":
             return self.baseline.logits(self.baseline.deployments[0], split)
         return self.data.references(split)
-
-
-def headline(scores: Sequence[Score]) -> Score:
-    """Return the score that decides."""
-    return next(each for each in scores if each.headline)
 
 
 def layer_shapes(product: Product) -> tuple[LayerShape, ...]:

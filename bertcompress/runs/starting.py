@@ -21,6 +21,7 @@ from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
 from bertcompress.tokenizing import check_vocabulary
+from bertcompress.training import to_target_units
 
 if TYPE_CHECKING:
     import torch
@@ -139,15 +140,18 @@ def _answers(product: Product, data: TaskData, say: Say) -> tuple[bool, tuple[st
         return verdict, ()
     logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
     rows = score(data.task, data, "selection", logits)
-    found = next(row for row in rows if row.headline)
+    found = next((row for row in rows if row.headline), None)
+    if found is None:  # rows of one kind have no such score
+        return False, ()
     chance = data.task.chance or 0.0
     told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
-    if found.ci_low > chance:
+    above = found.ci_low is not None and found.ci_low > chance
+    if above:
         text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
     else:
         text = f"the model's head is not taken as fine-tuned for this task: {told}"
     say(text)
-    return found.ci_low > chance, (text,)
+    return above, (text,)
 
 
 def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
@@ -234,7 +238,7 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
     fresh: Any = type(product.model)(product.model.config)
     base = anatomy(fresh).base
     base.load_state_dict(anatomy(product.model).base.state_dict())
-    return replace(product, model=fresh.eval())
+    return replace(product, model=to_target_units(fresh.eval(), data))
 
 
 def _device() -> torch.device:

@@ -24,6 +24,7 @@ from bertcompress.recognising import encoder_folder, weights_obstacle, what_else
 __all__ = [
     "ONNX_FILES",
     "RUNTIMES",
+    "SERVING",
     "Batch",
     "Int8Runtime",
     "Logits",
@@ -34,6 +35,7 @@ __all__ = [
     "locate",
     "open_predictor",
     "require",
+    "serving_modes",
 ]
 
 Batch = Mapping[str, NDArray[np.int64]]
@@ -45,6 +47,10 @@ Logits = NDArray[np.float32]
 of an answer, (B, T, H) for a bare model."""
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
+
+SERVING: Mapping[str, tuple[str, ...]] = {"openvino": ("dynamic", "warmed", "buckets")}
+"""How a runtime can be opened to serve texts, where there is a choice. `dynamic`: any batch as it
+comes. The others pad single texts to a few lengths, for which they are ready once open."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MODEL_FILE = "model.onnx"
@@ -101,6 +107,9 @@ def open_predictor(
     runtime: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    *,
+    serving: str | None = None,
+    max_length: int | None = None,
 ) -> Predictor:
     """Return an artefact ready to run: a model folder, `.onnx` file, run folder or Hub id.
 
@@ -112,6 +121,10 @@ def open_predictor(
         precision: `fp32`, `bf16` or `int8`; None takes what the artefact holds. Only a runtime that
             holds it is chosen: torch, which could convert to int8 on loading, does so where
             `runtime` names it.
+        serving: What `serving_modes` offers for the runtime; None is `dynamic`. `warmed` and
+            `buckets` pad single texts to 16, 32, 64 ... tokens and have compiled for these lengths
+            when this returns. Other batches, and longer texts, are answered as by `dynamic`.
+        max_length: Tokens of the longest text that is padded so; None takes the model's limit.
 
     Raises:
         NotFound, ModelError, CheckpointError, MissingExtra.
@@ -119,7 +132,17 @@ def open_predictor(
     runtime, found = locate(path, runtime, precision)
     module = importlib.import_module(f"bertcompress.runtimes.{runtime}")
     options: dict[str, Any] = {} if precision is None else {"precision": precision}
+    modes = serving_modes(runtime)
+    if serving is not None and serving not in modes:
+        raise ModelError(unknown(f"{path} ({runtime})", "serving", serving, modes))
+    if serving not in (None, "dynamic"):
+        options |= {"serving": serving, "max_length": max_length}
     return cast(Predictor, module.predictor(found, threads=threads, **options))
+
+
+def serving_modes(runtime: str) -> tuple[str, ...]:
+    """Return how a runtime can be opened to serve texts, `dynamic` first."""
+    return SERVING.get(runtime, ("dynamic",))
 
 
 def locate(

@@ -1,4 +1,4 @@
-"""What machine a figure was obtained on, and how much memory a process took."""
+"""What machine a figure was obtained on, what else it did, and how much memory a process took."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import importlib.metadata
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 __all__ = [
-    "busy_cores",
+    "Look",
+    "Others",
     "environment",
     "forget_peak_memory",
     "host_kind",
@@ -69,17 +72,64 @@ def overflows_int8() -> bool:
 
 def physical_cores() -> int:
     """Return the physical cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(psutil.cpu_count(logical=False) or 1, allowed or 1)
+    return min(psutil.cpu_count(logical=False) or 1, len(_allowed_cores()))
 
 
-def busy_cores(seconds: float = 0.5) -> float:
-    """Return how many of the cores that this process may use others keep busy while it sleeps."""
-    shares = psutil.cpu_percent(interval=seconds, percpu=True)
+Look = tuple[float, float, float]
+"""Seconds: of a clock, that the cores were in use or stolen, of these our own processes' ones."""
+
+_GRAIN_S = 0.01
+"""Systems count time in ticks of about this; each counter may be off by one."""
+
+
+class Others:
+    """What others use of the cores that this process may use, from one call to the next."""
+
+    def __init__(
+        self, ours: Sequence[int] = (), look: Callable[[Sequence[int]], Look] | None = None
+    ) -> None:
+        """Begin to watch. `ours`: process ids that are no others, beside this process.
+
+        `look` reads the counters; None reads those of the system.
+        """
+        self._ours = (os.getpid(), *ours)
+        self._look = look or _look
+        self._grain = _GRAIN_S * (len(_allowed_cores()) + len(self._ours))
+        self._before = self._look(self._ours)
+
+    def __call__(self) -> float:
+        """Return the cores that others kept busy since the last call.
+
+        What a host gives to other guests (steal time) counts as theirs.
+        """
+        now = self._look(self._ours)
+        passed, used, own = (b - a for a, b in zip(self._before, now, strict=True))
+        self._before = now
+        return max(used - own - self._grain, 0.0) / passed if passed > 0 else 0.0
+
+
+def _look(ours: Sequence[int]) -> Look:
+    cores = _allowed_cores()
+    used = 0.0
+    for core, times in enumerate(psutil.cpu_times(percpu=True)):
+        if core in cores:
+            parts = times._asdict()
+            # What runs in a guest is within `user` already.
+            idle = ("idle", "iowait", "guest", "guest_nice")
+            used += sum(parts.values()) - sum(parts.get(name, 0.0) for name in idle)
+    own = 0.0
+    for pid in ours:
+        with contextlib.suppress(psutil.Error):  # it may have ended
+            spent = psutil.Process(pid).cpu_times()
+            own += spent.user + spent.system
+    return time.monotonic(), used, own
+
+
+def _allowed_cores() -> set[int]:
+    """Return the numbers of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        allowed = os.sched_getaffinity(0)
-        shares = [share for core, share in enumerate(shares) if core in allowed]
-    return float(sum(shares)) / 100
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
 
 
 def peak_memory_mb() -> float:

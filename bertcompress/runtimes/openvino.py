@@ -7,7 +7,8 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from bertcompress.runtimes import (
     OPENVINO_INT8_FILE,
     Batch,
     Logits,
+    Predictor,
     join_outputs,
     require,
 )
+from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, text_limit
 from bertcompress.runtimes.onnxruntime import precision_of
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
@@ -119,8 +122,12 @@ def _advanced(nncf: Any, smoothing: float | None, percentile: bool) -> Any:
 
 
 def predictor(
-    path: str | Path, threads: int | None = None, precision: str | None = None
-) -> OpenVinoPredictor:
+    path: str | Path,
+    threads: int | None = None,
+    precision: str | None = None,
+    serving: str = "dynamic",
+    max_length: int | None = None,
+) -> Predictor:
     """Return the ONNX file ready to run on the CPU, tuned for latency.
 
     Args:
@@ -128,27 +135,54 @@ def predictor(
         threads: Threads of one inference; None takes OpenVINO's choice.
         precision: None tells it by the name of the file. `auto` lets OpenVINO calculate in what it
             prefers on this processor (on some bf16); an fp32 file otherwise runs in fp32.
+        serving: `dynamic` compiles for each new length when it comes. The others pad single texts
+            to 16, 32, 64 ... tokens and are ready for these once open: `warmed` in one model,
+            `buckets` in a model each, which takes several times the memory.
+        max_length: Tokens of the longest text that is padded; None takes the model's limit.
 
     Raises:
-        CheckpointError for a file that OpenVINO cannot read; MissingExtra.
+        CheckpointError for a file that OpenVINO cannot read; ModelError where its texts cannot be
+        padded; MissingExtra.
     """
-    return OpenVinoPredictor(Path(path), precision or precision_of(Path(path)), threads)
+    file = Path(path)
+    options: dict[str, Any] = {"precision": precision or precision_of(file), "threads": threads}
+    if serving == "dynamic":
+        return OpenVinoPredictor(file, **options)
+    limit, pad_id = text_limit(file.parent)
+    lengths = bucket_lengths(max_length or limit, limit)
+    per_token = _per_token(file, serving)
+    opened: dict[int, Predictor]
+    plain: Callable[[], Predictor]
+    if serving == "buckets":
+        opened = {n: OpenVinoPredictor(file, **options, length=n) for n in lengths}
+        plain = partial(OpenVinoPredictor, file, **options)
+    else:
+        one = OpenVinoPredictor(file, **options)
+        opened, plain = dict.fromkeys(lengths, one), lambda: one
+    return BucketPredictor(opened, plain, serving=serving, pad_id=pad_id, per_token=per_token)
 
 
 class OpenVinoPredictor:
     """One compiled model with one request; only the inputs that the graph has are fed."""
 
     runtime = "openvino"
+    serving = "dynamic"
 
-    def __init__(self, file: Path, precision: str, threads: int | None = None) -> None:
-        openvino = require("openvino", "openvino")
+    def __init__(
+        self, file: Path, precision: str, threads: int | None = None, length: int | None = None
+    ) -> None:
+        """Compile the file; with `length` for single texts of so many tokens and nothing else."""
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         if precision == "fp32":
             options["INFERENCE_PRECISION_HINT"] = "f32"
+        core = require("openvino", "openvino").Core()
+        read = _read(core, file)
+        if length is not None:
+            _reshape(read, length)
         try:
-            model = openvino.Core().compile_model(str(file), "CPU", options)
+            model = core.compile_model(read, "CPU", options)
         except RuntimeError as error:
             raise CheckpointError(f"{file}: not readable by OpenVINO: {error}") from error
         if precision == "auto":
@@ -166,6 +200,34 @@ class OpenVinoPredictor:
         outputs = [self._request.get_output_tensor(i).data for i in range(self._outputs)]
         # Copied: the request's buffers are written again by the next call.
         return join_outputs([np.array(output) for output in outputs])
+
+
+def _read(core: Any, file: Path) -> Any:
+    try:
+        return core.read_model(str(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: not readable by OpenVINO: {error}") from error
+
+
+def _reshape(model: Any, length: int) -> None:
+    """Fix a model that was read to single texts of one length, in place."""
+    model.reshape({port.get_any_name(): [1, length] for port in model.inputs})
+
+
+def _per_token(file: Path, serving: str) -> bool:
+    """Return whether the answers are as long as the texts; ModelError where padding would count."""
+    model = _read(require("openvino", "openvino").Core(), file)
+    ranks = {port.get_any_name(): len(port.partial_shape) for port in model.inputs}
+    if "attention_mask" not in ranks or set(ranks.values()) != {2}:
+        raise ModelError(
+            f"{file}: serving '{serving}' pads texts, and needs an attention_mask and inputs of "
+            f"(texts, tokens); this graph has {', '.join(sorted(ranks))}; allowed: dynamic"
+        )
+    sizes = []
+    for length in (2, 3):
+        _reshape(model, length)
+        sizes.append([tuple(port.shape) for port in model.outputs])
+    return sizes[0] != sizes[1]
 
 
 def _rows(batches: Iterable[Batch], names: list[str]) -> Iterator[dict[str, NDArray[np.int64]]]:

@@ -41,6 +41,11 @@ class WorkerProcess:
             env=clean_environment(),
         )
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def __enter__(self) -> WorkerProcess:
         """Return itself."""
         return self

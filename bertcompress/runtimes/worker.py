@@ -2,11 +2,12 @@
 
 Speaks JSON, one object a line: a request on standard input, its answer on standard output.
 
-    {"do": "open", "path", "runtime", "precision", "threads", "longest"}
-        -> {"runtime", "precision", "load_s", "memory_mb"}
+    {"do": "open", "path", "runtime", "precision", "threads", "serving", "max_length",
+     "longest"}
+        -> {"runtime", "precision", "serving", "load_s", "memory_mb"}
     {"do": "time", "batch", "length", "repeats", "warmup", "vocab_size"}   random tokens
     {"do": "time", "batches": FILE.npz, "repeats", "warmup"}               real ones
-        -> {"ms": [repeats x batches]}
+        -> {"ms": [repeats x batches]}     one repeat without warm-up, at first: the first pass
     {"do": "memory"} -> {"peak_memory_mb"}
     {"do": "close"} -> {}
 
@@ -98,6 +99,7 @@ class Worker:
         return {
             "runtime": self._predictor.runtime,
             "precision": self._predictor.precision,
+            "serving": getattr(self._predictor, "serving", "dynamic"),
             "load_s": load_s,
             "memory_mb": max(psutil.Process().memory_info().rss - before, 0) / 1e6,
         }

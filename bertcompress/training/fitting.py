@@ -25,10 +25,14 @@ from bertcompress.data import TaskData, collator
 from bertcompress.errors import InputError, MissingExtra, ModelError, OutputError
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
+from bertcompress.training.progress import Plan, Progress
+from bertcompress.training.rates import learning_rate
+from bertcompress.training.schedule import Ended
 from bertcompress.training.selection import Selection, agreed
 from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import LengthGrouped, choose, time_precisions
-from bertcompress.training.trainer import FitTrainer, Plan, Progress
+from bertcompress.training.targets import TargetScale, standardised_head
+from bertcompress.training.trainer import FitTrainer
 
 __all__ = ["Fitted", "fit", "fit_batches", "fit_stage"]
 
@@ -52,10 +56,12 @@ class Fitted:
     """Of these, in attempts that were interrupted."""
     best_step: int
     history: tuple[Mapping[str, Any], ...]
-    """One entry per evaluation: `step`, `loss` (mean since the last one), `score`, `seconds`."""
+    """One entry per evaluation: `step`, `loss` (mean since the last one), `score`,
+    `selection_loss`, `seconds`."""
     selection_score: float | None
     settings: TrainSettings
-    """As given, with `precision` resolved."""
+    """As given, with `precision` and `learning_rate` resolved."""
+    ended: Ended
     step_seconds: Mapping[str, float]
     """What `precision: auto` measured; empty where it was given or had one candidate."""
 
@@ -68,9 +74,16 @@ class Fitted:
             "best_step": self.best_step,
             "selection_score": self.selection_score,
             "precision": self.settings.precision,
+            "learning_rate": self.settings.learning_rate,
+            "ended": dict(self.ended.facts),
             "earlier_seconds": self.earlier_seconds,
             "history": [
-                {"step": row["step"], "loss": row["loss"], "eval_selection": row["score"]}
+                {
+                    "step": row["step"],
+                    "loss": row["loss"],
+                    "eval_loss": row["selection_loss"],
+                    "eval_selection": row["score"],
+                }
                 for row in self.history
             ],
         }
@@ -102,20 +115,25 @@ def fit(
     train = data.encode(tokenizer, "train")
     lengths = np.asarray(train["length"][:], dtype=np.int64)
     collate = collator(tokenizer)
+    mark = _fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
         return DataLoader(
             train,
             batch_size=args.per_device_train_batch_size,
             sampler=LengthGrouped(lengths, settings.batch_size, seed),
-            collate_fn=collate,
+            collate_fn=standardised if scale is not None else collate,
             pin_memory=device.type == "cuda",
         )
 
-    selection = Selection(data, tokenizer, objective, device)
-    mark = _fingerprint(model, objective, data, settings, seed)
-    plan = Plan(loader, Path(workdir), selection.score, mark, keep_last)
-    return _train(model, objective, plan, settings, seed, device, progress)
+    def standardised(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        assert scale is not None
+        return scale.labels(collate(rows))
+
+    with standardised_head(model, TargetScale.of(data)) as scale:
+        judge = Selection(data, tokenizer, objective, device, scale).judge
+        plan = Plan(loader, Path(workdir), judge, len(data.selection), mark, keep_last)
+        return _train(model, objective, plan, settings, seed, device, progress)
 
 
 def fit_batches(
@@ -137,6 +155,7 @@ def fit_batches(
     model.float()
     with tempfile.TemporaryDirectory() as scratch:
         plan = Plan(lambda args: batches, Path(scratch))
+        settings = settings.unjudged()
         return _train(model, objective, plan, settings, seed, torch.device(device), progress)
 
 
@@ -187,7 +206,8 @@ def _train(
             precision, reached = agreed(choose(timed)), Progress()
         else:
             precision, reached = settings.precision, Progress()
-        resolved = settings.model_copy(update={"precision": precision})
+        rate = learning_rate(settings, model)
+        resolved = settings.model_copy(update={"precision": precision, "learning_rate": rate})
         steps = resume.step if resume else 0
         earlier = reached.seconds
         if resume is not None and reached.finished:
@@ -198,7 +218,7 @@ def _train(
             trainer.tick()
             steps, reached = trainer.state.global_step, trainer.progress
     best = steps if plan.keep_last else reached.best_step or steps
-    if plan.score is not None:
+    if plan.judge is not None:
         checkpoints.load_weights(model, checkpoints.folder_of(plan.workdir, best))
         agreed(best)  # all processes have read it before one of them may clear the folder
     model.eval()
@@ -212,6 +232,7 @@ def _train(
         history=tuple(reached.history),
         selection_score=reached.history[-1]["score"] if plan.keep_last else reached.best_score,
         settings=resolved,
+        ended=Ended.of(resolved, reached.reason, reached.history, plan.judged_rows),
         step_seconds=timed,
     )
 
@@ -224,9 +245,8 @@ def _arguments(
         output_dir=str(workdir),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
-        num_train_epochs=settings.epochs,
+        num_train_epochs=settings.epochs or settings.max_epochs,
         max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
         max_grad_norm=settings.max_grad_norm,
         seed=seed,
         use_cpu=device.type == "cpu",

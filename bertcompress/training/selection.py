@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,29 @@ from transformers import PreTrainedTokenizerBase
 from bertcompress import metrics
 from bertcompress.data import TaskData, collator
 from bertcompress.method import Objective
-from bertcompress.training.steps import forward, logits_of
+from bertcompress.training.steps import forward, label_loss, logits_of
+from bertcompress.training.targets import TargetScale
 
-__all__ = ["Selection", "agreed"]
+__all__ = ["Judged", "Selection", "agreed"]
 
 _ROWS = 32  # per batch: no gradients are kept
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How a model does on the selection split."""
+
+    score: float
+    """Headline metric, without labels the negative loss; higher is better."""
+    loss: float
+    """Mean loss of the labels, without labels of the objective."""
+
+
 class Selection:
-    """The selection split, encoded, and the score of a model on it."""
+    """The selection split, encoded, and the score of a model on it.
+
+    `scale`: the model answers in standard deviations from the mean.
+    """
 
     def __init__(
         self,
@@ -31,7 +46,9 @@ class Selection:
         tokenizer: PreTrainedTokenizerBase,
         objective: Objective,
         device: torch.device,
+        scale: TargetScale | None = None,
     ) -> None:
+        self.scale = scale
         self.data = data
         self.task = data.task
         self.objective = objective
@@ -42,25 +59,38 @@ class Selection:
 
     def score(self, model: nn.Module) -> float:
         """Return the headline metric, without labels the negative loss; higher is better."""
+        return self.judge(model).score
+
+    def judge(self, model: nn.Module) -> Judged:
+        """Return score and loss of the model, which keeps its mode."""
         training = model.training
         model.eval()
         with torch.no_grad():
-            labelled = self.task.problem != "unlabelled"
-            value = self._headline(model) if labelled else -self._loss(model)
+            if self.task.problem == "unlabelled":
+                loss = self._loss(model)
+                judged = Judged(-loss, loss)
+            else:
+                judged = self._labelled(model)
         model.train(training)
-        return value
+        return judged
 
-    def _headline(self, model: nn.Module) -> float:
+    def _labelled(self, model: nn.Module) -> Judged:
         mine = []
         for positions, batch in self._batches():
-            outputs = forward(model, batch)
-            mine.append((positions, logits_of(outputs).float().cpu().numpy()))
+            answers = logits_of(forward(model, batch)).float()
+            loss = float(label_loss(answers, batch["labels"]))
+            mine.append((positions, answers.cpu().numpy(), loss))
         parts = _from_all(mine)
-        order = np.argsort(np.concatenate([positions for positions, _ in parts]))
-        logits = self.data.in_task_order(np.concatenate([values for _, values in parts])[order])
+        rows = [len(part[0]) for part in parts]
+        loss = float(np.average([part[2] for part in parts], weights=rows))
+        order = np.argsort(np.concatenate([part[0] for part in parts]))
+        logits = self.data.in_task_order(np.concatenate([part[1] for part in parts])[order])
+        if self.scale is not None:
+            logits = logits * self.scale.std + self.scale.mean
         references = self.data.references("selection")
         headline = self.task.headline
-        return metrics.compute([headline], logits, references, self.task.problem)[headline]
+        value = metrics.compute([headline], logits, references, self.task.problem)[headline]
+        return Judged(value, loss)
 
     def _loss(self, model: nn.Module) -> float:
         mine = []
@@ -77,6 +107,7 @@ class Selection:
         for start in starts[_rank() :: _world()]:
             positions = self.order[start : start + _ROWS]
             batch = self.collate([self.rows[int(i)] for i in positions])
+            batch = self.scale.labels(batch) if self.scale is not None else batch
             yield positions, {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 

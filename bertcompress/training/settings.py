@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Precision", "TrainSettings"]
+__all__ = ["Precision", "Rate", "TrainSettings"]
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+
+_LOADER_EPOCHS = 3.0
+_PATIENCE = 3
 
 
 class TrainSettings(BaseModel):
@@ -17,21 +23,51 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: float = Field(3.0, gt=0, le=1_000, description="Passes over the training rows at most")
-    max_steps: int | None = Field(
-        None, ge=1, description="Optimizer steps at most, instead of epochs"
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=1_000,
+        description="Passes over the training rows, the rate falling to zero over them; null: "
+        "until the score on the selection split no longer rises",
+    )
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs")
+    max_epochs: float = Field(
+        30, gt=0, le=1_000, description="Passes at most, where `epochs` and `max_steps` are null"
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, description="Minutes at most; the rate falls to zero before they are over"
     )
     batch_size: int = Field(16, ge=1, description="Rows per forward pass, over all processes")
     gradient_accumulation: int = Field(1, ge=1, description="Forward passes per optimizer step")
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate of AdamW")
-    warmup: float = Field(0.1, ge=0, le=1, description="Fraction of the steps with a rising rate")
+    learning_rate: Rate = Field(
+        "auto", description="Peak learning rate of AdamW; auto: by the model's hidden size"
+    )
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Fraction of the steps with a rising rate; of three epochs "
+        "where their number is not fixed",
+    )
+    cooldown: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Fraction of the steps over which the rate falls, once the score stalls",
+    )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decay of matrices, times the rate")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm")
     patience: int | None = Field(
-        None, ge=1, description="Stop after this many evaluations without a better one; null: never"
+        None,
+        ge=1,
+        description="Evaluations without a better one before the rate falls, or before a training "
+        "of fixed length stops; null: 3, or never",
     )
-    evaluations_per_epoch: int = Field(
-        1, ge=1, description="How often the selection split is scored in an epoch"
+    evaluations_per_epoch: int | None = Field(
+        None,
+        ge=1,
+        description="How often the selection split is scored in an epoch; null: once, more often "
+        "in epochs of over 1,000 steps",
     )
     checkpoint_steps: int | None = Field(
         500, ge=1, description="Also write a checkpoint every so many steps; null: at evaluations"
@@ -44,8 +80,33 @@ class TrainSettings(BaseModel):
     )
     tensorboard: str | None = Field(None, description="Folder for TensorBoard logs; null: no logs")
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the number of steps is known before the training."""
+        return self.epochs is not None or self.max_steps is not None
+
+    @property
+    def stall_patience(self) -> int:
+        """Evaluations without a better one before the rate falls."""
+        return self.patience or _PATIENCE
+
     def steps(self, batches: int) -> int:
-        """Return the optimizer steps of a training whose epochs have so many batches."""
+        """Return the most optimizer steps of a training whose epochs have so many batches."""
         if self.max_steps:
             return self.max_steps
-        return math.ceil(math.ceil(batches / self.gradient_accumulation) * self.epochs)
+        per_epoch = math.ceil(batches / self.gradient_accumulation)
+        return math.ceil(per_epoch * (self.max_epochs if self.epochs is None else self.epochs))
+
+    def unjudged(self) -> TrainSettings:
+        """Return settings for a loader without a selection split: three epochs unless it says."""
+        return self if self.is_fixed else self.model_copy(update={"epochs": _LOADER_EPOCHS})
+
+    def equal_steps(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the changes that make a control train as this did: its steps, rate and precision.
+
+        `facts`: what the training found (`Fitted.facts`).
+        """
+        names = {"steps": "max_steps", "learning_rate": "learning_rate", "precision": "precision"}
+        return {"epochs": None, "patience": None} | {
+            name: facts[key] for key, name in names.items() if key in facts
+        }

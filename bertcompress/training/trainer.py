@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -25,11 +25,14 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    get_linear_schedule_with_warmup,
 )
 
 from bertcompress.method import Objective
 from bertcompress.training import checkpoints
+from bertcompress.training.progress import Plan, Progress
+from bertcompress.training.rates import learning_rate
+from bertcompress.training.schedule import Horizon, rate_factor, stalled
+from bertcompress.training.selection import agreed
 from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import (
     LengthGrouped,
@@ -39,46 +42,7 @@ from bertcompress.training.steps import (
     own_parameters,
 )
 
-__all__ = ["FitTrainer", "Plan", "Progress"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained on and judged by, and where checkpoints go."""
-
-    loader: Callable[[TrainingArguments], DataLoader[Any]]
-    workdir: Path
-    score: Callable[[nn.Module], float] | None = None
-    """Higher is better; None: nothing is judged, and no checkpoint written."""
-    fingerprint: str = ""
-    """Of everything that a resumed training must have in common with the killed one."""
-    keep_last: bool = False
-    """Whether the last step is what is wanted, whatever the scores."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; JSON-plain, part of each checkpoint."""
-
-    best_score: float | None = None
-    best_step: int = 0
-    stale: int = 0
-    """Evaluations since the best one."""
-    finished: bool = False
-    rows: int = 0
-    """Rows trained on, over all processes."""
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    """Batches in `loss_sum`: those since the last evaluation."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def judge(self, score: float, step: int) -> None:
-        """Take in a score of the selection split."""
-        if not math.isnan(score) and (self.best_score is None or score > self.best_score):
-            self.best_score, self.best_step, self.stale = score, step, 0
-        else:
-            self.stale += 1
+__all__ = ["FitTrainer"]
 
 
 class FitTrainer(Trainer):
@@ -107,6 +71,7 @@ class FitTrainer(Trainer):
         self.progress = Progress()
         self.sampler: Any = None
         self.steps_per_epoch = 1
+        self.horizon: Horizon
         super().__init__(model=model, args=args, callbacks=callbacks)
         # The objective returns the mean of a batch: the Trainer has to divide by the accumulation.
         self.model_accepts_loss_kwargs = False
@@ -114,7 +79,7 @@ class FitTrainer(Trainer):
             self.remove_callback(unwanted)
         self.add_callback(_Flow(self))
         if not args.disable_tqdm:
-            self.add_callback(_Bar())
+            self.add_callback(_Bar(self))
         self._loss = torch.zeros((), dtype=torch.float64, device=args.device)
         self._clock = time.perf_counter()
 
@@ -153,48 +118,90 @@ class FitTrainer(Trainer):
             groups = decay_groups(self.net, self.settings.weight_decay)
             groups += self.objective.parameter_groups()
             groups = [group for group in groups if group["params"]]
-            self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+            self.optimizer = torch.optim.AdamW(
+                groups, lr=learning_rate(self.settings, self.net), fused=True
+            )
         return self.optimizer  # type: ignore[no-any-return]
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
-        """Make the linear schedule; only here is `warmup` a fraction in both transformers lines."""
+        """Make the schedule of `rate_factor`, which follows the progress of this training."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
-                optimizer or self.optimizer,
-                math.ceil(self.settings.warmup * num_training_steps),
-                num_training_steps,
-            )
+            self.horizon = Horizon.of(self.settings, self.steps_per_epoch, num_training_steps)
+
+            def factor(step: int) -> float:
+                progress = self.progress
+                return rate_factor(self.horizon, step, progress.decay_from, progress.decay_steps)
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    @property
+    def last_step(self) -> int:
+        """The step at which this training ends, as far as that is known."""
+        progress = self.progress
+        falling = progress.decay_from + progress.decay_steps
+        return min(falling, self.state.max_steps) if progress.decay_from else self.state.max_steps
+
     def evaluates_at(self, step: int) -> bool:
-        """Return whether an evaluation is due after this step: evenly in each epoch, and last."""
-        length = self.steps_per_epoch
-        times = min(self.settings.evaluations_per_epoch, length)
-        planned = {math.ceil(length * k / times) for k in range(1, times + 1)}
-        return (step - 1) % length + 1 in planned or step >= self.state.max_steps
+        """Return whether an evaluation is due after this step."""
+        return self.horizon.evaluates_at(step, self.last_step)
+
+    def watch_caps(self, step: int) -> None:
+        """Let the rate fall where it has to, so that it is zero when a cap is reached."""
+        if self.progress.decay_from:
+            return
+        minutes, cooldown = self.settings.max_minutes, self.settings.cooldown
+        if minutes is not None and agreed(self._minutes() >= minutes * (1 - cooldown)):
+            self._start_decay(step, "max_minutes")
+        elif not self.horizon.fixed and step >= self.horizon.last_start(cooldown):
+            self._start_decay(step, "max_epochs")
+
+    def _minutes(self) -> float:
+        return (self.progress.seconds + time.perf_counter() - self._clock) / 60
+
+    def _start_decay(self, step: int, reason: str) -> None:
+        self.progress.decay_from, self.progress.reason = step, reason
+        self.progress.decay_steps = self.horizon.decay_steps(step, self.settings.cooldown)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Score the selection split, remember the best, and stop when it is time."""
-        assert self.plan.score is not None
+        """Score the selection split, remember the best, and end the training when it is time."""
+        assert self.plan.judge is not None
         step = self.state.global_step
-        score = self.plan.score(self.net)
+        judged = self.plan.judge(self.net)
         loss = self._mean_loss()
         self.tick()
-        self.progress.judge(score, step)
+        self.progress.judge(judged, step)
         self.progress.history.append(
-            {"step": step, "loss": loss, "score": score, "seconds": self.progress.seconds}
+            {
+                "step": step,
+                "loss": loss,
+                "score": judged.score,
+                "selection_loss": judged.loss,
+                "seconds": self.progress.seconds,
+            }
         )
-        patience = self.settings.patience
-        stale = patience is not None and self.progress.stale >= patience
-        self.progress.finished = stale or step >= self.state.max_steps
-        self.log({"loss": loss, "eval_selection": score})
+        self.progress.finished = self._ends_at(step)
+        self.log({"loss": loss, "eval_selection": judged.score})
         # Takes `should_evaluate` back; else the end of the epoch would evaluate a second time.
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
         self.control.should_training_stop |= self.progress.finished
-        return {"eval_selection": score}
+        return {"eval_selection": judged.score}
+
+    def _ends_at(self, step: int) -> bool:
+        """Return whether this evaluation is the last; let the rate fall where the score stalls."""
+        settings, progress = self.settings, self.progress
+        if self.horizon.fixed:
+            over = settings.patience is not None and progress.stale >= settings.patience
+            progress.reason = "stalled" if over and step < self.last_step else progress.reason
+            return over or step >= self.last_step
+        if not progress.decay_from and stalled(
+            self.horizon, step, progress.gain_step, settings.stall_patience
+        ):
+            self._start_decay(step, "stalled")
+        return step >= self.last_step
 
     def _mean_loss(self) -> float:
         self._take_loss()
@@ -256,6 +263,19 @@ class FitTrainer(Trainer):
 class _Bar(ProgressCallback):
     """The progress bar with the time left, without a dictionary printed at each log."""
 
+    def __init__(self, trainer: FitTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the step, of as many as there will be now."""
+        bar: Any = self.training_bar
+        if bar is not None and bar.total != self.trainer.last_step:
+            bar.total = self.trainer.last_step
+        super().on_step_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
+
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing."""
 
@@ -292,7 +312,10 @@ class _Flow(TrainerCallback):
         objective.on_step_end(state.global_step)
         for parameter in own_parameters(objective):
             parameter.grad = None  # the Trainer clears the model's gradients only
-        if self.trainer.plan.score is not None:
+        self.trainer.watch_caps(state.global_step)
+        if self.trainer.plan.judge is None:
+            control.should_training_stop |= state.global_step >= self.trainer.last_step
+        else:
             every = self.trainer.settings.checkpoint_steps
             due = every is not None and state.global_step % every == 0
             control.should_evaluate = self.trainer.evaluates_at(state.global_step)

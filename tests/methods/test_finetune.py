@@ -36,7 +36,7 @@ def test_stage_trains_and_tidies_up(tmp_path):
 
 def test_knobs_are_the_settings_of_training():
     method = Finetune(epochs=2, batch_size=4)
-    assert (method.epochs, method.batch_size, method.patience) == (2, 4, 3)
+    assert (method.epochs, method.batch_size, method.patience) == (2, 4, None)
     assert Finetune(**json.loads(method.model_dump_json())) == method
     assert method.control() is None and method.needs_labels
     with pytest.raises(ValidationError, match="epoch"):

@@ -2,8 +2,8 @@
 
 The loss is a weighted sum of the labels' loss, the distance to the teacher's softened logits
 (Hinton et al. 2015, 1503.02531) and the mean squared error to its hidden states in every layer and
-token (Sun et al. 2019, 1908.09355; Kurtic et al. 2023, 2302.04089). The best step by the selection
-split is kept.
+token (Sun et al. 2019, 1908.09355; Kurtic et al. 2023, 2302.04089). The rate is held until the
+score on the selection split stalls, then falls to zero; the best step is kept.
 
 Costs a training step and, while hidden states are compared, a teacher's forward pass: a third more.
 With logits alone the answers are computed once and kept (K floats per row). Not before anything was
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from bertcompress.artefact import Product
@@ -39,7 +38,8 @@ def distill(
     """Train `model` in place on the teacher's answers to the loader's batches, and return it.
 
     Both models read the same tokens; `labels` in the batches are used where there are any. `knobs`
-    are the fields of `Distill`. Raises ModelError for models of different vocabularies.
+    are the fields of `Distill`; three epochs by default. Raises ModelError for models of different
+    vocabularies.
     """
     method = Distill(**knobs)
     objective = method.of_models(model, teacher, seed=seed, device=device)
@@ -54,9 +54,6 @@ class Distill(Method, TeacherTerms, TrainSettings):
     paper: ClassVar[str] = "Hinton et al. 2015, arXiv:1503.02531; Sun et al. 2019, arXiv:1908.09355"
     kind: ClassVar[Literal["train", "shape", "precision"]] = "train"
     uses_teacher: ClassVar[bool] = True
-
-    epochs: float = Field(4, gt=0, le=1_000, description="Passes over the training rows")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product. Raises RecipeError without a teacher."""

@@ -31,7 +31,7 @@ from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
 from bertcompress.runtimes import available_runtimes
-from bertcompress.training import TrainSettings, fit_batches, fit_stage
+from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Q8bert", "export_int8", "q8bert"]
 
@@ -89,8 +89,9 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
     uses_teacher: ClassVar[bool] = True
     speeds_up: ClassVar[bool] = True
 
-    epochs: float = Field(2, gt=0, le=1_000, description="Passes over the training rows")
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate of AdamW")
+    learning_rate: Rate = Field(
+        2e-5, description="Peak learning rate of AdamW; auto: by the model's hidden size"
+    )
     label_weight: float = Field(1.0, ge=0, description="Weight of the labels' loss")
     logit_weight: float = Field(0.0, ge=0, description="Weight of the teacher's logits")
     hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")

@@ -32,7 +32,7 @@ from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
 from bertcompress.shapes import anatomy
-from bertcompress.training import TrainSettings, fit_batches, fit_stage
+from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["QBert", "choose_bits", "q_bert"]
 
@@ -73,7 +73,7 @@ def q_bert(
     batches = [batch for batch, _ in zip(given, range(method.shards), strict=False)]
     trained, _ = method.start(model, batches, seed)
     inner = method.of_models(model, teacher, seed=seed, device=device)
-    if method.epochs:
+    if method.trains:
         fit_batches(trained, inner, given, settings=method, seed=seed, device=device)
     store(model.cpu(), trained.cpu())
     return model.eval()
@@ -100,14 +100,27 @@ class QBert(Method, TeacherTerms, TrainSettings):
         64, ge=-1, description="Weights of a row with one scale; 0: the matrix, -1: the row"
     )
     table_bits: int = Field(8, ge=2, le=8, description="Of the embedding tables")
-    epochs: float = Field(1, ge=0, le=1_000, description="Passes over the rows; 0: no training")
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate of AdamW")
+    epochs: float | None = Field(
+        None,
+        ge=0,
+        le=1_000,
+        description="Passes over the rows, the rate falling to zero over them; 0: no training; "
+        "null: until the score on the selection split no longer rises",
+    )
+    learning_rate: Rate = Field(
+        2e-5, description="Peak learning rate of AdamW; auto: by the model's hidden size"
+    )
     label_weight: float = Field(1.0, ge=0, description="Weight of the labels' loss")
     logit_weight: float = Field(0.0, ge=0, description="Weight of the teacher's logits")
     hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
     shards: int = Field(
         10, ge=1, le=100, description="Batches of 16 rows, each with an eigenvalue of its own"
     )
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a training after rounding."""
+        return self.epochs != 0
 
     @model_validator(mode="after")
     def _high_is_high(self) -> QBert:
@@ -161,7 +174,7 @@ class QBert(Method, TeacherTerms, TrainSettings):
             batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
         trained, sharpness = self.start(model, batches, ctx.seed)
         facts: dict[str, Any] = {"sharpness": [round(value, 4) for value in sharpness]}
-        if self.epochs:
+        if self.trains:
             objective = self.of_stage(product, ctx)
             done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
             facts |= done.facts
@@ -189,6 +202,6 @@ class QBert(Method, TeacherTerms, TrainSettings):
 
     def control(self) -> QBert | None:
         """Return the same training on the labels alone, where a teacher takes part."""
-        if not self.epochs or self.labels_only:
+        if not self.trains or self.labels_only:
             return None
         return self.model_copy(update=LABELS_ONLY)

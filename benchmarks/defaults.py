@@ -1,0 +1,321 @@
+"""Default training settings against a grid of fixed ones: one JSON per cell, a table at the end.
+
+    python benchmarks/defaults.py run --shared PATH [--workers 2] [--tasks mrpc] [--arms default]
+    python benchmarks/defaults.py table
+
+Each task is cut to at most 3,000 rows of its training set, of which a tenth is the selection split
+that picks the best step. Cells are compared on 1,000 to 3,000 *other rows of the training set*:
+the best of twelve scores on 300 rows would be the luckiest, and the validation set stays unread. A
+cell is a process of one thread; its cost is counted in rows, since other cells run beside it: rows
+trained on, and a third of the rows of the selection split at each evaluation. Cells that are there
+are not computed again.
+
+The arms `distill-*` train a student of 0.28 of the heads and neurons on one teacher of each task,
+on three tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "defaults"
+MODEL = "embedded:minilm-l6"
+ROWS, HELD_OUT = 3_000, 3_000
+LEAST_HELD_OUT = 1_000
+TASKS = ("goemotions", "mrpc", "stsb", "mnli", "qqp", "sst2")
+CONFIRMING = ("sick", "squad-pairs")
+"""Looked at once, after the defaults were chosen."""
+RATES = ("5e-5", "1e-4", "2e-4", "3e-4")
+EPOCHS = (8, 4, 16)
+SEEDS = {"default": (0, 1, 2), "distill-default": (0, 1, 2)}
+DISTILLED = ("goemotions", "stsb", "mrpc")
+DISTILL_RATES, DISTILL_EPOCHS = ("1e-4", "2e-4", "4e-4"), (8, 16)
+TEACHER = {"learning_rate": 2e-4, "epochs": 8.0, "patience": None}
+"""Of the students: the same for all of a task."""
+
+
+def task_of(name: str, shared: Path) -> Any:
+    """Return the task of a name: at most 3,000 training rows, other training rows to be judged on.
+
+    `single-label GoEmotions` are its rows with exactly one of 28 emotions.
+    """
+    from datasets import DatasetDict
+
+    import bertcompress as bc
+
+    rows = whole(name, shared).shuffle(seed=0)
+    train = min(ROWS, len(rows) - LEAST_HELD_OUT)
+    held_out = min(HELD_OUT, len(rows) - train)
+    splits = DatasetDict(
+        train=rows.select(range(train)), validation=rows.select(range(train, train + held_out))
+    )
+    fields: dict[str, Any] = {"name": name, "text": "text", "label": "label", "max_length": 128}
+    if name in bc_glue():
+        glue = bc.Task.load(f"glue/{name}")
+        fields |= {"text": glue.text, "metrics": glue.metrics, "headline": glue.headline}
+    if name in ("sick", "squad-pairs"):
+        fields["text"] = ("first", "second")
+    return bc.Task.from_dataset(splits, **fields)
+
+
+def bc_glue() -> tuple[str, ...]:
+    """Return the tasks of GLUE among the tasks here."""
+    return ("mrpc", "stsb", "mnli", "qqp", "sst2")
+
+
+def whole(name: str, shared: Path) -> Any:
+    """Return the training rows of a task that a cell may use."""
+    from datasets import load_dataset
+
+    if name in bc_glue():
+        return load_dataset(str(shared / "glue"), name, split="train")
+    if name == "goemotions":
+        return single_label(load_dataset(str(shared / "data" / "goemotions"), split="train"))
+    if name == "sick":
+        return sick(load_dataset(str(shared / "data" / "sickr"), split="train"))
+    return squad_pairs(load_dataset(str(shared / "data" / "squad"), split="train"))
+
+
+def single_label(rows: Any) -> Any:
+    """Return GoEmotions' rows of one emotion, with its class."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    feature = rows.features["labels"]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    one = [(text, labels[0]) for text, labels in zip(rows["text"], rows["labels"], strict=True)
+           if len(labels) == 1]  # fmt: skip
+    labels = ClassLabel(names=names) if names else Value("int64")
+    return Dataset.from_dict(
+        {"text": [text for text, _ in one], "label": [label for _, label in one]},
+        features=Features({"text": Value("string"), "label": labels}),
+    )
+
+
+def sick(rows: Any) -> Any:
+    """Return SICK's pairs with their entailment label."""
+    from datasets import Dataset
+
+    label = next(name for name in ("label", "entailment_judgment") if name in rows.column_names)
+    first, second = ("sentence_A", "sentence_B")
+    if first not in rows.column_names:
+        first, second = "sentence1", "sentence2"
+    return Dataset.from_dict(
+        {"first": rows[first][:], "second": rows[second][:], "label": rows[label][:]}
+    )
+
+
+def squad_pairs(rows: Any) -> Any:
+    """Return question and sentence of its context, and whether the sentence holds the answer.
+
+    Two pairs a question: the sentence with the answer and one other of the same context.
+    """
+    from datasets import Dataset
+
+    found: dict[str, list[Any]] = {"first": [], "second": [], "label": []}
+    for row in rows:
+        start = row["answers"]["answer_start"][0]
+        sentences = sentences_of(row["context"])
+        holding = [text for text, begin, end in sentences if begin <= start < end]
+        others = [text for text, begin, end in sentences if not begin <= start < end]
+        for texts, label in ((holding, "answer"), (others, "other")):
+            if texts:
+                found["first"].append(row["question"])
+                found["second"].append(texts[start % len(texts)])
+                found["label"].append(label)
+    return Dataset.from_dict(found)
+
+
+def sentences_of(text: str) -> list[tuple[str, int, int]]:
+    """Return the sentences of a text with where each begins and ends."""
+    found, begin = [], 0
+    for position, sign in enumerate(text):
+        if sign in ".!?" and text[position + 1 : position + 2] in ("", " "):
+            found.append((text[begin : position + 1].strip(), begin, position + 1))
+            begin = position + 1
+    if text[begin:].strip():
+        found.append((text[begin:].strip(), begin, len(text)))
+    return found
+
+
+def methods_of(arm: str) -> list[Any]:
+    """Return the methods of an arm; the last one is what the arm is about.
+
+    `default` or RATE-EPOCHS of `finetune`; the same of `distill` with `distill-` before it.
+    """
+    import bertcompress as bc
+
+    name = arm.removeprefix("distill-")
+    # What `auto` measures here would be the other cell on this machine.
+    settings: dict[str, Any] = {"precision": "fp32"}
+    if name != "default":
+        rate, _, epochs = name.rpartition("-")
+        settings |= {"learning_rate": float(rate), "epochs": float(epochs), "patience": None}
+    if arm == name:
+        return [bc.Finetune(**settings)]
+    teacher = bc.Finetune(precision="fp32", **TEACHER)
+    return [teacher, bc.PruneStructured(keep=0.28), bc.Distill(**settings)]
+
+
+def cell_path(arm: str, task: str, seed: int) -> Path:
+    """Return where a cell's result lies."""
+    return RESULTS / f"{arm}--{task}--{seed}.json"
+
+
+def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
+    """Compute one cell in this process and write its JSON."""
+    import time
+
+    from grid import commit
+
+    import bertcompress as bc
+    from bertcompress.noise import silence
+
+    silence()
+    folder = Path(tempfile.mkdtemp(prefix="defaults-")) / "run"
+    recipe = bc.Recipe(
+        model=MODEL,
+        task=task_of(task, shared),
+        methods=methods_of(arm),
+        seed=seed,
+        measure={"latency": False, "controls": False},
+    )
+    data = bc.load_data(recipe.resolved_task(), seed=seed)
+    selection_rows = len(data.selection)
+    began = time.process_time()
+    run = bc.run(recipe, folder)  # students share their teacher through the stage store
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    stage = report["stages"][-1]
+    scores = stage["deployments"][0]["scores"]
+    facts = stage["facts"]
+    cell = {
+        "arm": arm,
+        "task": task,
+        "seed": seed,
+        "commit": commit(),
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "selection_rows": selection_rows,
+        "metric": next(row["metric"] for row in scores if row["headline"]),
+        "held_out": next(row["value"] for row in scores if row["headline"]),
+        "facts": facts,
+        "processor": report["environment"].get("processor"),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    cell_path(arm, task, seed).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder.parent)
+
+
+def cells(tasks: Sequence[str], arms: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return the cells in the order in which they say most."""
+    ordered = [(arm, task, seed) for arm in arms for task in tasks for seed in SEEDS.get(arm, (0,))]
+    return [cell for cell in ordered if not cell_path(*cell).exists()]
+
+
+def start_cell(cell: tuple[str, str, int], shared: Path) -> None:
+    """Run one cell in a process of one thread; a failure is printed and leaves it missing."""
+    arm, task, seed = cell
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
+    command = [sys.executable, __file__, "cell", arm, task, str(seed), str(shared)]
+    print(f"start {arm} {task} {seed}", flush=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"
+    print(f"{'done' if not tail else 'FAILED'} {arm} {task} {seed}{tail}", flush=True)
+
+
+def all_arms() -> list[str]:
+    """Return every arm, the middle of the grid first."""
+    students = [f"{rate}-{epochs}" for epochs in DISTILL_EPOCHS for rate in DISTILL_RATES]
+    return [
+        "default",
+        *(f"{rate}-{epochs}" for epochs in EPOCHS for rate in RATES),
+        *(f"distill-{name}" for name in ("default", *students)),
+    ]
+
+
+def cost_of(cell: Mapping[str, Any]) -> float:
+    """Return what a cell's last training cost, in rows trained on."""
+    facts = cell["facts"]
+    evaluated = len(facts["history"]) * cell["selection_rows"]
+    return float(facts["samples"] + evaluated / 3)
+
+
+def write_table() -> str:
+    """Return the default beside the best cell of each task, and write it to `table.md`."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")]
+    lines = [
+        "| training | task | best of the grid | its score | default, mean of seeds | difference, "
+        "points | cost | cells |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("", "distill-"):
+        for task in (*TASKS, *CONFIRMING):
+            mine = [cell for cell in found if cell["task"] == task and kind_of(cell) == kind]
+            fixed = [cell for cell in mine if cell["arm"] != f"{kind}default"]
+            default = [cell for cell in mine if cell["arm"] == f"{kind}default"]
+            if fixed and default:
+                lines.append(row_of(kind, task, fixed, default))
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def kind_of(cell: Mapping[str, Any]) -> str:
+    """Return `distill-` for a student, an empty string for a fine-tuning."""
+    return "distill-" if cell["arm"].startswith("distill-") else ""
+
+
+def row_of(
+    kind: str, task: str, fixed: Sequence[Mapping[str, Any]], default: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return a line of the table."""
+    best = max(fixed, key=lambda cell: cell["held_out"])
+    scores = [100 * cell["held_out"] for cell in default]
+    mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
+    cost = statistics.mean(map(cost_of, default)) / cost_of(best)
+    name = best["arm"].removeprefix("distill-").rpartition("-")
+    return (
+        f"| {'distill' if kind else 'finetune'} | {task} ({best['metric']}) "
+        f"| {name[0]}, {name[2]} epochs | {100 * best['held_out']:.1f} "
+        f"| {mean:.1f} (sd {spread:.1f}, {len(scores)}) | {mean - 100 * best['held_out']:+.1f} "
+        f"| {cost:.2f}x | {len(fixed)} |"
+    )
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    grid = commands.add_parser("run")
+    grid.add_argument("--shared", type=Path, required=True, help="folder with glue/ and data/")
+    grid.add_argument("--tasks", nargs="+", default=list(TASKS), choices=[*TASKS, *CONFIRMING])
+    grid.add_argument("--arms", nargs="+", default=all_arms(), choices=all_arms())
+    grid.add_argument("--workers", type=int, default=2)
+    cell = commands.add_parser("cell")
+    for name in ("arm", "task"):
+        cell.add_argument(name)
+    cell.add_argument("seed", type=int)
+    cell.add_argument("shared", type=Path)
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "table":
+        print(write_table())
+        return
+    if args.command == "cell":
+        run_cell(args.arm, args.task, args.seed, args.shared)
+        return
+    with ThreadPoolExecutor(args.workers) as pool:
+        list(pool.map(lambda each: start_cell(each, args.shared), cells(args.tasks, args.arms)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""How a score stands to what answering without reading the texts gets, and why it may be below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bertcompress import metrics
+from bertcompress.measure.row import Row
+from bertcompress.task import Task
+
+__all__ = ["Standing", "best_order", "standing_of"]
+
+Array = NDArray[Any]
+
+NAMED = 6
+"""So many classes are named in a sentence."""
+
+
+class Standing(Row):
+    """A headline score beside the chance level: what needs no reading of the texts."""
+
+    chance: float = Field(description="Headline score of the best constant answer")
+    above: bool = Field(
+        description="Whether the whole 95 % interval lies above it; numbers: and the squared error "
+        "is below the variance of the targets"
+    )
+    below: bool = Field(description="Whether the whole 95 % interval lies below it")
+    error_ratio: float | None = Field(
+        None,
+        ge=0,
+        description="Numbers: squared error divided by the variance of the targets; above 1 it is "
+        "worse than answering their mean",
+    )
+    order: dict[str, str] = Field(
+        {},
+        description="Where the classes are read in a wrong order: each class as it is read, and "
+        "the one that it stands for; empty otherwise",
+    )
+    order_accuracy: float | None = Field(
+        None, ge=0, le=1, description="Accuracy with the classes read in that order"
+    )
+
+    def words(self, metric: str, value: float, low: float | None, high: float | None) -> str:
+        """Return what is wrong with the score as the end of a sentence; empty where nothing is."""
+        if self.above:
+            return ""
+        span = "of one row" if low is None or high is None else f"interval {low:.3f} to {high:.3f}"
+        place = "significantly below chance" if self.below else "not above chance"
+        words = f"{place}: {value:.3f} {metric} ({span}), and the best constant answer scores "
+        words += f"{self.chance:.3f}"
+        if self.error_ratio is not None and self.error_ratio > 1:
+            words += (
+                f"; its squared error is {self.error_ratio:.1f} times the variance of the targets: "
+                "answering their mean is better"
+            )
+        elif self.error_ratio is not None and self.below:
+            words += "; its answers fall where the targets rise: the scale may be reversed"
+        if self.order:
+            words += f"; the classes are nearly certainly in a wrong order: reading {self._read} "
+            words += f"scores {self.order_accuracy:.3f} accuracy"
+        return words
+
+    @property
+    def _read(self) -> str:
+        pairs = [f"'{read}' as '{meant}'" for read, meant in self.order.items()]
+        more = f" and {len(pairs) - NAMED} others" if len(pairs) > NAMED else ""
+        return ", ".join(pairs[:NAMED]) + more
+
+
+def standing_of(
+    task: Task,
+    labels: tuple[str, ...],
+    logits: Array,
+    references: Array,
+    interval: tuple[float, float] | None,
+) -> Standing | None:
+    """Return how the headline stands to chance; None without labels: there is no such level.
+
+    Shape: logits (N, K); references (N,) or (N, K). `interval`: of the headline, None for one row.
+    """
+    if task.problem == "unlabelled" or task.chance is None:
+        return None
+    low, high = interval if interval else (-np.inf, np.inf)
+    ratio = _error_ratio(logits, references) if task.problem == "regression" else None
+    above = bool(low > task.chance) and (ratio is None or ratio < 1)
+    order: dict[str, str] = {}
+    accuracy = None
+    if labels and task.problem == "single_label" and not above:
+        order, accuracy = best_order(logits.argmax(axis=1), np.asarray(references), labels)
+    return Standing(
+        chance=task.chance,
+        above=above,
+        below=bool(high < task.chance),
+        error_ratio=ratio,
+        order=order,
+        order_accuracy=accuracy,
+    )
+
+
+def _error_ratio(logits: Array, references: Array) -> float | None:
+    """Return squared error over variance; None where all targets are equal."""
+    truth = np.asarray(references, float).ravel()
+    variance = float(np.var(truth))
+    answers = metrics.decisions("mae", logits, "regression")
+    return float(np.mean((answers - truth) ** 2)) / variance if variance > 0 else None
+
+
+def best_order(
+    decided: Array, references: Array, labels: tuple[str, ...]
+) -> tuple[dict[str, str], float | None]:
+    """Return which class each answer stands for, where another order is shown to be better.
+
+    The order has the largest sum in the confusion matrix. It must hold on rows that it was not
+    found on: of many classes, some order fits any noise. Shape: decided and references (N,),
+    numbers of `labels`. Returns the classes that change, and the accuracy of all rows.
+    """
+    if not _holds(decided, references, len(labels)):
+        return {}, None
+    counts = _confusion(decided, references, len(labels))
+    meant = _assigned(counts)
+    order = {
+        labels[read]: labels[to]
+        for read, to in enumerate(meant.tolist())
+        if read != to and counts[read, to]
+    }
+    return order, float((meant[decided] == references).mean()) if order else None
+
+
+def _holds(decided: Array, references: Array, classes: int) -> bool:
+    """Return whether orders found on one half of the rows are right on the other half.
+
+    More often than the best constant answer, and than the classes as they are read.
+    """
+    from scipy.stats import binomtest
+
+    rows = len(decided)
+    half = np.random.default_rng(0).permutation(rows) < rows // 2
+    right = 0
+    for seen in (half, ~half):
+        meant = _assigned(_confusion(decided[seen], references[seen], classes))
+        right += int((meant[decided[~seen]] == references[~seen]).sum())
+    level = max(np.bincount(references).max() / rows, float((decided == references).mean()))
+    return bool(level < 1 and binomtest(right, rows, level, "greater").pvalue < 0.01)
+
+
+def _confusion(decided: Array, references: Array, classes: int) -> Array:
+    """Return how often each class was answered for each. Shape: (K, K), answers first."""
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (decided, references), 1)
+    return counts
+
+
+def _assigned(confusion: Array) -> Array:
+    """Return the class that each answer stands for; itself where nothing tells. Shape: (K,)."""
+    from scipy.optimize import linear_sum_assignment
+
+    ties = 1e-6 * np.eye(len(confusion))
+    return np.asarray(linear_sum_assignment(confusion + ties, maximize=True)[1])

@@ -1,0 +1,168 @@
+"""What is wrong with a result, to be said in red before anything else is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bertcompress.measure import Score, Standing
+from bertcompress.report.cells import percent
+from bertcompress.report.rows import Control, DeploymentRow, Stage
+
+__all__ = [
+    "SIGNIFICANT",
+    "above_the_baseline",
+    "at_chance",
+    "control_warnings",
+    "cut_short",
+    "red_lines",
+    "without_retention",
+]
+
+SIGNIFICANT = 0.05
+
+
+def at_chance(score: Score | None, task: Mapping[str, Any]) -> str:
+    """Return as the end of a sentence how a score is not above chance; empty where it is.
+
+    Also empty where nobody knows: without a score, without labels, without a chance level.
+    """
+    if score is None:
+        return ""
+    if score.standing is not None:
+        return score.alarm
+    chance = task.get("chance")
+    if chance is None or task.get("problem") == "unlabelled":
+        return ""
+    low = -1.0 if score.ci_low is None else score.ci_low
+    high = 1.0 if score.ci_high is None else score.ci_high
+    standing = Standing(chance=chance, above=low > chance, below=high < chance)
+    return standing.words(score.metric, score.value, score.ci_low, score.ci_high)
+
+
+def without_retention(stage: Stage) -> Stage:
+    """Return the stage without retention: of a baseline at chance there is nothing to keep."""
+    nothing: dict[str, None] = dict.fromkeys(
+        ("retention", "retention_low", "retention_high", "retention_chance_corrected")
+    )
+    rows = tuple(row.model_copy(update=nothing) for row in stage.deployments)
+    return stage.model_copy(update={"deployments": rows})
+
+
+def above_the_baseline(row: DeploymentRow) -> bool:
+    """Return whether the score is significantly above the baseline's."""
+    if row.retention is None or row.retention <= 1:
+        return False
+    by_test = row.p_value is not None and row.p_value < SIGNIFICANT
+    return by_test or (row.retention_low is not None and row.retention_low > 1)
+
+
+def red_lines(
+    stages: Sequence[Stage],
+    baseline: Stage,
+    row: DeploymentRow | None,
+    task: Mapping[str, Any],
+) -> list[str]:
+    """Return what is wrong, the gravest first. `row`: the deployment that is judged."""
+    return [
+        *_chance(baseline, stages[-1], row, task),
+        *(line for stage in stages if (line := _stopped(stage))),
+        *_above(baseline, row),
+        *(line for stage in stages if (line := _beaten(stage))),
+    ]
+
+
+def _chance(
+    baseline: Stage, last: Stage, row: DeploymentRow | None, task: Mapping[str, Any]
+) -> list[str]:
+    if words := at_chance(baseline.main.headline if baseline.main else None, task):
+        return [
+            f"The baseline, {baseline.name}, is {words}. There is nothing to keep: no retention is "
+            "stated."
+        ]
+    if row is None or last is baseline:
+        return []
+    words = at_chance(row.headline, task)
+    return [f"The result, {row.label} of {last.name}, is {words}."] if words else []
+
+
+def cut_short(ended: Mapping[str, Any] | None) -> str:
+    """Return which setting ended a training that was still improving, else an empty string.
+
+    `ended`: `facts["ended"]` of a training stage.
+    """
+    if not ended or not ended.get("improving") or ended.get("reason") == "stalled":
+        return ""
+    setting = ended.get("setting") or ended.get("reason")
+    value = ended.get("value")
+    return f"{setting}{'' if value is None else f' = {value}'}"
+
+
+def _stopped(stage: Stage) -> str:
+    cap = cut_short(stage.facts.get("ended"))
+    if not cap:
+        return ""
+    control = stage.control
+    if control and control.goes_on and not (control.method and cut_short(control.method.ended)):
+        return (
+            f"{stage.name}: the control, which goes on, was still improving when the method's "
+            "steps were over: it is not at its best. Train on the labels alone for longer."
+        )
+    return (
+        f"{stage.name} was stopped by {cap} while its selection score was still improving: it is "
+        f"not at its best. Raise {cap.partition(' ')[0]} of {stage.method}."
+    )
+
+
+def _above(baseline: Stage, row: DeploymentRow | None) -> list[str]:
+    if row is None or row.retention is None or not above_the_baseline(row):
+        return []
+    return [
+        f"{row.label} scores {percent(row.retention)} of the baseline, significantly above it: "
+        f"{baseline.name} was not at its best. Train it for longer, or compare with the dense "
+        "model given the same further steps."
+    ]
+
+
+def _beaten(stage: Stage) -> str:
+    """Return that a method lost to a control that could not take its place."""
+    control = stage.control
+    ours = control.method.selection_score if control and control.method else None
+    if control is None or control.goes_on or control.selection_score is None or ours is None:
+        return ""
+    if control.selection_score <= ours:
+        return ""
+    return (
+        f"{stage.name}: the control ({control.name}) is better on the selection split, "
+        f"{control.selection_score:.3f} against {ours:.3f}, but larger: the method is shown not "
+        "to help."
+    )
+
+
+def control_warnings(stages: Sequence[Stage]) -> list[str]:
+    """Return what the controls say of their methods."""
+    return [words for stage in stages if stage.control for words in _of(stage, stage.control)]
+
+
+def _of(stage: Stage, control: Control) -> list[str]:
+    words = []
+    other, theirs = ("the method", control.method) if control.goes_on else ("the control", control)
+    if theirs is not None and (cap := cut_short(theirs.ended)):
+        words.append(
+            f"{stage.name}: {other}, which does not go on, was stopped by {cap} while its "
+            "selection score was still improving: it may be better than it looks."
+        )
+    score = stage.main.headline if stage.main else None
+    if control.goes_on or score is None or control.score is None:
+        return words
+    if control.score.value >= score.value:
+        words.append(
+            f"{stage.name}: the control ({control.name}) scores as high, "
+            f"{control.score.value:.3f} against {score.value:.3f}: the method is not shown to help."
+        )
+    elif score.ci_low is not None and control.score.value >= score.ci_low:
+        words.append(
+            f"{stage.name}: the control ({control.name}, {control.score.value:.3f}) is inside the "
+            f"interval of the result ({score.value:.3f})."
+        )
+    return words

@@ -1,0 +1,214 @@
+"""Which deployment is fastest where, and how it stands to the best dense one of any runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bertcompress.measure import Claim, Latency, ratio_claim, speed_claim
+from bertcompress.report.judgement import SpeedUp, Use
+from bertcompress.report.rows import DeploymentRow, Stage
+
+__all__ = [
+    "best_dense",
+    "judged",
+    "over_best_dense",
+    "smallest_dense",
+    "speed_ups",
+    "speed_warnings",
+    "speed_words",
+    "uses",
+]
+
+Timed = tuple[DeploymentRow, Latency]
+
+
+def judged(stage: Stage) -> DeploymentRow | None:
+    """Return the deployment that the verdict is about: the fastest measured, else the smallest.
+
+    Fastest on single texts of the task's own lengths, else at the first shape that was timed.
+    Speed and size decide, never the score: nothing is chosen on the set that is reported.
+    """
+    real = [row for row in stage.deployments if not row.simulated]
+    settings = _settings(real)
+    if not settings:
+        return min(real, key=lambda row: row.size_mb, default=None)
+    return min(_timed(real, *settings[0]), key=lambda pair: pair[1].batch_ms)[0]
+
+
+def _settings(rows: Sequence[DeploymentRow]) -> list[tuple[int, int | str]]:
+    """Return batch sizes and lengths that count: own lengths alone, where those were timed."""
+    every = dict.fromkeys((time.batch, time.length) for row in rows for time in row.latency)
+    own = [setting for setting in every if setting[1] == "task"]
+    return sorted(own or every, key=lambda setting: setting[0]) if own else list(every)
+
+
+def _timed(
+    rows: Sequence[DeploymentRow], batch: int, length: int | str
+) -> list[tuple[DeploymentRow, Latency]]:
+    """Return what was timed there of deployments that can be shipped."""
+    return [
+        (row, time)
+        for row in rows
+        if not row.simulated
+        for time in row.latency
+        if (time.batch, time.length) == (batch, length)
+    ]
+
+
+def best_dense(baseline: Stage, batch: int, length: int | str) -> Timed | None:
+    """Return the fastest dense deployment there; None where dense was only timed in fp32."""
+    pairs = _timed(baseline.deployments, batch, length)
+    if all(row.precision == "fp32" for row, _ in pairs):
+        return None
+    return min(pairs, key=lambda pair: pair[1].batch_ms)
+
+
+def smallest_dense(baseline: Stage) -> DeploymentRow | None:
+    """Return the smallest dense deployment."""
+    real = [row for row in baseline.deployments if not row.simulated]
+    return min(real, key=lambda row: row.size_mb, default=None)
+
+
+def over_best_dense(baseline: Stage, time: Latency) -> Claim | None:
+    """Return the speed-up over the best dense deployment; None where there is none to compare."""
+    dense = best_dense(baseline, time.batch, time.length)
+    return speed_claim(dense[1], time) if dense else None
+
+
+def speed_ups(row: DeploymentRow, baseline: Stage) -> tuple[SpeedUp, ...]:
+    """Return the speed of one deployment at every batch size and length."""
+    made = []
+    for time in row.latency:
+        dense = best_dense(baseline, time.batch, time.length)
+        claim = over_best_dense(baseline, time)
+        made.append(
+            SpeedUp(
+                batch=time.batch,
+                length=time.length,
+                threads=time.threads,
+                over_dense_int8=time.speedup_vs_dense_int8,
+                over_best_dense=claim.ratio if claim else None,
+                best_dense=dense[0].label if dense else None,
+                stands=claim.stands if claim else None,
+                over_torch=time.speedup_vs_torch,
+                spread=time.spread,
+            )
+        )
+    return tuple(made)
+
+
+def uses(stage: Stage, baseline: Stage) -> tuple[Use, ...]:
+    """Return which deployment of a stage to deploy for each way of serving that was timed."""
+    return tuple(_use(stage, baseline, *setting) for setting in _settings(stage.deployments))
+
+
+def _use(stage: Stage, baseline: Stage, batch: int, length: int | str) -> Use:
+    pairs = _timed(stage.deployments, batch, length)
+    row, time = min(pairs, key=lambda pair: pair[1].batch_ms)
+    dense, claim = best_dense(baseline, batch, length), over_best_dense(baseline, time)
+    return Use(
+        batch=batch,
+        length=length,
+        runtime=row.runtime,
+        precision=row.precision,
+        path=row.path,
+        batch_ms=time.batch_ms,
+        as_fast=tuple(
+            other.label
+            for other, its in pairs
+            if other is not row and not speed_claim(its, time).stands
+        ),
+        best_dense=dense[0].label if dense else None,
+        best_dense_ms=dense[1].batch_ms if dense else None,
+        over_best_dense=claim.ratio if claim else None,
+        stands=claim.stands if claim else None,
+    )
+
+
+# -- in words
+
+
+def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> list[str]:
+    """Return one line per way of serving, and the speed of the deployment that is judged."""
+    told = {(use.batch, use.length) for use in where}
+    threads = f"{', '.join(sorted({str(time.threads) for time in row.latency}))} threads"
+    lines = [
+        _by_batch(
+            f"{row.label}: speed over the best dense deployment of any runtime, {threads}",
+            [
+                (time, claim.words, f" ({dense[0].label})")
+                for time in row.latency
+                if (time.batch, time.length) not in told
+                if (dense := best_dense(baseline, time.batch, time.length))
+                for claim in (speed_claim(dense[1], time),)
+            ],
+        ),
+        _by_batch(
+            f"{row.label}: speed over the baseline in torch fp32, {threads}",
+            [
+                (time, ratio_claim(time.speedup_vs_torch, time.spread, spread).words, "")
+                for time in row.latency
+                if time.speedup_vs_torch is not None
+                for spread in (_torch_spread(baseline, time),)
+            ],
+        ),
+    ]
+    return [*map(_deploy, where), *filter(None, lines)]
+
+
+def _torch_spread(baseline: Stage, time: Latency) -> float:
+    rows = [row for row in baseline.deployments if row is baseline.main]
+    return next((t.spread for _, t in _timed(rows, time.batch, time.length)), 0.0)
+
+
+def _by_batch(head: str, figures: Sequence[tuple[Latency, str, str]]) -> str:
+    by_batch: dict[int, list[str]] = {}
+    for time, words, against in figures:
+        text = f"{words} {_texts(time.length)}{against}"
+        by_batch.setdefault(time.batch, []).append(text)
+    parts = [f"batch {batch}: {', '.join(words)}" for batch, words in by_batch.items()]
+    return f"{head}: {'; '.join(parts)}." if parts else ""
+
+
+def _texts(length: int | str) -> str:
+    return f"at length {length}" if isinstance(length, int) else "on the task's own lengths"
+
+
+def _deploy(use: Use) -> str:
+    served = "single texts" if use.batch == 1 else f"batches of {use.batch}"
+    words = f"For {served} {_texts(use.length)} deploy {use.path} "
+    words += f"({use.runtime} {use.precision}): {use.batch_ms:.1f} ms"
+    if use.as_fast:
+        words += f" ({', '.join(use.as_fast)} not measurably slower)"
+    if use.over_best_dense is None:
+        return f"{words}."
+    dense = f"the best dense deployment ({use.best_dense}, {use.best_dense_ms:.1f} ms)"
+    if not use.stands:
+        return f"{words}; no difference to {dense} can be measured here."
+    if use.over_best_dense < 1:
+        return f"{words}; {dense} is faster."
+    return f"{words}, {use.over_best_dense:.2f}x faster than {dense}."
+
+
+def speed_warnings(row: DeploymentRow, baseline: Stage) -> list[str]:
+    """Return where the deployment that is judged is not shown to be faster than dense."""
+    if row.latency and all(time.speedup_vs_dense_int8 == 1 for time in row.latency):
+        return ["These files are the dense int8 themselves: no faster dense one was timed."]
+    claims = [
+        (time, claim)
+        for time in row.latency
+        if (claim := over_best_dense(baseline, time)) is not None
+    ]
+    if not claims:
+        return ["Speed against dense int8: not measured."]
+    words = []
+    for time, claim in claims:
+        place = f"at batch {time.batch} {_texts(time.length)}"
+        if not claim.stands:
+            words.append(
+                f"No difference in speed to the best dense deployment can be measured {place}: the "
+                f"rounds spread by {100 * claim.spread:.0f} %."
+            )
+        elif claim.ratio < 1:
+            words.append(f"Not faster than the best dense deployment {place} ({claim.ratio:.2f}x).")
+    return words

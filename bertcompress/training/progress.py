@@ -1,0 +1,81 @@
+"""`Plan`: what a training is given besides its model; `Progress`: where it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+
+from bertcompress.training.selection import Judged
+
+__all__ = ["Plan", "Progress"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on and judged by, and where checkpoints go."""
+
+    loader: Callable[[TrainingArguments], DataLoader[Any]]
+    workdir: Path
+    judge: Callable[[nn.Module], Judged] | None = None
+    """Score and loss on the selection split; None: nothing is judged, no checkpoint written."""
+    judged_rows: int = 0
+    """Rows that `judge` looks at."""
+    fingerprint: str = ""
+    """Of everything that a resumed training must have in common with the killed one."""
+    keep_last: bool = False
+    """Whether the last step is what is wanted, whatever the scores."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; JSON-plain, part of each checkpoint."""
+
+    best_score: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    """Evaluations since the best one."""
+    best_loss: float | None = None
+    gain_step: int = 0
+    """Of the last gain: a score better than ever, or a loss while the score cannot move yet."""
+    decay_from: int = 0
+    """Step after which the rate falls because the score stalled or a cap is near; 0: not yet."""
+    decay_steps: int = 0
+    reason: str = "fixed"
+    """Why the training ends: `stalled`, `fixed`, `max_epochs` or `max_minutes`."""
+    finished: bool = False
+    rows: int = 0
+    """Rows trained on, over all processes."""
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    """Batches in `loss_sum`: those since the last evaluation."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def judge(self, judged: Judged, step: int) -> None:
+        """Take in score and loss of the selection split."""
+        score, loss, best = judged.score, judged.loss, self.best_score
+        better = not math.isnan(score) and (best is None or score > best)
+        if not math.isnan(loss) and (self.best_loss is None or loss < self.best_loss):
+            self.best_loss = loss
+            if self._stands_still:
+                self.gain_step = step
+        if better:
+            self.gain_step = step
+        # With a falling rate a later step as good as the best is the better one.
+        if better or (self.decay_from and score == best):
+            self.best_score, self.best_step, self.stale = score, step, 0
+        else:
+            self.stale += 1
+
+    @property
+    def _stands_still(self) -> bool:
+        """Whether the score has not risen since it was first taken, and could."""
+        first = self.history[0]["score"] if self.history else None
+        return self.best_score is None or (self.best_score == first and self.best_score < 1)

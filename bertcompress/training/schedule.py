@@ -1,0 +1,154 @@
+"""When the learning rate rises, holds and falls, and when a training is over.
+
+With a fixed number of steps the rate rises over the warm-up and falls linearly to zero (Devlin et
+al. 2018, 1810.04805). Without one it is held until the selection split says that holding it brings
+no more, then falls to zero over a share of the steps taken so far: warm-up, stable, decay (Hu et
+al. 2024, "MiniCPM", 2404.06395; Hagele et al. 2024, 2405.18392: as good as a cosine whose length
+was known beforehand).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bertcompress.training.settings import TrainSettings
+
+__all__ = ["Ended", "Horizon", "rate_factor", "stalled"]
+
+_LONG_EPOCH = 1_000
+"""Steps of an epoch above which it has more than one evaluation."""
+_SHORT_EPOCH = 50
+"""Steps below which several epochs share an evaluation, where nothing fixes their number."""
+_STALE_SHARE = 0.25
+"""Of the steps up to the last gain: a long training has long pauses between gains."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How far a training may go, in optimizer steps."""
+
+    epoch: int
+    """Steps of one pass over the rows."""
+    most: int
+    """Steps that are not exceeded; the number of steps where that is fixed."""
+    warmup: int
+    times: int
+    """Evaluations of the selection split in an epoch."""
+    apart: int
+    """Epochs from one evaluation to the next; above 1 only where `times` is 1."""
+    fixed: bool
+
+    @classmethod
+    def of(cls, settings: TrainSettings, epoch: int, most: int) -> Horizon:
+        """Return the horizon of a training of at most so many steps."""
+        times, apart = settings.evaluations_per_epoch, 1
+        if times is None:
+            times = 1 if epoch <= _LONG_EPOCH else math.ceil(epoch / _LONG_EPOCH)
+            apart = 1 if settings.is_fixed else math.ceil(_SHORT_EPOCH / epoch)
+        # The end is not known: a warm-up as long as that of three epochs.
+        whole = most if settings.is_fixed else min(3 * epoch, most)
+        warmup = math.ceil(settings.warmup * whole)
+        return cls(epoch, most, warmup, min(times, epoch), apart, settings.is_fixed)
+
+    @property
+    def interval(self) -> int:
+        """Steps between two evaluations, rounded up."""
+        return math.ceil(self.epoch * self.apart / self.times)
+
+    def evaluates_at(self, step: int, last: int) -> bool:
+        """Return whether an evaluation is due after this step: evenly in each epoch, and last."""
+        number, within = divmod(step - 1, self.epoch)
+        planned = {math.ceil(self.epoch * k / self.times) for k in range(1, self.times + 1)}
+        return (within + 1 in planned and (number + 1) % self.apart == 0) or step >= last
+
+    def decay_steps(self, step: int, cooldown: float) -> int:
+        """Return the steps over which the rate falls, where it begins to fall after `step`.
+
+        `cooldown` is their share of the whole. At least one evaluation apart from the end, unless
+        the training may not last so long.
+        """
+        share = math.ceil(step * cooldown / (1 - cooldown))
+        return max(1, min(max(share, min(self.interval, step)), self.most - step))
+
+    def last_start(self, cooldown: float) -> int:
+        """Return the step at which the rate has to begin to fall to be zero at `most`."""
+        return max(1, math.floor(self.most * (1 - cooldown)))
+
+
+def rate_factor(horizon: Horizon, step: int, decay_from: int, decay_steps: int) -> float:
+    """Return the learning rate of the step after `step` as a share of its peak, 0 to 1.
+
+    `decay_from`: the step after which the rate falls, 0 while it is held.
+    """
+    factor = 1.0
+    if step < horizon.warmup:
+        factor = step / max(horizon.warmup, 1)
+    elif horizon.fixed:
+        factor = max(0.0, (horizon.most - step) / max(horizon.most - horizon.warmup, 1))
+    if decay_from:
+        factor *= max(0.0, 1 - max(0, step - decay_from) / decay_steps)
+    return factor
+
+
+def stalled(horizon: Horizon, step: int, gain_step: int, patience: int) -> bool:
+    """Return whether the last gain is so long ago that holding the rate brings no more.
+
+    `gain_step` is the last evaluation at which the score was better than ever, or the loss on the
+    same rows while the score has not moved yet: of many classes it starts late.
+    """
+    pause = max(patience * horizon.interval, math.ceil(_STALE_SHARE * gain_step))
+    return step > horizon.warmup and step - gain_step >= pause
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Why a training ended, and whether more of it would probably have been better."""
+
+    reason: str
+    """`stalled`, `fixed`, `max_epochs` or `max_minutes`."""
+    improving: bool
+    setting: str
+    """The setting to raise where it was improving; empty where there is none."""
+    value: float | None
+
+    @classmethod
+    def of(
+        cls,
+        settings: TrainSettings,
+        reason: str,
+        history: list[dict[str, Any]],
+        rows: int,
+    ) -> Ended:
+        """Return how a training ended. `history`: its evaluations, on so many rows each."""
+        if reason == "stalled":
+            return cls(reason, False, "", None)
+        fixed_by = "max_steps" if settings.max_steps else "epochs"
+        setting = fixed_by if reason == "fixed" else reason
+        return cls(reason, _still_rising(history, rows), setting, getattr(settings, setting))
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """JSON-plain."""
+        return {
+            "reason": self.reason,
+            "improving": self.improving,
+            "setting": self.setting,
+            "value": self.value,
+        }
+
+
+def _still_rising(history: list[dict[str, Any]], rows: int) -> bool:
+    """Return whether the last quarter of the steps brought more than the score's own error.
+
+    That is taken to be half of one over the root of the rows: the standard error of an accuracy of
+    one half.
+    """
+    if len(history) < 2 or not rows:
+        return False
+    end = history[-1]["step"]
+    before = [row["score"] for row in history if row["step"] <= 0.75 * end]
+    late = [row["score"] for row in history if row["step"] > 0.75 * end]
+    return bool(before) and max(late) - max(before) > 0.5 / math.sqrt(rows)

@@ -1,0 +1,68 @@
+"""A method and its control get equal steps; what the training decided is said and stored."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_runs import TRAIN, recipe
+from tests_support import tiny_model, tiny_tokenizer, write_rows
+from typer.testing import CliRunner
+
+import bertcompress as bc
+from bertcompress.cli import app
+from bertcompress.runs.contests import trained_alike
+
+OPEN = {**TRAIN, "max_epochs": 3, "patience": 1}
+CUT = {"prune_structured": {"keep": 0.5, "rows": 32}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("open-ended")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTCOMPRESS_HOME", str(place / "home"))
+        tiny_model("bert", "Model").save_pretrained(place / "bert")
+        tiny_tokenizer().save_pretrained(place / "bert")
+        for name, rows, seed in (("train", 240, 0), ("validation", 60, 1)):
+            write_rows(place / f"{name}.csv", rows, seed, yes="yes", no="no")
+        yield place
+
+
+def test_the_control_takes_the_steps_of_its_method(place):
+    said = []
+    steps = [{"finetune": OPEN}, CUT, {"distill": {**OPEN, "hidden_weight": 0.0}}]
+    run = bc.run(recipe(place, steps), place / "run", say=said.append)
+    stages = run.folder / "stages"
+    ours, theirs = (
+        json.loads((stages / name / "stage.json").read_text())["facts"]
+        for name in ("03-distill", "03-distill-control")
+    )
+    assert ours["ended"]["reason"] in ("stalled", "max_epochs")
+    assert theirs["ended"]["reason"] == "fixed"
+    for name in ("steps", "samples", "learning_rate", "precision"):
+        assert ours[name] == theirs[name], name
+    line = next(words for words in said if words.startswith("03-distill: ") and "steps" in words)
+    assert f"{ours['steps']} steps" in line and f"{ours['learning_rate']:g}" in line
+    assert f"{ours['steps']} steps" in (run.folder / "report.md").read_text()
+
+
+def test_a_fixed_length_stays_what_it_is(place):
+    method = bc.Distill(epochs=2, learning_rate=1e-3)
+    assert trained_alike(method.control(), {"steps": 7}) == method.control()
+    assert trained_alike(bc.Distill().control(), {"steps": 7}).max_steps == 7
+    assert trained_alike(bc.PruneStructured(), {"steps": 7}) == bc.PruneStructured()
+
+
+def test_a_cap_that_cuts_a_rising_score_short_is_the_first_line_in_red(place, monkeypatch):
+    """From the command line, with the setting to raise."""
+    monkeypatch.setattr("bertcompress.training.schedule._still_rising", lambda *_: True)
+    saved = place / "recipe.yaml"
+    wanted = recipe(place, [{"finetune": {**OPEN, "patience": 9}}])
+    saved.write_text(wanted.to_yaml())
+    done = CliRunner().invoke(app, ["run", str(saved), "--out", str(place / "capped")])
+    assert done.exit_code == 0, done.output
+    line = "01-finetune was stopped by max_epochs = 3"
+    assert line in " ".join(done.output.split())
+    page = (place / "capped" / "report.md").read_text()
+    assert line in page and page.index(line) < page.index("accuracy")

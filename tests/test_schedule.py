@@ -1,0 +1,213 @@
+"""The schedule of a training whose length is not known: it holds the rate, falls, and says why."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests_support import tiny_model, tiny_tokenizer
+from training_support import SETTINGS, toy_data, train
+
+from bertcompress.engines.objectives import LabelLoss
+from bertcompress.training import TrainSettings, fit, fit_batches
+from bertcompress.training.progress import Progress
+from bertcompress.training.rates import learning_rate
+from bertcompress.training.schedule import Ended, Horizon, rate_factor, stalled
+from bertcompress.training.selection import Judged
+
+OPEN = SETTINGS.model_copy(update={"epochs": None, "evaluations_per_epoch": None})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_data()
+
+
+def open_ended(data, workdir, model=None, **changes):
+    return fit(
+        model or tiny_model(num_labels=2),
+        LabelLoss(),
+        data,
+        tokenizer=tiny_tokenizer(),
+        settings=OPEN.model_copy(update=changes),
+        workdir=workdir,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def to_the_end(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("open")
+    return open_ended(data, folder, max_epochs=60), folder
+
+
+def test_trains_until_the_score_stalls_and_says_so(to_the_end):
+    fitted, _ = to_the_end
+    assert fitted.ended == Ended("stalled", False, "", None)
+    assert fitted.selection_score > 0.9
+    assert fitted.steps < 60 * 14 / 2
+    assert fitted.facts["ended"] == {
+        "reason": "stalled",
+        "improving": False,
+        "setting": "",
+        "value": None,
+    }
+
+
+def assert_ends_at_rate_zero(fitted, folder):
+    state = torch.load(folder / f"checkpoint-{fitted.steps}" / "state.pt", weights_only=True)
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.0
+    progress = state["progress"]
+    assert fitted.steps - progress["decay_from"] == progress["decay_steps"]
+    assert progress["decay_steps"] == pytest.approx(0.2 * fitted.steps, abs=60)
+
+
+def test_the_rate_is_zero_where_a_training_ends(to_the_end):
+    assert_ends_at_rate_zero(*to_the_end)
+
+
+def test_a_cap_that_is_reached_is_named(data, tmp_path):
+    fitted = open_ended(data, tmp_path, max_epochs=6)
+    per_epoch = -(-len(data.train) // 8)
+    assert fitted.steps == 6 * per_epoch
+    ended = fitted.ended
+    assert (ended.reason, ended.setting, ended.value) == ("max_epochs", "max_epochs", 6)
+    assert_ends_at_rate_zero(fitted, tmp_path)
+
+
+def test_minutes_are_a_cap_too(data, tmp_path):
+    fitted = open_ended(data, tmp_path, max_epochs=1_000, max_minutes=0.02, patience=1_000)
+    assert fitted.ended.reason == "max_minutes" and fitted.ended.value == 0.02
+    assert fitted.steps < 1_000 * 14
+
+
+def test_a_loader_without_a_selection_split_gets_three_epochs():
+    rows = [{"input_ids": torch.tensor([5, 6]), "labels": torch.tensor(i % 2)} for i in range(8)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    fitted = fit_batches(
+        tiny_model(num_labels=2),
+        LabelLoss(),
+        loader,
+        settings=TrainSettings(precision="fp32"),
+        progress=False,
+    )
+    assert (fitted.steps, fitted.ended.reason) == (6, "fixed")
+
+
+def test_killed_and_resumed_open_ended_training_is_the_same(tmp_path):
+    """Killed while the rate falls: what is left of the fall is part of the checkpoint."""
+    import os
+
+    changes = {"epochs": None, "max_epochs": 8, "patience": 2, "evaluations_per_epoch": 1}
+    whole, _ = train(tmp_path / "whole", **changes)
+    child = os.fork()
+    if child == 0:
+        train(tmp_path / "killed", kill_after=whole.steps - 3, **changes)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 9
+    resumed, _ = train(tmp_path / "killed", **changes)
+    theirs = resumed.model.state_dict()
+    assert all(torch.equal(v, theirs[n]) for n, v in whole.model.state_dict().items())
+    assert (whole.steps, whole.ended) == (resumed.steps, resumed.ended)
+
+
+def horizon(**changes):
+    fields = {"epoch": 100, "most": 1_000, "warmup": 10, "times": 1, "apart": 1, "fixed": False}
+    return Horizon(**{**fields, **changes})
+
+
+def test_the_rate_rises_holds_and_falls():
+    held = [rate_factor(horizon(), step, 0, 0) for step in (0, 5, 10, 500, 999)]
+    assert held == [0, 0.5, 1, 1, 1]
+    falling = [rate_factor(horizon(), step, 400, 100) for step in (400, 425, 475, 500, 600)]
+    assert falling == [1, 0.75, 0.25, 0, 0]
+    fixed = [rate_factor(horizon(fixed=True), step, 0, 0) for step in (5, 10, 505, 1_000)]
+    assert fixed == [0.5, 1, 0.5, 0]
+
+
+def test_fixed_steps_are_the_linear_schedule_of_transformers():
+    from transformers import get_linear_schedule_with_warmup
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, 10, 1_000)
+    lambda_of = theirs.lr_lambdas[0]
+    for step in range(0, 1_001, 7):
+        assert rate_factor(horizon(fixed=True), step, 0, 0) == pytest.approx(lambda_of(step))
+
+
+def test_a_stall_is_so_many_evaluations_or_a_quarter_of_the_way():
+    assert not stalled(horizon(), 399, 100, patience=3)
+    assert stalled(horizon(), 400, 100, patience=3)
+    assert not stalled(horizon(most=9_000), 4_900, 4_000, patience=3)
+    assert stalled(horizon(most=9_000), 5_000, 4_000, patience=3)
+    assert not stalled(horizon(warmup=500), 400, 0, patience=3)
+
+
+def judged(progress, scores_and_losses):
+    for step, (score, loss) in enumerate(scores_and_losses, start=1):
+        progress.judge(Judged(score, loss), step)
+        progress.history.append({"step": step, "score": score})
+    return progress.gain_step, progress.best_step
+
+
+def test_a_falling_loss_is_a_gain_while_the_score_has_not_moved():
+    nan = float("nan")
+    assert judged(Progress(), [(0.1, 3.0), (0.1, 2.5), (0.0, 2.4), (0.1, 2.6)]) == (3, 1)
+    assert judged(Progress(), [(0.1, 3.0), (0.2, 2.5), (0.1, 2.4)]) == (2, 2)
+    assert judged(Progress(), [(1.0, 3.0), (1.0, 2.5)]) == (1, 1)  # nothing is left to gain
+    assert judged(Progress(), [(0.1, 3.0), (nan, nan), (0.2, 4.0)]) == (3, 3)
+
+
+def test_of_equal_scores_the_one_with_the_lower_rate_is_kept():
+    progress = Progress()
+    progress.judge(Judged(0.8, 1.0), 1)
+    progress.judge(Judged(0.8, 1.0), 2)
+    assert progress.best_step == 1
+    progress.decay_from = 2
+    progress.judge(Judged(0.8, 1.0), 3)
+    assert progress.best_step == 3
+
+
+@pytest.mark.parametrize(
+    ("epoch", "fixed", "expected"),
+    [(14, False, [56, 112]), (14, True, [14, 28]), (2_100, False, [700, 1_400])],
+)
+def test_evaluations_are_neither_too_rare_nor_too_many(epoch, fixed, expected):
+    settings = TrainSettings(epochs=50 if fixed else None)
+    planned = Horizon.of(settings, epoch, 50 * epoch)
+    steps = [step for step in range(1, 50 * epoch) if planned.evaluates_at(step, 50 * epoch)]
+    assert steps[:2] == expected
+
+
+def test_a_training_that_still_rises_at_its_end_is_seen():
+    def end(scores, rows=400, **settings):
+        history = [{"step": i + 1, "score": score} for i, score in enumerate(scores)]
+        return Ended.of(TrainSettings(**settings), "fixed", history, rows)
+
+    rising = end([0.3, 0.4, 0.5, 0.6], epochs=4)
+    assert (rising.improving, rising.setting, rising.value) == (True, "epochs", 4)
+    assert not end([0.3, 0.6, 0.61, 0.62], epochs=4).improving  # within the error of 400 rows
+    assert end([0.3, 0.6, 0.61, 0.62], rows=40_000, max_steps=9).setting == "max_steps"
+    assert not end([0.9], epochs=1).improving
+    assert not end([0.3, 0.9, 0.8, 0.7], epochs=4).improving
+
+
+def test_the_rate_fits_the_width():
+    auto = TrainSettings()
+    rates = [
+        learning_rate(auto, tiny_model(hidden_size=width, num_attention_heads=4))
+        for width in (1_024, 768, 384, 16)
+    ]
+    assert rates == [3.2e-5, 5e-5, 1.4e-4, 5e-4]
+    assert learning_rate(auto, torch.nn.Linear(2, 2)) == 5e-5
+    assert learning_rate(TrainSettings(learning_rate=3e-3), tiny_model()) == 3e-3
+
+
+def test_what_was_decided_is_stored(data, tmp_path):
+    facts = open_ended(data, tmp_path, learning_rate="auto", max_epochs=4).facts
+    assert facts["learning_rate"] == 5e-4 and facts["precision"] == "fp32"
+    assert all(np.isfinite(row["eval_loss"]) for row in facts["history"])
+    control = OPEN.model_copy(update=OPEN.equal_steps(facts))
+    assert (control.max_steps, control.learning_rate) == (facts["steps"], 5e-4)
+    assert control.is_fixed and control.patience is None
