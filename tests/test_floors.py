@@ -69,7 +69,11 @@ ROOMS = [
         "runtimes.onnxruntime runtimes.qdq",
         "runtimes.onnx runtimes.torch runtimes.nbits",
     ],
-    ["runtimes.graph runtimes.process runtimes.smoothing", "runtimes runtimes.host"],
+    [
+        "runtimes.masking runtimes.smoothing",
+        "runtimes.graph runtimes.process",
+        "runtimes runtimes.host",
+    ],
     ["artefact data auto", "data.task_data", "data.rows data.sources data.encoding"],
     ["data.embedded", "data.lexicon"],
     ["stock task", "stock_albert"],

@@ -48,6 +48,8 @@ def quantize(
 ) -> Deployment:
     """Write `model_quantized.onnx` from `folder/model.onnx`: int8 weights, per channel.
 
+    The range of an activation is taken when the model runs, over the tokens that the mask keeps.
+
     Args:
         folder: Holds `model.onnx`, its config and tokenizer.
         calibration: Nothing is calibrated; the first batch, where there is one, is run as a check.
@@ -61,6 +63,7 @@ def quantize(
     """
     from bertcompress.artefact import Deployment
     from bertcompress.runtimes.graph import share, unshare_transposed
+    from bertcompress.runtimes.masking import mask_ranges
 
     onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
     proto = onnx.load(folder / MODEL_FILE)
@@ -77,6 +80,7 @@ def quantize(
             weight_type=tools.QuantType.QInt8,
         )
     proto = onnx.load(file)
+    mask_ranges(proto)
     share(proto)
     onnx.save(proto, file)
     loaded = OnnxRuntimePredictor(file, "int8")

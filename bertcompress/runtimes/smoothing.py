@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.runtimes import require
+from bertcompress.runtimes.graph import watched
 
 __all__ = ["smooth_shared", "smoothing_factors"]
 
@@ -106,19 +107,9 @@ def _ranges(
     """Largest magnitude by channel of each named activation. Shape: (D,) each."""
     if not names:
         return {}
-    onnx, ort = require("onnx", "onnx"), require("onnxruntime", "onnx")
-    watched = type(model)()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
     largest: dict[str, Any] = dict.fromkeys(names, 0.0)
-    for row in rows:
-        for name, value in zip(names, session.run(names, dict(row)), strict=True):
+    for seen in watched(model, names, rows):
+        for name, value in seen.items():
             over = tuple(range(value.ndim - 1))
             largest[name] = np.maximum(largest[name], np.abs(value).max(axis=over))
     return largest
