@@ -47,7 +47,7 @@ ROOMS = [
     ["methods.sharing"],
     [
         "engines",
-        "engines.teaching engines.components engines.hessian engines.sensitivity",
+        "engines.teaching engines.components engines.hessian engines.sensitivity engines.likeness",
         "engines.fakequant engines.guard",
     ],
     ["engines.teachers engines.objectives engines.kprune engines.spectra"],

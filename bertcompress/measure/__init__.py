@@ -24,10 +24,12 @@ from bertcompress.measure.latency import (
 )
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import (
+    BATCH,
     Comparison,
     Cost,
     Score,
     compare,
+    flips,
     predict,
     score,
     task_batches,
@@ -35,6 +37,7 @@ from bertcompress.measure.scores import (
 from bertcompress.runtimes.host import busy_cores, environment, peak_memory_mb, physical_cores
 
 __all__ = [
+    "BATCH",
     "Candidate",
     "Claim",
     "Comparison",
@@ -54,6 +57,7 @@ __all__ = [
     "disk_bytes",
     "encoder_bytes",
     "environment",
+    "flips",
     "half_size",
     "layer_table",
     "macs",
