@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import transformers
 from report_support import deployment, scores
@@ -92,6 +93,9 @@ def test_a_run_leaves_everything_that_the_design_names(place):
     )
     assert int8.batch_flips == (alone != together).mean()
     assert 0 <= int8.batch_score <= 1
+    for folder in ("onnx", "baseline/onnx"):  # padding is out of the ranges of both
+        graph = onnx.load(run.folder / folder / "model_quantized.onnx").graph
+        assert "attention_mask/column" in {name for node in graph.node for name in node.input}
     distilled = run.report.stages[2]
     assert distilled.control is not None
     assert distilled.cost is not None
