@@ -337,7 +337,7 @@ def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:
         if best is not every[0]:
             say(f"taken: {best.words}" + "".join(f", {name}" for name in best.kept))
         return made
-    made[-1].path.unlink()
+    made[-1].path.unlink(missing_ok=True)
     raise ModelError(
         f"{made[-1].path}: not written: int8 answers otherwise than fp32 at best ({best.words}); "
         f"{made[0].path} is there. A recipe with quantize_int8 tries on rows of your task; q8bert "

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import bertcompress as bc
 from bertcompress.cli import app
 from bertcompress.engines.likeness import Likeness, likeness
+from bertcompress.errors import ModelError
 from bertcompress.methods.quantization import int8
 from bertcompress.runtimes import onnxruntime, open_predictor
 from bertcompress.shapes import anatomy
@@ -82,3 +83,19 @@ def test_near_ties_that_all_change_are_no_likeness():
     assert other.moved < 0.05
     assert not other.passes
     assert judged(rows + np.float32(np.nan)).error
+
+
+def test_an_int8_file_that_answers_nan_does_not_stay(tmp_path, monkeypatch):
+    real = onnxruntime.OnnxRuntimePredictor.__call__
+
+    def broken(self, batch):
+        answers = real(self, batch)
+        return answers * np.float32(np.nan) if self.precision == "int8" else answers
+
+    monkeypatch.setattr(onnxruntime.OnnxRuntimePredictor, "__call__", broken)
+    monkeypatch.setattr(int8, "_suspects", lambda product, guard: [])
+    bc.save(tiny_model(), tmp_path / "model", tiny_tokenizer())
+    with pytest.raises(ModelError, match="infinities or NaN"):
+        bc.export(tmp_path / "model", tmp_path)
+    assert (tmp_path / "onnx" / "model.onnx").is_file()
+    assert not list(tmp_path.rglob("*quantized*"))

@@ -94,6 +94,7 @@ def quantize(
     loaded = OnnxRuntimePredictor(file, "int8")
     for batch in seen[:1] or [loaded.example()]:
         if not np.isfinite(loaded(batch)).all():
+            file.unlink()
             raise ModelError(f"{file}: the quantised model answers with infinities or NaN")
     return Deployment("onnxruntime", "int8", file)
 
