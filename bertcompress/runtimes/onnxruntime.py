@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertcompress.errors import CheckpointError, ModelError
+from bertcompress.errors import CheckpointError, DataError, ModelError
 from bertcompress.runtimes import (
     MODEL_FILE,
     QUANTIZED_FILE,
@@ -61,21 +61,19 @@ def quantize(
         out: Where to write; None is `folder` itself.
 
     Raises:
-        ModelError where the quantised model answers with infinities or NaN.
+        ModelError where the quantised model answers with infinities or NaN; DataError for smoothing
+        without rows.
     """
     from bertcompress.artefact import Deployment
     from bertcompress.runtimes.graph import share, unshare_transposed
     from bertcompress.runtimes.masking import mask_ranges
-    from bertcompress.runtimes.smoothing import smooth_all
 
     onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
     proto = onnx.load(folder / MODEL_FILE)
     unshare_transposed(proto)
     seen = list(calibration)
     if smoothing is not None:
-        names = {port.name for port in proto.graph.input}
-        rows = [{n: v for n, v in batch.items() if n in names} for batch in seen]
-        smooth_all(proto, rows, smoothing)
+        _smooth(proto, folder, seen, smoothing)
     file = (out or folder) / QUANTIZED_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
@@ -91,12 +89,27 @@ def quantize(
     mask_ranges(proto)
     share(proto)
     onnx.save(proto, file)
+    _check(file, seen[:1])
+    return Deployment("onnxruntime", "int8", file)
+
+
+def _smooth(proto: Any, folder: Path, rows: Sequence[Batch], alpha: float) -> None:
+    """Smooth every product, in place, on the inputs that the graph has."""
+    from bertcompress.runtimes.smoothing import smooth_all
+
+    if not rows:
+        raise DataError(f"{folder}: smoothing needs rows to see activations on; none were given")
+    names = {port.name for port in proto.graph.input}
+    smooth_all(proto, [{n: v for n, v in row.items() if n in names} for row in rows], alpha)
+
+
+def _check(file: Path, batches: Sequence[Batch]) -> None:
+    """Remove a file that answers in no numbers, and raise ModelError."""
     loaded = OnnxRuntimePredictor(file, "int8")
-    for batch in seen[:1] or [loaded.example()]:
+    for batch in batches or [loaded.example()]:
         if not np.isfinite(loaded(batch)).all():
             file.unlink()
             raise ModelError(f"{file}: the quantised model answers with infinities or NaN")
-    return Deployment("onnxruntime", "int8", file)
 
 
 def predictor(
