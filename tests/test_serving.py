@@ -15,7 +15,6 @@ from bertcompress.errors import WorkerError
 from bertcompress.measure import Candidate, time_candidates, timing
 from bertcompress.measure.rounds import Times
 from bertcompress.measure.served import Served, timings_of
-from bertcompress.report.rows import DeploymentRow
 from bertcompress.runtimes import onnxruntime
 
 MS = {
@@ -170,26 +169,30 @@ def test_the_fastest_mode_serves_best_and_then_the_faster_first_pass(dynamic, bu
     assert found.latency[0].serving == best
 
 
-def test_the_tables_show_both_passes_and_the_mode():
+def test_the_report_shows_both_passes_and_the_mode():
     report = sample_report()
     last = report.stages[-1]
-    row = last.deployments[0]
-    times = tuple(
-        t.model_copy(update={"first_pass_ms": 17.25, "serving": "buckets"})
-        if t.length == "task"
-        else t
-        for t in row.latency
-    )
-    shown = (row.model_copy(update={"latency": times}), *last.deployments[1:])
-    stages = (*report.stages[:-1], last.model_copy(update={"deployments": shown}))
+    own = {"first_pass_ms": 17.25, "serving": "buckets"}
+    shown = [
+        row.model_copy(
+            update={
+                "latency": tuple(
+                    t.model_copy(update=own) if t.length == "task" else t for t in row.latency
+                )
+            }
+        )
+        for row in last.deployments
+    ]
+    stages = (*report.stages[:-1], last.model_copy(update={"deployments": tuple(shown)}))
     made = sample_report(stages)
     text = made.to_markdown()
-    assert isinstance(made.last.deployments[0], DeploymentRow)
-    lines = [line for line in text.splitlines() if "buckets |" in line]
-    assert len(lines) == 2
+    lines = [line for line in text.splitlines() if "| buckets |" in line]
+    assert len(lines) == 2 * len(shown)
     assert all("| 17.25 |" in line for line in lines)
     assert "first pass, batch 8" in text
-    assert "138.0 ms" in text
+    one, eight = (line for line in made.verdict.sentences if "opened as 'buckets'" in line)
+    assert "17.2 in the first pass of a fresh server" in one
+    assert "138.0 in the first pass of a fresh server" in eight
 
 
 @pytest.mark.skipif(
