@@ -112,7 +112,9 @@ def _use(stage: Stage, baseline: Stage, batch: int, length: int | str) -> Use:
         runtime=row.runtime,
         precision=row.precision,
         path=row.path,
+        serving=time.serving,
         batch_ms=time.batch_ms,
+        first_batch_ms=time.first_batch_ms,
         as_fast=tuple(
             other.label
             for other, its in pairs
@@ -177,7 +179,10 @@ def _texts(length: int | str) -> str:
 def _deploy(use: Use) -> str:
     served = "single texts" if use.batch == 1 else f"batches of {use.batch}"
     words = f"For {served} {_texts(use.length)} deploy {use.path} "
-    words += f"({use.runtime} {use.precision}): {use.batch_ms:.1f} ms"
+    mode = "" if use.serving == "dynamic" else f", opened as '{use.serving}'"
+    words += f"({use.runtime} {use.precision}{mode}): {use.batch_ms:.1f} ms"
+    if use.first_batch_ms is not None:
+        words += f", {use.first_batch_ms:.1f} in the first pass of a fresh server"
     if use.as_fast:
         words += f" ({', '.join(use.as_fast)} not measurably slower)"
     if use.over_best_dense is None:
