@@ -269,11 +269,14 @@ def export(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write onnx/ into")],
     revision: Revision = None,
 ) -> None:
-    """Write fp32 and dynamic int8 ONNX files of a model."""
+    """Write fp32 and dynamic int8 ONNX files of a model.
+
+    Exits with an error, and without an int8 file, where int8 answers otherwise than fp32.
+    """
     _hush()
     from bertcompress.evaluation import export as go
 
-    for each in go(model, out_folder, revision=revision):
+    for each in go(model, out_folder, revision=revision, say=_say):
         size = each.path.stat().st_size / 1e6
         out.print(f"{each.path}  {each.runtime} {each.precision}  {size:.1f} MB", highlight=False)
 

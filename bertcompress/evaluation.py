@@ -322,10 +322,22 @@ def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> Ben
     )
 
 
-def export(model: str | Path, out: str | Path, *, revision: str | None = None) -> list[Deployment]:
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    revision: str | None = None,
+    say: Say = lambda _: None,
+) -> list[Deployment]:
     """Write `onnx/` with fp32 and dynamic int8 files under `out`, and return them.
 
-    Static int8 for OpenVINO needs calibration rows: that is the method `quantize_int8` of a recipe.
+    The int8 file has to answer as fp32 does, to random tokens: where it does not with the default
+    settings, others are tried, then modules stay in fp32, and `say` is told what was taken. Static
+    int8 for OpenVINO, and a score, need rows: that is the method `quantize_int8` of a recipe.
+
+    Raises:
+        ModelError where nothing that is tried answers as fp32 does; the fp32 file is there then,
+        and no int8 file.
     """
     from bertcompress.runtimes import onnxruntime
     from bertcompress.runtimes.qdq import export_qdq
@@ -336,10 +348,32 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
         file = export_qdq(product, folder)
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
     else:
-        made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
+        made = _alike(product, Path(out), say)
     if type(product.model).__name__.endswith("ForSequenceClassification"):
         record(made, product, environment())
     return made
+
+
+def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:
+    """Write fp32 and an int8 file that answers alike; raises ModelError where none does."""
+    from bertcompress.engines.likeness import likeness
+    from bertcompress.methods.quantization.int8 import quantize_guarded
+
+    same = likeness(product)
+    made, tried = quantize_guarded(product, out, ("onnxruntime",), same.batches, same)
+    every, best = tried["onnxruntime"]
+    if not every[0].passes:
+        say(f"int8 by {every[0].words}; {len(every)} ways were tried")
+    if best.passes:
+        if best is not every[0]:
+            say(f"taken: {best.words}" + "".join(f", {name}" for name in best.kept))
+        return made
+    made[-1].path.unlink(missing_ok=True)
+    raise ModelError(
+        f"{made[-1].path}: not written: int8 answers otherwise than fp32 at best ({best.words}); "
+        f"{made[0].path} is there. A recipe with quantize_int8 tries on rows of your task; q8bert "
+        "trains for int8"
+    )
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ ROOMS = [
     ["methods.sharing"],
     [
         "engines",
-        "engines.teaching engines.components engines.hessian engines.sensitivity",
+        "engines.teaching engines.components engines.hessian engines.sensitivity engines.likeness",
         "engines.fakequant engines.guard",
     ],
     ["engines.teachers engines.objectives engines.kprune engines.spectra"],
@@ -78,7 +78,8 @@ ROOMS = [
         "runtimes.onnx runtimes.torch runtimes.nbits",
     ],
     [
-        "runtimes.graph runtimes.process runtimes.smoothing runtimes.buckets",
+        "runtimes.masking runtimes.smoothing runtimes.buckets",
+        "runtimes.graph runtimes.process",
         "runtimes runtimes.host",
     ],
     ["artefact data auto", "data.task_data", "data.rows data.sources data.encoding"],

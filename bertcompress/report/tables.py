@@ -109,6 +109,9 @@ def quality(report: ReportData) -> Table:
         "Flipped: share of predictions that differ from the baseline's. "
         "p: paired test against the baseline."
     )
+    if any(row.batch_flips is not None for _, row in report.compared):
+        columns.append(on_row("changed in batches", lambda row: share(row.batch_flips)))
+        note += " Changed in batches: against one text at a time, as int8 is scored."
     # Agreement has no chance level to correct for.
     if kept and report.task.get("problem") != "unlabelled":
         above = compared("above chance", lambda row: share(row.retention_chance_corrected))

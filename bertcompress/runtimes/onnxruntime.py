@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +42,21 @@ def quantize(
     reduce_range: bool | None = None,
     *,
     per_channel: bool = True,
+    smoothing: float | None = None,
     exclude: Sequence[str] = (),
     out: Path | None = None,
 ) -> Deployment:
     """Write `model_quantized.onnx` from `folder/model.onnx`: int8 weights, per channel.
 
+    The range of an activation is taken when the model runs, over the tokens that the mask keeps.
+
     Args:
         folder: Holds `model.onnx`, its config and tokenizer.
-        calibration: Nothing is calibrated; the first batch, where there is one, is run as a check.
+        calibration: Rows to smooth on; the first batch, where there is one, is run as a check.
         reduce_range: 7 bits for weights; None: on processors where 8 can overflow, without VNNI.
         per_channel: A scale for each output of a weight; else one for the matrix.
+        smoothing: Alpha of SmoothQuant, 0 to 1, which needs rows: what is large in single channels
+            of an activation goes into the weight. None leaves them as they are.
         exclude: Names of nodes that stay in fp32.
         out: Where to write; None is `folder` itself.
 
@@ -61,10 +65,17 @@ def quantize(
     """
     from bertcompress.artefact import Deployment
     from bertcompress.runtimes.graph import share, unshare_transposed
+    from bertcompress.runtimes.masking import mask_ranges
+    from bertcompress.runtimes.smoothing import smooth_all
 
     onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
     proto = onnx.load(folder / MODEL_FILE)
     unshare_transposed(proto)
+    seen = list(calibration)
+    if smoothing is not None:
+        names = {port.name for port in proto.graph.input}
+        rows = [{n: v for n, v in batch.items() if n in names} for batch in seen]
+        smooth_all(proto, rows, smoothing)
     file = (out or folder) / QUANTIZED_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
@@ -77,11 +88,13 @@ def quantize(
             weight_type=tools.QuantType.QInt8,
         )
     proto = onnx.load(file)
+    mask_ranges(proto)
     share(proto)
     onnx.save(proto, file)
     loaded = OnnxRuntimePredictor(file, "int8")
-    for batch in list(islice(calibration, 1)) or [loaded.example()]:
+    for batch in seen[:1] or [loaded.example()]:
         if not np.isfinite(loaded(batch)).all():
+            file.unlink()
             raise ModelError(f"{file}: the quantised model answers with infinities or NaN")
     return Deployment("onnxruntime", "int8", file)
 
