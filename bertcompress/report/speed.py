@@ -16,6 +16,7 @@ __all__ = [
     "speed_ups",
     "speed_warnings",
     "speed_words",
+    "torch_claim",
     "uses",
 ]
 
@@ -148,19 +149,19 @@ def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> li
         _by_batch(
             f"{row.label}: speed over the baseline in torch fp32, {threads}",
             [
-                (time, ratio_claim(time.speedup_vs_torch, time.spread, spread).words, "")
+                (time, torch_claim(time).words, "")
                 for time in row.latency
                 if time.speedup_vs_torch is not None
-                for spread in (_torch_spread(baseline, time),)
             ],
         ),
     ]
     return [*map(_deploy, where), *filter(None, lines)]
 
 
-def _torch_spread(baseline: Stage, time: Latency) -> float:
-    rows = [row for row in baseline.deployments if row is baseline.main]
-    return next((t.spread for _, t in _timed(rows, time.batch, time.length)), 0.0)
+def torch_claim(time: Latency) -> Claim:
+    """Return the speed-up over the baseline in torch fp32; reports of version 1 lack its spread."""
+    spread = time.spread if time.spread_vs_torch is None else time.spread_vs_torch
+    return ratio_claim(time.speedup_vs_torch or 0.0, spread)
 
 
 def _by_batch(head: str, figures: Sequence[tuple[Latency, str, str]]) -> str:
