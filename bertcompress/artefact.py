@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertcompress.bits import precision_name
 from bertcompress.errors import (
@@ -23,19 +19,22 @@ from bertcompress.errors import (
     ModelError,
     NotFound,
     OutputError,
-    UnsupportedFamily,
     unknown,
 )
 from bertcompress.fetching import TORCH_FILES, fetch
-from bertcompress.shapes import FAMILIES, ShapeError, anatomy, compressed_class, read_record
-from bertcompress.shapes.modeling import CONFIGS
+from bertcompress.reading import OWN, read_config, read_fields
+from bertcompress.recognising import encoder_folder, what_else
+from bertcompress.shapes import ShapeError, anatomy, read_record
 from bertcompress.stock import stock_obstacle, to_stock
 from bertcompress.store import write_atomically
+from bertcompress.tensors import LEFT_OVER, Tensors, model_class
+from bertcompress.tokenizing import load_tokenizer, position_limit, write_tokenizer
 
 __all__ = [
     "EMBEDDED",
     "Deployment",
     "Product",
+    "class_of",
     "load",
     "locate",
     "max_tokens",
@@ -121,18 +120,13 @@ def save(
             # The writer of safetensors reports a full disk in its own words.
             raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
-            _beside(final, tokenizer).save_pretrained(partial)
+            write_tokenizer(tokenizer, partial, _padding_side(final))
     return Path(folder)
 
 
-def _beside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokenizer as it belongs to the model: ALBERT numbers positions from the left."""
-    if tokenizer.padding_side == "right" or not anatomy(model).family.shared:
-        return tokenizer
-    right = copy.deepcopy(tokenizer)
-    right.padding_side = "right"
-    right.init_kwargs["padding_side"] = "right"  # what is saved
-    return right
+def _padding_side(model: PreTrainedModel) -> str | None:
+    """Return the side that a model needs, whatever its tokenizer says: ALBERT counts from it."""
+    return "right" if anatomy(model).family.shared else None
 
 
 def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TORCH_FILES) -> Path:
@@ -147,10 +141,11 @@ def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TOR
     if path.is_dir():
         inner = path / "model"
         # A run folder stands for the model in it.
-        return inner if (path / "report.json").exists() and inner.is_dir() else path
+        is_run = (path / "report.json").exists() and inner.is_dir()
+        return inner if is_run else encoder_folder(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise NotFound(f"model '{name}': not a folder with config.json and model.safetensors")
-    return fetch(name, revision=revision, files=files)
+    return encoder_folder(fetch(name, revision=revision, files=files))
 
 
 def _embedded(name: str) -> Path:
@@ -180,12 +175,9 @@ def load(
     that cannot be used.
     """
     folder = locate(str(name), revision=revision)
-    config = _config(folder, str(name))
-    for key, value in (config_fields or {}).items():
-        setattr(config, key, value)
-    _check_files(folder, str(name))
-    model = _strict(_model_class(config, head, str(name)), folder, config, fresh_head)
-    tokenizer = _tokenizer(folder, str(name))
+    cls, config, tensors = _planned(folder, str(name), head, config_fields or {})
+    model = _strict(cls, folder, config, fresh_head, tensors)
+    tokenizer = load_tokenizer(folder, str(name), config)
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"model '{name}': the tokenizer has {len(tokenizer)} tokens, the embedding table "
@@ -195,75 +187,47 @@ def load(
     return Product(model, tokenizer)
 
 
-def max_tokens(model: PreTrainedModel) -> int:
-    """Return the longest input, in tokens, that the position table allows."""
-    view = anatomy(model)
-    table = int(view.config.max_position_embeddings)
-    if view.family.positions_after_padding:
-        return table - int(view.config.pad_token_id or 0) - 1
-    return table
+def class_of(name: str | Path, *, revision: str | None = None) -> type:
+    """Return the class that `load` makes of a model, and read no weights; raises as `load` does."""
+    folder = locate(str(name), revision=revision)
+    return _planned(folder, str(name), None, {})[0]  # type: ignore[no-any-return]
 
 
-def _config(folder: Path, name: str) -> Any:
-    path = folder / "config.json"
-    if not path.exists():
-        raise ModelError(f"model '{name}': no config.json in the folder")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"model '{name}': config.json is not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ModelError(f"model '{name}': config.json is a {type(raw).__name__}, not an object")
-    kind = str(raw.get("model_type"))
-    family = kind.removeprefix("bertcompress-")
-    if family not in FAMILIES:
-        raise UnsupportedFamily(unknown(f"model '{name}'", "model family", kind, FAMILIES))
-    if raw.get("is_decoder") or raw.get("is_encoder_decoder"):
-        raise ModelError(f"model '{name}': a decoder; only encoders can be compressed here")
-    stock = getattr(transformers, f"{FAMILIES[family].stock_prefix}Config")
-    config = (CONFIGS[family] if kind != family else stock).from_pretrained(folder)
-    if kind != family and not getattr(config, "bertcompress", None):
-        raise CheckpointError(f"model '{name}': config.json lacks the record of its edits")
-    return config
+def _planned(
+    folder: Path, name: str, head: str | None, config_fields: Mapping[str, Any]
+) -> tuple[Any, Any, Tensors]:
+    """Return class, config and tensors of a folder, from headers alone."""
+    if words := what_else(folder):
+        raise ModelError(f"model '{name}': {words}")
+    fields = read_fields(folder, name)
+    config = read_config(fields, folder, name)
+    for key, value in config_fields.items():
+        setattr(config, key, value)
+    tensors = Tensors.of(folder, name)
+    if not str(config.model_type).startswith(OWN):
+        tensors.check_plain(name)
+    return model_class(config, {**fields, **config_fields}, tensors, head, name), config, tensors
 
 
-def _model_class(config: Any, head: str | None, name: str) -> Any:
-    kind = str(config.model_type)
-    prefix = FAMILIES[kind.removeprefix("bertcompress-")].stock_prefix
-    written = (getattr(config, "architectures", None) or [f"{prefix}Model"])[0]
-    stock_name = f"{prefix}{head}" if head else str(written).removeprefix("Compressed")
-    stock = getattr(transformers, stock_name, None)
-    if stock is None:
-        raise ModelError(f"model '{name}': transformers has no class {stock_name}")
-    return compressed_class(stock) if kind.startswith("bertcompress-") else stock
+def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
+    """Return the longest input in tokens: the smaller of the model's and the tokenizer's limits."""
+    limit = position_limit(model.config)
+    return limit if tokenizer is None else min(limit, int(tokenizer.model_max_length))
 
 
-def _check_files(folder: Path, name: str) -> None:
-    from safetensors import safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt")]
-        if pickled:
-            raise CheckpointError(
-                f"model '{name}': {pickled[0]} is a pickle, which can run any code when it is "
-                "read; convert it where you trust it: load it with transformers, then "
-                "model.save_pretrained(folder) writes model.safetensors"
-            )
-        raise CheckpointError(f"model '{name}': no *.safetensors file in the folder")
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                tensors.keys()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"model '{name}': {path.name} is damaged ({error})") from None
-
-
-def _strict(cls: Any, folder: Path, config: Any, fresh_head: bool) -> PreTrainedModel:
+def _strict(
+    cls: Any, folder: Path, config: Any, fresh_head: bool, tensors: Tensors
+) -> PreTrainedModel:
+    # Under other names only in memory: transformers takes either a folder or a state.
+    given: dict[str, Any] = {"state_dict": tensors.state()} if tensors.wrapped else {}
+    folder_or_none = None if given else folder
+    if tensors.lack_pooler(cls):
+        given["add_pooling_layer"] = False  # else it would be random
     try:
         model, info = cls.from_pretrained(
-            folder,
+            folder_or_none,
             config=config,
+            **given,
             dtype=torch.float32,
             output_loading_info=True,
             use_safetensors=True,
@@ -284,7 +248,7 @@ def _strict(cls: Any, folder: Path, config: Any, fresh_head: bool) -> PreTrained
             key
             for key in keys
             if not (fresh_head and _is_head(key, base, what))
-            and not (what == "unexpected_keys" and _LEFT_OVER.search(key))
+            and not (what == "unexpected_keys" and LEFT_OVER.search(key))
         ]
         if wrong:
             raise CheckpointError(
@@ -298,28 +262,9 @@ def _strict(cls: Any, folder: Path, config: Any, fresh_head: bool) -> PreTrained
     return model  # type: ignore[no-any-return]
 
 
-# Of pretraining, in checkpoints that declare the class that they are most used for.
-_LEFT_OVER = re.compile(
-    r"(^|\.)(pooler|cls\.seq_relationship|cls\.predictions|lm_head|predictions|sop_classifier"
-    r"|discriminator_predictions|generator_predictions|vocab_\w+)\."
-)
-
-
 def _is_head(key: str, base: str, what: str) -> bool:
     """Return whether a tensor may be new: a head, or the pooler, which many checkpoints lack."""
     inside = key.removeprefix(base)
     if what == "unexpected_keys":
         return not inside.startswith(("embeddings", "encoder.", "transformer."))
     return not key.startswith(base) or inside.startswith("pooler")
-
-
-def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
-    except Exception as error:  # the tokenizers package raises bare ones
-        reason = " ".join(str(error).split())
-        raise ModelError(f"model '{name}': no tokenizer that can be loaded ({reason})") from None
-    # All families here count positions from the left: padded there, a text would answer according
-    # to its batch.
-    tokenizer.padding_side = "right"
-    return tokenizer

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from bertcompress.artefact import Deployment, Product, load, locate, precision_of, rung
+from bertcompress.artefact import (
+    Deployment,
+    Product,
+    class_of,
+    load,
+    locate,
+    precision_of,
+    rung,
+)
 from bertcompress.data import load_data
-from bertcompress.errors import InputError, ModelError, NotFound
+from bertcompress.errors import InputError, ModelError, NotFound, Notice
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
+from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
     Candidate,
     Claim,
@@ -26,6 +35,7 @@ from bertcompress.measure import (
     Timing,
     busy_words,
     count_parameters,
+    cut_words,
     environment,
     layer_table,
     machine_load,
@@ -37,10 +47,13 @@ from bertcompress.measure import (
     time_candidates,
 )
 from bertcompress.measure.probe import record
+from bertcompress.reading import config_beside
+from bertcompress.recognising import left_out_layers
 from bertcompress.report import Report
 from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
 from bertcompress.runtimes import locate as locate_artefact
 from bertcompress.task import Task
+from bertcompress.tokenizing import check_vocabulary, load_tokenizer, longest_text
 
 __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
 
@@ -66,21 +79,13 @@ class _Place:
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The plain content of config.json."""
-        file = self.folder / "config.json"
-        if not file.is_file():
-            raise ModelError(f"{self.path}: no config.json beside it")
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+    def config(self) -> Any:
+        """The config beside it."""
+        return config_beside(self.folder, str(self.path))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that lies with the artefact."""
-        try:
-            found = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        except Exception as error:  # the tokenizers package raises bare ones
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{self.path}: no tokenizer beside it ({reason})") from None
-        return found
+        return load_tokenizer(self.folder, str(self.path), self.config)
 
 
 def _find(
@@ -182,24 +187,39 @@ def evaluate(
     and its kin.
     """
     place = _find(model, runtime, precision, revision, say)
+    _check_head(place)
     wanted = task if isinstance(task, Task) else Task.load(task)
-    # A config that names no classes has two, called LABEL_0 and LABEL_1.
-    given = place.config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
-    names = {int(i): str(name) for i, name in given.items()}
-    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=names)
+    # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
+    names = {int(i): str(name) for i, name in place.config.id2label.items()}
+    given = names if len(names) > 1 else None
+    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=given)
+    check_one_output(place.config, data.task, str(model))
     if data.task.problem == "unlabelled":
         raise InputError(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "
             "bench, or run a recipe: its report gives the agreement with the original"
         )
+    tokenizer = place.tokenizer()
+    check_vocabulary(tokenizer, data.split(split)["text"][:], str(model))
     predictor = open_predictor(place.path, place.runtime, None, place.precision)
     splits = [split, *data.also] if split == "validation" else [split]
-    tokenizer = place.tokenizer()
     return [
         row
         for name in splits
         for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
     ]
+
+
+def _check_head(place: _Place) -> None:
+    """Raise ModelError for a model that gives no row of numbers for each text."""
+    if place.runtime == "torch":
+        cls = class_of(place.path)
+        if not is_classifier(cls):
+            raise ModelError(
+                f"model '{place.model}': {head_words(cls)}; evaluate needs a head that answers for "
+                "whole texts (ForSequenceClassification). export, bench and inspect take it as it "
+                "is"
+            )
 
 
 class BenchRow(Row):
@@ -279,11 +299,14 @@ def bench(
             path=place.path,
             runtime=place.runtime,
             precision=place.precision,
-            vocab_size=int(place.config["vocab_size"]),
+            vocab_size=int(place.config.vocab_size),
+            longest=longest_text(place.folder, str(place.path)),
             task_batches=own,
         )
         for place, own in zip(places, batches, strict=True)
     ]
+    for words in cut_words(shapes, candidates):
+        say(words)
     count = len(shapes) + (2 if task is not None else 0)
     timings = time_candidates(candidates, shapes, threads=threads, seconds=seconds * count)
     load = machine_load(timings)
@@ -344,6 +367,13 @@ def export(
 
     product = load(model, revision=revision)
     folder = Path(out) / "onnx"
+    if gone := left_out_layers(locate(str(model), revision=revision)):
+        warnings.warn(
+            f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
+            f"layers behind it are not in the file: {', '.join(gone)}",
+            Notice,
+            stacklevel=2,
+        )
     if precision_of(product.model) != "fp32":  # its integers, not new ones
         file = export_qdq(product, folder)
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]

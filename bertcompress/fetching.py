@@ -13,7 +13,8 @@ __all__ = ["ALL_FILES", "SMALL_FILES", "TORCH_FILES", "fetch"]
 SMALL_FILES = ("README.md", "*.json", "*.txt", "*.model", "*.py")
 """Config, tokenizer, card, report: what says which of the large files are wanted."""
 
-TORCH_FILES = (*SMALL_FILES, "model*.safetensors")
+TORCH_FILES = (*SMALL_FILES, "model*.safetensors", "0_Transformer/model*.safetensors")
+"""With the second place where sentence-transformers keeps weights."""
 
 ALL_FILES = ("*",)
 

@@ -80,6 +80,9 @@ class Method(BaseModel):
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where a model cannot take this step; only shapes count, not weights."""
 
+    def check_tokenizer(self, model: nn.Module, tokenizer: Any) -> None:
+        """Raise where a model's tokenizer does not serve this step: before any step is computed."""
+
     def outline(self, model: nn.Module) -> None:
         """Give a model without weights, in place, what is known of the shape that this leaves.
 

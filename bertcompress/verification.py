@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from bertcompress.measure import (
     machine_load,
     time_candidates,
 )
+from bertcompress.measure.latency import within
 from bertcompress.measure.probe import PROBE_FILE, Probe, alike, answers, read_probe
 from bertcompress.runtimes import open_predictor
 
@@ -102,7 +102,9 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
         return Verified(**fields, passes=False, words=words), None
     passes, words = alike(got, probe.answers[name], precision)
     ids = probe.inputs["input_ids"]
-    candidate = Candidate(path, runtime, precision, vocab_size=int(ids.max()) + 1)
+    candidate = Candidate(
+        path, runtime, precision, vocab_size=int(ids.max()) + 1, longest=_most_tokens(path)
+    )
     return Verified(**fields, passes=passes, words=words), candidate
 
 
@@ -110,7 +112,7 @@ def _speeds(
     candidates: Sequence[Candidate], seconds: float, threads: int | None
 ) -> tuple[list[dict[str, float]], list[str]]:
     """Return what is known of each row once its file was timed, and how busy the machine was."""
-    length = min(TOKENS, *(_most_tokens(Path(each.path)) for each in candidates))
+    length = within([(1, TOKENS)], candidates)[0][1]
     shape, whole = (1, length), seconds * len(candidates)
     every = time_candidates(candidates, [shape], threads=threads, rounds=5, seconds=whole)
     known = [{"tokens": length, "latency_ms": each.latency[0].p50_ms} for each in every]
@@ -118,13 +120,12 @@ def _speeds(
     return known, busy_words(load["busy_cores"], load["disturbed_rounds"])
 
 
-def _most_tokens(path: Path) -> int:
-    """Return how many tokens are safely within the position table that a config tells of."""
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    if not config.is_file():
-        return TOKENS
-    # RoBERTa counts positions from behind its padding id.
-    return int(json.loads(config.read_text("utf-8")).get("max_position_embeddings", TOKENS + 2)) - 2
+def _most_tokens(path: Path) -> int | None:
+    """Return how many tokens a file takes by the config beside it; None without one."""
+    from bertcompress.tokenizing import longest_text  # brings torch along
+
+    folder = path if path.is_dir() else path.parent
+    return longest_text(folder, str(path)) if (folder / "config.json").is_file() else None
 
 
 def _warnings(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

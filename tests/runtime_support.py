@@ -18,10 +18,10 @@ def pair_tokenizer() -> Any:
     return tokenizer
 
 
-def wide_product() -> Product:
+def wide_product(**fields: Any) -> Product:
     """A model wide enough for int8 to mean something, answering with numbers of ordinary size."""
     sizes = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.15}
-    return Product(tiny_model("bert", **sizes), pair_tokenizer())
+    return Product(tiny_model("bert", **sizes, **fields), pair_tokenizer())
 
 
 def cut(model: Any) -> Any:

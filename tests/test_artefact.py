@@ -418,10 +418,9 @@ def _pickle(folder):
         (lambda f: (f / "config.json").write_text("{"), ModelError, "config.json is not JSON"),
         (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{"), ModelError, "is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), ModelError, "config.json"),
-        (lambda f: change_config(f, model_type="bart"), UnsupportedFamily, "'bart'; did you mean"),
+        (lambda f: change_config(f, model_type="brt"), UnsupportedFamily, "'brt'; did you mean"),
         (lambda f: change_config(f, model_type=None), UnsupportedFamily, "model family"),
         (lambda f: change_config(f, is_decoder=True), ModelError, "a decoder; only encoders"),
-        (lambda f: change_config(f, architectures=["BertForPoetry"]), ModelError, "BertForPoetry"),
         (lambda f: (f / "tokenizer.json").write_text("{"), ModelError, "no tokenizer"),
     ],
 )

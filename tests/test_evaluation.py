@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 def run(tmp_path_factory):
     """The folder of a run, whose verdict is about the OpenVINO file."""
     place = tmp_path_factory.mktemp("run") / "x"
-    product = replace(wide_product(), tokenizer=tiny_tokenizer())
+    product = replace(wide_product(max_position_embeddings=130), tokenizer=tiny_tokenizer())
     torch_runtime.export(product, place / "model")
     onnxruntime.export(product, place / "onnx")
     onnxruntime.quantize(place / "onnx")

@@ -24,7 +24,7 @@ ROOMS = [
         "runs.chain",
         "runs.starting runs.judging",
         "runs.contests",
-        "runs.stages",
+        "runs.stages runs.checking",
         "runs.code",
     ],
     ["evaluation verification"],
@@ -85,11 +85,12 @@ ROOMS = [
     ["artefact data auto", "data.task_data", "data.rows data.sources data.encoding"],
     ["data.embedded", "data.lexicon"],
     ["stock task", "stock_albert"],
+    ["tensors tokenizing", "reading"],
     ["metrics", "weighted"],
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars bits", "fetching", "remote"],
+    ["catalogue store ranks noise bars bits recognising heads batches", "fetching", "remote"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

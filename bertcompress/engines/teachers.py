@@ -110,8 +110,8 @@ class LiveTeacher:
             outputs = forward(self.model, {k: v.to(device) for k, v in batch.items()}, needs)
         return TeacherOutputs(
             logits_of(outputs).float(),
-            tuple(outputs["hidden_states"]) if "hidden_states" in needs else (),
-            tuple(outputs["attentions"]) if "attentions" in needs else (),
+            tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),
+            tuple(a.float() for a in outputs["attentions"]) if "attentions" in needs else (),
         )
 
     def _encode(self, row_ids: Tensor) -> Mapping[str, Tensor]:

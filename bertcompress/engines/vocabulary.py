@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.errors import ModelError, RecipeError
+from bertcompress.tokenizing import hand_on_settings
 
 __all__ = ["Choice", "changed_tokens", "choose_tokens", "trimmed_tokenizer", "used_tokens"]
 
@@ -145,6 +146,7 @@ def trimmed_tokenizer(
         )
     trimmed.name_or_path = tokenizer.name_or_path
     trimmed.init_kwargs["name_or_path"] = tokenizer.name_or_path
+    hand_on_settings(tokenizer, trimmed)
     return trimmed
 
 

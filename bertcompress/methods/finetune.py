@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches
 from bertcompress.data import TaskData, align_labels
 from bertcompress.engines.objectives import LabelLoss
 from bertcompress.errors import DataError
@@ -50,7 +50,7 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
 
 def finetune(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Batches,
     *,
     device: torch.device | str = "cpu",
     seed: int = 0,

@@ -70,7 +70,7 @@ class CardFacts:
     license_link: str | None = None
     """Where the license is `other`: its text."""
     language: tuple[str, ...] = ()
-    """Of the base model; what the task says goes first."""
+    """As the base model's card says; left out where it says nothing."""
     auto_class: str = "AutoModelForSequenceClassification"
     pipeline_tag: str = "text-classification"
     pad_id: int = 0
@@ -221,8 +221,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     report = facts.report
-    dataset, language = _hub_id(report.task.get("dataset")), report.task.get("language")
-    languages = [language] if language else list(facts.language)
+    dataset = _hub_id(report.task.get("dataset"))
     other = facts.license_id == "other"
     row = judged(report.last) or report.last.main
     results = _results(facts, row, dataset) if row else []
@@ -230,7 +229,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         base_model=facts.base,
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
-        language=languages or None,
+        language=list(facts.language) or None,
         library_name="transformers",
         license=facts.license_id,
         license_name=facts.license_name if other else None,

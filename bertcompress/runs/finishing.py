@@ -65,7 +65,7 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
             timed += [each for each in pair if each.deployment.path not in known]
             known |= {each.deployment.path for each in pair}
         with clock("timing"):
-            timings = time_deployments(timed, done.start.data, recipe.measure)
+            timings = time_deployments(timed, done.start.data, recipe.measure, say)
         for name, pair in doubtful.items():
             before, after = (timings[each.deployment.path] for each in pair)
             done.notes[name].append(paid(before.latency, after.latency))

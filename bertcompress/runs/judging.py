@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from bertcompress.artefact import Deployment, Product, rung
+from bertcompress.artefact import Deployment, Product, max_tokens, rung
 from bertcompress.data import TaskData
 from bertcompress.measure import (
     BATCH,
@@ -18,6 +18,7 @@ from bertcompress.measure import (
     Timing,
     compare,
     count_parameters,
+    cut_words,
     flips,
     macs,
     score,
@@ -213,7 +214,10 @@ class Timed:
 
 
 def time_deployments(
-    timed: Sequence[Timed], data: TaskData, measuring: Measuring
+    timed: Sequence[Timed],
+    data: TaskData,
+    measuring: Measuring,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[Path, Timing]:
     """Return what was measured of each path, all in one interleaved run."""
     batches: dict[int, Any] = {}
@@ -229,9 +233,12 @@ def time_deployments(
                 precision=each.deployment.precision,
                 baseline=each.baseline,
                 vocab_size=int(each.product.model.config.vocab_size),
+                longest=max_tokens(each.product.model, tokenizer),
                 task_batches=batches.get(id(tokenizer)),
             )
         )
+    for words in cut_words(measuring.shapes, candidates):
+        say(words)
     count = len(measuring.shapes) + (2 if measuring.task_lengths else 0)
     timings = time_candidates(
         candidates,

@@ -12,6 +12,7 @@ from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.runs.chain import Chain
+from bertcompress.runs.checking import check_disk
 from bertcompress.runs.finishing import finish
 from bertcompress.runs.stages import Clock, Stages
 from bertcompress.runs.starting import Say, prepare
@@ -130,6 +131,7 @@ def _run(
     fresh, data_dir, store, say = options
     with clock("loading"):
         start = prepare(recipe, data_dir, say)
+        check_disk(recipe, start.product, start.finetuned, partial)
     stages = Stages(partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say)
     done = Chain(recipe, start, stages, say).go()
     if ranks.main:

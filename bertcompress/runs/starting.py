@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.artefact import Product, load, locate, max_tokens, precision_of
+from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
+from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
+from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
+from bertcompress.tokenizing import check_vocabulary
 from bertcompress.training import to_target_units
 
 if TYPE_CHECKING:
@@ -55,14 +57,31 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     task = recipe.resolved_task()
     say(f"model {recipe.model}")
     set_seed(recipe.seed)
+    cls = class_of(recipe.model, revision=recipe.revision)
+    if keeps_its_head(cls):
+        raise ModelError(
+            f"model '{recipe.model}': {head_words(cls)}; a run compresses models that answer for "
+            "whole texts (ForSequenceClassification), and throws no trained head away. export, "
+            "bench and inspect take it as it is, and prune_heads, prune_neurons and prune_layers "
+            "do in Python; to start anew from its encoder: model.base_model.save_pretrained(folder)"
+        )
     # A checkpoint that was only pretrained is read once its head is known.
-    product = load(recipe.model, revision=recipe.revision) if _classifies(recipe) else None
+    product = load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
     names = _class_names(product.model) if product else None
+    if product is not None:
+        task = metrics_for(task, _outputs(product.model))
+    names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
     )
+    if product is not None:
+        check_one_output(product.model.config, data.task, recipe.model)
     finetuned, notes = _answers(product, data, say) if product is not None else (False, ())
+    if product is not None and not finetuned and not notes:
+        classes = ", ".join(_class_names(product.model).values())
+        notes = (f"the model's head ({classes}) is not for this task: a new one is made",)
+        say(notes[0])
     source = weights_digest(recipe.model, recipe.revision)
     if not finetuned or product is None:
         if data.order is not None:  # what gets a new head gets the task's own order
@@ -80,13 +99,10 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
             f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
             f"table of {limit} tokens; set max_length to at most {limit}"
         )
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     _check_shapes(recipe, product.model)
-    for i, method in enumerate(recipe.methods):
-        if getattr(method, "labels_only", False) and data.task.problem == "unlabelled":
-            raise RecipeError(
-                f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
-                "has none; give its logit_weight or hidden_weight to learn from the original"
-            )
+    check_metrics(data, _outputs(product.model))
+    check_methods(recipe, data, product, finetuned)
     teacher, half = (
         _teacher(recipe, data),
         half_size(locate(recipe.model, revision=recipe.revision)),
@@ -105,14 +121,8 @@ def _check_shapes(recipe: Recipe, model: Any) -> None:
         method.outline(shape)
 
 
-def _classifies(recipe: Recipe) -> bool:
-    """Return whether the checkpoint has a sequence classification head, by its config alone."""
-    path = locate(recipe.model, revision=recipe.revision) / "config.json"
-    try:
-        written = json.loads(path.read_text(encoding="utf-8")).get("architectures") or [""]
-    except (OSError, ValueError, AttributeError):
-        return True  # loading will say what is wrong
-    return str(written[0]).endswith("ForSequenceClassification")
+def _outputs(model: Any) -> int:
+    return int(model.config.num_labels)
 
 
 def _class_names(model: Any) -> dict[int, str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bertcompress.bits import precision_name
 from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
+from bertcompress.recognising import encoder_folder, weights_obstacle, what_else
 
 __all__ = [
     "ONNX_FILES",
@@ -174,15 +175,17 @@ def locate(
     for name, has, found in held:
         if runtime in (None, name) and fits(name, has, runtime, precision):
             return name, found
+    if not held and (words := what_else(place)):
+        raise ModelError(f"{path}: {words}")
     wanted = " for ".join(filter(None, [f"{precision or ''} model".strip(), runtime]))
     there = ", ".join(f"{name} {has}" for name, has, _ in held)
-    there = there or "neither config.json and *.safetensors nor *.onnx"
+    there = there or f"neither config.json and *.safetensors nor *.onnx: {weights_obstacle(place)}"
     raise NotFound(f"{path}: no {wanted} in this folder; it holds {there}")
 
 
 def _held(place: Path) -> Iterator[tuple[str, str, Path]]:
     """Yield runtime, precision and artefact of what a folder holds, the first choice first."""
-    for folder in (place, place / "model"):
+    for folder in (place, place / "model", encoder_folder(place)):
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
             yield "torch", _stored(folder), folder
             break

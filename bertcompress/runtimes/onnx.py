@@ -23,6 +23,7 @@ from bertcompress.errors import ModelError
 from bertcompress.runtimes import INPUTS, MODEL_FILE, Batch, require
 from bertcompress.runtimes.graph import share, share_transposed
 from bertcompress.stock import plain_config
+from bertcompress.tokenizing import position_limit, write_tokenizer
 
 __all__ = ["OUTPUTS", "Exporter", "companions", "export_onnx", "task_of"]
 
@@ -68,7 +69,7 @@ def export_onnx(product: Product, folder: Path, exporter: Exporter = "torchscrip
     share_transposed(proto)
     onnx.save(proto, file)
     _check(graph, file, task)
-    product.tokenizer.save_pretrained(folder)
+    write_tokenizer(product.tokenizer, folder)
     plain_config(product.model).save_pretrained(folder)
     return file
 
@@ -206,8 +207,7 @@ def _examples(graph: _Graph, task: str) -> Iterator[Batch]:
     config = graph.model.config
     table = graph.model.get_input_embeddings()
     words = int(getattr(table, "num_embeddings", config.vocab_size))
-    # RoBERTa counts positions from behind its padding id.
-    longest = int(config.max_position_embeddings) - 2
+    longest = position_limit(config)
     choices = () if task != "multiple-choice" else (3,)
     for rows, length in ((1, 1), (1, 7), (3, 20), (2, 64)):
         shape = (rows, *choices, min(length, longest))

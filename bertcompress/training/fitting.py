@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches, train_loader
 from bertcompress.data import TaskData, collator
 from bertcompress.errors import InputError, MissingExtra, ModelError, OutputError
 from bertcompress.method import Context, Objective
@@ -138,7 +139,7 @@ def fit(
 def fit_batches(
     model: nn.Module,
     objective: Objective,
-    loader: DataLoader[Any],
+    loader: Batches,
     *,
     settings: TrainSettings,
     seed: int = 0,
@@ -147,10 +148,13 @@ def fit_batches(
 ) -> Fitted:
     """Train `model` in place on the user's own loader, to the last step; nothing is judged or kept.
 
-    Batches map names to tensors as the model takes them, with `labels` where there are any.
+    Batches map names to tensors as the model takes them, with `labels` where there are any. A
+    model of half precision is trained, and comes back, in fp32.
     """
+    batches = train_loader(loader)
+    model.float()
     with tempfile.TemporaryDirectory() as scratch:
-        plan = Plan(lambda args: loader, Path(scratch))
+        plan = Plan(lambda args: batches, Path(scratch))
         settings = settings.unjudged()
         return _train(model, objective, plan, settings, seed, torch.device(device), progress)
 

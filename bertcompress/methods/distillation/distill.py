@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches
 from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
@@ -29,7 +29,7 @@ __all__ = ["Distill", "distill"]
 def distill(
     model: nn.Module,
     teacher: nn.Module,
-    loader: DataLoader[Any],
+    loader: Batches,
     *,
     device: torch.device | str = "cpu",
     seed: int = 0,

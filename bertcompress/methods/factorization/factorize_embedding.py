@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches, tensor_batches
 from bertcompress.data import calibration_batches
 from bertcompress.engines.importance import text_inputs
 from bertcompress.engines.reconstruct import Moments, solve_projection
@@ -68,7 +69,7 @@ def factorize_embedding(
     tables: Tables = "word",
     *,
     counts: Tensor | None = None,
-    batches: Sequence[Batch] = (),
+    batches: Batches = (),
     seed: int = 0,
 ) -> nn.Module:
     """Factorise the tables of an encoder, in place, and return the model.
@@ -100,7 +101,7 @@ def factorize_embedding(
             new.word_embeddings.table.weight.copy_(left)
             new.word_embeddings.projection.weight.copy_(right.T)
             return model
-        texts = _read(model, [*batches] or [_drawn(before, weight, seed)])
+        texts = _read(model, tensor_batches(batches) or [_drawn(before, weight, seed)])
         directions = _directions(before, size, texts)
         new = anatomy(apply_edit(model, edit)).base.get_submodule("embeddings")
         for name in TABLES:

@@ -14,13 +14,13 @@ rank it does not pay, and only the measured latency tells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches, tensor_batches
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import put_factors
 from bertcompress.engines.linears import (
@@ -38,7 +38,7 @@ __all__ = ["FactorizeLinear", "factorize_linear"]
 
 def factorize_linear(
     model: nn.Module,
-    batches: Sequence[Mapping[str, Tensor]] = (),
+    batches: Batches = (),
     keep: float = 0.7,
     *,
     metric: Metric = "activation",
@@ -58,11 +58,12 @@ def factorize_linear(
         ShapeError for a share that rank 1 everywhere exceeds, and where no linear is dense;
         ModelError for another head; ValueError without batches.
     """
-    if metric != "svd" and not batches:
+    shown = tensor_batches(batches) if metric != "svd" else []
+    if metric != "svd" and not shown:
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
     room = room_for(model, keep, FactorizeLinear.key)
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
-    seen = linear_statistics(model, batches, seed=seed) if metric != "svd" else {}
+    seen = linear_statistics(model, shown, seed=seed) if metric != "svd" else {}
     spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
     made = {
         place: factors(weights[place], rank, **_metric(metric, seen.get(place)))

@@ -23,9 +23,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches, train_loader
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import Gated, fold, gates_in, split
 from bertcompress.engines.gates import GatedObjective, SizeController
@@ -40,7 +40,7 @@ __all__ = ["Flop", "flop"]
 
 def flop(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Batches,
     keep: float = 0.65,
     *,
     teacher: nn.Module | None = None,
@@ -65,17 +65,18 @@ def flop(
     """
     method = Flop(keep=keep, **knobs)
     inner = method.of_models(model, teacher, seed=seed, device=device)
-    batches, rows = [], 0
-    for batch in loader:
+    batches, rows, given = [], 0, train_loader(loader)
+    model.float()
+    for batch in given:
         if rows >= method.rows:
             break
         batches.append(batch)
         rows += len(batch["input_ids"])
     model.to(device)
     gated, trained = method.start(model, batches, seed)
-    objective = method.gated(inner, gated, method.steps(len(loader)))
+    objective = method.gated(inner, gated, method.steps(len(given)))
     with gates_in(trained, gated.gates):
-        fit_batches(trained, objective, loader, settings=method, seed=seed, device=device)
+        fit_batches(trained, objective, given, settings=method, seed=seed, device=device)
     fold(model, trained, gated.gates, gated.kept())
     return model.eval()
 

@@ -131,6 +131,10 @@ class TrimVocabulary(Method):
         if self.corpus is not None and not Path(self.corpus).is_file():
             raise NotFound(f"trim_vocabulary: corpus '{self.corpus}': no such file")
 
+    def check_tokenizer(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ModelError for a tokenizer that cannot be trimmed, RecipeError for a small size."""
+        choose_tokens(tokenizer, {}, size=self.size, reserve=self.reserve, also=_bound_ids(model))
+
     def files(self) -> tuple[Path, ...]:
         """Return the corpus."""
         return () if self.corpus is None else (Path(self.corpus),)

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches, in_fp32, tensor_batches
 from bertcompress.data import calibration_batches
 from bertcompress.engines.importance import (
     Loss,
@@ -131,7 +132,7 @@ def score_units(
 
 def prune_structured(
     model: nn.Module,
-    batches: Sequence[Mapping[str, Tensor]],
+    batches: Batches,
     keep: float,
     *,
     scores: Scores = "fisher",
@@ -155,13 +156,15 @@ def prune_structured(
         reconstruct: for `kprune`, solve the remaining weights anew.
         seed: of everything drawn.
     """
-    if scores == "kprune":
-        settings = KPruneSettings(reconstruct=reconstruct)
-        return kprune(model, batches, keep, at_least=at_least, seed=seed, settings=settings)
-    loss = loss or sampled_loss(head_problem(model), seed)
-    ranked = score_units(model, batches, scores, loss, seed)
-    kept = choose_units(model, ranked, keep, even=even, at_least=at_least)
-    return _cut(model, kept)
+    shown = tensor_batches(batches)
+    with in_fp32(model):
+        if scores == "kprune":
+            settings = KPruneSettings(reconstruct=reconstruct)
+            return kprune(model, shown, keep, at_least=at_least, seed=seed, settings=settings)
+        loss = loss or sampled_loss(head_problem(model), seed)
+        ranked = score_units(model, shown, scores, loss, seed)
+        kept = choose_units(model, ranked, keep, even=even, at_least=at_least)
+        return _cut(model, kept)
 
 
 def _cut(model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:

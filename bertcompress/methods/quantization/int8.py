@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import nn
 
 from bertcompress.artefact import Deployment, Product, save
+from bertcompress.batches import Batches, array_batches
 from bertcompress.data import numpy_batches
 from bertcompress.engines.guard import Attempt, Guard, search
 from bertcompress.engines.likeness import Likeness
@@ -132,14 +133,15 @@ class QuantizeInt8(Method):
 
 
 def quantize_int8(
-    product: Product, folder: Path, runtimes: tuple[Int8Runtime, ...], calibration: list[Batch]
+    product: Product, folder: Path, runtimes: tuple[Int8Runtime, ...], calibration: Batches
 ) -> list[Deployment]:
     """Write `onnx/` and `openvino/` under a folder, and return what can be deployed from them."""
     from bertcompress.runtimes import onnxruntime
 
+    shown: list[Batch] = [*array_batches(calibration)]
     made = [onnxruntime.export(product, folder / "onnx")]
     for runtime in runtimes:
-        made.append(_quantized(runtime, folder, calibration))
+        made.append(_quantized(runtime, folder, shown))
     return made
 
 

@@ -23,9 +23,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Deployment, Product
+from bertcompress.batches import Batches
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
 from bertcompress.method import Context, Method
@@ -38,7 +38,7 @@ __all__ = ["Q8bert", "export_int8", "q8bert"]
 
 def q8bert(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Batches,
     *,
     teacher: nn.Module | None = None,
     device: torch.device | str = "cpu",
@@ -55,7 +55,7 @@ def q8bert(
         knobs = {**TAUGHT, **knobs}
     method = Q8bert(**knobs)
     inner = method.of_models(model, teacher, seed=seed, device=device)
-    trained = method.start(model)
+    trained = method.start(model.float())
     fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
     store(model.cpu(), trained.cpu())
     return model.eval()

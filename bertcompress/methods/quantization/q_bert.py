@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from bertcompress.artefact import Deployment, Product, imitates
+from bertcompress.batches import Batches, train_loader
 from bertcompress.data import calibration_batches
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.hessian import layer_sharpness
@@ -52,7 +52,7 @@ def choose_bits(sharpness: Sequence[float], low: int, high: int, share: float) -
 
 def q_bert(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Batches,
     *,
     teacher: nn.Module | None = None,
     device: torch.device | str = "cpu",
@@ -68,12 +68,13 @@ def q_bert(
     if teacher is not None:
         knobs = {**TAUGHT, **knobs}
     method = QBert(**knobs)
-    model.to(device)
-    batches = [batch for batch, _ in zip(loader, range(method.shards), strict=False)]
+    model.float().to(device)
+    given = train_loader(loader)
+    batches = [batch for batch, _ in zip(given, range(method.shards), strict=False)]
     trained, _ = method.start(model, batches, seed)
     inner = method.of_models(model, teacher, seed=seed, device=device)
     if method.trains:
-        fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
+        fit_batches(trained, inner, given, settings=method, seed=seed, device=device)
     store(model.cpu(), trained.cpu())
     return model.eval()
 

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
+from bertcompress.batches import Batches, tensor_batches
 from bertcompress.data import calibration_batches
 from bertcompress.engines.average import (
     Weights,
@@ -72,7 +73,7 @@ def share_layers(
     *,
     groups: int = 1,
     init: Init | None = None,
-    batches: Sequence[Batch] = (),
+    batches: Batches = (),
 ) -> nn.Module:
     """Share parts of the layers within contiguous groups, in place, and return the model.
 
@@ -89,11 +90,12 @@ def share_layers(
         ShapeError for layers of different shapes, ValueError for `best` without batches.
     """
     edit, owners = _edit(model, scope, groups)
-    init = init or ("best" if batches else "mean")
+    shown = tensor_batches(batches)
+    init = init or ("best" if shown else "mean")
     if init == "best":
-        if not batches:
+        if not shown:
             raise ValueError("share_layers: init 'best' needs batches to judge by")
-        starts = _best_starts(model, _groups(owners), HALVES[scope], batches)
+        starts = _best_starts(model, _groups(owners), HALVES[scope], shown)
     else:
         starts = {
             owner: _start(model, members, HALVES[scope], init)

@@ -1,0 +1,115 @@
+"""What would fail at the end of a run, refused at its start: metrics, labels, tokenizer, disk."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Sequence
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+from bertcompress.artefact import Product
+from bertcompress.data import TaskData
+from bertcompress.errors import OutputError, RecipeError, TaskError
+from bertcompress.method import Method
+from bertcompress.metrics import DEFAULTS, METRICS
+from bertcompress.recipe import Recipe
+from bertcompress.shapes import anatomy
+from bertcompress.task import Task
+
+__all__ = ["check_disk", "check_methods", "check_metrics", "least_bytes", "metrics_for"]
+
+FLOAT = 4
+"""Bytes of a parameter as stages keep it."""
+
+
+def metrics_for(task: Task, outputs: int) -> Task:
+    """Return an unlabelled task whose usual metrics suit a model with so many outputs.
+
+    Metrics that the user named stay: `check_metrics` judges them.
+    """
+    if task.problem != "unlabelled" or outputs != 1 or task.metrics or task.headline:
+        return task
+    usual = DEFAULTS["regression"]
+    return task.model_copy(update={"metrics": usual, "headline": usual[0]})
+
+
+def check_metrics(data: TaskData, outputs: int) -> None:
+    """Raise TaskError for a metric that a head with so many outputs has no answer for."""
+    if data.task.problem != "unlabelled":
+        return
+    of_numbers = [name for name, metric in METRICS.items() if "regression" in metric.problems]
+    fitting = of_numbers if outputs == 1 else [*DEFAULTS["unlabelled"]]
+    for name in data.task.metrics:
+        if name not in fitting:
+            compares = "classes" if outputs == 1 else "one number"
+            has = "one output" if outputs == 1 else f"{outputs} outputs"
+            raise TaskError(
+                f"{data.task.name}: metric '{name}' compares {compares}, but the model has {has}; "
+                f"fitting: {', '.join(fitting)}"
+            )
+
+
+def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: bool) -> None:
+    """Raise for a step that the model, its tokenizer or a task without labels cannot serve."""
+    for method in steps(recipe.methods, finetuned):
+        method.check_tokenizer(product.model, product.tokenizer)
+    if data.task.problem != "unlabelled":
+        return
+    for i, method in enumerate(recipe.methods):
+        if method not in steps(recipe.methods, finetuned):
+            continue
+        if getattr(method, "labels_only", False):
+            raise RecipeError(
+                f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
+                "has none; give its logit_weight or hidden_weight to learn from the original"
+            )
+        if method.needs_labels:
+            raise RecipeError(
+                f"methods[{i}].{method.key}: needs labels, and task '{data.task.name}' has none; "
+                "distill learns from the original instead"
+            )
+
+
+def steps(methods: Sequence[Method], finetuned: bool) -> list[Method]:
+    """Return the methods that run: a model that is fine-tuned skips that step at the front."""
+    return list(dropwhile(lambda m: finetuned and m.key == "finetune", methods))
+
+
+def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) -> None:
+    """Raise OutputError where not even the models of the stages fit on the disk of `folder`."""
+    needed = least_bytes(recipe, product.model, finetuned)
+    place = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: {free / 1e6:,.0f} MB are free there, and the models of the stages alone "
+            f"take {needed / 1e6:,.0f} MB; make room, or choose another --out"
+        )
+
+
+def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
+    """Return what the stages of a run take at least on disk: each keeps its model, in fp32.
+
+    Of what a method leaves no more is counted than its outline tells of; checkpoints, ONNX files
+    and the stage store come on top.
+    """
+    import torch
+
+    with torch.device("meta"):
+        shape: Any = type(model)(copy.deepcopy(model.config))
+    sizes, counted = [_bytes(shape)] if finetuned else [], shape
+    for method in steps(recipe.methods, finetuned):
+        if method.kind == "precision":
+            break
+        kept = getattr(method, "keep", None)
+        method.outline(shape)
+        if method.kind == "shape" and kept is None and type(method).outline is Method.outline:
+            counted = anatomy(shape).encoder  # what is left of the tables is not known
+        sizes.append(int(_bytes(counted) * (kept if isinstance(kept, float) else 1.0)))
+    return sum(sizes) + (sizes[-1] if sizes else 0)
+
+
+def _bytes(model: Any) -> int:
+    return FLOAT * sum(int(parameter.numel()) for parameter in model.parameters())
