@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.artefact import Product, load, locate, max_tokens, precision_of
-from bertcompress.data import TaskData, align_labels, load_data
+from bertcompress.data import TaskData, align_labels, differ, load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
@@ -62,24 +62,28 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
     )
-    finetuned, notes = _answers(product, data, say) if product is not None else (False, ())
+    rows = data
+    finetuned = False
+    notes: tuple[str, ...] = ()
+    if product is not None:
+        data = _fitted(recipe, rows, product)
+        finetuned, notes = _answers(product, data, say)
     source = weights_digest(recipe.model, recipe.revision)
     if not finetuned or product is None:
-        if data.order is not None:  # what gets a new head gets the task's own order
-            data = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
-        product = _fresh_head(recipe, data, notes)
+        if product is not None and not notes:
+            say(_replaced(product.model, data))
+        if rows.order is not None:  # what gets a new head gets the task's own order
+            rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+        product = _fresh_head(recipe, rows, notes)
+        data = _fitted(recipe, rows, product)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     if (stored := precision_of(product.model)) != "fp32":
         raise ModelError(
             f"model '{recipe.model}': stored in {stored}, which nothing can train or cut any more; "
             "start from the model that it was made of (evaluate, bench and export take it as it is)"
         )
-    limit = max_tokens(product.model)
-    if data.task.max_length > limit:
-        raise ModelError(
-            f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
-            f"table of {limit} tokens; set max_length to at most {limit}"
-        )
+    for line in (*data.said, *data.notes):
+        say(line)
     _check_shapes(recipe, product.model)
     for i, method in enumerate(recipe.methods):
         if getattr(method, "labels_only", False) and data.task.problem == "unlabelled":
@@ -91,7 +95,33 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         _teacher(recipe, data),
         half_size(locate(recipe.model, revision=recipe.revision)),
     )
+    notes = (*notes, *data.notes)
     return Start(data, product, finetuned, source, _device(), teacher, notes, half)
+
+
+def _fitted(recipe: Recipe, data: TaskData, product: Product) -> TaskData:
+    """Return the data with the length at which their rows are cut for this model."""
+    limit, asked = max_tokens(product.model), data.task.max_length
+    if asked is not None and asked > limit:
+        raise ModelError(
+            f"task '{data.task.name}': max_length {asked} is beyond the model's position table of "
+            f"{limit} tokens; set max_length to at most {limit}"
+        )
+    return data.fitted(product.tokenizer, limit)
+
+
+def _replaced(model: Any, data: TaskData) -> str:
+    """Return the line on a head that goes, since it answers another question."""
+    theirs, ours = _class_names(model), data.labels
+    return (
+        f"the model's head ({len(theirs)} outputs: {_few(theirs.values())}) is not for this task "
+        f"({_few(ours) if ours else data.task.problem}): a new one is trained"
+    )
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
 
 
 def _check_shapes(recipe: Recipe, model: Any) -> None:
@@ -160,6 +190,11 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
     order = align_labels(data.labels, _class_names(model)) if data.labels else None
     if order is not None:
         _reorder(model, order)
+    elif differ(data.labels, _class_names(model)):
+        raise ModelError(
+            f"teacher '{recipe.teacher}': its classes are {_few(_class_names(model).values())}, "
+            f"those of '{data.task.name}' {_few(data.labels)}; by order they are never matched"
+        )
     elif len(data.labels) > 1:
         warnings.warn(
             f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "
