@@ -12,7 +12,7 @@ from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertcompress.artefact import Deployment, Product, load, locate, precision_of, rung
-from bertcompress.data import differ, load_data
+from bertcompress.data import data_of, fitted_to, load_data
 from bertcompress.errors import InputError, ModelError, NotFound
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.measure import (
@@ -40,7 +40,6 @@ from bertcompress.measure.probe import record
 from bertcompress.report import Report
 from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
 from bertcompress.runtimes import locate as locate_artefact
-from bertcompress.shapes import FAMILIES
 from bertcompress.task import Task
 
 __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
@@ -73,17 +72,6 @@ class _Place:
         if not file.is_file():
             raise ModelError(f"{self.path}: no config.json beside it")
         return dict(json.loads(file.read_text(encoding="utf-8")))
-
-    @property
-    def longest(self) -> int | None:
-        """The most tokens that its position table holds; None where it states none."""
-        config = self.config
-        table = config.get("max_position_embeddings")
-        family = FAMILIES.get(str(config.get("model_type")).removeprefix("bertcompress-"))
-        if table is None or family is None:
-            return None
-        after = family.positions_after_padding
-        return int(table) - (int(config.get("pad_token_id") or 0) + 1 if after else 0)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that lies with the artefact."""
@@ -195,15 +183,7 @@ def evaluate(
     """
     place = _find(model, runtime, precision, revision, say)
     wanted = task if isinstance(task, Task) else Task.load(task)
-    # A config that names no classes has two, called LABEL_0 and LABEL_1.
-    given = place.config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
-    names = {int(i): str(name) for i, name in given.items()}
-    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=names)
-    if differ(data.labels, names):
-        raise ModelError(
-            f"model '{model}': its classes are {', '.join(names.values())}, those of "
-            f"'{data.task.name}' {', '.join(data.labels)}; by order they are never matched"
-        )
+    data = data_of(str(model), place.config, wanted, data_dir=data_dir, limit=limit)
     if data.task.problem == "unlabelled":
         raise InputError(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "
@@ -212,7 +192,7 @@ def evaluate(
     predictor = open_predictor(place.path, place.runtime, None, place.precision)
     splits = [split, *data.also] if split == "validation" else [split]
     tokenizer = place.tokenizer()
-    data = data.fitted(tokenizer, place.longest)
+    data = fitted_to(place.config, data, tokenizer)
     for line in data.notes:
         say(line)
     return [
@@ -295,7 +275,7 @@ def bench(
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
         tokenizers = [place.tokenizer() for place in places]
         batches = [
-            task_batches(data.fitted(tokenizer, place.longest), "validation", tokenizer)
+            task_batches(fitted_to(place.config, data, tokenizer), "validation", tokenizer)
             for place, tokenizer in zip(places, tokenizers, strict=True)
         ]
     candidates = [

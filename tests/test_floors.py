@@ -75,7 +75,12 @@ ROOMS = [
         "runtimes.graph runtimes.process",
         "runtimes runtimes.host",
     ],
-    ["artefact data auto", "data.loading", "data.splitting data.rows data.task_data"],
+    [
+        "artefact data auto",
+        "data.for_model",
+        "data.loading",
+        "data.splitting data.rows data.task_data",
+    ],
     ["data.sources data.labels data.lengths", "data.json_files data.parquet_files data.encoding"],
     ["data.text_files", "data.tables data.matching", "data.embedded", "data.lexicon"],
     ["stock task", "stock_albert"],

@@ -1,6 +1,7 @@
 """A `Task` to raw rows with a `row_id`, and to encoded splits for a tokenizer."""
 
 from bertcompress.data.encoding import collator, numpy_batches
+from bertcompress.data.for_model import data_of, fitted_to
 from bertcompress.data.loading import load_data
 from bertcompress.data.matching import align_labels, differ
 from bertcompress.data.task_data import TaskData, calibration_batches
@@ -10,7 +11,9 @@ __all__ = [
     "align_labels",
     "calibration_batches",
     "collator",
+    "data_of",
     "differ",
+    "fitted_to",
     "load_data",
     "numpy_batches",
 ]

@@ -238,3 +238,23 @@ class TestAModelWithMoreClasses:
         assert (first.metric, first.value) == ("accuracy", 0.5)
         assert any("classes stay" in note for note in made.report.notes)
         assert any("classes stay" in line for line in said)
+
+
+def test_a_teacher_with_other_names_is_refused(tmp_path):
+    cells = ["no", "yes"] * 8
+    own(tmp_path, lines(cells * 2), lines(cells, 900))
+    for name, classes in (("student", ["no", "yes"]), ("teacher", ["up", "down"])):
+        (tmp_path / name).mkdir()
+        saved(tmp_path / name, classes, classes[0])
+    files = (tmp_path / "train.csv", tmp_path / "validation.csv")
+    recipe = bc.Recipe.parse(
+        {
+            "model": str(tmp_path / "student" / "model"),
+            "teacher": str(tmp_path / "teacher" / "model"),
+            "task": Task.from_files(*files, text="comment", label="topic", max_length=16),
+            "methods": [{"distill": {"epochs": 1}}],
+            "measure": {"latency": False},
+        }
+    )
+    with pytest.raises(ModelError, match=r"teacher .*: its classes are up, down, those of .*never"):
+        bc.run(recipe, tmp_path / "run")
