@@ -20,7 +20,7 @@ from bertcompress.artefact import (
     precision_of,
     rung,
 )
-from bertcompress.data import load_data
+from bertcompress.data import data_of, load_data
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.heads import check_one_output, head_words, is_classifier
@@ -192,7 +192,7 @@ def evaluate(
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
     given = names if len(names) > 1 else None
-    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=given)
+    data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit)
     check_one_output(place.config, data.task, str(model))
     if data.task.problem == "unlabelled":
         raise InputError(
@@ -203,6 +203,9 @@ def evaluate(
     check_vocabulary(tokenizer, data.split(split)["text"][:], str(model))
     predictor = open_predictor(place.path, place.runtime, None, place.precision)
     splits = [split, *data.also] if split == "validation" else [split]
+    data = data.fitted(tokenizer)
+    for line in data.notes:
+        say(line)
     return [
         row
         for name in splits
@@ -293,7 +296,11 @@ def bench(
     batches: list[Any] = [None] * len(places)
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
-        batches = [task_batches(data, "validation", place.tokenizer()) for place in places]
+        tokenizers = [place.tokenizer() for place in places]
+        batches = [
+            task_batches(data.fitted(tokenizer), "validation", tokenizer)
+            for place, tokenizer in zip(places, tokenizers, strict=True)
+        ]
     candidates = [
         Candidate(
             path=place.path,

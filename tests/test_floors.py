@@ -16,7 +16,7 @@ ROOT = Path(bertcompress.__file__).parent
 # From the roof down. A room is a list of floors of its own, again from the top down: within a floor
 # nothing imports its neighbour.
 ROOMS = [
-    ["__main__", "cli", "cli_finding"],
+    ["__main__", "cli", "cli_finding cli_task"],
     [
         "runs",
         "runs.running",
@@ -82,11 +82,17 @@ ROOMS = [
         "runtimes.graph runtimes.process",
         "runtimes runtimes.host",
     ],
-    ["artefact data auto", "data.task_data", "data.rows data.sources data.encoding"],
-    ["data.embedded", "data.lexicon"],
+    [
+        "artefact data auto",
+        "data.for_model",
+        "data.loading",
+        "data.splitting data.rows data.task_data",
+    ],
+    ["data.sources data.labels data.lengths", "data.json_files data.parquet_files data.encoding"],
+    ["data.text_files", "data.tables data.matching", "data.embedded", "data.lexicon"],
     ["stock task", "stock_albert"],
     ["tensors tokenizing", "reading"],
-    ["metrics", "weighted"],
+    ["metrics formats kinds", "weighted"],
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
