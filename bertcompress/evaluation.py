@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from transformers import PreTrainedTokenizerBase
 
 from bertcompress.artefact import (
     Deployment,
@@ -22,7 +21,6 @@ from bertcompress.artefact import (
 )
 from bertcompress.data import data_of, load_data
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
-from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
     Candidate,
@@ -47,124 +45,13 @@ from bertcompress.measure import (
     time_candidates,
 )
 from bertcompress.measure.probe import record
-from bertcompress.reading import config_beside
+from bertcompress.places import Place, Say, all_places, find_place
 from bertcompress.recognising import left_out_layers
-from bertcompress.report import Report
-from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
-from bertcompress.runtimes import locate as locate_artefact
+from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
-from bertcompress.tokenizing import check_vocabulary, load_tokenizer, longest_text
+from bertcompress.tokenizing import check_vocabulary, longest_text
 
 __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
-
-
-Say = Callable[[str], None]
-"""Takes one line at a time about what was chosen."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an artefact is, and the folder with its config and tokenizer."""
-
-    model: str
-    """As it was given."""
-    runtime: str
-    precision: str | None
-    """None: what the artefact holds."""
-    path: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where config and tokenizer lie."""
-        return self.path if self.path.is_dir() else self.path.parent
-
-    @property
-    def config(self) -> Any:
-        """The config beside it."""
-        return config_beside(self.folder, str(self.path))
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that lies with the artefact."""
-        return load_tokenizer(self.folder, str(self.path), self.config)
-
-
-def _find(
-    model: str | Path,
-    runtime: str | None,
-    precision: str | None,
-    revision: str | None = None,
-    say: Say = lambda _: None,
-) -> _Place:
-    """Return what a name stands for; of a run, what its verdict is about."""
-    name, local = str(model), Path(model).expanduser()
-    here = local.exists()
-    run = local if here else locate(name, revision=revision, files=SMALL_FILES)
-    if _is_run(run) and runtime is None and precision is None:
-        judged = _judged(run, name)
-        say(
-            f"{model}: {judged.runtime} {judged.precision}, which its verdict is about; "
-            "--runtime and --precision choose another"
-        )
-        if not here:
-            locate(name, revision=revision, files=(*SMALL_FILES, _pattern(judged, run)))
-        return judged
-    if here:
-        found, path = locate_artefact(local, runtime, precision)
-    else:
-        found, path = _fetched(name, runtime, precision, revision)
-    return _Place(name, found, precision, Path(path))
-
-
-def _pattern(place: _Place, run: Path) -> str:
-    """Return what is to be downloaded for a deployment of a run on the Hub."""
-    inside = place.path.relative_to(run).as_posix()
-    # A large ONNX file keeps its weights in a second one beside it.
-    return "*.safetensors" if place.runtime == "torch" else f"{inside}*"
-
-
-def _fetched(
-    name: str, runtime: str | None, precision: str | None, revision: str | None
-) -> tuple[str, str | Path]:
-    """Return runtime and artefact of a Hub id, and download no other large file."""
-    served = runtime in (None, "torch") and fits("torch", "fp32", runtime, precision)
-    wanted = ["*.safetensors"] if served else []
-    wanted += [
-        f"{folder}/{file}*"
-        for of, has, folder, file in ONNX_FILES
-        if runtime in (None, of) and fits(of, has, runtime, precision)
-    ]
-    refusal = NotFound(f"{name}: nothing that runs")
-    for pattern in wanted or ["config.json"]:
-        folder = locate(name, revision=revision, files=(*SMALL_FILES, pattern))
-        try:
-            return locate_artefact(folder, runtime, precision)
-        except NotFound as error:
-            refusal = NotFound(str(error).replace(str(folder), name))
-    raise refusal
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "report.json").is_file()
-
-
-def _shipped(run: Path, name: str) -> list[_Place]:
-    """Return what a run ships; what is only simulated is not shipped."""
-    rows = [row for row in Report.load(run).last.deployments if not row.simulated]
-    if not rows:
-        raise NotFound(f"{name}: this run ships nothing that can be measured")
-    # On the Hub, and in what was pulled, the content of `model/` lies at the top.
-    top = () if (run / "model").is_dir() else ("model",)
-    return [
-        _Place(name, row.runtime, row.precision, run if row.path in top else run / row.path)
-        for row in rows
-    ]
-
-
-def _judged(run: Path, name: str) -> _Place:
-    verdict = Report.load(run).verdict
-    shipped = _shipped(run, name)
-    wanted = (verdict.runtime, verdict.precision)
-    return next((e for e in shipped if (e.runtime, e.precision) == wanted), shipped[0])
 
 
 def evaluate(
@@ -186,7 +73,7 @@ def evaluate(
     told which it was. Labels are aligned by name through the model's `id2label`. Raises InputError
     and its kin.
     """
-    place = _find(model, runtime, precision, revision, say)
+    place = find_place(model, runtime, precision, revision, say)
     _check_head(place)
     wanted = task if isinstance(task, Task) else Task.load(task)
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
@@ -213,7 +100,7 @@ def evaluate(
     ]
 
 
-def _check_head(place: _Place) -> None:
+def _check_head(place: Place) -> None:
     """Raise ModelError for a model that gives no row of numbers for each text."""
     if place.runtime == "torch":
         cls = class_of(place.path)
@@ -288,11 +175,11 @@ def bench(
     if not models:
         raise NotFound("bench: no model given")
     alone = len(models) == 1 and runtime is None and precision is None
-    places = _all_of(str(models[0]), revision) if alone else []
+    places = all_places(str(models[0]), revision) if alone else []
     if places:
         say(f"{models[0]}: all that it ships; --runtime and --precision choose one")
     else:
-        places = [_find(model, runtime, precision, revision, say) for model in models]
+        places = [find_place(model, runtime, precision, revision, say) for model in models]
     batches: list[Any] = [None] * len(places)
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
@@ -324,18 +211,6 @@ def bench(
         for place, timing in zip(places, timings, strict=True)
         for time, first in zip(timing.latency, timings[0].latency, strict=True)
     ]
-
-
-def _all_of(model: str, revision: str | None) -> list[_Place]:
-    """Return what a run ships, here or on the Hub; nothing for what is no run."""
-    local = Path(model).expanduser()
-    here = local.exists()
-    run = local if here else locate(model, revision=revision, files=SMALL_FILES)
-    if not _is_run(run):
-        return []
-    if not here:
-        run = locate(model, revision=revision, files=ALL_FILES)
-    return _shipped(run, model)
 
 
 def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> BenchRow:

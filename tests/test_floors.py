@@ -27,7 +27,7 @@ ROOMS = [
         "runs.stages runs.checking",
         "runs.code",
     ],
-    ["evaluation verification"],
+    ["evaluation verification", "places"],
     ["publish", "publish.hub", "publish.contents", "publish.card", "publish.scrubbing"],
     [
         "report",
