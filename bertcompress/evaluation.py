@@ -106,9 +106,9 @@ def _check_head(place: Place) -> None:
         cls = class_of(place.path)
         if not is_classifier(cls):
             raise ModelError(
-                f"model '{place.model}': {head_words(cls)}; evaluate needs a head that answers for "
-                "whole texts (ForSequenceClassification). export, bench and inspect take it as it "
-                "is"
+                f"model '{place.model}': {head_words(cls)}; evaluate needs a sequence "
+                "classification head, which answers for whole texts. export, bench and inspect take "
+                "it as it is"
             )
 
 

@@ -193,7 +193,7 @@ CASES = {
         "no entry '5'; allowed: 0 to 0",
     ),
     "negative seed": (None, [*RUN, "--seed", "-1"], "seed: .*greater than or equal to 0"),
-    "unsupported family": (gpt2, RUN, "unknown model family 'gpt2'.*Allowed: bert"),
+    "unsupported family": (gpt2, RUN, "the model family 'gpt2' is not supported; supported: bert"),
     "decoder": (decoder, RUN, "a decoder; only encoders"),
     "pickle": (pickled, RUN, "pytorch_model.bin is a pickle.*save_pretrained"),
     "truncated weights": (truncated, RUN, "model.safetensors is damaged"),

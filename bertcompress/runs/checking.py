@@ -31,7 +31,7 @@ def metrics_for(task: Task, outputs: int) -> Task:
     """
     if task.problem != "unlabelled" or outputs != 1 or task.metrics or task.headline:
         return task
-    usual = DEFAULTS["regression"]
+    usual = tuple(name for name in DEFAULTS["regression"] if name in _of_numbers())
     return task.model_copy(update={"metrics": usual, "headline": usual[0]})
 
 
@@ -39,8 +39,7 @@ def check_metrics(data: TaskData, outputs: int) -> None:
     """Raise TaskError for a metric that a head with so many outputs has no answer for."""
     if data.task.problem != "unlabelled":
         return
-    of_numbers = [name for name, metric in METRICS.items() if "regression" in metric.problems]
-    fitting = of_numbers if outputs == 1 else [*DEFAULTS["unlabelled"]]
+    fitting = _of_numbers() if outputs == 1 else [*DEFAULTS["unlabelled"]]
     for name in data.task.metrics:
         if name not in fitting:
             compares = "classes" if outputs == 1 else "one number"
@@ -49,6 +48,12 @@ def check_metrics(data: TaskData, outputs: int) -> None:
                 f"{data.task.name}: metric '{name}' compares {compares}, but the model has {has}; "
                 f"fitting: {', '.join(fitting)}"
             )
+
+
+def _of_numbers() -> list[str]:
+    """Return the metrics that compare one number with the original's."""
+    both = {"regression", "unlabelled"}
+    return [name for name, metric in METRICS.items() if both <= metric.problems]
 
 
 def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: bool) -> None:
