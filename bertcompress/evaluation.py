@@ -107,8 +107,8 @@ def _check_head(place: Place) -> None:
         if not is_classifier(cls):
             raise ModelError(
                 f"model '{place.model}': {head_words(cls)}; evaluate needs a sequence "
-                "classification head, which answers for whole texts. export, bench and inspect take "
-                "it as it is"
+                "classification head, which answers for whole texts. export, bench and inspect "
+                "take it as it is"
             )
 
 
