@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertcompress import cli_finding
+from bertcompress.cli_task import Label, Separator, Text, Train, Validation, own_task
 from bertcompress.errors import BertCompressError, InputError
 from bertcompress.noise import silence
 
@@ -38,10 +39,6 @@ DataDir = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub")]
 TaskName = Annotated[str | None, typer.Option("--task", help="Name in the catalogue, or a file")]
-Train = Annotated[str | None, typer.Option(help="Your own training rows: file, folder, Hub id")]
-Validation = Annotated[str | None, typer.Option(help="Your own validation rows")]
-Text = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for a pair")]
-Label = Annotated[str | None, typer.Option(help="Column of the label; left out: unlabelled")]
 Runtime = Annotated[str | None, typer.Option(help="torch, onnxruntime, openvino")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16, int8")]
 
@@ -95,28 +92,6 @@ def _hush() -> None:
     )
 
 
-def _task(
-    task: str | None,
-    train: str | None,
-    validation: str | None,
-    text: list[str] | None,
-    label: str | None,
-) -> Any:
-    """Return a task name, or a task made of the user's own files, or None."""
-    from bertcompress.task import Task
-
-    if train is None:
-        for flag, value in (("--validation", validation), ("--text", text), ("--label", label)):
-            if value:
-                raise InputError(f"{flag}: goes with --train, which is missing")
-        return task
-    if task is not None:
-        raise InputError("--task and --train: give one of them")
-    if not text:
-        raise InputError("--text: which column holds the text? It goes with --train")
-    return Task.from_files(train, validation, text=text, label=label)
-
-
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="Name in the catalogue, or a YAML file")],
@@ -127,6 +102,7 @@ def run(
     validation: Validation = None,
     text: Text = None,
     label: Label = None,
+    label_separator: Separator = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, such as methods.1.keep=0.5")
@@ -143,7 +119,7 @@ def run(
         recipe,
         set_ or (),
         model=model,
-        task=_task(task, train, validation, text, label),
+        task=own_task(task, train, validation, text, label, label_separator),
         seed=seed,
         revision=revision,
     )
@@ -182,6 +158,7 @@ def evaluate(
     validation: Validation = None,
     text: Text = None,
     label: Label = None,
+    label_separator: Separator = None,
     runtime: Runtime = None,
     precision: Precision = None,
     limit: Annotated[int | None, typer.Option(help="At most so many rows")] = None,
@@ -193,7 +170,7 @@ def evaluate(
     A run stands for the deployment that its verdict is about, unless --runtime or --precision
     choose another.
     """
-    chosen = _task(task, train, validation, text, label)
+    chosen = own_task(task, train, validation, text, label, label_separator)
     if chosen is None:
         raise InputError("--task: on which task? `bertcompress list tasks` shows them")
     _hush()
@@ -269,11 +246,14 @@ def export(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write onnx/ into")],
     revision: Revision = None,
 ) -> None:
-    """Write fp32 and dynamic int8 ONNX files of a model."""
+    """Write fp32 and dynamic int8 ONNX files of a model.
+
+    Exits with an error, and without an int8 file, where int8 answers otherwise than fp32.
+    """
     _hush()
     from bertcompress.evaluation import export as go
 
-    for each in go(model, out_folder, revision=revision):
+    for each in go(model, out_folder, revision=revision, say=_say):
         size = each.path.stat().st_size / 1e6
         out.print(f"{each.path}  {each.runtime} {each.precision}  {size:.1f} MB", highlight=False)
 

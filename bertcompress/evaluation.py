@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from transformers import PreTrainedTokenizerBase
 
 from bertcompress.artefact import (
     Deployment,
@@ -20,9 +19,8 @@ from bertcompress.artefact import (
     precision_of,
     rung,
 )
-from bertcompress.data import load_data
+from bertcompress.data import data_of, load_data
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
-from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
     Candidate,
@@ -47,124 +45,13 @@ from bertcompress.measure import (
     time_candidates,
 )
 from bertcompress.measure.probe import record
-from bertcompress.reading import config_beside
+from bertcompress.places import Place, Say, all_places, find_place
 from bertcompress.recognising import left_out_layers
-from bertcompress.report import Report
-from bertcompress.runtimes import ONNX_FILES, fits, open_predictor
-from bertcompress.runtimes import locate as locate_artefact
+from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
-from bertcompress.tokenizing import check_vocabulary, load_tokenizer, longest_text
+from bertcompress.tokenizing import check_vocabulary, longest_text
 
 __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
-
-
-Say = Callable[[str], None]
-"""Takes one line at a time about what was chosen."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an artefact is, and the folder with its config and tokenizer."""
-
-    model: str
-    """As it was given."""
-    runtime: str
-    precision: str | None
-    """None: what the artefact holds."""
-    path: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where config and tokenizer lie."""
-        return self.path if self.path.is_dir() else self.path.parent
-
-    @property
-    def config(self) -> Any:
-        """The config beside it."""
-        return config_beside(self.folder, str(self.path))
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that lies with the artefact."""
-        return load_tokenizer(self.folder, str(self.path), self.config)
-
-
-def _find(
-    model: str | Path,
-    runtime: str | None,
-    precision: str | None,
-    revision: str | None = None,
-    say: Say = lambda _: None,
-) -> _Place:
-    """Return what a name stands for; of a run, what its verdict is about."""
-    name, local = str(model), Path(model).expanduser()
-    here = local.exists()
-    run = local if here else locate(name, revision=revision, files=SMALL_FILES)
-    if _is_run(run) and runtime is None and precision is None:
-        judged = _judged(run, name)
-        say(
-            f"{model}: {judged.runtime} {judged.precision}, which its verdict is about; "
-            "--runtime and --precision choose another"
-        )
-        if not here:
-            locate(name, revision=revision, files=(*SMALL_FILES, _pattern(judged, run)))
-        return judged
-    if here:
-        found, path = locate_artefact(local, runtime, precision)
-    else:
-        found, path = _fetched(name, runtime, precision, revision)
-    return _Place(name, found, precision, Path(path))
-
-
-def _pattern(place: _Place, run: Path) -> str:
-    """Return what is to be downloaded for a deployment of a run on the Hub."""
-    inside = place.path.relative_to(run).as_posix()
-    # A large ONNX file keeps its weights in a second one beside it.
-    return "*.safetensors" if place.runtime == "torch" else f"{inside}*"
-
-
-def _fetched(
-    name: str, runtime: str | None, precision: str | None, revision: str | None
-) -> tuple[str, str | Path]:
-    """Return runtime and artefact of a Hub id, and download no other large file."""
-    served = runtime in (None, "torch") and fits("torch", "fp32", runtime, precision)
-    wanted = ["*.safetensors"] if served else []
-    wanted += [
-        f"{folder}/{file}*"
-        for of, has, folder, file in ONNX_FILES
-        if runtime in (None, of) and fits(of, has, runtime, precision)
-    ]
-    refusal = NotFound(f"{name}: nothing that runs")
-    for pattern in wanted or ["config.json"]:
-        folder = locate(name, revision=revision, files=(*SMALL_FILES, pattern))
-        try:
-            return locate_artefact(folder, runtime, precision)
-        except NotFound as error:
-            refusal = NotFound(str(error).replace(str(folder), name))
-    raise refusal
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "report.json").is_file()
-
-
-def _shipped(run: Path, name: str) -> list[_Place]:
-    """Return what a run ships; what is only simulated is not shipped."""
-    rows = [row for row in Report.load(run).last.deployments if not row.simulated]
-    if not rows:
-        raise NotFound(f"{name}: this run ships nothing that can be measured")
-    # On the Hub, and in what was pulled, the content of `model/` lies at the top.
-    top = () if (run / "model").is_dir() else ("model",)
-    return [
-        _Place(name, row.runtime, row.precision, run if row.path in top else run / row.path)
-        for row in rows
-    ]
-
-
-def _judged(run: Path, name: str) -> _Place:
-    verdict = Report.load(run).verdict
-    shipped = _shipped(run, name)
-    wanted = (verdict.runtime, verdict.precision)
-    return next((e for e in shipped if (e.runtime, e.precision) == wanted), shipped[0])
 
 
 def evaluate(
@@ -186,13 +73,13 @@ def evaluate(
     told which it was. Labels are aligned by name through the model's `id2label`. Raises InputError
     and its kin.
     """
-    place = _find(model, runtime, precision, revision, say)
+    place = find_place(model, runtime, precision, revision, say)
     _check_head(place)
     wanted = task if isinstance(task, Task) else Task.load(task)
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
     given = names if len(names) > 1 else None
-    data = load_data(wanted, data_dir=data_dir, limit=limit, model_labels=given)
+    data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit)
     check_one_output(place.config, data.task, str(model))
     if data.task.problem == "unlabelled":
         raise InputError(
@@ -203,6 +90,9 @@ def evaluate(
     check_vocabulary(tokenizer, data.split(split)["text"][:], str(model))
     predictor = open_predictor(place.path, place.runtime, None, place.precision)
     splits = [split, *data.also] if split == "validation" else [split]
+    data = data.fitted(tokenizer)
+    for line in data.notes:
+        say(line)
     return [
         row
         for name in splits
@@ -210,7 +100,7 @@ def evaluate(
     ]
 
 
-def _check_head(place: _Place) -> None:
+def _check_head(place: Place) -> None:
     """Raise ModelError for a model that gives no row of numbers for each text."""
     if place.runtime == "torch":
         cls = class_of(place.path)
@@ -285,15 +175,19 @@ def bench(
     if not models:
         raise NotFound("bench: no model given")
     alone = len(models) == 1 and runtime is None and precision is None
-    places = _all_of(str(models[0]), revision) if alone else []
+    places = all_places(str(models[0]), revision) if alone else []
     if places:
         say(f"{models[0]}: all that it ships; --runtime and --precision choose one")
     else:
-        places = [_find(model, runtime, precision, revision, say) for model in models]
+        places = [find_place(model, runtime, precision, revision, say) for model in models]
     batches: list[Any] = [None] * len(places)
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
-        batches = [task_batches(data, "validation", place.tokenizer()) for place in places]
+        tokenizers = [place.tokenizer() for place in places]
+        batches = [
+            task_batches(data.fitted(tokenizer), "validation", tokenizer)
+            for place, tokenizer in zip(places, tokenizers, strict=True)
+        ]
     candidates = [
         Candidate(
             path=place.path,
@@ -319,18 +213,6 @@ def bench(
     ]
 
 
-def _all_of(model: str, revision: str | None) -> list[_Place]:
-    """Return what a run ships, here or on the Hub; nothing for what is no run."""
-    local = Path(model).expanduser()
-    here = local.exists()
-    run = local if here else locate(model, revision=revision, files=SMALL_FILES)
-    if not _is_run(run):
-        return []
-    if not here:
-        run = locate(model, revision=revision, files=ALL_FILES)
-    return _shipped(run, model)
-
-
 def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> BenchRow:
     claim = speed_claim(first, time)
     return BenchRow(
@@ -345,10 +227,22 @@ def _bench_row(model: str, timing: Timing, time: Latency, first: Latency) -> Ben
     )
 
 
-def export(model: str | Path, out: str | Path, *, revision: str | None = None) -> list[Deployment]:
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    revision: str | None = None,
+    say: Say = lambda _: None,
+) -> list[Deployment]:
     """Write `onnx/` with fp32 and dynamic int8 files under `out`, and return them.
 
-    Static int8 for OpenVINO needs calibration rows: that is the method `quantize_int8` of a recipe.
+    The int8 file has to answer as fp32 does, to random tokens: where it does not with the default
+    settings, others are tried, then modules stay in fp32, and `say` is told what was taken. Static
+    int8 for OpenVINO, and a score, need rows: that is the method `quantize_int8` of a recipe.
+
+    Raises:
+        ModelError where nothing that is tried answers as fp32 does; the fp32 file is there then,
+        and no int8 file.
     """
     from bertcompress.runtimes import onnxruntime
     from bertcompress.runtimes.qdq import export_qdq
@@ -366,10 +260,32 @@ def export(model: str | Path, out: str | Path, *, revision: str | None = None) -
         file = export_qdq(product, folder)
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
     else:
-        made = [onnxruntime.export(product, folder), onnxruntime.quantize(folder)]
+        made = _alike(product, Path(out), say)
     if type(product.model).__name__.endswith("ForSequenceClassification"):
         record(made, product, environment())
     return made
+
+
+def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:
+    """Write fp32 and an int8 file that answers alike; raises ModelError where none does."""
+    from bertcompress.engines.likeness import likeness
+    from bertcompress.methods.quantization.int8 import quantize_guarded
+
+    same = likeness(product)
+    made, tried = quantize_guarded(product, out, ("onnxruntime",), same.batches, same)
+    every, best = tried["onnxruntime"]
+    if not every[0].passes:
+        say(f"int8 by {every[0].words}; {len(every)} ways were tried")
+    if best.passes:
+        if best is not every[0]:
+            say(f"taken: {best.words}" + "".join(f", {name}" for name in best.kept))
+        return made
+    made[-1].path.unlink(missing_ok=True)
+    raise ModelError(
+        f"{made[-1].path}: not written: int8 answers otherwise than fp32 at best ({best.words}); "
+        f"{made[0].path} is there. A recipe with quantize_int8 tries on rows of your task; q8bert "
+        "trains for int8"
+    )
 
 
 @dataclass(frozen=True)

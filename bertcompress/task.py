@@ -6,7 +6,6 @@ A task file under `tasks/` holds the same fields. Reading one imports neither to
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,19 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from bertcompress.catalogue import read_yaml, resolve
 from bertcompress.errors import TaskError, unknown
+from bertcompress.formats import FORMATS, check_format, format_of, name_of
+from bertcompress.kinds import Column
 from bertcompress.metrics import DEFAULTS, METRICS, task_metric
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset
 
-__all__ = ["FORMATS", "Problem", "Task", "infer_problem", "task_schema"]
+__all__ = ["FORMATS", "Problem", "Task", "task_schema"]
 
 Problem = Literal["auto", "single_label", "multi_label", "regression", "unlabelled"]
-
-FORMATS = ("csv", "json", "parquet")
-"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`."""
-
-_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 Names = tuple[str, ...]
 
@@ -59,7 +55,13 @@ class Task(BaseModel):
     label: str | None = Field(None, description="Column that holds the label; null: unlabelled.")
     problem: Problem = Field(
         "auto",
-        description="auto: floats are regression, lists multi_label, the rest single_label.",
+        description="auto: fractions are regression, lists multi_label, the rest single_label.",
+    )
+    label_separator: str | None = Field(
+        None,
+        description="What parts several labels in one cell, such as '|'; null: one label each.",
+        min_length=1,
+        max_length=8,
     )
     labels: Names | None = Field(
         None, description="Names of the classes in the order of their numbers; null: from the data."
@@ -77,17 +79,25 @@ class Task(BaseModel):
         le=1,
     )
     train: str = Field("train", description="Name of the training split.")
-    validation: str = Field("validation", description="Name of the validation split.")
+    validation: str = Field(
+        "validation",
+        description="Name of the validation split; where there is none, dev, test or split off.",
+    )
     also: dict[str, str] = Field(
         default_factory=dict,
         description="Name to split of further validation sets, reported beside the first.",
     )
-    max_length: int = Field(128, description="Tokens kept of each text or pair.", ge=4, le=8192)
+    max_length: int | None = Field(
+        None,
+        description="Tokens kept of each text or pair; null: all, as many as the model takes.",
+        ge=4,
+        le=8192,
+    )
     language: str = Field("en", description="Language of the texts, as a BCP 47 tag.")
     license: str = Field("", description="Licence of the data, for the card.")
     homepage: str = Field("", description="Where the data come from, for the card.")
 
-    _memory: Any = PrivateAttr(default=None)
+    _memory: Mapping[str, Any] | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Task:
@@ -103,16 +113,18 @@ class Task(BaseModel):
     @classmethod
     def from_dataset(
         cls,
-        data: DatasetDict,
+        data: DatasetDict | Dataset | IterableDataset | Mapping[str, Any] | Any,
         *,
         text: str | Sequence[str],
         label: str | None = None,
         **fields: Any,
     ) -> Task:
-        """Return a task on a data set in memory; the kind of problem is told from the label's type.
+        """Return a task on rows in memory; the kind of problem is told from all labels together.
 
         Args:
-            data: Splits by name; `train` and `validation` unless `fields` name others.
+            data: A `DatasetDict` or another mapping from split names, of `Dataset` of any format,
+                `IterableDataset` (read to its end, or to a run's `limit`) or pandas DataFrame; or
+                one of them alone, of which rows to judge on are split off.
             text: One column, or two for a pair.
             label: Column of the label; None where there are no labels.
             fields: Further fields of a task.
@@ -126,11 +138,11 @@ class Task(BaseModel):
             "text": text,
             "label": label,
         }
-        split = data.get(given.get("train", "train"))
-        if label is not None and split is not None and label in split.features:
-            given.setdefault("problem", infer_problem(split.features[label]))
+        splits = data if isinstance(data, Mapping) else {str(given.get("train", "train")): data}
+        if label is not None and "problem" not in given and not given.get("label_separator"):
+            given["problem"] = _posed_by(splits, label)
         task = cls._checked("Task.from_dataset", given)
-        task._memory = data
+        task._memory = splits
         return task
 
     @classmethod
@@ -149,33 +161,34 @@ class Task(BaseModel):
             train: A CSV, TSV, JSON, JSON lines or parquet file, a `save_to_disk` folder, a folder
                 of data files, or a Hub id.
             validation: A file of the same format, or the name of a split where `train` is no file.
+                None: the usual split, or rows split off the training rows.
             text: One column, or two for a pair.
             label: Column of the label; None where there are no labels.
             fields: Further fields of a task.
 
-        Raises TaskError.
+        Raises TaskError, also for a file of a format that is not read.
         """
         source, where = os.fspath(train), "--train" if "name" not in fields else str(fields["name"])
-        form = _SUFFIXES.get(Path(source).suffix.lower())
-        given: dict[str, Any] = {"name": _slug(source), "text": text, "label": label, **fields}
+        form = format_of(source)
+        given: dict[str, Any] = {"name": name_of(source), "text": text, "label": label, **fields}
         if form is None:
+            check_format(source)
             given["dataset"] = source
             if validation is not None:
                 given["validation"] = os.fspath(validation)
             return cls._checked(where, given)
-        if validation is None:
-            raise TaskError(
-                f"{source}: a training file needs a validation file beside it (--validation)"
-            )
-        other = os.fspath(validation)
-        if _SUFFIXES.get(Path(other).suffix.lower()) != form:
-            raise TaskError(f"{other}: must be of the same format as {source} ({form})")
-        files = {"train": os.path.abspath(source), "validation": os.path.abspath(other)}
+        files = {"train": os.path.abspath(source)}
+        if validation is not None:
+            other = os.fspath(validation)
+            check_format(other)
+            if format_of(other) != form:
+                raise TaskError(f"{other}: must be of the same format as {source} ({form})")
+            files["validation"] = os.path.abspath(other)
         return cls._checked(where, {**given, "dataset": form, "files": files})
 
     @property
-    def in_memory(self) -> DatasetDict | None:
-        """The data set given to `from_dataset`, otherwise None."""
+    def in_memory(self) -> Mapping[str, Any] | None:
+        """The splits given to `from_dataset`, otherwise None."""
         return self._memory
 
     @property
@@ -196,12 +209,9 @@ class Task(BaseModel):
         names = self.metrics or _usual(self.problem, len(self.labels or ()))
         return task_metric(names, self.problem)
 
-    def resolved(self, train: Dataset, labels: Sequence[str] = ()) -> Task:
+    def resolved(self, problem: Problem, labels: Sequence[str] = ()) -> Task:
         """Return a copy with problem, labels, metrics and headline filled in. Raises TaskError."""
-        problem = self.problem
-        if problem == "auto":
-            problem = infer_problem(train.features[self.label])
-        names = None if problem == "regression" else (self.labels or tuple(labels) or None)
+        names = None if problem == "regression" else (tuple(labels) or self.labels or None)
         metrics = self.metrics or _usual(problem, len(names or ()))
         if self.headline and self.headline not in metrics:
             metrics = (self.headline, *metrics)
@@ -279,7 +289,8 @@ class Task(BaseModel):
 
     def _check_splits(self) -> None:
         if self.dataset in FORMATS:
-            for split in dict.fromkeys((self.train, self.validation, *self.also.values())):
+            judged = () if self.validation == "validation" else (self.validation,)
+            for split in dict.fromkeys((self.train, *judged, *self.also.values())):
                 if split not in self.files:
                     raise ValueError(unknown("files", "split", split, self.files))
         elif self.files:
@@ -293,20 +304,26 @@ class Task(BaseModel):
             raise ValueError(f"validation: '{self.validation}' is the training split")
 
 
-def infer_problem(feature: Any) -> Problem:
-    """Return the problem that a label column of this type poses. Raises TaskError for others."""
-    if hasattr(feature, "feature") or isinstance(feature, (list, tuple)):
-        return "multi_label"
-    if hasattr(feature, "names"):
-        return "single_label"
-    kind = str(getattr(feature, "dtype", type(feature).__name__))
-    if kind.startswith(("float", "double")):
-        return "regression"
-    if re.match(r"u?int|bool|(large_)?string", kind):
-        return "single_label"
-    raise TaskError(
-        f"a label column of type {kind} is of no known problem; use numbers, names or lists"
-    )
+def _posed_by(splits: Mapping[str, Any], label: str) -> Problem:
+    """Return the problem that the labels of splits in memory pose; `auto` where none can be read.
+
+    Raises TaskError for labels of no known kind.
+    """
+    cells: list[Any] = []
+    for part in splits.values():
+        feature = (getattr(part, "features", None) or {}).get(label)
+        if hasattr(feature, "names"):
+            return "single_label"
+        if hasattr(feature, "feature"):
+            return "multi_label"
+        if feature is None or not hasattr(part, "__len__"):
+            return "auto"
+        cells += part.with_format(None)[label][:]
+    try:
+        problem: Problem = Column.of(cells).problem  # type: ignore[assignment]
+    except ValueError as error:
+        raise TaskError(f"label: '{label}': {error}") from None
+    return problem
 
 
 def task_schema() -> dict[str, Any]:
@@ -349,10 +366,6 @@ def _anchor(fields: dict[str, Any], folder: Path) -> None:
     dataset = fields.get("dataset")
     if isinstance(dataset, str) and dataset.startswith(("./", "../")):
         fields["dataset"] = str(folder.absolute() / dataset)
-
-
-def _slug(source: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-") or "data"
 
 
 def _explain(where: str, error: ValidationError) -> str:

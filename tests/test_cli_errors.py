@@ -252,10 +252,10 @@ CASES = {
         [*MINE, *FILES, "--text", "sentence", "--task", "embedded"],
         "--task and --train: give one",
     ),
-    "training file alone": (
+    "training file of another format": (
         None,
-        [*MINE, *FILES[:2], "--text", "sentence"],
-        "needs a validation file",
+        [*MINE, "--train", "rows.xlsx", "--text", "sentence"],
+        "'.xlsx' is not a format that is read; those are .csv",
     ),
     "existing folder": (existing, RUN, "out: exists already; choose another --out"),
     "below a file": (

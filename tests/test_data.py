@@ -173,8 +173,8 @@ class TestLabels:
     def test_bits_are_told_from_classes_by_the_training_set(self):
         """`[0, 1]` in a small validation set means two classes where the training set says so."""
         task = made(lambda i: [[0, 1], [2], [1]][i % 3])
-        task.in_memory["validation"] = split(1, 90_000, lambda i: [0, 1])
-        assert load_data(task).validation["label"][:] == [[1, 1, 0]]
+        task.in_memory["validation"] = split(2, 90_000, lambda i: [i, i + 1])
+        assert load_data(task).validation["label"][:] == [[1, 1, 0], [0, 1, 1]]
 
     def test_regression(self):
         data = load_data(made(lambda i: i / 7))
@@ -228,12 +228,15 @@ class TestAlignment:
         assert data.labels == ("y", "x")
         assert {r["row_id"] % 2: r["label"] for r in data.train} == {0: [0, 1], 1: [1, 0]}
 
-    @pytest.mark.parametrize("names", [{0: "LABEL_0", 1: "LABEL_1"}, {0: "up", 1: "down"}])
-    def test_names_that_do_not_tell_warn(self, names):
-        task = made(lambda i: ["no", "yes"][i % 2])
+    def test_names_that_do_not_tell_warn(self):
+        task, names = made(lambda i: ["no", "yes"][i % 2]), {0: "LABEL_0", 1: "LABEL_1"}
         with pytest.warns(UserWarning, match="in this order, no, yes"):
             data = load_data(task, model_labels=names)
         assert data.labels == ("no", "yes")
+
+    def test_names_that_differ_are_not_taken_in_order(self):
+        task = made(lambda i: ["no", "yes"][i % 2])
+        assert load_data(task, model_labels={0: "up", 1: "down"}).order is None
 
     def test_a_head_of_another_width_is_left_alone(self):
         assert load_data(made(parity), model_labels={0: "a", 1: "b", 2: "c"}).labels == ("0", "1")

@@ -16,7 +16,7 @@ from bertcompress.measure import Candidate, cut_words, measure_latency, time_can
 from bertcompress.measure.latency import within
 from bertcompress.measure.rounds import Times
 from bertcompress.measure.served import Served, timings_of
-from bertcompress.runtimes import host, onnxruntime, process
+from bertcompress.runtimes import host, onnxruntime, process, worker
 from bertcompress.runtimes import torch as torch_runtime
 from bertcompress.runtimes.process import WorkerProcess, clean_environment
 from bertcompress.runtimes.worker import load_batches, random_batch, save_batches
@@ -239,6 +239,13 @@ def test_workers_start_without_thread_settings(monkeypatch):
     clean = clean_environment()
     assert not [name for name in clean if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))]
     assert clean["HOME_GROWN"] == "kept"
+
+
+def test_a_first_pass_ends_with_its_seconds(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: float(next(clock)))
+    # The clock moves a second each time it is read: when it begins, and twice a call.
+    assert worker._timed(lambda batch: None, batches(9), 1, 5.0) == [1e3, 1e3, 1e3]
 
 
 def test_batches_travel_unchanged(tmp_path):

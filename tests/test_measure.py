@@ -160,6 +160,32 @@ def test_predictions_are_in_the_order_of_the_rows(data):
         np.testing.assert_allclose(predictor(dict(row))[0], logits[i], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "precision", "together"),
+    [
+        ("onnxruntime", "int8", 1),
+        ("openvino", "int8", 1),
+        ("onnxruntime", "fp32", 32),
+        ("onnxruntime", "int4-8", 32),
+        ("torch", "int8", 32),
+    ],
+)
+def test_int8_is_asked_one_text_at_a_time_as_it_is_served(data, runtime, precision, together):
+    sizes = []
+
+    class Counting:
+        def __call__(self, batch):
+            sizes.append(len(batch["input_ids"]))
+            return np.zeros((sizes[-1], 3), np.float32)
+
+    predictor = Counting()
+    predictor.runtime, predictor.precision = runtime, precision
+    predict(predictor, data, "validation", tiny_tokenizer())
+    assert max(sizes) == together
+    predict(predictor, data, "validation", tiny_tokenizer(), batch_size=8)
+    assert sizes[-1] == 8
+
+
 def test_a_model_that_answers_per_token_is_refused(data):
     predictor = TorchPredictor(tiny_model("bert", "ForTokenClassification"))
     with pytest.raises(ModelError, match="sequence classification head"):

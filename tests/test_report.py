@@ -439,3 +439,10 @@ def test_shared_layers_keep_their_numbers_when_others_are_gone():
     shapes = layer_shapes(Product(model, None))
     assert [each.attention_of for each in shapes] == [None, None, None, 2]
     assert [each.heads for each in shapes] == [0, 4, 4, 4]
+
+
+def test_what_batches_change_is_a_column_where_it_was_measured() -> None:
+    told = _report_of(_last(batch_flips=0.031, batch_score=0.9)).to_markdown()
+    assert "changed in batches" in told
+    assert "3.1 %" in told
+    assert "changed in batches" not in sample_report().to_markdown()

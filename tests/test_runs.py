@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import transformers
+from report_support import deployment, scores
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
@@ -21,6 +23,8 @@ from bertcompress.errors import OutputError, RecipeError
 from bertcompress.measure import Latency, speed_claim
 from bertcompress.report import Report
 from bertcompress.runs.finishing import paid
+from bertcompress.runs.judging import batch_note
+from bertcompress.runs.stages import BATCHED
 from bertcompress.store import StageStore
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
@@ -81,6 +85,17 @@ def test_a_run_leaves_everything_that_the_design_names(place):
     for row in [d for stage in run.report.stages for d in stage.deployments]:
         assert (run.folder / row.path).exists()
         assert row.latency == ()
+        assert (row.batch_flips is not None) == (row.precision == "int8")
+    int8 = last.deployments[-1]
+    batched = np.load(run.folder / "stages/04-quantize_int8/logits.npz")
+    alone, together = (
+        batched[f"onnxruntime-int8-{split}"].argmax(1) for split in ("validation", BATCHED)
+    )
+    assert int8.batch_flips == (alone != together).mean()
+    assert 0 <= int8.batch_score <= 1
+    for folder in ("onnx", "baseline/onnx"):  # padding is out of the ranges of both
+        graph = onnx.load(run.folder / folder / "model_quantized.onnx").graph
+        assert "attention_mask/column" in {name for node in graph.node for name in node.input}
     distilled = run.report.stages[2]
     assert distilled.control is not None
     assert distilled.cost is not None
@@ -99,6 +114,20 @@ def test_the_scores_are_those_of_the_shipped_files(place):
     for row in run.report.last.deployments:
         again = evaluate(run.folder / row.path, task)
         assert [s.value for s in again] == [s.value for s in row.scores]
+
+
+def test_what_batches_change_is_a_note_of_the_stage():
+    fields = {"size_mb": 1.0, "scores": scores(0.9), "batch_flips": 0.021, "batch_score": 0.89}
+    row = deployment("onnxruntime", "int8", **fields)
+    assert batch_note(row) == (
+        "onnxruntime int8 is scored one text at a time; in batches of 32 of like length 2.1 % of "
+        "the answers change and accuracy is 0.890 instead of 0.900"
+    )
+    numbers = row.model_copy(update={"batch_flips": None})
+    assert "of like length accuracy is 0.890" in batch_note(numbers)
+    same = row.model_copy(update={"batch_flips": 0.0, "batch_score": 0.9})
+    assert batch_note(same) is None
+    assert batch_note(row.model_copy(update={"batch_score": None})) is None
 
 
 def test_training_taught_the_tiny_model_something(place):

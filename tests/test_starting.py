@@ -145,13 +145,15 @@ def test_a_fresh_head_is_fresh(place, tmp_path):
     with torch.no_grad():
         model.classifier.weight.fill_(7.0)
     bc.save(model, tmp_path / "other", tiny_tokenizer())
-    with pytest.warns(Notice):
-        made = bc.run(
-            recipe(
-                place, [{"finetune": {**TRAIN, "max_steps": 1, "learning_rate": 1e-9}}], "bare"
-            ).model_copy(update={"model": str(tmp_path / "other")}),
-            tmp_path / "run",
-        )
+    said: list[str] = []
+    made = bc.run(
+        recipe(
+            place, [{"finetune": {**TRAIN, "max_steps": 1, "learning_rate": 1e-9}}], "bare"
+        ).model_copy(update={"model": str(tmp_path / "other")}),
+        tmp_path / "run",
+        say=said.append,
+    )
+    assert any("head (2 outputs: up, down) is not for this task" in line for line in said)
     assert bc.load(made.model).model.classifier.weight.abs().max() < 5
 
 

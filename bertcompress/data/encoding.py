@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "collator", "numpy_batches"]
+__all__ = ["UNBOUNDED", "USUAL", "Encoded", "collator", "limit_of", "numpy_batches"]
 
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 _CHUNK = 2_000
-# Tokenizers without a limit of their own state 10^30.
-_NO_LIMIT = 1_000_000
+UNBOUNDED = 1_000_000
+USUAL = 512
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,29 @@ class Encoded:
     """Where each row begins, and the end. Shape: (N + 1,)."""
     single: Mapping[str, Sequence[Any]]
     """Columns with one value (or one list of bits) per row: `row_id`, `labels`, `length`."""
+    cut: int = 0
+    """How many rows were longer than they are here."""
+    longest: int = 0
+    """Tokens of the longest row, uncut."""
 
     @classmethod
-    def of(cls, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    def of(
+        cls, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
         """Return the rows encoded, each cut at `max_length` tokens or the tokenizer's own limit."""
         from datasets import Dataset
 
         parts: dict[str, list[NDArray[np.int64]]] = {}
         lengths: list[int] = []
+        limit = limit_of(tokenizer)
+        limit = min(limit, max_length or (USUAL if limit == UNBOUNDED else limit))
+        uncut: list[int] = []
         for start in range(0, len(rows), _CHUNK):
-            tokens = _tokenized(rows[start : start + _CHUNK], tokenizer, max_length)
+            chunk = rows[start : start + _CHUNK]
+            tokens = _tokenized(chunk, tokenizer, limit)
             lengths += map(len, tokens["input_ids"])
+            full = [i for i, ids in enumerate(tokens["input_ids"]) if len(ids) >= limit]
+            uncut += _uncut_lengths(chunk, full, tokenizer)
             for name in _TOKENS:
                 if name in tokens:
                     parts.setdefault(name, []).append(
@@ -55,7 +67,8 @@ class Encoded:
         if "label" in rows.column_names:
             single["labels"] = rows["label"][:]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return cls(Dataset(_table(flat, offsets, single)), flat, offsets, single)
+        cut, longest = sum(n > limit for n in uncut), max([*lengths, *uncut], default=0)
+        return cls(Dataset(_table(flat, offsets, single)), flat, offsets, single, cut, longest)
 
     def row(self, position: int) -> dict[str, Any]:
         """Return one row, as `dataset[position]` but without its cost."""
@@ -64,16 +77,39 @@ class Encoded:
         return {**tokens, **{name: values[position] for name, values in self.single.items()}}
 
 
-def _tokenized(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Any:
-    limit = min(max_length, _limit_of(tokenizer))
-    pair = {"text_pair": rows["text_pair"]} if "text_pair" in rows else {}
-    return tokenizer(
-        rows["text"], **pair, truncation=True, max_length=limit, return_attention_mask=True
-    )
+def _tokenized(
+    rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, limit: int | None
+) -> dict[str, list[Any]]:
+    """Return the token columns of rows; a pair whose second text is empty is a single text."""
+    options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+    options |= {"return_attention_mask": True, "verbose": False}
+    if "text_pair" not in rows:
+        return dict(tokenizer(rows["text"], **options))
+    pairs = [i for i, other in enumerate(rows["text_pair"]) if other]
+    alone = [i for i, other in enumerate(rows["text_pair"]) if not other]
+    found: dict[str, list[Any]] = {}
+    for positions in filter(None, (pairs, alone)):
+        texts = [[rows[name][i] for i in positions] for name in ("text", "text_pair")]
+        for name, values in tokenizer(*texts[: 2 if positions is pairs else 1], **options).items():
+            column = found.setdefault(name, [[]] * len(rows["text"]))
+            for i, ids in zip(positions, values, strict=True):
+                column[i] = ids
+    return found
 
 
-def _limit_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    return min(int(tokenizer.model_max_length), _NO_LIMIT)
+def _uncut_lengths(
+    rows: Mapping[str, Any], positions: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Return how many tokens some rows have when nothing is cut."""
+    if not positions:
+        return []
+    some = {n: [rows[n][i] for i in positions] for n in ("text", "text_pair") if n in rows}
+    return list(map(len, _tokenized(some, tokenizer, None)["input_ids"]))
+
+
+def limit_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the most tokens that a tokenizer allows; `UNBOUNDED` where it states none."""
+    return min(int(tokenizer.model_max_length), UNBOUNDED)
 
 
 def _table(flat: Mapping[str, Any], offsets: NDArray[np.int64], single: Mapping[str, Any]) -> Any:
@@ -104,7 +140,7 @@ def _padded(
     width = max(len(row["input_ids"]) for row in rows)
     if multiple:
         # Never past the tokenizer's limit: the position table may end there.
-        width = max(width, min(-(-width // multiple) * multiple, _limit_of(tokenizer)))
+        width = max(width, min(-(-width // multiple) * multiple, limit_of(tokenizer)))
     fills = dict(
         zip(_TOKENS, (tokenizer.pad_token_id, 0, tokenizer.pad_token_type_id), strict=True)
     )

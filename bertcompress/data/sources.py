@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.errors import DataError, unknown
-from bertcompress.task import FORMATS, Task
+from bertcompress.data.json_files import read_json
+from bertcompress.data.parquet_files import read_parquet
+from bertcompress.data.tables import Table, by_name, joined, table_of
+from bertcompress.data.text_files import read_csv
+from bertcompress.errors import DataError, TaskError, unknown
+from bertcompress.formats import FORMATS, check_format, format_of
+from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasets import Dataset
 
-__all__ = ["read_splits"]
+__all__ = ["Splits", "find_splits"]
+
+Splits = Mapping[str, Callable[[], Table]]
+"""Each split that there is, read when it is asked for."""
 
 _EMBEDDED = "embedded:"
 _LOCAL_GLUE = "BERTCOMPRESS_GLUE"
 _LOCAL = "BERTCOMPRESS_DATA_DIR"
+_READERS = {"csv": read_csv, "json": read_json, "parquet": read_parquet}
 
 
-def read_splits(task: Task, data_dir: str | Path | None = None) -> dict[str, Dataset]:
-    """Return the raw training, validation and further splits of a task, by their names in the task.
+def find_splits(
+    task: Task, config: str | None, data_dir: str | Path | None = None, limit: int | None = None
+) -> Splits:
+    """Return the splits of a task's data set, or of another of its configurations.
 
-    `data_dir` (or `BERTCOMPRESS_DATA_DIR`, or `BERTCOMPRESS_GLUE` for GLUE) stands in for a Hub id.
-    Raises DataError.
+    `data_dir` (or `BERTCOMPRESS_DATA_DIR`, or `BERTCOMPRESS_GLUE` for GLUE) stands in for a Hub id;
+    `limit` bounds what is read of a stream. Raises DataError.
     """
-    splits = _read(task, task.config, data_dir)
-    wanted = [task.validation, *task.also.values()]
-    if task.train_config in (None, task.config):
-        wanted.append(task.train)
-        found: dict[str, Dataset] = {}
-    else:
-        other = _read(task, task.train_config, data_dir)
-        found = {task.train: _split(task, other, task.train)}
-    return {**{name: _split(task, splits, name) for name in wanted}, **found}
-
-
-def _split(task: Task, splits: Mapping[str, Dataset], name: str) -> Dataset:
-    if name not in splits:
-        raise DataError(unknown(task.name, "split", name, splits))
-    return splits[name]
-
-
-def _read(task: Task, config: str | None, data_dir: str | Path | None) -> Mapping[str, Any]:
     memory: Mapping[str, Any] | None = task.in_memory
     if memory is not None:
-        return memory
+        return _tables(task, memory, limit)
     if task.dataset == "in-memory":
         raise DataError(
             f"{task.name}: its data set was in memory and is gone; make it by Task.from_dataset"
         )
     if task.dataset.startswith(_EMBEDDED):
-        return _embedded(task)
+        return _tables(task, _embedded(task))
     if task.dataset in FORMATS:
-        return {split: _files(task, paths) for split, paths in task.files.items()}
-    return _dataset(task, config, data_dir)
+        return {
+            split: partial(_files, task, task.dataset, split, paths)
+            for split, paths in task.files.items()
+        }
+    return _data_set(task, config, data_dir)
+
+
+def _tables(task: Task, splits: Mapping[str, Any], limit: int | None = None) -> Splits:
+    return {
+        str(name): partial(table_of, part, task, f"{task.name}: {name}", limit)
+        for name, part in splits.items()
+    }
 
 
 def _embedded(task: Task) -> Mapping[str, Dataset]:
@@ -73,10 +77,17 @@ def _embedded(task: Task) -> Mapping[str, Dataset]:
     return splits
 
 
-def _files(task: Task, paths: str | tuple[str, ...]) -> Dataset:
-    from datasets import concatenate_datasets
+def _files(
+    task: Task,
+    form: str,
+    split: str,
+    paths: str | Sequence[str],
+    declared: Sequence[str] | None = None,
+) -> Table:
+    """Return the rows of the files of one split; `declared`: what the folder says the classes are.
 
-    readers = {"csv": _csv, "json": _json, "parquet": _parquet}
+    Raises DataError naming the file.
+    """
     parts = []
     for path in map(Path, (paths,) if isinstance(paths, str) else paths):
         if not path.is_file():
@@ -85,133 +96,124 @@ def _files(task: Task, paths: str | tuple[str, ...]) -> Dataset:
             )
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
-        parts.append(readers[task.dataset](path, task))
+        if format_of(path) is None:
+            _check_format(path)
+        part = _READERS[form](path, task)
+        if declared and not part.classes and task.label in part.columns:
+            named = by_name(part.columns[task.label or ""], declared)
+            part = part.with_column(task.label or "", named).declaring(declared)
+        parts.append(part)
     if not parts:
         raise DataError(f"{task.name}: files: a split without a file")
-    try:
-        return concatenate_datasets(parts)
-    except ValueError as error:
-        raise DataError(
-            f"{paths[0]}, {paths[-1]}: their columns differ: {_first_line(error)}"
-        ) from None
+    return joined(parts, f"{task.name}: {split}")
 
 
-def _csv(path: Path, task: Task) -> Dataset:
-    import pandas as pd
-    from datasets import Dataset
-
-    _decoded(path)
-    # "NA" and "null" are texts; only an empty cell, or NaN among labels, is missing.
-    missing = {task.label: ["", "nan", "NaN"]} if task.label else {}
-    try:
-        frame = pd.read_csv(
-            path,
-            sep="\t" if path.suffix.lower() == ".tsv" else ",",
-            encoding="utf-8-sig",
-            keep_default_na=False,
-            na_values={**{column: [""] for column in task.text}, **missing},
-            dtype=dict.fromkeys(task.text, "object"),
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise DataError(f"{path}: not a readable table: {_first_line(error)}") from None
-    columns = {str(name): _plain(frame[name]) for name in frame.columns}
-    return Dataset.from_dict(columns)
+def _check_format(path: Path) -> None:
+    # A table in a .txt is read where the task says `dataset: csv`.
+    if path.suffix.lower() not in (".txt", ".text", "", ".dat"):
+        try:
+            check_format(path)
+        except TaskError as error:
+            raise DataError(str(error)) from None
 
 
-def _plain(column: Any) -> list[Any]:
-    """Return the cells as Python values, None for a missing one unless the column is of numbers."""
-    if column.dtype.kind in "iufb":
-        return list(column.tolist())
-    return [value if isinstance(value, str) else None for value in column.tolist()]
-
-
-def _json(path: Path, task: Task) -> Dataset:
-    from datasets import Dataset
-
-    text = _decoded(path)
-    try:
-        if text.lstrip().startswith("["):
-            rows, lines = json.loads(text), []
-        else:
-            lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-            rows = []
-            for number, line in lines:
-                rows.append(_json_line(path, number, line))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    for position, row in enumerate(rows):
-        if not isinstance(row, dict):
-            at = f":{lines[position][0]}" if lines else f" row {position + 1}"
-            raise DataError(
-                f"{path}{at}: expected an object with columns, found {type(row).__name__}"
-            )
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if names:
-        for name in (*task.text, *([task.label] if task.label else [])):
-            if name not in names:
-                raise DataError(unknown(str(path), "column", name, names))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    for name, values in columns.items():
-        _check_kinds(path, name, values)
-    return Dataset.from_dict(columns)
-
-
-def _check_kinds(path: Path, name: str, values: list[Any]) -> None:
-    import pyarrow as pa
-
-    try:
-        pa.array(values)
-    except (pa.ArrowException, OverflowError) as error:
-        kinds = ", ".join(sorted({type(v).__name__ for v in values if v is not None}))
-        raise DataError(
-            f"{path}: column '{name}' mixes kinds of values ({kinds}): {_first_line(error)}"
-        ) from None
-
-
-def _json_line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from None
-
-
-def _parquet(path: Path, task: Task) -> Dataset:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import Dataset
-
-    try:
-        return Dataset(pq.read_table(path))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file: {_first_line(error)}") from None
-
-
-def _decoded(path: Path) -> str:
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); "
-            f"convert it, for example: iconv -f latin1 -t utf-8 {path.name}"
-        ) from None
-
-
-def _dataset(task: Task, config: str | None, data_dir: str | Path | None) -> Mapping[str, Dataset]:
+def _data_set(task: Task, config: str | None, data_dir: str | Path | None) -> Splits:
     """Return the splits of a folder or of a data set on the Hub."""
     from datasets import Dataset, load_dataset, load_from_disk
 
     folder = Path(task.dataset).expanduser()
+    _check_folder(folder)
     local = folder if folder.is_dir() else _stand_in(task, data_dir)
     with _explained(task, config, local):
         if local is None:
             splits = load_dataset(task.dataset, config, revision=task.revision)
+            files = _downloaded(task, splits) if task.label else None
+            if files is not None and _disagree(files, config, task.label or ""):
+                return _folder(task, config, files)
         elif any((local / name).is_file() for name in ("dataset_dict.json", "state.json")):
             splits = load_from_disk(str(local))
         else:
-            splits = load_dataset(str(local), config)
-    return {task.train: splits} if isinstance(splits, Dataset) else splits
+            return _folder(task, config, local)
+    return _tables(task, {task.train: splits} if isinstance(splits, Dataset) else splits)
+
+
+def _check_folder(path: Path) -> None:
+    """Raise DataError for a file where a folder or a Hub id belongs."""
+    form = format_of(path) if path.is_file() else None
+    if form is not None:
+        raise DataError(
+            f"{path}: a file; in a task file, say `dataset: {form}` and `files: {{train: "
+            f"{path.name}}}`"
+        )
+    try:
+        check_format(path)
+    except TaskError as error:
+        raise DataError(str(error)) from None
+
+
+def _folder(task: Task, config: str | None, folder: Path) -> Splits:
+    """Return the splits of a folder of files, each file read by what it says itself.
+
+    `datasets` finds the files; read by it, all of them would get the class names of the first.
+    """
+    from datasets import load_dataset, load_dataset_builder
+
+    builder = load_dataset_builder(str(folder), config)
+    files: Any = builder.config.data_files or {}
+    paths = [str(path) for each in files.values() for path in each]
+    # A folder may say how its tables are to be read; then `datasets` reads them.
+    plain = type(builder.config)(name=builder.config.name)
+    told = any(
+        getattr(builder.config, name, None) != getattr(plain, name, None)
+        for name in ("sep", "delimiter", "names", "column_names", "skiprows", "field", "columns")
+    )
+    readable = all(Path(path).is_file() and format_of(path) == builder.name for path in paths)
+    if told or not paths or not readable or builder.name not in _READERS:
+        return _tables(task, load_dataset(str(folder), config))
+    features: Any = builder.info.features or {}
+    declared = _declared(features.get(task.label)) if task.label else None
+    return {
+        str(split): partial(_files, task, builder.name, str(split), tuple(map(str, each)), declared)
+        for split, each in files.items()
+    }
+
+
+def _downloaded(task: Task, splits: Mapping[str, Dataset]) -> Path | None:
+    """Return the folder of the files that a data set on the Hub was made of, if it is still there.
+
+    What `datasets` makes of them has its commit in the name.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    made = [each["filename"] for split in splits.values() for each in split.cache_files]
+    commit = re.search(r"[0-9a-f]{40}", made[0] if made else "")
+    if commit is None:
+        return None
+    try:
+        found = snapshot_download(
+            task.dataset, repo_type="dataset", revision=commit.group(), local_files_only=True
+        )
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    return Path(found)
+
+
+def _disagree(folder: Path, config: str | None, label: str) -> bool:
+    """Return whether parquet files of a folder name their classes in different orders."""
+    import pyarrow.parquet as pq
+    from datasets import Features, load_dataset_builder
+
+    files: Any = load_dataset_builder(str(folder), config).config.data_files or {}
+    paths = [path for each in files.values() for path in map(Path, each)]
+    schemas = [pq.read_schema(path) for path in paths if path.suffix == ".parquet"]
+    named = [_declared(Features.from_arrow_schema(schema).get(label)) for schema in schemas]
+    return len({tuple(names) for names in named if names}) > 1
+
+
+def _declared(feature: Any) -> list[str] | None:
+    """Return the class names that a column declares, or the values of its lists; None: none."""
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def _stand_in(task: Task, data_dir: str | Path | None) -> Path | None:

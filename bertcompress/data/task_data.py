@@ -7,44 +7,30 @@ chosen on the rows that it reports.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.data.encoding import Encoded, collator, numpy_batches
-from bertcompress.data.rows import LabelReader, align_labels, check_columns, normalise, permuted
-from bertcompress.data.sources import read_splits
-from bertcompress.errors import DataError, Notice, TaskError, unknown
-from bertcompress.metrics import METRICS
-from bertcompress.task import Task, infer_problem
+from bertcompress.data.encoding import UNBOUNDED, USUAL, Encoded, collator, limit_of
+from bertcompress.data.lengths import MEASURED, Lengths, cut_note, sampled
+from bertcompress.data.matching import permuted
+from bertcompress.errors import DataError, unknown
+from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "TaskData",
-    "align_labels",
-    "calibration_batches",
-    "collator",
-    "load_data",
-    "numpy_batches",
-]
+__all__ = ["TaskData", "calibration_batches", "fingerprint_of"]
 
-SELECTION_SHARE = 0.1
-SELECTION_ROWS = 1_000
-CALIBRATION_ROWS = 2_048
-# `limit` takes the same rows whatever the seed of a run: "a fixed 10,000 of SST-2".
-_LIMIT_SEED = 0
-_MUCH_KNOWN = 0.05
+# Lengths are rounded up to what kernels like.
+_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -74,9 +60,47 @@ class TaskData:
     order: tuple[int, ...] | None = None
     """For each class of the task its place in the model's logits, where the model has another
     order. Training goes by the model's order, scores by the task's: F1 is of the task's class 1."""
+    notes: tuple[str, ...] = ()
+    """What the report says of the data, a line each: rows cut, or split off to judge on."""
+    said: tuple[str, ...] = ()
+    """What was decided without being asked, a line each: what the labels are, and the length."""
     _cache: WeakKeyDictionary[Any, dict[Any, Encoded]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
     )
+
+    def fitted(self, tokenizer: PreTrainedTokenizerBase, longest: int | None = None) -> TaskData:
+        """Return the same data with `task.max_length` settled for a model.
+
+        A task that gives none gets what its longest row needs. `longest`: the most tokens that the
+        model takes; None: what its tokenizer says. A note says which share of the rows is cut.
+        """
+        asked, bound = self.task.max_length, min(limit_of(tokenizer), longest or UNBOUNDED)
+        bound = USUAL if bound == UNBOUNDED and asked is None else bound
+        data = self._cut_at(min(asked or bound, bound))
+        lengths = {name: data._lengths(tokenizer, name) for name in data._holders}
+        whole = max(each.longest for each in lengths.values())
+        length = asked or min(bound, max(_MULTIPLE, -(-whole // _MULTIPLE) * _MULTIPLE))
+        note = cut_note(min(length, bound), bound, lengths)
+        said = f"max_length {length}: the longest row has {whole:,} tokens"
+        # Nothing is longer than it was cut at: what is encoded stays good.
+        task = self.task.model_copy(update={"max_length": length})
+        done = replace(
+            data,
+            task=task,
+            notes=(*self.notes, *note),
+            said=(*self.said, *([said] if asked is None else [])),
+        )
+        return replace(done, fingerprint=fingerprint_of(done))
+
+    def _lengths(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Lengths:
+        rows = self.split(split)
+        if len(rows) > MEASURED:
+            return sampled(rows, tokenizer, self.task.max_length or UNBOUNDED)
+        return Lengths.of(self._encoded(tokenizer, split))
+
+    def _cut_at(self, length: int) -> TaskData:
+        task = self.task.model_copy(update={"max_length": length})
+        return replace(self, task=task, _cache=WeakKeyDictionary())
 
     def in_task_order(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return logits with the classes in the task's order. Shape: (N, K), both."""
@@ -120,8 +144,8 @@ class TaskData:
         """Return a split as tokens: `input_ids`, `attention_mask`, `labels`, `row_id`, `length`.
 
         Also `token_type_ids` where the tokenizer makes them; no `labels` where unlabelled. Texts
-        are cut at `task.max_length` tokens or at the tokenizer's own limit. Kept in memory per
-        tokenizer.
+        are cut at `task.max_length` tokens or at the tokenizer's own limit; `fitted` says at how
+        many where the task does not. Kept in memory per tokenizer.
         """
         return self._encoded(tokenizer, split).dataset
 
@@ -166,10 +190,12 @@ class TaskData:
         return where
 
     def _encoded(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Encoded:
-        # With its length: a tokenizer whose vocabulary was changed in place is another one.
-        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(tokenizer))
+        # With its length: a tokenizer whose vocabulary was changed in place is another one. With
+        # the rows: `without_validation` shares what is kept, not the validation rows.
+        rows = self.split(split)
+        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(tokenizer), len(rows))
         if key not in kept:
-            kept[key] = Encoded.of(self.split(split), tokenizer, self.task.max_length)
+            kept[key] = Encoded.of(rows, tokenizer, self.task.max_length)
         return kept[key]
 
 
@@ -184,196 +210,7 @@ def calibration_batches(
     return [collate(each[i : i + batch_size]) for i in range(0, len(each), batch_size)]
 
 
-def load_data(
-    task: Task,
-    *,
-    data_dir: str | Path | None = None,
-    seed: int = 0,
-    limit: int | None = None,
-    model_labels: Mapping[int, str] | None = None,
-) -> TaskData:
-    """Read, check and split a task's data.
-
-    Args:
-        task: What to read.
-        data_dir: A local copy that stands in for the Hub id; also by `BERTCOMPRESS_DATA_DIR`.
-        seed: Of the selection and calibration rows.
-        limit: At most so many rows of the training set and of each validation set; the same rows
-            for every seed.
-        model_labels: A model's `id2label`: labels are numbered as that model numbers them, by name.
-
-    Raises:
-        DataError: Anything about files, splits, columns, texts or labels.
-        TaskError: Metrics that do not fit the labels.
-    """
-    raw = read_splits(task, data_dir)
-    for name, part in raw.items():
-        check_columns(task, name, part)
-    task, reader = _settled(task, raw[task.train])
-    raw = {name: _limited(part, limit) for name, part in raw.items()}
-    splits = _numbered(task, raw, reader)
-    if task.chance is None:
-        task = task.model_copy(update={"chance": _chance(task, splits[task.validation])})
-    order = _order_of(task, model_labels)
-    if order is not None:
-        task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
-        splits = {name: _relabelled(part, order) for name, part in splits.items()}
-    _check_new(task, splits[task.train], splits[task.validation])
-    return _divided(task, splits, seed, order)
-
-
-def _settled(task: Task, train: Dataset) -> tuple[Task, LabelReader]:
-    """Return the task with all fields but `chance` filled in, and the reader of its labels."""
-    if task.problem == "auto":
-        try:
-            problem = infer_problem(train.features[task.label])
-        except TaskError as error:
-            raise DataError(f"{task.name}: column '{task.label}': {error}") from None
-        task = task.model_copy(update={"problem": problem})
-    reader = LabelReader.of(task, train)
-    return task.resolved(train, reader.names), reader
-
-
-def _numbered(task: Task, raw: Mapping[str, Dataset], reader: LabelReader) -> dict[str, Dataset]:
-    """Return the splits in one form, the row ids counting through them, training rows first."""
-    names = list(dict.fromkeys((task.train, task.validation, *task.also.values())))
-    splits, first = {}, 0
-    for name in names:
-        splits[name] = normalise(task, name, raw[name], reader, first)
-        first += len(raw[name])
-        if name == task.train:  # before the others: what is wrong here is the cause there
-            _check_train(task, splits[name])
-    return splits
-
-
-def _divided(
-    task: Task, splits: Mapping[str, Dataset], seed: int, order: tuple[int, ...] | None
-) -> TaskData:
-    whole, validation = splits[task.train], splits[task.validation]
-    selected = _selected(task, whole, seed)
-    kept = np.setdiff1d(np.arange(len(whole)), selected)
-    rng = np.random.default_rng([seed, 1])
-    shown = rng.permutation(kept)[:CALIBRATION_ROWS]
-    data = TaskData(
-        task=task,
-        train=whole.select(kept),
-        selection=whole.select(selected),
-        validation=validation,
-        also={name: splits[split] for name, split in task.also.items()},
-        calibration=whole.select(shown),
-        labels=task.resolved_labels,
-        fingerprint="",
-        order=order,
-    )
-    return replace(data, fingerprint=_fingerprint(data))
-
-
-def _limited(part: Dataset, limit: int | None) -> Dataset:
-    if limit is None or len(part) <= limit:
-        return part
-    rng = np.random.default_rng(_LIMIT_SEED)
-    return part.select(np.sort(rng.permutation(len(part))[:limit]))
-
-
-def _selected(task: Task, whole: Dataset, seed: int) -> NDArray[np.int64]:
-    """Return the positions of the selection split, every class (or range of numbers) in its share.
-
-    Rows in the order of their labels, ties at random, and each n-th of them.
-    """
-    count = max(1, min(SELECTION_ROWS, round(SELECTION_SHARE * len(whole))))
-    rng = np.random.default_rng([seed, 0])
-    shuffled = rng.permutation(len(whole))
-    if task.problem in ("single_label", "regression"):
-        labels = np.asarray(whole["label"][:])
-        shuffled = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    picks = ((np.arange(count) + rng.random()) * len(whole) / count).astype(np.int64)
-    return np.sort(shuffled[picks])
-
-
-def _order_of(task: Task, model_labels: Mapping[int, str] | None) -> tuple[int, ...] | None:
-    """Return for each class its output in the model; None, with a warning, where names differ."""
-    names = task.labels or ()
-    if model_labels is None or len(model_labels) != len(names):
-        return None
-    order = align_labels(names, model_labels)
-    if order is None:
-        warnings.warn(
-            f"the model's classes ({', '.join(map(str, model_labels.values()))}) are not named as "
-            f"those of {task.name}; they are taken to be, in this order, {', '.join(names)}",
-            Notice,
-            stacklevel=3,
-        )
-    return order
-
-
-def _reordered(names: Sequence[str], order: Sequence[int]) -> tuple[str, ...]:
-    return tuple(names[i] for i in np.argsort(order))
-
-
-def _relabelled(part: Dataset, order: Sequence[int]) -> Dataset:
-    from datasets import Dataset
-
-    if "label" not in part.column_names:
-        return part
-    labels = permuted(np.asarray(part["label"][:]), order)
-    columns = {name: part[name][:] for name in part.column_names}
-    return Dataset.from_dict({**columns, "label": labels.tolist()}, features=part.features)
-
-
-def _check_train(task: Task, train: Dataset) -> None:
-    if len(train) < 2:
-        raise DataError(
-            f"{task.name}: the split '{task.train}' has one row; selection needs another"
-        )
-    labels = set(train["label"][:]) if task.problem in ("single_label", "regression") else set()
-    if len(labels) == 1:
-        value = labels.pop()
-        what = f"class, '{task.labels[value]}'" if task.labels else f"value, {value:g}"
-        raise DataError(
-            f"{task.name}: column '{task.label}' of '{task.train}' holds only one {what}; there is "
-            "nothing to learn"
-        )
-
-
-def _check_new(task: Task, train: Dataset, validation: Dataset) -> None:
-    seen, rows = set(_keys(train)), _keys(validation)
-    known = sum(row in seen for row in rows)
-    if known == len(rows):
-        raise DataError(
-            f"{task.name}: every row of '{task.validation}' is in '{task.train}' too; a score on "
-            "it would say nothing about new texts"
-        )
-    if known > _MUCH_KNOWN * len(rows):
-        warnings.warn(
-            f"{task.name}: {known} of {len(rows)} rows of '{task.validation}' are in "
-            f"'{task.train}' too; scores say that much less about new texts",
-            Notice,
-            stacklevel=3,
-        )
-
-
-def _keys(part: Dataset) -> list[tuple[str, ...]]:
-    columns = [part[name][:] for name in ("text", "text_pair") if name in part.column_names]
-    return list(zip(*columns, strict=True))
-
-
-def _chance(task: Task, validation: Dataset) -> float:
-    """Return the headline of the best constant answer on the validation set; 0 without classes."""
-    if task.problem not in ("single_label", "multi_label"):
-        return 0.0
-    labels = np.asarray(validation["label"][:])
-    ones = np.ones((1, len(labels)))
-    if task.problem == "single_label":
-        constants = [np.full_like(labels, c) for c in np.unique(labels)]
-    else:
-        labels = labels > 0.5
-        usual = np.broadcast_to(labels.mean(axis=0) > 0.5, labels.shape)
-        constants = [np.zeros_like(labels), np.ones_like(labels), usual]
-    score = METRICS[task.headline].weighted
-    return round(max(float(score(constant, labels, ones)[0]) for constant in constants), 4)
-
-
-def _fingerprint(data: TaskData) -> str:
+def fingerprint_of(data: TaskData) -> str:
     """Hash what a model sees and is chosen by; not where it came from."""
     task = data.task
     told = f"{task.problem} {data.labels} {data.order} {task.max_length} {task.headline}"

@@ -1,8 +1,9 @@
 """Whether a cheaper version of a model is as good as the model, and what to do where it is not.
 
-A difference on a thousand rows is noise and loss together. It is taken for a loss when it passes
-the limit and, besides, either is significant by itself (the paired interval excludes 0) or comes
-with answers that moved far: a model whose probabilities hardly moved has not lost three points.
+A difference on a thousand rows is noise and loss together. It is taken for a loss when it is
+significant by itself (the paired interval excludes 0), or passes the limit and comes with answers
+that moved far: a model whose probabilities hardly moved has not lost three points. A significant
+loss within the limit is allowed where nothing that can be tried removes it.
 Without labels the original is right by definition, so that any flip of a near tie is "significant":
 there only answers that moved far count.
 """
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from bertcompress import weighted
-from bertcompress.data import TaskData
+from bertcompress.data import TaskData, calibration_batches
 from bertcompress.measure import predict
 from bertcompress.measure.scores import compare
 from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
 
 __all__ = ["FAR", "Attempt", "Guard", "moved", "search"]
+
+SENSITIVITY_ROWS = 128
 
 FAR = 0.05
 """Beyond this, by `moved`, answers have moved far; int8 that loses nothing moves them by 0.01."""
@@ -60,13 +63,21 @@ class Attempt:
     moved: float
     """See `moved`."""
     passes: bool
+    """Whether nothing is lost that could be told from noise."""
+    allowed: bool = False
+    """Whether what is lost is within the limit; true of all that pass."""
+    significant: bool = False
+    """Whether labels show a loss by themselves: `drop_low` is above 0."""
+    told: str | None = None
+    """What is lost, in words; None: points of the score."""
     error: str | None = None
     """Why there is nothing to judge; the figures are infinite then."""
 
     @classmethod
     def failed(cls, options: Mapping[str, Any], kept: Sequence[str], error: str) -> Attempt:
         """Return an attempt that made no file, or one that does not answer in numbers."""
-        return cls(dict(options), tuple(kept), math.inf, math.inf, math.inf, False, error)
+        lost = math.inf
+        return cls(dict(options), tuple(kept), lost, lost, lost, passes=False, error=error)
 
     @property
     def words(self) -> str:
@@ -75,7 +86,9 @@ class Attempt:
         left = f"; {len(self.kept)} modules in higher precision" if self.kept else ""
         if self.error is not None:
             return f"{how}{left}: {self.error}"
-        return f"{how}{left}: loses {100 * self.drop:.2f} points, answers moved by {self.moved:.3f}"
+        sure = f" (significant: {100 * self.drop_low:.2f} at least)" if self.significant else ""
+        lost = f"loses {100 * self.drop:.2f} points{sure}" if self.told is None else self.told
+        return f"{how}{left}: {lost}, answers moved by {self.moved:.3f}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -86,6 +99,7 @@ class Attempt:
             "kept": list(self.kept),
             **{n: round(v, 5) if math.isfinite(v) else None for n, v in fields.items()},
             "passes": self.passes,
+            "allowed": self.allowed,
             "error": self.error,
         }
 
@@ -109,6 +123,10 @@ class Guard:
         logits = predict(predictor, self.data, "selection", self.tokenizer)
         return self.weigh(logits, options, kept)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what modules can be rounded on one at a time."""
+        return calibration_batches(self.data, self.tokenizer, SENSITIVITY_ROWS)
+
     def weigh(
         self, logits: Logits, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
@@ -121,8 +139,18 @@ class Guard:
         drop, low = -against.difference, -against.difference_high
         if task.headline in LOWER_IS_BETTER:
             drop, low = against.difference, against.difference_low
-        lost = drop > self.max_drop and ((labelled and low > 0) or far > FAR)
-        return Attempt(dict(options), tuple(kept), drop, low, far, not lost)
+        significant = labelled and low > 0
+        allowed = drop <= self.max_drop or not (significant or far > FAR)
+        return Attempt(
+            dict(options),
+            tuple(kept),
+            drop,
+            low,
+            far,
+            passes=allowed and not significant,
+            allowed=allowed,
+            significant=significant,
+        )
 
 
 def _answers(problem: str, logits: Logits) -> str:
@@ -140,7 +168,8 @@ def search(
 
     The first switches are the defaults: if they pass, nothing else is tried. Else every switch is,
     and of those that pass the one whose answers moved least is best. If none does, modules are left
-    in higher precision, 1, 2, 4 ... of the `suspects` (the worst first), up to half of them.
+    in higher precision, 1, 2, 4 ... of the `suspects` (the worst first), up to half of them. Where
+    nothing passes, the smallest loss is best, within the limit if anything is.
     """
     tried: list[Attempt] = []
     for options in switches:
@@ -155,7 +184,7 @@ def search(
         tried.append(attempt(nearest.options, kept))
         if tried[-1].passes:
             return tried, tried[-1]
-    return tried, min(tried, key=lambda each: (each.drop, each.moved))
+    return tried, min(tried, key=lambda each: (not each.allowed, each.drop, each.moved))
 
 
 def _doubling(names: Sequence[str]) -> Iterator[Sequence[str]]:

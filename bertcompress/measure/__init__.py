@@ -24,10 +24,12 @@ from bertcompress.measure.latency import (
 )
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import (
+    BATCH,
     Comparison,
     Cost,
     Score,
     compare,
+    flips,
     predict,
     score,
     task_batches,
@@ -36,6 +38,7 @@ from bertcompress.measure.timing import measure_latency, time_candidates
 from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
 
 __all__ = [
+    "BATCH",
     "Candidate",
     "Claim",
     "Comparison",
@@ -55,6 +58,7 @@ __all__ = [
     "disk_bytes",
     "encoder_bytes",
     "environment",
+    "flips",
     "half_size",
     "layer_table",
     "machine_load",

@@ -15,21 +15,26 @@ from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
-from bertcompress.runtimes import Batch, Logits, Predictor
+from bertcompress.runtimes import Batch, Logits, Predictor, depends_on_company
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "BATCH",
     "Comparison",
     "Cost",
     "Score",
     "compare",
+    "flips",
     "predict",
     "score",
     "task_batches",
 ]
+
+BATCH = 32
+"""Texts of like length that are answered together, where nobody says otherwise."""
 
 
 class Score(Row):
@@ -91,12 +96,16 @@ def predict(
     data: TaskData,
     split: str,
     tokenizer: PreTrainedTokenizerBase,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Logits:
     """Return the logits of a split, rows and classes in the order of the task. Shape: (N, K).
 
+    `batch_size`: texts answered together; None takes one where the answer depends on the others of
+    a batch, as in int8, since one text is what a server is asked for, and `BATCH` elsewhere.
     Raises ModelError for a model that does not give one answer of the task's width for each row.
     """
+    if batch_size is None:
+        batch_size = 1 if depends_on_company(predictor) else BATCH
     encoded = data.encode(tokenizer, split)
     logits: Logits | None = None
     batches = numpy_batches(encoded, tokenizer, batch_size)
@@ -193,7 +202,7 @@ def compare(
         retention_chance_corrected=(
             None if chance is None else _ratio(base + difference - chance, base - chance)
         ),
-        flipped=None if logits.shape[1] == 1 else _flipped(logits, baseline_logits, problem),
+        flipped=flips(logits, baseline_logits, problem),
         # Without labels the baseline is right by definition: there is nothing to test.
         p_value=None if problem == "unlabelled" else p_value,
         difference=difference,
@@ -223,7 +232,10 @@ def _retention_interval(
     return float(low), float(high)
 
 
-def _flipped(logits: Logits, baseline_logits: Logits, problem: str) -> float:
+def flips(logits: Logits, baseline_logits: Logits, problem: str) -> float | None:
+    """Return the share of rows that are decided otherwise; None for numbers. Shape: both (N, K)."""
+    if logits.shape[1] == 1:
+        return None
     ours, theirs = (metrics.decisions("agreement", x, problem) for x in (logits, baseline_logits))
     changed = ours != theirs
     return float((changed.any(axis=1) if changed.ndim == 2 else changed).mean())

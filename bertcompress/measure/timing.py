@@ -28,8 +28,8 @@ __all__ = ["measure_latency", "time_candidates"]
 Watch = Callable[[], float]
 """Returns the cores that others used since it was called last."""
 
-FIRST_PASSES = 2
-"""Fresh processes that a first pass is tried in at most, until one is undisturbed."""
+FIRST_PASS_S = 10.0
+"""Seconds after which a first pass ends, with the texts that it has met by then."""
 
 ONE_TEXT: Shape = (1, "task")
 """What serving modes differ in: the task's own texts, one at a time."""
@@ -150,13 +150,20 @@ class _Opener:
     watch: Callable[[Sequence[int]], Watch]
     threads: int
     pids: list[int] = field(default_factory=list)
+    waits: bool = True
+    """Whether a disturbed first pass is taken again: not on a machine that stays busy."""
 
     def begin(self) -> Watch:
         """Begin to watch what others than the processes so far use."""
         return self.watch(self.pids)
 
     def open(self, i: int, candidate: Candidate, wanted: _Wanted, **mode: Any) -> _Opened:
-        """Return a candidate, opened, with its first pass in a process that was not disturbed."""
+        """Return a candidate, opened, and its first pass.
+
+        One that was disturbed is taken again in a fresh process, and the less disturbed one counts.
+        Where the second is disturbed too, the machine is taken to be busy and no further one is
+        repeated.
+        """
         passes = []
         while True:
             with contextlib.ExitStack() as own:
@@ -175,7 +182,10 @@ class _Opener:
                 watch = self.begin()
                 first = dict(_first_pass(worker, wanted.requests))
                 passes.append((watch(), first))
-                if not first or passes[-1][0] < BUSY or len(passes) == FIRST_PASSES:
+                disturbed = bool(first) and passes[-1][0] >= BUSY
+                if len(passes) > 1 and disturbed:
+                    self.waits = False
+                if not disturbed or not self.waits:
                     self.stack.enter_context(own.pop_all())
                     quietest = min(passes, key=lambda each: each[0])[1]
                     return _Opened(i, worker, answer, wanted.requests, quietest)
@@ -198,5 +208,5 @@ def _first_pass(
     """Yield the milliseconds a text in the first pass over the task's own, by shape."""
     for (batch, length), request in requests.items():
         if length == "task":
-            took = worker.ask("time", **request, repeats=1, warmup=0)["ms"]
+            took = worker.ask("time", **request, repeats=1, warmup=0, seconds=FIRST_PASS_S)["ms"]
             yield (batch, length), sum(took) / (len(took) * batch)

@@ -19,7 +19,7 @@ from torch import nn
 
 from bertcompress.artefact import Product
 from bertcompress.batches import Batches
-from bertcompress.data import TaskData, align_labels
+from bertcompress.data import TaskData, align_labels, differ
 from bertcompress.engines.objectives import LabelLoss
 from bertcompress.errors import DataError
 from bertcompress.method import Context, Method
@@ -31,8 +31,8 @@ __all__ = ["Finetune", "already_finetuned", "finetune"]
 def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
     """Return whether a loaded model's head answers this task; None where only its score can tell.
 
-    As many outputs and classes of the same names: yes. As many of other names, such as LABEL_0 or
-    another spelling, or the one number of a regression, may be anything. Ask it of a model as it
+    As many outputs and classes of the same names: yes; of other names: no. As many without names,
+    such as LABEL_0, or the one number of a regression, may be anything. Ask it of a model as it
     was loaded: a head that was made new a moment ago looks the same.
     """
     config: Any = getattr(model, "config", None)
@@ -45,6 +45,8 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
     if data.task.problem == "regression":
         return None
     names = {int(i): str(name) for i, name in config.id2label.items()}
+    if differ(data.labels, names):
+        return False
     return True if align_labels(data.labels, names) is not None else None
 
 

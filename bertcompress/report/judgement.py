@@ -43,7 +43,11 @@ class Use(Row):
     runtime: str = Field(description="Runtime of the fastest shipped deployment there")
     precision: str = Field(description="Its precision")
     path: str = Field(description="Its file or folder, relative to the run folder")
+    serving: str = Field("dynamic", description="How it is opened, as in `latency[]`")
     batch_ms: float = Field(ge=0, description="Milliseconds that a batch takes it")
+    first_batch_ms: float | None = Field(
+        None, ge=0, description="The same in the first pass after opening, nothing warmed up"
+    )
     as_fast: tuple[str, ...] = Field(
         (), description="Other shipped deployments that are not measurably slower there"
     )

@@ -110,6 +110,16 @@ class DeploymentRow(Row):
     flipped: float | None = Field(
         None, ge=0, le=1, description="Share of predictions that differ from the baseline's"
     )
+    batch_flips: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of predictions that change when texts of like length are answered in "
+        "batches of 32, instead of one by one, as int8 is scored; null for numbers and elsewhere",
+    )
+    batch_score: float | None = Field(
+        None, description="Headline score of those batches; null where they are not answered"
+    )
     p_value: float | None = Field(
         None, ge=0, le=1, description="Paired test against the baseline (McNemar or bootstrap)"
     )

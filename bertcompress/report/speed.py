@@ -16,6 +16,7 @@ __all__ = [
     "speed_ups",
     "speed_warnings",
     "speed_words",
+    "torch_claim",
     "uses",
 ]
 
@@ -112,7 +113,9 @@ def _use(stage: Stage, baseline: Stage, batch: int, length: int | str) -> Use:
         runtime=row.runtime,
         precision=row.precision,
         path=row.path,
+        serving=time.serving,
         batch_ms=time.batch_ms,
+        first_batch_ms=time.first_batch_ms,
         as_fast=tuple(
             other.label
             for other, its in pairs
@@ -146,19 +149,19 @@ def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> li
         _by_batch(
             f"{row.label}: speed over the baseline in torch fp32, {threads}",
             [
-                (time, ratio_claim(time.speedup_vs_torch, time.spread, spread).words, "")
+                (time, torch_claim(time).words, "")
                 for time in row.latency
                 if time.speedup_vs_torch is not None
-                for spread in (_torch_spread(baseline, time),)
             ],
         ),
     ]
     return [*map(_deploy, where), *filter(None, lines)]
 
 
-def _torch_spread(baseline: Stage, time: Latency) -> float:
-    rows = [row for row in baseline.deployments if row is baseline.main]
-    return next((t.spread for _, t in _timed(rows, time.batch, time.length)), 0.0)
+def torch_claim(time: Latency) -> Claim:
+    """Return the speed-up over the baseline in torch fp32; reports of version 1 lack its spread."""
+    spread = time.spread if time.spread_vs_torch is None else time.spread_vs_torch
+    return ratio_claim(time.speedup_vs_torch or 0.0, spread)
 
 
 def _by_batch(head: str, figures: Sequence[tuple[Latency, str, str]]) -> str:
@@ -177,7 +180,10 @@ def _texts(length: int | str) -> str:
 def _deploy(use: Use) -> str:
     served = "single texts" if use.batch == 1 else f"batches of {use.batch}"
     words = f"For {served} {_texts(use.length)} deploy {use.path} "
-    words += f"({use.runtime} {use.precision}): {use.batch_ms:.1f} ms"
+    mode = "" if use.serving == "dynamic" else f", opened as '{use.serving}'"
+    words += f"({use.runtime} {use.precision}{mode}): {use.batch_ms:.1f} ms"
+    if use.first_batch_ms is not None:
+        words += f", {use.first_batch_ms:.1f} in the first pass of a fresh server"
     if use.as_fast:
         words += f" ({', '.join(use.as_fast)} not measurably slower)"
     if use.over_best_dense is None:

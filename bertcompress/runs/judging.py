@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from bertcompress.artefact import Deployment, Product, max_tokens, rung
 from bertcompress.data import TaskData
 from bertcompress.measure import (
+    BATCH,
     Candidate,
     Score,
     Timing,
     compare,
     count_parameters,
     cut_words,
+    flips,
     macs,
     score,
     size_of,
@@ -25,6 +27,7 @@ from bertcompress.measure import (
     time_candidates,
 )
 from bertcompress.recipe import Measuring
+from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
 from bertcompress.runs.contests import CONTROL, Contest
 from bertcompress.runs.stages import Finished
@@ -78,7 +81,7 @@ class Judge:
             control=control,
             deployments=tuple(rows),
             edits=layer_shapes(finished.product),
-            notes=tuple(notes),
+            notes=(*notes, *filter(None, map(batch_note, rows))),
             facts=finished.record.facts,
         )
 
@@ -106,7 +109,19 @@ class Judge:
         against = compare(
             self.data.task, logits, self.reference_logits, self._references("validation")
         )
-        return row.model_copy(update=against.model_dump())
+        return row.model_copy(update=against.model_dump() | self._batched(deployment, owner))
+
+    def _batched(self, deployment: Deployment, owner: Finished) -> dict[str, float | None]:
+        """Return how the answers in batches differ from those one by one, where they may."""
+        batched = owner.batched_logits(deployment)
+        if batched is None:
+            return {}
+        alone, task = owner.logits(deployment, "validation"), self.data.task
+        rows = score(task, self.data, "validation", batched, self._references("validation"))
+        return {
+            "batch_flips": flips(batched, alone, task.problem),
+            "batch_score": next((each.value for each in rows if each.headline), None),
+        }
 
     def control(self, contest: Contest) -> Control:
         """Return the row of a method's control, with what the method reached beside it."""
@@ -143,6 +158,20 @@ class Judge:
         if self.data.task.problem == "unlabelled":
             return self.baseline.logits(self.baseline.deployments[0], split)
         return self.data.references(split)
+
+
+def batch_note(row: DeploymentRow) -> str | None:
+    """Return in words how the answers change in batches; None where they do not."""
+    alone = row.headline
+    if row.batch_score is None or alone is None:
+        return None
+    if not row.batch_flips and row.batch_score == alone.value:
+        return None
+    changed = f"{percent(row.batch_flips)} of the answers change and " if row.batch_flips else ""
+    return (
+        f"{row.label} is scored one text at a time; in batches of {BATCH} of like length "
+        f"{changed}{alone.metric} is {row.batch_score:.3f} instead of {alone.value:.3f}"
+    )
 
 
 def layer_shapes(product: Product) -> tuple[LayerShape, ...]:

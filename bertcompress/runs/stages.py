@@ -24,11 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bertcompress.artefact import Deployment, Product, imitates, load, precision_of, save
 from bertcompress.data import TaskData
 from bertcompress.errors import OutputError
-from bertcompress.measure import Cost, peak_memory_mb, predict
+from bertcompress.measure import BATCH, Cost, peak_memory_mb, predict
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
 from bertcompress.runs.code import code_digest
-from bertcompress.runtimes import Logits, open_predictor
+from bertcompress.runtimes import Logits, depends_on_company, open_predictor
 from bertcompress.runtimes.host import forget_peak_memory, host_kind
 from bertcompress.shapes import edited
 from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
@@ -36,8 +36,11 @@ from bertcompress.training import TrainSettings
 
 __all__ = ["Clock", "Finished", "StageRecord", "Stages"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what a stage folder holds, or what it depends on, changes."""
+
+BATCHED = "validation-batched"
+"""The name of the validation split where it is answered in batches, though one by one is served."""
 
 _VERSIONS = ("bertcompress", "torch", "transformers")
 _RUNTIME_VERSIONS = ("onnx", "onnxruntime", "openvino", "nncf")
@@ -97,9 +100,18 @@ class Finished:
         ]
 
     def logits(self, deployment: Deployment, split: str) -> Logits:
-        """Return the stored answers to a split. Shape: (N, K)."""
+        """Return the stored answers to a split, given as they are served. Shape: (N, K)."""
         with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
             return np.asarray(stored[_logits_name(deployment, split)], np.float32)
+
+    def batched_logits(self, deployment: Deployment) -> Logits | None:
+        """Return the answers to the validation split in batches of like length. Shape: (N, K).
+
+        None where they do not depend on the batch.
+        """
+        with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
+            name = _logits_name(deployment, BATCHED)
+            return np.asarray(stored[name], np.float32) if name in stored else None
 
 
 def _logits_name(deployment: Deployment, split: str) -> str:
@@ -272,6 +284,9 @@ class Stages:
             for split in ("validation", *self.data.also):
                 logits = predict(predictor, self.data, split, product.tokenizer)
                 answers[_logits_name(each, split)] = logits
+            if depends_on_company(predictor):
+                batched = predict(predictor, self.data, "validation", product.tokenizer, BATCH)
+                answers[_logits_name(each, BATCHED)] = batched
         np.savez(folder / "logits.npz", **answers)  # type: ignore[arg-type]
 
     def _read(self, folder: Path) -> Finished:

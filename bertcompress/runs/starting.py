@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
-from bertcompress.data import TaskData, align_labels, load_data
+from bertcompress.data import TaskData, align_labels, differ, load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
@@ -57,16 +57,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     task = recipe.resolved_task()
     say(f"model {recipe.model}")
     set_seed(recipe.seed)
-    cls = class_of(recipe.model, revision=recipe.revision)
-    if keeps_its_head(cls):
-        raise ModelError(
-            f"model '{recipe.model}': {head_words(cls)}; a run compresses models that answer for "
-            "whole texts (ForSequenceClassification), and throws no trained head away. export, "
-            "bench and inspect take it as it is, and prune_heads, prune_neurons and prune_layers "
-            "do in Python; to start anew from its encoder: model.base_model.save_pretrained(folder)"
-        )
-    # A checkpoint that was only pretrained is read once its head is known.
-    product = load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
+    product = _classifier(recipe)
     names = _class_names(product.model) if product else None
     if product is not None:
         task = metrics_for(task, _outputs(product.model))
@@ -77,29 +68,30 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     )
     if product is not None:
         check_one_output(product.model.config, data.task, recipe.model)
-    finetuned, notes = _answers(product, data, say) if product is not None else (False, ())
-    if product is not None and not finetuned and not notes:
-        classes = ", ".join(_class_names(product.model).values())
-        notes = (f"the model's head ({classes}) is not for this task: a new one is made",)
-        say(notes[0])
+    rows = data
+    finetuned = False
+    notes: tuple[str, ...] = ()
+    if product is not None:
+        data = _fitted(recipe, rows, product)
+        finetuned, notes = _answers(product, data, say)
+        if not finetuned and not notes:
+            notes = (_replaced(product.model, data),)
+            say(notes[0])
     source = weights_digest(recipe.model, recipe.revision)
     if not finetuned or product is None:
-        if data.order is not None:  # what gets a new head gets the task's own order
-            data = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
-        product = _fresh_head(recipe, data, notes)
+        if rows.order is not None:  # what gets a new head gets the task's own order
+            rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+        product = _fresh_head(recipe, rows, notes)
+        data = _fitted(recipe, rows, product)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     if (stored := precision_of(product.model)) != "fp32":
         raise ModelError(
             f"model '{recipe.model}': stored in {stored}, which nothing can train or cut any more; "
             "start from the model that it was made of (evaluate, bench and export take it as it is)"
         )
-    limit = max_tokens(product.model)
-    if data.task.max_length > limit:
-        raise ModelError(
-            f"task '{task.name}': max_length {data.task.max_length} is beyond the model's position "
-            f"table of {limit} tokens; set max_length to at most {limit}"
-        )
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
+    for line in (*data.said, *data.notes):
+        say(line)
     _check_shapes(recipe, product.model)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
@@ -107,7 +99,49 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         _teacher(recipe, data),
         half_size(locate(recipe.model, revision=recipe.revision)),
     )
+    notes = (*notes, *data.notes)
     return Start(data, product, finetuned, source, _device(), teacher, notes, half)
+
+
+def _classifier(recipe: Recipe) -> Product | None:
+    """Return the recipe's model with its head; None for one that was only pretrained.
+
+    That one is read once its head is known. Raises ModelError for a trained head of other tasks.
+    """
+    cls = class_of(recipe.model, revision=recipe.revision)
+    if keeps_its_head(cls):
+        raise ModelError(
+            f"model '{recipe.model}': {head_words(cls)}; a run compresses models that answer for "
+            "whole texts (ForSequenceClassification), and throws no trained head away. export, "
+            "bench and inspect take it as it is, and prune_heads, prune_neurons and prune_layers "
+            "do in Python; to start anew from its encoder: model.base_model.save_pretrained(folder)"
+        )
+    return load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
+
+
+def _fitted(recipe: Recipe, data: TaskData, product: Product) -> TaskData:
+    """Return the data with the length at which their rows are cut for this model."""
+    limit, asked = max_tokens(product.model), data.task.max_length
+    if asked is not None and asked > limit:
+        raise ModelError(
+            f"task '{data.task.name}': max_length {asked} is beyond the model's position table of "
+            f"{limit} tokens; set max_length to at most {limit}"
+        )
+    return data.fitted(product.tokenizer, limit)
+
+
+def _replaced(model: Any, data: TaskData) -> str:
+    """Return the line on a head that goes, since it answers another question."""
+    theirs, ours = _class_names(model), data.labels
+    return (
+        f"the model's head ({len(theirs)} outputs: {_few(theirs.values())}) is not for this task "
+        f"({_few(ours) if ours else data.task.problem}): a new one is trained"
+    )
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
 
 
 def _check_shapes(recipe: Recipe, model: Any) -> None:
@@ -170,6 +204,11 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
     order = align_labels(data.labels, _class_names(model)) if data.labels else None
     if order is not None:
         _reorder(model, order)
+    elif differ(data.labels, _class_names(model)):
+        raise ModelError(
+            f"teacher '{recipe.teacher}': its classes are {_few(_class_names(model).values())}, "
+            f"those of '{data.task.name}' {_few(data.labels)}; by order they are never matched"
+        )
     elif len(data.labels) > 1:
         warnings.warn(
             f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "

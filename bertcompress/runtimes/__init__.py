@@ -30,6 +30,7 @@ __all__ = [
     "Logits",
     "Predictor",
     "available_runtimes",
+    "depends_on_company",
     "fits",
     "join_outputs",
     "locate",
@@ -100,6 +101,16 @@ def available_runtimes() -> list[Int8Runtime]:
     if not found:
         raise MissingExtra("onnxruntime", "onnx")
     return found
+
+
+def depends_on_company(predictor: Predictor) -> bool:
+    """Return whether an answer may change with the texts that are answered beside it.
+
+    So it is with every int8 file: ranges that are taken on the fly hold for a whole batch, and with
+    fixed ones the last bits of a sum, which depend on the batch, still decide how numbers round.
+    """
+    ran = (predictor.runtime, predictor.precision)
+    return predictor.precision == "int8" and ran in {row[:2] for row in ONNX_FILES}
 
 
 def open_predictor(

@@ -16,6 +16,7 @@ __all__ = [
     "share_transposed",
     "unshare_transposed",
     "uses",
+    "watched",
 ]
 
 _FORMS = {
@@ -121,6 +122,24 @@ def uses(
             yield node, name, False
         elif np.array_equal(held[name], weight.T):
             yield node, name, True
+
+
+def watched(
+    model: Any, names: Sequence[str], rows: Sequence[Mapping[str, NDArray[np.int64]]]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what the named tensors inside a graph are for each of the inputs."""
+    onnx, ort = require("onnx", "onnx"), require("onnxruntime", "onnx")
+    opened = type(model)()
+    opened.CopyFrom(model)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    for row in rows:
+        yield dict(zip(names, session.run(list(names), dict(row)), strict=True))
 
 
 def initializer_bytes(model: Any) -> tuple[int, int]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertcompress.errors import CheckpointError, ModelError
+from bertcompress.errors import CheckpointError, DataError, ModelError
 from bertcompress.runtimes import (
     MODEL_FILE,
     QUANTIZED_FILE,
@@ -43,28 +42,38 @@ def quantize(
     reduce_range: bool | None = None,
     *,
     per_channel: bool = True,
+    smoothing: float | None = None,
     exclude: Sequence[str] = (),
     out: Path | None = None,
 ) -> Deployment:
     """Write `model_quantized.onnx` from `folder/model.onnx`: int8 weights, per channel.
 
+    The range of an activation is taken when the model runs, over the tokens that the mask keeps.
+
     Args:
         folder: Holds `model.onnx`, its config and tokenizer.
-        calibration: Nothing is calibrated; the first batch, where there is one, is run as a check.
+        calibration: Rows to smooth on; the first batch, where there is one, is run as a check.
         reduce_range: 7 bits for weights; None: on processors where 8 can overflow, without VNNI.
         per_channel: A scale for each output of a weight; else one for the matrix.
+        smoothing: Alpha of SmoothQuant, 0 to 1, which needs rows: what is large in single channels
+            of an activation goes into the weight. None leaves them as they are.
         exclude: Names of nodes that stay in fp32.
         out: Where to write; None is `folder` itself.
 
     Raises:
-        ModelError where the quantised model answers with infinities or NaN.
+        ModelError where the quantised model answers with infinities or NaN; DataError for smoothing
+        without rows.
     """
     from bertcompress.artefact import Deployment
     from bertcompress.runtimes.graph import share, unshare_transposed
+    from bertcompress.runtimes.masking import mask_ranges
 
     onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
     proto = onnx.load(folder / MODEL_FILE)
     unshare_transposed(proto)
+    seen = list(calibration)
+    if smoothing is not None:
+        _smooth(proto, folder, seen, smoothing)
     file = (out or folder) / QUANTIZED_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
@@ -77,13 +86,30 @@ def quantize(
             weight_type=tools.QuantType.QInt8,
         )
     proto = onnx.load(file)
+    mask_ranges(proto)
     share(proto)
     onnx.save(proto, file)
-    loaded = OnnxRuntimePredictor(file, "int8")
-    for batch in list(islice(calibration, 1)) or [loaded.example()]:
-        if not np.isfinite(loaded(batch)).all():
-            raise ModelError(f"{file}: the quantised model answers with infinities or NaN")
+    _check(file, seen[:1])
     return Deployment("onnxruntime", "int8", file)
+
+
+def _smooth(proto: Any, folder: Path, rows: Sequence[Batch], alpha: float) -> None:
+    """Smooth every product, in place, on the inputs that the graph has."""
+    from bertcompress.runtimes.smoothing import smooth_all
+
+    if not rows:
+        raise DataError(f"{folder}: smoothing needs rows to see activations on; none were given")
+    names = {port.name for port in proto.graph.input}
+    smooth_all(proto, [{n: v for n, v in row.items() if n in names} for row in rows], alpha)
+
+
+def _check(file: Path, batches: Sequence[Batch]) -> None:
+    """Remove a file that answers in no numbers, and raise ModelError."""
+    loaded = OnnxRuntimePredictor(file, "int8")
+    for batch in batches or [loaded.example()]:
+        if not np.isfinite(loaded(batch)).all():
+            file.unlink()
+            raise ModelError(f"{file}: the quantised model answers with infinities or NaN")
 
 
 def predictor(

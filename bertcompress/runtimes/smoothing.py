@@ -1,8 +1,9 @@
-"""SmoothQuant for weights that several layers use, where NNCF leaves it out.
+"""SmoothQuant: for weights that several layers use, where NNCF leaves it out, and for every weight.
 
 Xiao et al. 2022, arXiv:2211.10438: what is large in single channels of an activation is divided out
 of it and multiplied into the weight. NNCF does this with a factor for each use of a weight, hence
 not for a weight with several uses. Here all uses have one factor, so that the weight stays one.
+ONNX Runtime's quantiser has nothing of it: there every product can be smoothed here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.runtimes import require
+from bertcompress.runtimes.graph import watched
 
-__all__ = ["smooth_shared", "smoothing_factors"]
+__all__ = ["smooth_all", "smooth_shared", "smoothing_factors"]
+
+Rows = Sequence[Mapping[str, NDArray[np.int64]]]
 
 ALPHA = 0.7
 """How much of an activation's range goes into the weight.
@@ -43,9 +47,7 @@ def smoothing_factors(
     return np.clip(factors, low, LARGEST).astype(np.float32)
 
 
-def smooth_shared(
-    model: Any, rows: Sequence[Mapping[str, NDArray[np.int64]]], alpha: float = ALPHA
-) -> list[str]:
+def smooth_shared(model: Any, rows: Rows, alpha: float = ALPHA) -> list[str]:
     """Smooth the inputs of weights with several uses, in place; return the names of the new nodes.
 
     The answer stays the same but for rounding. A quantiser has to leave the new nodes alone: they
@@ -56,11 +58,21 @@ def smooth_shared(
         rows: Inputs to see the ranges of activations on.
         alpha: How much of an activation's range goes into the weight; below 0 nothing is changed.
     """
+    return _smooth(model, rows, alpha, 2)
+
+
+def smooth_all(model: Any, rows: Rows, alpha: float = ALPHA) -> list[str]:
+    """Do what `smooth_shared` does for weights with one use as well."""
+    return _smooth(model, rows, alpha, 1)
+
+
+def _smooth(model: Any, rows: Rows, alpha: float, least: int) -> list[str]:
+    """Smooth the inputs of weights with at least so many uses."""
     if alpha < 0:
         return []
     numpy_helper = require("onnx", "onnx").numpy_helper
     graph = model.graph
-    groups = _groups(graph)
+    groups = _groups(graph, least)
     ranges = _ranges(model, sorted({n.input[0] for nodes in groups for n in nodes}), rows)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     made: list[str] = []
@@ -78,20 +90,20 @@ def smooth_shared(
     return made
 
 
-def _groups(graph: Any) -> list[list[Any]]:
-    """Products with a shared weight, together where they share a weight or an input."""
+def _groups(graph: Any, least: int) -> list[list[Any]]:
+    """Products with a weight of so many uses, together where they share a weight or an input."""
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     uses: dict[str, list[Any]] = defaultdict(list)
     for node in graph.node:
         for name in {*node.input} & matrices:
             uses[name].append(node)
-    shared = {
+    found = {
         name: nodes
         for name, nodes in uses.items()
-        if len(nodes) > 1 and all(n.op_type == "MatMul" and n.input[1] == name for n in nodes)
+        if len(nodes) >= least and all(n.op_type == "MatMul" and n.input[1] == name for n in nodes)
     }
     groups: list[tuple[set[str], list[Any]]] = []
-    for nodes in shared.values():
+    for nodes in found.values():
         inputs = {node.input[0] for node in nodes}
         joined = [group for group in groups if group[0] & inputs]
         groups = [group for group in groups if not group[0] & inputs]
@@ -100,25 +112,13 @@ def _groups(graph: Any) -> list[list[Any]]:
     return [nodes for _, nodes in groups]
 
 
-def _ranges(
-    model: Any, names: Sequence[str], rows: Sequence[Mapping[str, NDArray[np.int64]]]
-) -> dict[str, NDArray[np.float32]]:
+def _ranges(model: Any, names: Sequence[str], rows: Rows) -> dict[str, NDArray[np.float32]]:
     """Largest magnitude by channel of each named activation. Shape: (D,) each."""
     if not names:
         return {}
-    onnx, ort = require("onnx", "onnx"), require("onnxruntime", "onnx")
-    watched = type(model)()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
     largest: dict[str, Any] = dict.fromkeys(names, 0.0)
-    for row in rows:
-        for name, value in zip(names, session.run(names, dict(row)), strict=True):
+    for seen in watched(model, names, rows):
+        for name, value in seen.items():
             over = tuple(range(value.ndim - 1))
             largest[name] = np.maximum(largest[name], np.abs(value).max(axis=over))
     return largest

@@ -7,7 +7,8 @@ Speaks JSON, one object a line: a request on standard input, its answer on stand
         -> {"runtime", "precision", "serving", "load_s", "memory_mb"}
     {"do": "time", "batch", "length", "repeats", "warmup", "vocab_size"}   random tokens
     {"do": "time", "batches": FILE.npz, "repeats", "warmup"}               real ones
-        -> {"ms": [repeats x batches]}     one repeat without warm-up, at first: the first pass
+        -> {"ms": [repeats x batches]}     one repeat without warm-up, at first: the first pass;
+                                           fewer where "seconds" are over
     {"do": "memory"} -> {"peak_memory_mb"}
     {"do": "close"} -> {}
 
@@ -20,6 +21,7 @@ import faulthandler
 import gc
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -112,8 +114,12 @@ class Worker:
         batch: int = 1,
         length: int = 128,
         vocab_size: int = 100,
+        seconds: float = math.inf,
     ) -> dict[str, Any]:
-        """Time each call; the warm-up also waits out what another process left running."""
+        """Time each call; the warm-up also waits out what another process left running.
+
+        No further call begins once `seconds` are over.
+        """
         assert self._predictor is not None
         if batches is None:
             given: list[Batch] = [random_batch(batch, length, vocab_size)]
@@ -122,7 +128,7 @@ class Worker:
         for _ in range(warmup):
             for one in given[:_WARM]:
                 self._predictor(one)
-        return {"ms": _timed(self._predictor, given, repeats)}
+        return {"ms": _timed(self._predictor, given, repeats, seconds)}
 
     def _read(self, file: str) -> list[Batch]:
         self._batches[file] = load_batches(file)
@@ -137,14 +143,19 @@ _WARM = 8
 """Real batches that a warm-up goes through at most."""
 
 
-def _timed(predictor: Predictor, batches: Sequence[Batch], repeats: int) -> list[float]:
+def _timed(
+    predictor: Predictor, batches: Sequence[Batch], repeats: int, seconds: float
+) -> list[float]:
     gc.collect()
     gc.disable()  # as timeit does: a collection would be charged to whoever is running
-    took = []
+    took: list[float] = []
+    end = time.perf_counter() + seconds
     try:
         for _ in range(repeats):
             for batch in batches:
                 start = time.perf_counter()
+                if start > end:
+                    return took
                 predictor(batch)
                 took.append((time.perf_counter() - start) * 1e3)
     finally:

@@ -83,7 +83,11 @@ def test_a_loss_within_the_limit_passes():
     losing = Guard(Answers(TASK, labels), None, logits, 0.01).weigh(worse, {})
     allowed = Guard(Answers(TASK, labels), None, logits, 0.10).weigh(worse, {})
     assert losing.drop == allowed.drop > 0.01
-    assert (losing.passes, allowed.passes) == (False, True)
+    assert (losing.allowed, allowed.allowed) == (False, True)
+    assert losing.significant
+    assert allowed.significant
+    assert not allowed.passes, "it goes on trying while a loss is significant"
+    assert "loses 2.67 points (significant: 1.67 at least)" in allowed.words
 
 
 def unlabelled(headline="agreement"):
@@ -146,14 +150,15 @@ def test_numbers_are_judged_by_their_correlation():
     assert not guard.weigh(logits + rng.normal(0, 0.2, logits.shape), {}).passes
 
 
-def found(passing, moves=None):
-    """What `search` does where these (options, kept) pass."""
+def found(passing, moves=None, allowed=()):
+    """What `search` does where these (options, kept) pass, or lose no more than is allowed."""
 
     def attempt(options, kept):
         key = (options.get("n", 0), len(kept))
         far = (moves or {}).get(key, 1.0 / (1 + len(kept)))
         ok = key in passing
-        return Attempt(dict(options), tuple(kept), 0.0 if ok else 0.1 * far, 0.0, far, ok)
+        drop = 0.0 if ok else 0.1 * far
+        return Attempt(dict(options), tuple(kept), drop, 0.0, far, ok, ok or key in allowed)
 
     return search(attempt, [{}, {"n": 1}, {"n": 2}], lambda: ["a", "b", "c", "d", "e", "f"])
 
@@ -181,3 +186,17 @@ def test_where_nothing_passes_the_smallest_loss_is_taken_and_named():
     assert not best.passes
     assert best.drop == min(each.drop for each in tried)
     assert max(len(each.kept) for each in tried) == 2
+
+
+def test_a_significant_loss_within_the_limit_is_taken_where_nothing_removes_it():
+    tried, best = found(set(), {(0, 0): 0.08, (1, 0): 0.04}, allowed={(0, 0), (1, 0)})
+    assert len(tried) == 5, "everything was tried first"
+    assert (best.options, best.kept) == ({"n": 1}, ())
+    assert best.allowed
+    assert not best.passes
+
+
+def test_a_significant_loss_within_the_limit_goes_where_something_removes_it():
+    tried, best = found({(0, 1)}, {(0, 0): 0.05}, allowed={(0, 0)})
+    assert [len(each.kept) for each in tried] == [0, 0, 0, 1]
+    assert best.passes

@@ -24,6 +24,27 @@ told({{name: read(*arguments, **fields) for name, arguments, fields in {wanted!r
 """
 
 
+TURNED = """
+from pathlib import Path
+from datasets import ClassLabel, Dataset, Features, Value
+from huggingface_hub import HfApi
+from hub.support import told
+import bertcompress as bc
+
+folder = Path({folder!r})
+folder.mkdir()
+for split, names, start in (("train", ["no", "yes"], 0), ("test", ["yes", "no"], 50)):
+    rows = {{"text": [f"text {{start + i}}" for i in range(24)],
+            "label": [names.index(["no", "yes"][i % 2]) for i in range(24)]}}
+    features = Features(text=Value("string"), label=ClassLabel(names=names))
+    Dataset.from_dict(rows, features=features).to_parquet(folder / f"{{split}}.parquet")
+HfApi().create_repo({name!r}, repo_type="dataset")
+HfApi().upload_folder(repo_id={name!r}, repo_type="dataset", folder_path=folder)
+data = bc.load_data(bc.Task.from_files({name!r}, text="text", label="label"))
+told([data.labels, {{row["text"]: data.labels[row["label"]] for row in data.validation}}])
+"""
+
+
 def read(site: Site, *wanted: object, **options: object) -> dict[str, object]:
     done = site.child(READ.format(wanted=list(wanted)), **options)  # type: ignore[arg-type]
     return done.told  # type: ignore[no-any-return]
@@ -57,3 +78,11 @@ def test_glue_comes_by_its_id_and_then_from_the_cache(site: Site, runs: Runs) ->
     )
     assert offline["glue"] == online["glue"]
     assert "not in the cache" in str(offline["new"])
+
+
+def test_splits_that_name_the_classes_in_another_order_go_by_name(site: Site) -> None:
+    """`datasets` gives all of them the names of the first split, by number."""
+    program = TURNED.format(folder=str(site.folder / "turned"), name=site.id("turned"))
+    labels, found = site.child(program, token=site.token).told
+    assert labels == ["no", "yes"]
+    assert found == {f"text {50 + i}": ["no", "yes"][i % 2] for i in range(24)}

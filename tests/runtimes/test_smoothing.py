@@ -12,6 +12,7 @@ from runtime_support import batches, pair_tokenizer, wide_product
 from tests_support import VOCABULARY, tiny_model
 
 from bertcompress.artefact import Product
+from bertcompress.errors import DataError
 from bertcompress.runtimes import onnxruntime, openvino, smoothing
 from bertcompress.runtimes.smoothing import smooth_shared, smoothing_factors
 
@@ -177,3 +178,16 @@ def test_the_setting_reaches_shared_weights(alpha, tmp_path):
     assert others
     assert bool(names) == (alpha >= 0)
     assert changed != default
+
+
+def test_dynamic_int8_is_smoothed_on_rows_and_refuses_without(tmp_path):
+    onnxruntime.export(wide_product(), tmp_path)
+    with pytest.raises(DataError, match="smoothing needs rows"):
+        onnxruntime.quantize(tmp_path, smoothing=0.5)
+    plain = onnxruntime.quantize(tmp_path, out=tmp_path / "plain").path
+    smoothed = onnxruntime.quantize(tmp_path, rows(), smoothing=0.5, out=tmp_path / "smooth").path
+    wanted = answers(tmp_path / "model.onnx")
+    for file in (plain, smoothed):
+        assert np.corrcoef(answers(file).ravel(), wanted.ravel())[0, 1] > 0.97
+    kinds = [sum("/smooth" in n.name for n in onnx.load(f).graph.node) for f in (plain, smoothed)]
+    assert kinds[0] == 0 < kinds[1]

@@ -3,9 +3,10 @@
 The fp32 model is exported to ONNX, then quantised once per runtime, since the artefact must match
 the runtime: dynamic int8 with per-channel weights for ONNX Runtime (no calibration), static int8
 through NNCF for OpenVINO (activation ranges from a few hundred training rows). Embeddings are
-quantised too. Each file is scored on the selection split: where it loses more than `max_drop`,
-other settings are tried, then the modules that rounding hurts most stay in fp32, and the report
-says which and why. After Zafrir et al. 2019, "Q8BERT" (1910.06188): its post-training baseline.
+quantised too. Each file is scored on the selection split as it is served: where it loses more than
+`max_drop`, or less but significantly, other settings are tried, then the modules that rounding
+hurts most stay in fp32, and the report says which and why. After Zafrir et al. 2019, "Q8BERT"
+(1910.06188): its post-training baseline.
 
 Costs seconds to a minute and no training. Four times smaller, and faster wherever the processor has
 int8 instructions. Not for models that lose more than you allow: then train with quantisation.
@@ -25,8 +26,9 @@ from torch import nn
 
 from bertcompress.artefact import Deployment, Product, save
 from bertcompress.batches import Batches, array_batches
-from bertcompress.data import calibration_batches, numpy_batches
+from bertcompress.data import numpy_batches
 from bertcompress.engines.guard import Attempt, Guard, search
+from bertcompress.engines.likeness import Likeness
 from bertcompress.engines.sensitivity import sensitivities
 from bertcompress.errors import MissingExtra, ModelError
 from bertcompress.measure import predict
@@ -47,7 +49,6 @@ from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
 __all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]
 
 FOLDERS = {runtime: folder for runtime, precision, folder, _ in ONNX_FILES if precision == "int8"}
-SENSITIVITY_ROWS = 128
 BF16_WORTH_IT = 1.05
 
 
@@ -69,8 +70,9 @@ class QuantizeInt8(Method):
         0.01,
         ge=0,
         le=1,
-        description="Loss of the headline score on the selection split that is allowed, before "
-        "other settings are tried and the worst modules stay in fp32; null: whatever it loses",
+        description="Loss of the headline score on the selection split that is allowed; beyond it, "
+        "and where a smaller loss is significant, other settings are tried and the worst modules "
+        "stay in fp32; null: whatever it loses, tried once",
     )
     bf16: bool = Field(
         False, description="Also ship a bf16 model for torch, if it is measured to be faster here"
@@ -86,8 +88,9 @@ class QuantizeInt8(Method):
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with an fp32 ONNX file and one int8 file per runtime."""
         chosen = self.runtimes or tuple(available_runtimes())
-        calibration = self._calibration(product, ctx) if "openvino" in chosen else []
-        facts: dict[str, Any] = {"samples": len(calibration), "notes": []}
+        calibration = self._calibration(product, ctx)
+        static = "openvino" in chosen
+        facts: dict[str, Any] = {"samples": len(calibration) if static else 0, "notes": []}
         halved = self._halved(product, ctx, facts) if self.bf16 else []
         if self.max_drop is None:
             made = [*quantize_int8(product, ctx.workdir, chosen, calibration), *halved]
@@ -96,9 +99,11 @@ class QuantizeInt8(Method):
         guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
         for half in list(halved):
             judged = guard.judge(open_predictor(half.path, "torch", None, "bf16"), {})
-            if not judged.passes:
+            if not judged.allowed:
                 halved.remove(half)
                 facts["notes"].append(f"no bf16 model: {judged.words}")
+            elif not judged.passes:
+                facts["notes"].append(f"bf16 model: {judged.words}")
         made, tried = quantize_guarded(product, ctx.workdir, chosen, calibration, guard)
         facts["tried"] = {name: [a.facts for a in every] for name, (every, _) in tried.items()}
         facts["notes"] += [
@@ -141,7 +146,7 @@ def quantize_int8(
 
 
 def _quantized(
-    runtime: Int8Runtime, folder: Path, calibration: list[Batch], **options: Any
+    runtime: Int8Runtime, folder: Path, calibration: Sequence[Batch], **options: Any
 ) -> Deployment:
     """Write the int8 file of a runtime from `onnx/model.onnx` under a folder."""
     from bertcompress.runtimes import onnxruntime, openvino
@@ -159,7 +164,8 @@ def switches(runtime: Int8Runtime) -> list[dict[str, Any]]:
     """
     if runtime == "openvino":
         return [{}, {"smoothing": 0.5}, {"percentile": True}, {"smoothing": -1.0}]
-    return [{}, {"per_channel": False}, {"reduce_range": not overflows_int8()}]
+    bits = {"reduce_range": not overflows_int8()}
+    return [{}, {"per_channel": False}, bits, {"smoothing": 0.5}]
 
 
 Tried = tuple[list[Attempt], Attempt]
@@ -170,12 +176,13 @@ def quantize_guarded(
     product: Product,
     folder: Path,
     runtimes: tuple[Int8Runtime, ...],
-    calibration: list[Batch],
-    guard: Guard,
+    calibration: Sequence[Batch],
+    guard: Guard | Likeness,
 ) -> tuple[list[Deployment], dict[str, Tried]]:
     """Do what `quantize_int8` does, but let the guard choose settings and what stays in fp32.
 
-    Returns the deployments, and what was tried for each runtime.
+    `calibration`: rows to calibrate or to smooth on, one text each, without padding. Returns the
+    deployments, and what was tried for each runtime.
     """
     from bertcompress.runtimes import onnxruntime
 
@@ -194,8 +201,8 @@ def _searched(
     product: Product,
     folder: Path,
     runtime: Int8Runtime,
-    calibration: list[Batch],
-    guard: Guard,
+    calibration: Sequence[Batch],
+    guard: Guard | Likeness,
     suspects: Callable[[], list[str]],
 ) -> tuple[Deployment, Tried]:
     """Return the best int8 file for one runtime, and what was tried for it."""
@@ -218,9 +225,9 @@ def _searched(
     return there if best is every[-1] else make(best.options, best.kept), (every, best)
 
 
-def _suspects(product: Product, guard: Guard) -> list[str]:
-    rows = calibration_batches(guard.data, product.tokenizer, SENSITIVITY_ROWS)
-    return list(sensitivities(product.model, rows))
+def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
+    rows = guard.rows()
+    return list(sensitivities(product.model, rows)) if rows else []
 
 
 def _nodes(product: Product, folder: Path, modules: Sequence[str]) -> list[str]:
@@ -252,5 +259,6 @@ def _notes(runtime: str, first: Attempt, best: Attempt, limit: float, rows: int)
     if best.kept:
         words.append(f"{runtime}: in fp32 stay {', '.join(best.kept)}")
     if not best.passes:
-        words.append(f"{runtime}: nothing that was tried is within the limit; try q8bert")
+        left = "removes this loss" if best.allowed else "is within the limit"
+        words.append(f"{runtime}: nothing that was tried {left}; try q8bert")
     return words

@@ -82,7 +82,10 @@ def test_sensitivity_names_the_planted_layer(trained, data):
     assert far[next(iter(far))] > 10 * plain[next(iter(far))]
 
 
-def test_the_planted_layer_is_found_left_out_and_the_rest_passes(trained, data, tmp_path):
+def test_the_planted_layer_is_found_left_out_and_the_rest_passes(
+    trained, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(int8, "switches", lambda runtime: [{}, {"per_channel": False}])
     model = planted(trained)
     knobs = {"runtimes": ("onnxruntime",), "max_drop": 0.005}
     done = applied(model, data, tmp_path / "guarded", **knobs)
@@ -98,6 +101,15 @@ def test_the_planted_layer_is_found_left_out_and_the_rest_passes(trained, data, 
     goal = answers(fp32.path, "onnxruntime", data)
     gaps = [np.abs(answers(d.path, "onnxruntime", data) - goal).mean() for d in (good, bad)]
     assert gaps[0] < 0.3 * gaps[1]
+
+
+def test_smoothing_is_enough_for_one_channel_in_onnxruntime(trained, data, tmp_path):
+    done = applied(planted(trained), data, tmp_path, runtimes=("onnxruntime",), max_drop=0.005)
+    tried = done.facts["tried"]["onnxruntime"]
+    assert not tried[0]["passes"]
+    assert tried[-1]["options"] == {"smoothing": 0.5}
+    assert tried[-1]["passes"]
+    assert done.facts["samples"] == 0, "nothing was calibrated"
 
 
 @pytest.mark.parametrize("gain", [0.4, 2.0])
@@ -193,7 +205,7 @@ def test_a_bf16_model_that_loses_too_much_is_not_shipped(trained, data, tmp_path
 
 
 def test_a_loss_taken_for_noise_is_told():
-    near = Attempt({}, (), 0.03, -0.001, 0.02, True)
+    near = Attempt({}, (), 0.03, -0.001, 0.02, True, True)
     (note,) = int8._notes("openvino", near, near, 0.01, 249)
     assert "loses 3.00 points" in note
     assert "249 selection rows" in note
@@ -224,3 +236,14 @@ def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_p
     assert "infinities or NaN" in tried[0]["error"]
     assert any(each["passes"] for each in tried)
     assert not any("1000000" in note or "inf" in note.split() for note in done.facts["notes"])
+
+
+def test_a_significant_loss_that_nothing_removes_is_accepted_and_said():
+    small = Attempt({}, (), 0.008, 0.002, 0.02, False, allowed=True, significant=True)
+    words = int8._notes("onnxruntime", small, small, 0.01, 2_000)
+    assert "loses 0.80 points (significant: 0.20 at least)" in words[0]
+    assert words[-1] == "onnxruntime: nothing that was tried removes this loss; try q8bert"
+    large = Attempt({}, (), 0.08, 0.02, 0.2, False, significant=True)
+    assert (
+        "nothing that was tried is within the limit" in int8._notes("x", large, large, 0.01, 9)[-1]
+    )

@@ -1,0 +1,36 @@
+"""The rows of a task as a model that exists reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bertcompress.data.loading import load_data
+from bertcompress.data.matching import differ
+from bertcompress.data.task_data import TaskData
+from bertcompress.errors import ModelError
+from bertcompress.task import Task
+
+__all__ = ["data_of"]
+
+
+def data_of(
+    model: str,
+    names: Mapping[int, str] | None,
+    task: Task,
+    *,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+) -> TaskData:
+    """Return the rows with their labels numbered as the model numbers them, by name.
+
+    `names`: its `id2label`; None for a model of one output. Raises DataError, TaskError, and
+    ModelError where the model names other classes.
+    """
+    data = load_data(task, data_dir=data_dir, limit=limit, model_labels=names)
+    if names is not None and differ(data.labels, names):
+        raise ModelError(
+            f"model '{model}': its classes are {', '.join(names.values())}, those of "
+            f"'{data.task.name}' {', '.join(data.labels)}; by order they are never matched"
+        )
+    return data

@@ -1,0 +1,381 @@
+"""A label column of all splits, read together: which classes there are, and each row's number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+from bertcompress.data.matching import match, nameless
+from bertcompress.data.tables import Table
+from bertcompress.errors import DataError, unknown
+from bertcompress.kinds import Column, Written, cell_kind, list_of
+from bertcompress.task import Problem, Task
+
+__all__ = ["LabelReader", "rows_named"]
+
+_SEPARATORS = ("|", ";", ",", "/")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Turns label columns into numbers. `names`: the classes in the order of the numbers."""
+
+    task: Task
+    """With its kind of problem."""
+    names: tuple[str, ...]
+    column: Column
+    """What the labels are; of lists, what stands in them."""
+    cells: Mapping[str, Sequence[Any]]
+    """Labels by split, lists and names as such."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    as_bits: bool = False
+    """Multi-label rows hold one 0 or 1 per class, rather than the classes that apply."""
+    doubts: tuple[str, ...] = ()
+    """Lines to warn of: classes that hardly can be meant, or are of no use."""
+
+    @classmethod
+    def of(cls, task: Task, tables: Mapping[str, Table]) -> LabelReader:
+        """Return the reader of the label columns of all splits, the training split first.
+
+        Raises DataError.
+        """
+        if task.label is None:
+            return cls(task, task.labels or (), Column("words"), {})
+        tables = _same_names(task, tables)
+        cells = {name: _cells(task, table) for name, table in tables.items()}
+        shown = list(chain.from_iterable(c for c in cells.values() if not _are_hidden(c)))
+        try:
+            column = Column.of(shown)
+        except ValueError as error:
+            raise DataError(f"{task.name}: column '{task.label}': {error}") from None
+        if column.kind == "lists":
+            cells = {name: _as_lists(each) for name, each in cells.items()}
+        task = _posed(task, column)
+        first = next(iter(cells.values()))
+        if task.problem == "multi_label":
+            return cls._of_lists(task, tables, cells)
+        reader = cls(task, (), column, cells)
+        return reader if task.problem == "regression" else reader._named(tables, first)
+
+    @classmethod
+    def _of_lists(
+        cls, task: Task, tables: Mapping[str, Table], cells: Mapping[str, Sequence[Any]]
+    ) -> LabelReader:
+        first = next(iter(cells.values()))
+        if _are_bits(first):
+            names = task.labels or tuple(map(str, range(len(first[0]))))
+            return cls(task, names, Column("numbers"), cells, as_bits=True)
+        inner = [v for each in cells.values() for row in each if isinstance(row, list) for v in row]
+        try:
+            column = Column.of(inner)
+        except ValueError as error:
+            raise DataError(f"{task.name}: column '{task.label}', within lists: {error}") from None
+        if column.kind == "lists" or (column.kind == "numbers" and column.fractions):
+            where = f"{task.name}: column '{task.label}'"
+            raise DataError(
+                f"{where} holds lists of {'lists' if column.kind == 'lists' else 'fractions'} "
+                f"(such as {_odd(first)}): probabilities, or several targets, neither of which can "
+                "be learnt here; give the classes that apply, or one 0 or 1 for each"
+            )
+        return cls(task, (), column, cells)._named(tables, [v for row in first for v in row or ()])
+
+    def _named(self, tables: Mapping[str, Table], first: Sequence[Any]) -> LabelReader:
+        """Return the reader with its classes: the task's, the declared ones, or those found."""
+        counts = {name: self._counted(each) for name, each in self.cells.items()}
+        hidden = "-1" if -1 not in first and Written("-1") not in first else None
+        found = {n for count in counts.values() for n in count if n != hidden}
+        # What the training split has alone marks hidden labels there.
+        found = found - {"-1"} if found == {"-1"} else found
+        declared = _declared(tables)
+        if self.task.labels:
+            names, numbers = self._of_task(self.task.labels, declared, found)
+        elif declared:
+            words = {name for name in found - set(declared) if not _is_number(name)}
+            names = (*declared, *self.column.ordered(words))
+            numbers = _by_number(names)
+        else:
+            names = tuple(self.column.ordered(found))
+            numbers = {name: i for i, name in enumerate(names)}
+        doubts = _doubts(self.task, names, counts, declared is None)
+        return replace(self, names=tuple(names), numbers=numbers, doubts=doubts)
+
+    def _of_task(
+        self, labels: tuple[str, ...], declared: tuple[str, ...] | None, found: set[str]
+    ) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Return names and numbers where the task names its classes."""
+        if declared is None:
+            by_name = any(name in labels for name in found)
+            numbers = {name: i for i, name in enumerate(labels)}
+            return labels, numbers if by_name else _by_number(labels)
+        order = match(declared, labels)
+        if order is not None:
+            places = {name: order[i] for i, name in enumerate(declared)}
+            return labels, {**_by_number(labels), **places}
+        theirs, ours = ", ".join(declared), ", ".join(labels)
+        if len(declared) != len(labels):
+            raise DataError(
+                f"{self.task.name}: the task names {len(labels)} classes ({ours}), the data "
+                f"{len(declared)} ({theirs})"
+            )
+        if not nameless(declared) and not nameless(labels):
+            raise DataError(
+                f"{self.task.name}: the task names its classes {ours}, the data {theirs}; name "
+                "them as the data do, or leave `labels` out"
+            )
+        places = {name: i for i, name in enumerate(declared)}
+        return labels, {**_by_number(labels), **places}
+
+    def _counted(self, cells: Sequence[Any]) -> Counter[str]:
+        flat = chain.from_iterable(cell if isinstance(cell, list) else [cell] for cell in cells)
+        return Counter(self.column.name(v) for v in flat if not self.column.is_missing(v))
+
+    def with_classes(self, more: Sequence[str]) -> LabelReader:
+        """Return a reader that knows further classes, which no row has."""
+        return replace(self, names=(*self.names, *more))
+
+    def read(self, split: str) -> list[Any]:
+        """Return the labels of a split as numbers, or as bits for multi-label. Raises DataError."""
+        where = f"{self.task.name}: {split}: column '{self.task.label}'"
+        values = self.cells[split]
+        lists = self.task.problem == "multi_label"
+        missing = [i for i, value in enumerate(values) if self._is_missing(value)]
+        if missing:
+            raise DataError(f"{where} has a missing or NaN label in {rows_named(missing)}")
+        wrong = [i for i, value in enumerate(values) if isinstance(value, list) != lists]
+        if wrong:
+            kind = type(values[wrong[0]]).__name__
+            kind = "text" if kind == "Written" else kind
+            problem = self.task.problem
+            raise DataError(f"{where} holds {kind} in {rows_named(wrong)}; {problem} does not")
+        if self.task.problem == "regression":
+            return _floats(where, values)
+        if lists:
+            return [self._bits(where, i, row) for i, row in enumerate(values)]
+        return self._classes(where, values)
+
+    def _is_missing(self, value: Any) -> bool:
+        if isinstance(value, list):
+            return any(map(self.column.is_missing, value))
+        return self.column.is_missing(value)
+
+    def _classes(self, where: str, values: Sequence[Any]) -> list[int]:
+        names = [self.column.name(value) for value in values]
+        hidden = [i for i, name in enumerate(names) if name == "-1" and name not in self.numbers]
+        if hidden:
+            raise DataError(
+                f"{where}: the labels are hidden (-1) in {rows_named(hidden)}: this is an "
+                "unlabelled test split; judge on another split"
+            )
+        return [self._number(where, i, name) for i, name in enumerate(names)]
+
+    def _number(self, where: str, position: int, name: str) -> int:
+        if name in self.numbers:
+            return self.numbers[name]
+        at = f"{where}: {rows_named([position])}"
+        if _is_number(name):
+            allowed = sorted(int(k) for k in self.numbers if k.lstrip("-").isdigit())
+            names = f"the names {', '.join(self.names)}"
+            span = f"{allowed[0]} to {allowed[-1]}" if allowed else names
+            raise DataError(f"{at}: label {name} is outside {span}")
+        raise DataError(unknown(at, "label", name, self.names))
+
+    def _bits(self, where: str, position: int, row: list[Any]) -> list[float]:
+        width = len(self.names)
+        if self.as_bits:
+            if len(row) != width or any(value not in (0, 1) for value in row):
+                raise DataError(
+                    f"{where}: {rows_named([position])}: {row} is not one 0 or 1 for each of "
+                    f"{width} classes"
+                )
+            return [float(value) for value in row]
+        bits = [0.0] * width
+        for value in row:
+            bits[self._number(where, position, self.column.name(value))] = 1.0
+        return bits
+
+    def told(self) -> str:
+        """Return what the labels were taken for, in one line."""
+        label, problem = self.task.label, self.task.problem
+        if problem == "regression":
+            return f"{label}: numbers; 'problem: single_label' makes them classes"
+        shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
+        several = ", several for a row" if problem == "multi_label" else ""
+        other = "; 'problem: regression' makes them numbers"
+        numeric = self.column.kind == "numbers" and problem == "single_label"
+        classes = f"{len(self.names)} class{'es' if len(self.names) != 1 else ''}"
+        return f"{label}: {classes} ({shown}){several}{other if numeric else ''}"
+
+
+def _cells(task: Task, table: Table) -> list[Any]:
+    """Return the labels of a split; a cell that holds several becomes a list of them."""
+    cells = list(table.columns[task.label or ""])
+    if not task.label_separator:
+        return [list(cell) if isinstance(cell, tuple) else cell for cell in cells]
+    return [_parted(cell, task.label_separator) for cell in cells]
+
+
+def _parted(cell: Any, separator: str) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    found = list_of(cell)
+    parts = cell.split(separator) if found is None else map(str, found)
+    kind = Written if isinstance(cell, Written) else str
+    return [kind(part.strip()) for part in parts if part.strip()]
+
+
+def _as_lists(cells: Sequence[Any]) -> list[Any]:
+    """Return cells with the lists that were written as text as such."""
+    return [list_of(cell) or [] if isinstance(cell, Written) and cell.strip() else cell
+            for cell in cells]  # fmt: skip
+
+
+def _posed(task: Task, column: Column) -> Task:
+    """Return the task with its kind of problem. Raises DataError where the labels do not fit it."""
+    if task.problem == "auto":
+        problem: Problem = column.problem  # type: ignore[assignment]
+        if task.labels and problem == "regression":  # what has names is classes
+            problem = "single_label"
+        return task.model_copy(update={"problem": problem})
+    lists = column.kind == "lists"
+    if lists != (task.problem == "multi_label"):
+        kind = "lists" if lists else "one value per row"
+        hint = "" if lists else "; `label_separator` says what parts several labels in one cell"
+        raise DataError(
+            f"{task.name}: column '{task.label}' holds {kind}, which does not fit problem "
+            f"{task.problem}{hint if task.problem == 'multi_label' else ''}"
+        )
+    return task
+
+
+def _are_hidden(cells: Sequence[Any]) -> bool:
+    return bool(cells) and all(not isinstance(c, list) and str(c) in ("-1", "-1.0") for c in cells)
+
+
+def _are_bits(values: Sequence[Any]) -> bool:
+    """Whether lists are one 0 or 1 per class, rather than the classes that apply."""
+    if not values or not all(isinstance(row, list) and row for row in values):
+        return False
+    same = len({len(row) for row in values}) == 1 and len(values[0]) > 1
+    return same and all(not isinstance(v, str) and v in (0, 1) for row in values for v in row)
+
+
+def _odd(rows: Sequence[Any]) -> Any:
+    """Return the first row of lists that holds a fraction, or the first."""
+    fractions = (
+        row
+        for row in rows
+        if isinstance(row, list) and any(isinstance(v, float) and not v.is_integer() for v in row)
+    )
+    return next(fractions, rows[0])
+
+
+def _declared(tables: Mapping[str, Table]) -> tuple[str, ...] | None:
+    """Return the classes that the label columns declare, the training split's order first."""
+    first: tuple[str, ...] = ()
+    for table in tables.values():
+        if table.classes and not first:
+            first = table.classes
+    return first or None
+
+
+def _same_names(task: Task, tables: Mapping[str, Table]) -> dict[str, Table]:
+    """Return the tables with declared classes named as the first does that declares any."""
+    first, label = _declared(tables) or (), task.label or ""
+    same = {}
+    for split, table in tables.items():
+        order = match(table.classes or (), first)
+        if order is not None and table.classes != first:
+            names = {name: first[order[i]] for i, name in enumerate(table.classes or ())}
+            table = table.with_column(label, _renamed(table.columns[label], names))
+        same[split] = table
+    return same
+
+
+def _renamed(cells: Sequence[Any], names: Mapping[str, str]) -> list[Any]:
+    return [
+        _renamed(cell, names) if isinstance(cell, list) else names.get(cell, cell) for cell in cells
+    ]
+
+
+def _is_number(name: str) -> bool:
+    return cell_kind(Written(name)) in ("whole", "fraction")
+
+
+def _by_number(names: Sequence[str]) -> dict[str, int]:
+    """Accept a class by its name, or by its number where no name is one."""
+    numbers = {name: i for i, name in enumerate(names)}
+    if any(map(_is_number, names)):
+        return numbers
+    return {**{str(i): i for i in range(len(names))}, **numbers}
+
+
+def _doubts(
+    task: Task, names: Sequence[str], counts: Mapping[str, Counter[str]], found: bool
+) -> tuple[str, ...]:
+    """Return a line on classes that are hardly meant, by their names, and one on combinations."""
+    labelled = {split: count for split, count in counts.items() if set(count) - {"-1"}}
+    said = [*_alike(names)]
+    for split, count in labelled.items():
+        others = {name for other, c in labelled.items() if other != split for name in c}
+        alone = [name for name in names if name in count and name not in others]
+        if alone and len(labelled) > 1:
+            said.append(f"only '{split}' has {_listed(alone)}")
+    first = next(iter(labelled), "")
+    single = [name for name in names if labelled and labelled[first][name] == 1]
+    if single:
+        said.append(f"a single row of '{first}' has {_listed(single)}")
+    line = f"{task.name}: classes of '{task.label}': " + "; ".join(said)
+    hint = _combined(task, names) if found else ""
+    return tuple(filter(None, (line if said else "", hint)))
+
+
+def _alike(names: Iterable[str]) -> Iterable[str]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            yield f"{_listed(group)} differ by case or blanks only"
+
+
+def _combined(task: Task, names: Sequence[str]) -> str:
+    """Return a hint where classes look like several labels in one cell."""
+    if task.problem != "single_label":
+        return ""
+    for separator in _SEPARATORS:
+        parts = {name: [part.strip() for part in name.split(separator)] for name in names}
+        several = [name for name in names if len(parts[name]) > 1 and all(parts[name])]
+        uses = Counter(part for each in parts.values() for part in each)
+        if len(several) > 1 and all(uses[part] > 1 for name in several for part in parts[name]):
+            return (
+                f"{task.name}: {len(several)} of {len(names)} classes of '{task.label}' are "
+                f"combinations, such as '{several[0]}'; label_separator: '{separator}' reads them "
+                "as several labels"
+            )
+    return ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _floats(where: str, values: Sequence[Any]) -> list[float]:
+    wrong = [i for i, v in enumerate(values) if cell_kind(v) not in ("whole", "fraction")]
+    if wrong:
+        raise DataError(f"{where}: {str(values[wrong[0]])!r} is no number, in {rows_named(wrong)}")
+    numbers = [float(value) for value in values]
+    if len(values) > 1 and all(value == -1 for value in numbers):
+        raise DataError(f"{where}: the labels are hidden (-1 in all rows); judge on another split")
+    return numbers
+
+
+def rows_named(positions: Sequence[int]) -> str:
+    """Return rows by their numbers, counted from 1: `rows 1, 2, 3 and 4 more`."""
+    shown = ", ".join(str(i + 1) for i in positions[:3])
+    more = f" and {len(positions) - 3} more" if len(positions) > 3 else ""
+    return f"row{'s' if len(positions) > 1 else ''} {shown}{more}"

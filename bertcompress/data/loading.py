@@ -1,0 +1,272 @@
+"""`load_data`: splits found and read, labels decided over all of them, the selection split cut.
+
+The selection split is cut from the training set here, once, so that nothing which a run chooses was
+chosen on the rows that it reports.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.data.labels import LabelReader
+from bertcompress.data.matching import align_labels, differ, permuted, spread
+from bertcompress.data.rows import normalise, texts_of
+from bertcompress.data.splitting import chosen_splits, evenly, split_off
+from bertcompress.data.tables import Table, check_columns
+from bertcompress.data.task_data import TaskData, fingerprint_of
+from bertcompress.errors import DataError, Notice
+from bertcompress.metrics import METRICS
+from bertcompress.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["load_data"]
+
+SELECTION_SHARE = 0.1
+SELECTION_ROWS = 1_000
+CALIBRATION_ROWS = 2_048
+# `limit` takes the same rows whatever the seed of a run: "a fixed 10,000 of SST-2".
+_LIMIT_SEED = 0
+_MUCH_KNOWN = 0.05
+
+
+def load_data(
+    task: Task,
+    *,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    model_labels: Mapping[int, str] | None = None,
+) -> TaskData:
+    """Read, check and split a task's data.
+
+    Args:
+        task: What to read.
+        data_dir: A local copy that stands in for the Hub id; also by `BERTCOMPRESS_DATA_DIR`.
+        seed: Of the selection and calibration rows.
+        limit: At most so many rows of the training set and of each validation set; the same rows
+            for every seed.
+        model_labels: A model's `id2label`: labels are numbered as that model numbers them, by name.
+
+    Raises:
+        DataError: Anything about files, splits, columns, texts or labels.
+        TaskError: Metrics that do not fit the labels.
+    """
+    found = chosen_splits(task, data_dir, limit)
+    task = found.task
+    for name, table in found.tables.items():
+        check_columns(task, name, table)
+    reader = LabelReader.of(task, found.tables)
+    said = (reader.told(),) if task.label and _is_guess(task) else ()
+    reader, kept = _with_classes_of(reader, model_labels)
+    labels = reader.names if task.label else task.labels
+    task = reader.task.model_copy(update={"labels": labels or None})
+    task = task.resolved(task.problem)
+    splits, told = _numbered(task, found.tables, reader, limit)
+    if task.chance is None:
+        task = task.model_copy(update={"chance": _chance(task, splits[task.validation])})
+    order = _order_of(task, model_labels)
+    if order is not None:
+        task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
+        splits = {name: _relabelled(part, order) for name, part in splits.items()}
+    _check_new(task, splits[task.train], splits[task.validation])
+    for line in reader.doubts:
+        warnings.warn(line, Notice, stacklevel=2)
+    data = _divided(task, splits, seed, order)
+    return replace(data, notes=(*found.notes, *kept, *told), said=said)
+
+
+def _is_guess(task: Task) -> bool:
+    """Return whether what the labels are was told by the data, not by the task."""
+    return task.problem == "auto" or task.in_memory is not None
+
+
+def _with_classes_of(
+    reader: LabelReader, model_labels: Mapping[int, str] | None
+) -> tuple[LabelReader, tuple[str, ...]]:
+    """Return the reader with the classes that a model knows beside the data's, and a line on it."""
+    more = spread(reader.names, model_labels) if model_labels and reader.names else ()
+    if not more:
+        return reader, ()
+    shown = ", ".join(more[:8]) + (", ..." if len(more) > 8 else "")
+    note = (
+        f"the model's {len(reader.names) + len(more)} classes stay, {len(more)} of which no row "
+        f"has: {shown}"
+    )
+    return reader.with_classes(more), (note,)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A split, and its labels as numbers."""
+
+    table: Table
+    labels: Sequence[Any] | None
+
+    def take(self, positions: NDArray[np.int64]) -> _Part:
+        labels = None if self.labels is None else [self.labels[int(i)] for i in positions]
+        return _Part(self.table.take(positions), labels)
+
+    def limited(self, limit: int | None) -> _Part:
+        count = len(self.table)
+        if limit is None or count <= limit:
+            return self
+        rng = np.random.default_rng(_LIMIT_SEED)
+        return self.take(np.sort(rng.permutation(count)[:limit]))
+
+
+def _numbered(
+    task: Task, tables: Mapping[str, Table], reader: LabelReader, limit: int | None
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """Return the splits in one form, the row ids counting through them, training rows first.
+
+    Where there is no validation split, it is split off the training rows, and a line says so.
+    """
+    made: dict[str, _Part] = {}
+    splits: dict[str, Dataset] = {}
+    notes: tuple[str, ...] = ()
+    first = 0
+    for name in dict.fromkeys((task.train, task.validation, *task.also.values())):
+        if name not in made:
+            texts_of(task, name, tables[name])  # all rows, so that they have their numbers
+            made[name] = _Part(tables[name], reader.read(name) if task.label else None)
+        if name == task.train and task.validation not in tables:
+            kept, judged = split_off(task, made[name].table, made[name].labels)
+            whole = made[name]
+            made |= {task.train: whole.take(kept), task.validation: whole.take(judged)}
+            notes = (
+                f"no split to judge on: {len(judged):,} of {len(kept) + len(judged):,} rows of "
+                f"'{task.train}' are split off, each class in its share, always the same rows",
+            )
+        part = made[name].limited(limit)
+        splits[name] = normalise(task, name, part.table, part.labels, first)
+        first += len(part.table)
+        if name == task.train:  # before the others: what is wrong here is the cause there
+            _check_train(task, splits[name])
+    return splits, notes
+
+
+def _divided(
+    task: Task,
+    splits: Mapping[str, Dataset],
+    seed: int,
+    order: tuple[int, ...] | None,
+) -> TaskData:
+    whole, validation = splits[task.train], splits[task.validation]
+    selected = _selected(task, whole, seed)
+    kept = np.setdiff1d(np.arange(len(whole)), selected)
+    rng = np.random.default_rng([seed, 1])
+    shown = rng.permutation(kept)[:CALIBRATION_ROWS]
+    data = TaskData(
+        task=task,
+        train=whole.select(kept),
+        selection=whole.select(selected),
+        validation=validation,
+        also={name: splits[split] for name, split in task.also.items()},
+        calibration=whole.select(shown),
+        labels=task.resolved_labels,
+        fingerprint="",
+        order=order,
+    )
+    return replace(data, fingerprint=fingerprint_of(data))
+
+
+def _selected(task: Task, whole: Dataset, seed: int) -> NDArray[np.int64]:
+    """Return the positions of the selection split: every class or range in its share."""
+    count = max(1, min(SELECTION_ROWS, round(SELECTION_SHARE * len(whole))))
+    labels = whole["label"][:] if "label" in whole.column_names else None
+    return evenly(task, len(whole), labels, count, np.random.default_rng([seed, 0]))
+
+
+def _order_of(task: Task, model_labels: Mapping[int, str] | None) -> tuple[int, ...] | None:
+    """Return for each class its output in the model; None where names differ or do not tell.
+
+    Where one side has numbers for names, the order is taken for granted, with a warning.
+    """
+    names = task.labels or ()
+    if model_labels is None or len(model_labels) != len(names):
+        return None
+    order = align_labels(names, model_labels)
+    if order is None and not differ(names, model_labels):
+        warnings.warn(
+            f"the model's classes ({', '.join(map(str, model_labels.values()))}) are not named as "
+            f"those of {task.name}; they are taken to be, in this order, {', '.join(names)}",
+            Notice,
+            stacklevel=3,
+        )
+    return order
+
+
+def _reordered(names: Sequence[str], order: Sequence[int]) -> tuple[str, ...]:
+    return tuple(names[i] for i in np.argsort(order))
+
+
+def _relabelled(part: Dataset, order: Sequence[int]) -> Dataset:
+    from datasets import Dataset
+
+    if "label" not in part.column_names:
+        return part
+    labels = permuted(np.asarray(part["label"][:]), order)
+    columns = {name: part[name][:] for name in part.column_names}
+    return Dataset.from_dict({**columns, "label": labels.tolist()}, features=part.features)
+
+
+def _check_train(task: Task, train: Dataset) -> None:
+    if len(train) < 2:
+        raise DataError(
+            f"{task.name}: the split '{task.train}' has one row; selection needs another"
+        )
+    labels = set(train["label"][:]) if task.problem in ("single_label", "regression") else set()
+    if len(labels) == 1:
+        value = labels.pop()
+        what = f"class, '{task.labels[value]}'" if task.labels else f"value, {value:g}"
+        raise DataError(
+            f"{task.name}: column '{task.label}' of '{task.train}' holds only one {what}; there is "
+            "nothing to learn"
+        )
+
+
+def _check_new(task: Task, train: Dataset, validation: Dataset) -> None:
+    seen, rows = set(_keys(train)), _keys(validation)
+    known = sum(row in seen for row in rows)
+    if known == len(rows):
+        raise DataError(
+            f"{task.name}: every row of '{task.validation}' is in '{task.train}' too; a score on "
+            "it would say nothing about new texts"
+        )
+    if known > _MUCH_KNOWN * len(rows):
+        warnings.warn(
+            f"{task.name}: {known} of {len(rows)} rows of '{task.validation}' are in "
+            f"'{task.train}' too; scores say that much less about new texts",
+            Notice,
+            stacklevel=3,
+        )
+
+
+def _keys(part: Dataset) -> list[tuple[str, ...]]:
+    columns = [part[name][:] for name in ("text", "text_pair") if name in part.column_names]
+    return list(zip(*columns, strict=True))
+
+
+def _chance(task: Task, validation: Dataset) -> float:
+    """Return the headline of the best constant answer on the validation set; 0 without classes."""
+    if task.problem not in ("single_label", "multi_label"):
+        return 0.0
+    labels = np.asarray(validation["label"][:])
+    ones = np.ones((1, len(labels)))
+    if task.problem == "single_label":
+        constants = [np.full_like(labels, c) for c in np.unique(labels)]
+    else:
+        labels = labels > 0.5
+        usual = np.broadcast_to(labels.mean(axis=0) > 0.5, labels.shape)
+        constants = [np.zeros_like(labels), np.ones_like(labels), usual]
+    score = METRICS[task.headline].weighted
+    return round(max(float(score(constant, labels, ones)[0]) for constant in constants), 4)

@@ -1,0 +1,117 @@
+"""Which splits a task trains and is judged on, and rows split off where there is only one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.data.sources import Splits, find_splits
+from bertcompress.data.tables import Table
+from bertcompress.errors import DataError, unknown
+from bertcompress.formats import VALIDATION_NAMES
+from bertcompress.task import Task
+
+__all__ = ["Found", "chosen_splits", "evenly", "split_off"]
+
+_SHARE = 0.1
+_AT_LEAST = 100
+_AT_MOST = 5_000
+_SEED = 0
+_COPIES = 3
+_TRAIN, _VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The splits of a task by name, training rows first; without the one to be split off."""
+
+    task: Task
+    """With the names of the splits as they are."""
+    tables: Mapping[str, Table]
+    notes: tuple[str, ...]
+
+
+def chosen_splits(task: Task, data_dir: str | Path | None, limit: int | None) -> Found:
+    """Read the splits that a task names, or those that stand for `train` and `validation`.
+
+    Raises DataError for one that is named and is not there.
+    """
+    splits = find_splits(task, task.config, data_dir, limit)
+    other = task.train_config not in (None, task.config)
+    training = find_splits(task, task.train_config, data_dir, limit) if other else splits
+    notes: list[str] = []
+    train = task.train
+    if train == _TRAIN and train not in training and len(training) == 1:
+        train = next(iter(training))
+        notes.append(f"no split '{_TRAIN}': trained on '{train}', the only one")
+    tables = {task.train: _split(task, training, train)}
+    validation = task.validation
+    if validation == _VALIDATION and (validation not in splits or validation == train):
+        validation, table = _stand_in(task, splits, train)
+        if table is not None:
+            tables[validation] = table
+            notes.append(f"no split '{_VALIDATION}': judged on '{validation}'")
+    else:
+        tables[validation] = _split(task, splits, validation)
+    for name in task.also.values():
+        tables[name] = _split(task, splits, name)
+    return Found(task.model_copy(update={"validation": validation}), tables, tuple(notes))
+
+
+def _split(task: Task, splits: Splits, name: str) -> Table:
+    if name not in splits:
+        raise DataError(unknown(task.name, "split", name, splits))
+    return splits[name]()
+
+
+def _stand_in(task: Task, splits: Splits, train: str) -> tuple[str, Table | None]:
+    """Return the split to judge on that has labels; none where rows are to be split off."""
+    for name in VALIDATION_NAMES:
+        if name not in splits or name == train or name in task.also.values():
+            continue
+        table = splits[name]()
+        labels = table.columns.get(task.label or "", ())
+        if task.label is None or any(str(v) not in ("-1", "None", "") for v in labels):
+            return name, table
+    return _VALIDATION, None
+
+
+def split_off(
+    task: Task, table: Table, labels: Sequence[Any] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the rows that stay, and of those to judge on; no text is in both."""
+    count = len(table)
+    wanted = min(_AT_MOST, max(round(_SHARE * count), min(_AT_LEAST, count // 5), 1))
+    picked = evenly(task, count, labels, wanted, np.random.default_rng(_SEED))
+    texts = list(zip(*(table.columns[name] for name in task.text), strict=True))
+    often = Counter(texts)
+    # Rows of one text stay together; a text that comes again and again stays in training.
+    chosen = {texts[int(i)] for i in picked if often[texts[int(i)]] <= _COPIES}
+    judged = np.asarray([i for i, text in enumerate(texts) if text in chosen], np.int64)
+    if not len(judged):
+        raise DataError(
+            f"{task.name}: no rows can be split off '{task.train}' to judge on: hardly any text is "
+            "there less than four times; give rows of your own (--validation)"
+        )
+    return np.setdiff1d(np.arange(count), judged), judged
+
+
+def evenly(
+    task: Task, rows: int, labels: Sequence[Any] | None, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return positions of some rows in order, every class (or range of numbers) in its share.
+
+    Rows in the order of their labels, ties at random, and each n-th of them.
+    """
+    shuffled = rng.permutation(rows)
+    if labels is not None and task.problem in ("single_label", "regression"):
+        known = np.asarray(labels)
+        shuffled = shuffled[np.argsort(known[shuffled], kind="stable")]
+    picks = ((np.arange(count) + rng.random()) * rows / count).astype(np.int64)
+    return np.sort(shuffled[picks])
