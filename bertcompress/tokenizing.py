@@ -159,15 +159,18 @@ def write_tokenizer(
     _write_config(tokenizer, folder / "tokenizer_config.json", padding_side)
     found = getattr(tokenizer, "settings_as_they_came", None)
     path = folder / "tokenizer.json"
-    if found is None or not path.is_file():
+    if (found is None and padding_side is None) or not path.is_file():
         return
     state = json.loads(path.read_text(encoding="utf-8"))
-    padding = copy.deepcopy(found.padding)
+    truncation = found.truncation if found else state.get("truncation")
+    padding = copy.deepcopy(found.padding if found else state.get("padding"))
     if padding:
         # A trimmed vocabulary has another number for it.
         padding["pad_id"] = tokenizer.convert_tokens_to_ids(padding["pad_token"])
-    if (state.get("truncation"), state.get("padding")) != (found.truncation, padding):
-        state |= {"truncation": found.truncation, "padding": padding}
+        if padding_side is not None:  # the library keeps the side that was last used
+            padding["direction"] = padding_side.capitalize()
+    if (state.get("truncation"), state.get("padding")) != (truncation, padding):
+        state |= {"truncation": truncation, "padding": padding}
         path.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
 
 

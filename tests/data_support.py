@@ -5,6 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from tests_support import tiny_tokenizer
 
 from bertcompress.data import TaskData, load_data
 from bertcompress.task import Task
@@ -48,3 +51,8 @@ def named(data: TaskData, *splits: str) -> dict[str, str]:
 
 
 ALL = ("train", "selection", "validation")
+
+
+def known_words() -> Any:
+    """A tokenizer that knows the texts of `lines`; of another one most tokens are unknown."""
+    return tiny_tokenizer("text", "number", *map(str, range(10)), *(f"##{i}" for i in range(10)))

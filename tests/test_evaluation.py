@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from report_support import deployment, quantized, sample_report
+from rich.console import Console
 from runtime_support import batches, wide_product
 from tests_support import WORDS, tiny_tokenizer
 from typer.testing import CliRunner
@@ -157,11 +158,12 @@ def test_a_busy_machine_is_told(run, timed, monkeypatch):
     assert "40 % of the rounds stayed disturbed" in said[0]
 
 
-def table(*arguments):
+def table(monkeypatch, *arguments):
     """The cells that the command prints, line by line."""
-    from bertcompress.cli import app
+    from bertcompress import cli
 
-    done = CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": "200"})
+    monkeypatch.setattr(cli, "out", Console(width=200))
+    done = CliRunner().invoke(cli.app, ["bench", *map(str, arguments)])
     assert done.exit_code == 0, done.output
     lines = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.count("│") > 5]
     return [[cell.strip() for cell in cells] for cells in lines]
@@ -172,14 +174,14 @@ def test_a_ratio_within_its_spread_is_no_speed_up(run, timed, monkeypatch):
     monkeypatch.setitem(MADE_UP, "row", {"spread": 1.7})
     rows = bc.bench([run])
     assert [row.claim.stands for row in rows] == [False] * 3
-    shown = [cells[-1] for cells in table(run)]
+    shown = [cells[-1] for cells in table(monkeypatch, run)]
     assert shown == ["1.00x", *["not measurable here (spread 240 %)"] * 2]
 
 
 def test_the_first_pass_and_the_serving_mode_stand_beside_the_steady_time(run, timed, monkeypatch):
     more = {"first_pass_ms": 2.25, "serving": "buckets", "length": "task"}
     monkeypatch.setitem(MADE_UP, "row", more)
-    cells = table(run)[1]
+    cells = table(monkeypatch, run)[1]
     assert cells[1] == "onnxruntime int8, buckets"
     assert cells[3:7] == ["task", "50.00", "60.00", "18.00"]  # of a batch of 8
     assert cells[-1] == "2.00x ± 7 %"

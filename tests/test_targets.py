@@ -28,7 +28,7 @@ def priced(factor, shift):
     for columns in splits.values():
         columns["label"] = [factor * value + shift for value in columns["label"]]
     data = DatasetDict({name: Dataset.from_dict(columns) for name, columns in splits.items()})
-    return load_data(Task.from_dataset(data, text="text", label="label"))
+    return load_data(Task.from_dataset(data, text="text", label="label", problem="regression"))
 
 
 def trained(data, workdir, objective=None, model=None, epochs=4):

@@ -66,10 +66,11 @@ def tiny_model(
     return cls(tiny_config(family, **fields)).eval()
 
 
-def tiny_tokenizer() -> Any:
+def tiny_tokenizer(*more: str) -> Any:
+    """A tokenizer of `VOCABULARY` and of further words, whose numbers come after."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    vocabulary = {word: i for i, word in enumerate(VOCABULARY)}
+    vocabulary = {word: i for i, word in enumerate([*VOCABULARY, *more])}
     inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -55,7 +55,9 @@ def test_splits_of_any_form(form):
 
 
 @pytest.mark.parametrize(
-    "one", [made, frame, lambda count: made(count).to_iterable_dataset()], ids=str
+    "one",
+    [made, frame, lambda count: made(count).to_iterable_dataset()],
+    ids=["dataset", "frame", "stream"],
 )
 def test_one_alone_is_enough(one):
     data, _ = read(Task.from_dataset(one(60), **GIVEN))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from data_support import lines, own, read
+from data_support import known_words, lines, own, read
 from tests_support import WORDS, tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
@@ -116,7 +116,7 @@ class TestCommandLine:
         monkeypatch.chdir(tmp_path)
         torch.manual_seed(0)
         names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
-        bc.save(tiny_model(num_labels=2, **names), "tuned", tiny_tokenizer())
+        bc.save(tiny_model(num_labels=2, vocab_size=64, **names), "tuned", known_words())
         (tmp_path / "train.csv").write_text(words([60] * 5 + [6] * 35))
         (tmp_path / "validation.csv").write_text(words([5, 60, 7, 8], 900))
         (tmp_path / "recipe.yaml").write_text(

@@ -8,9 +8,9 @@ import datasets
 import pytest
 import torch
 import yaml
-from data_support import ALL, lines, named, own, read
+from data_support import ALL, known_words, lines, named, own, read
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import tiny_model
 
 import bertcompress as bc
 from bertcompress.data import align_labels
@@ -164,6 +164,7 @@ def saved(folder: Path, names: list[str], favourite: str) -> Path:
     """A model that always answers with one of its classes."""
     model = tiny_model(
         num_labels=len(names),
+        vocab_size=64,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
     )
@@ -171,7 +172,7 @@ def saved(folder: Path, names: list[str], favourite: str) -> Path:
         model.classifier.weight.zero_()
         model.classifier.bias.zero_()
         model.classifier.bias[names.index(favourite)] = 5.0
-    return bc.save(model, folder / "model", tiny_tokenizer())
+    return bc.save(model, folder / "model", known_words())
 
 
 def always(folder: Path, names: list[str], favourite: str, cells: list[str], **options):

@@ -120,6 +120,7 @@ def test_unicode_line_ends_are_text(mark, tmp_path):
         (b"PK\x03\x04" + ROWS.encode(), ["Excel workbook", "save it as CSV"]),
         (gzip.compress(ROWS.encode())[:40], ["damaged gzip"]),
     ],
+    ids=["utf-16", "excel", "gzip"],
 )
 def test_what_is_no_text_is_named(raw, says, tmp_path):
     refused(own(tmp_path, raw, OTHER), "train.csv", *says)

@@ -77,7 +77,7 @@ NLI = ("entailment", "neutral", "contradiction")
         (NLI, NLI, True),
         (("contradiction", "neutral", "entailment"), NLI, True),  # permuted: aligned elsewhere
         (("LABEL_0", "LABEL_1", "LABEL_2"), NLI, None),  # only its score can tell
-        (("red", "green", "blue"), NLI, None),
+        (("red", "green", "blue"), NLI, False),  # names on both sides, and others
         (("negative", "positive"), NLI, False),
     ],
 )

@@ -25,7 +25,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from bertcompress.artefact import Product
-from bertcompress.batches import Batches, train_loader
+from bertcompress.batches import Batches, in_fp32, train_loader
 from bertcompress.data import calibration_batches
 from bertcompress.engines.components import Gated, fold, gates_in, split
 from bertcompress.engines.gates import GatedObjective, SizeController
@@ -66,18 +66,17 @@ def flop(
     method = Flop(keep=keep, **knobs)
     inner = method.of_models(model, teacher, seed=seed, device=device)
     batches, rows, given = [], 0, train_loader(loader)
-    model.float()
     for batch in given:
         if rows >= method.rows:
             break
         batches.append(batch)
         rows += len(batch["input_ids"])
-    model.to(device)
-    gated, trained = method.start(model, batches, seed)
-    objective = method.gated(inner, gated, method.steps(len(given)))
-    with gates_in(trained, gated.gates):
-        fit_batches(trained, objective, given, settings=method, seed=seed, device=device)
-    fold(model, trained, gated.gates, gated.kept())
+    with in_fp32(model.to(device)):
+        gated, trained = method.start(model, batches, seed)
+        objective = method.gated(inner, gated, method.steps(len(given)))
+        with gates_in(trained, gated.gates):
+            fit_batches(trained, objective, given, settings=method, seed=seed, device=device)
+        fold(model, trained, gated.gates, gated.kept())
     return model.eval()
 
 
