@@ -180,6 +180,53 @@ def test_evaluations_are_neither_too_rare_nor_too_many(epoch, fixed, expected):
     assert steps[:2] == expected
 
 
+@pytest.mark.parametrize("changes", [{"epochs": 1}, {"max_steps": 40}, {"max_epochs": 2}])
+def test_any_training_has_four_evaluations(changes):
+    settings = TrainSettings(**changes)
+    most = settings.steps(14)
+    planned = Horizon.of(settings, 14, most)
+    assert sum(planned.evaluates_at(step, most) for step in range(1, most + 1)) >= 4
+
+
+def test_a_control_is_judged_as_often_as_its_method(data, tmp_path):
+    """Else the best of more evaluations wins, by luck."""
+    changes = {"max_epochs": 16, "patience": 2}
+    method = open_ended(data, tmp_path / "method", **changes)
+    assert method.facts["evaluation_steps"] == 56  # four epochs of 14 steps
+    alike = OPEN.model_copy(update={**changes, **OPEN.equal_steps(method.facts)})
+    control = fit(
+        tiny_model(num_labels=2),
+        LabelLoss(),
+        data,
+        tokenizer=tiny_tokenizer(),
+        settings=alike,
+        workdir=tmp_path / "control",
+        progress=False,
+    )
+    assert control.steps == method.steps
+    assert len(control.history) == len(method.history)
+
+
+def test_minutes_bound_the_fall_too(data, tmp_path, monkeypatch):
+    """In the first epoch of a long one the fall would last another epoch."""
+    clock = iter(i * 0.6 for i in range(10_000))
+    monkeypatch.setattr("bertcompress.training.trainer.FitTrainer._minutes", lambda _: next(clock))
+    fitted = open_ended(data, tmp_path, max_epochs=1_000, max_minutes=10.0, patience=1_000)
+    assert fitted.ended.reason == "max_minutes"
+    assert 10 / 0.6 - 2 <= fitted.steps <= 10 / 0.6 + 2
+
+
+def test_a_loss_still_falls_where_it_falls_by_its_own_measure():
+    def end(losses):
+        history = [
+            {"step": i + 1, "score": -loss, "selection_loss": loss} for i, loss in enumerate(losses)
+        ]
+        return Ended.of(TrainSettings(epochs=4), "fixed", history, 1_000).improving
+
+    assert end([12.0, 9.0, 7.0, 5.0])
+    assert not end([12.0, 5.0, 4.0, 3.9])
+
+
 def test_a_training_that_still_rises_at_its_end_is_seen():
     def end(scores, rows=400, **settings):
         history = [{"step": i + 1, "score": score} for i, score in enumerate(scores)]

@@ -62,6 +62,8 @@ class Fitted:
     settings: TrainSettings
     """As given, with `precision` and `learning_rate` resolved."""
     ended: Ended
+    evaluation_steps: int
+    """Steps from one evaluation to the next."""
     step_seconds: Mapping[str, float]
     """What `precision: auto` measured; empty where it was given or had one candidate."""
 
@@ -76,6 +78,7 @@ class Fitted:
             "precision": self.settings.precision,
             "learning_rate": self.settings.learning_rate,
             "ended": dict(self.ended.facts),
+            "evaluation_steps": self.evaluation_steps,
             "earlier_seconds": self.earlier_seconds,
             "history": [
                 {
@@ -233,6 +236,7 @@ def _train(
         selection_score=reached.history[-1]["score"] if plan.keep_last else reached.best_score,
         settings=resolved,
         ended=Ended.of(resolved, reached.reason, reached.history, plan.judged_rows),
+        evaluation_steps=reached.interval,
         step_seconds=timed,
     )
 

@@ -47,6 +47,8 @@ class Progress:
     decay_from: int = 0
     """Step after which the rate falls because the score stalled or a cap is near; 0: not yet."""
     decay_steps: int = 0
+    interval: int = 0
+    """Steps from one evaluation to the next."""
     reason: str = "fixed"
     """Why the training ends: `stalled`, `fixed`, `max_epochs` or `max_minutes`."""
     finished: bool = False

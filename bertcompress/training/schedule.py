@@ -22,6 +22,8 @@ _LONG_EPOCH = 1_000
 """Steps of an epoch above which it has more than one evaluation."""
 _SHORT_EPOCH = 50
 """Steps below which several epochs share an evaluation, where nothing fixes their number."""
+_EVALUATIONS = 4
+"""Evaluations of any training, so that what it still gained at its end can be seen."""
 _STALE_SHARE = 0.25
 """Of the steps up to the last gain: a long training has long pauses between gains."""
 
@@ -40,6 +42,8 @@ class Horizon:
     apart: int
     """Epochs from one evaluation to the next; above 1 only where `times` is 1."""
     fixed: bool
+    steps: int | None = None
+    """Steps between two evaluations where those are given."""
 
     @classmethod
     def of(cls, settings: TrainSettings, epoch: int, most: int) -> Horizon:
@@ -47,19 +51,24 @@ class Horizon:
         times, apart = settings.evaluations_per_epoch, 1
         if times is None:
             times = 1 if epoch <= _LONG_EPOCH else math.ceil(epoch / _LONG_EPOCH)
+            times = max(times, math.ceil(_EVALUATIONS * epoch / most))
             apart = 1 if settings.is_fixed else math.ceil(_SHORT_EPOCH / epoch)
+            apart = max(1, min(apart, most // (_EVALUATIONS * epoch)))
         # The end is not known: a warm-up as long as that of three epochs.
         whole = most if settings.is_fixed else min(3 * epoch, most)
         warmup = math.ceil(settings.warmup * whole)
-        return cls(epoch, most, warmup, min(times, epoch), apart, settings.is_fixed)
+        given = settings.evaluation_steps
+        return cls(epoch, most, warmup, min(times, epoch), apart, settings.is_fixed, given)
 
     @property
     def interval(self) -> int:
         """Steps between two evaluations, rounded up."""
-        return math.ceil(self.epoch * self.apart / self.times)
+        return self.steps or math.ceil(self.epoch * self.apart / self.times)
 
     def evaluates_at(self, step: int, last: int) -> bool:
         """Return whether an evaluation is due after this step: evenly in each epoch, and last."""
+        if self.steps:
+            return step % self.steps == 0 or step >= last
         number, within = divmod(step - 1, self.epoch)
         planned = {math.ceil(self.epoch * k / self.times) for k in range(1, self.times + 1)}
         return (within + 1 in planned and (number + 1) % self.apart == 0) or step >= last
@@ -144,11 +153,13 @@ def _still_rising(history: list[dict[str, Any]], rows: int) -> bool:
     """Return whether the last quarter of the steps brought more than the score's own error.
 
     That is taken to be half of one over the root of the rows: the standard error of an accuracy of
-    one half.
+    one half. Of a loss, which has no such scale, a twentieth of all that was gained.
     """
     if len(history) < 2 or not rows:
         return False
-    end = history[-1]["step"]
-    before = [row["score"] for row in history if row["step"] <= 0.75 * end]
+    end, scores = history[-1]["step"], [row["score"] for row in history]
+    early = [row["score"] for row in history if row["step"] <= 0.75 * end]
     late = [row["score"] for row in history if row["step"] > 0.75 * end]
-    return bool(before) and max(late) - max(before) > 0.5 / math.sqrt(rows)
+    is_loss = all(row["score"] == -row.get("selection_loss", math.nan) for row in history)
+    error = 0.05 * (max(scores) - min(scores)) if is_loss else 0.5 / math.sqrt(rows)
+    return bool(early) and max(late) - max(early) > error

@@ -67,7 +67,10 @@ class TrainSettings(BaseModel):
         None,
         ge=1,
         description="How often the selection split is scored in an epoch; null: once, more often "
-        "in epochs of over 1,000 steps",
+        "in epochs of over 1,000 steps, and four times in any training",
+    )
+    evaluation_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps from one evaluation to the next, instead"
     )
     checkpoint_steps: int | None = Field(
         500, ge=1, description="Also write a checkpoint every so many steps; null: at evaluations"
@@ -102,11 +105,17 @@ class TrainSettings(BaseModel):
         return self if self.is_fixed else self.model_copy(update={"epochs": _LOADER_EPOCHS})
 
     def equal_steps(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the changes that make a control train as this did: its steps, rate and precision.
+        """Return the changes that make a control train as this did, and be judged as often.
 
-        `facts`: what the training found (`Fitted.facts`).
+        `facts`: what the training found (`Fitted.facts`). The best of more evaluations would be
+        the better one by luck.
         """
-        names = {"steps": "max_steps", "learning_rate": "learning_rate", "precision": "precision"}
-        return {"epochs": None, "patience": None} | {
+        names = {
+            "steps": "max_steps",
+            "learning_rate": "learning_rate",
+            "precision": "precision",
+            "evaluation_steps": "evaluation_steps",
+        }
+        return {"epochs": None, "patience": None, "max_minutes": None} | {
             name: facts[key] for key, name in names.items() if key in facts
         }

@@ -129,6 +129,7 @@ class FitTrainer(Trainer):
         """Make the schedule of `rate_factor`, which follows the progress of this training."""
         if self.lr_scheduler is None:
             self.horizon = Horizon.of(self.settings, self.steps_per_epoch, num_training_steps)
+            self.progress.interval = self.horizon.interval
 
             def factor(step: int) -> float:
                 progress = self.progress
@@ -153,18 +154,24 @@ class FitTrainer(Trainer):
         """Let the rate fall where it has to, so that it is zero when a cap is reached."""
         if self.progress.decay_from:
             return
-        minutes, cooldown = self.settings.max_minutes, self.settings.cooldown
-        if minutes is not None and agreed(self._minutes() >= minutes * (1 - cooldown)):
-            self._start_decay(step, "max_minutes")
-        elif not self.horizon.fixed and step >= self.horizon.last_start(cooldown):
+        most, cooldown = self.settings.max_minutes, self.settings.cooldown
+        if most is not None:
+            minutes = agreed(self._minutes())  # the clocks of several processes differ
+            if minutes >= most * (1 - cooldown):
+                left = int(step / minutes * max(most - minutes, 0))
+                self._start_decay(step, "max_minutes", left)
+                return
+        if not self.horizon.fixed and step >= self.horizon.last_start(cooldown):
             self._start_decay(step, "max_epochs")
 
     def _minutes(self) -> float:
         return (self.progress.seconds + time.perf_counter() - self._clock) / 60
 
-    def _start_decay(self, step: int, reason: str) -> None:
+    def _start_decay(self, step: int, reason: str, left: int | None = None) -> None:
+        """Let the rate fall from here, over at most so many steps as are left."""
+        steps = self.horizon.decay_steps(step, self.settings.cooldown)
         self.progress.decay_from, self.progress.reason = step, reason
-        self.progress.decay_steps = self.horizon.decay_steps(step, self.settings.cooldown)
+        self.progress.decay_steps = steps if left is None else max(1, min(steps, left))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the selection split, remember the best, and end the training when it is time."""
