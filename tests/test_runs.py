@@ -332,3 +332,11 @@ def test_a_16_bit_checkpoint_is_not_flattered(place):
     assert last.source_mb is None
     ratio = first.source_mb / last.main.size_mb
     assert any(f"it is {ratio:.1f}x smaller" in words for words in report.verdict.sentences)
+
+
+def test_a_run_with_few_validation_rows_is_timed_on_what_there_is(place):
+    write_rows(place / "validation.csv", 5, 1, yes="yes", no="no")
+    timing = {"seconds": 0.1, "shapes": [[1, 8]], "threads": 1}
+    run = bc.run(recipe(place, METHODS[:2], measure=timing), place / "run")
+    shapes = {(t.batch, t.length) for s in run.report.stages for t in s.main.latency}
+    assert shapes == {(1, 8), (1, "task")}
