@@ -8,7 +8,7 @@ from itertools import dropwhile
 from typing import Any
 
 from bertcompress.engines.teachers import LiveTeacher
-from bertcompress.errors import MissingExtra, RecipeError
+from bertcompress.errors import MissingExtra, ModelError, RecipeError
 from bertcompress.method import Context, Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
@@ -67,8 +67,9 @@ class Chain:
                 plain = (simple or QuantizeInt8()).model_copy(update={"max_drop": None})
                 try:
                     dense = self._apply(f"baseline-{plain.key}", plain, self.baseline)
-                except MissingExtra as error:
-                    if simple:
+                except (MissingExtra, ModelError) as error:
+                    # What the recipe itself asks for needs the runtime too.
+                    if simple and isinstance(error, MissingExtra):
                         raise
                     note = f"no int8 of the uncompressed model to compare with: {error}"
                     self.notes.setdefault(name, []).append(note)
