@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
 from typing import Any
 
 from bertcompress.engines.teachers import LiveTeacher
@@ -12,6 +11,7 @@ from bertcompress.errors import MissingExtra, ModelError, RecipeError
 from bertcompress.method import Context, Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
+from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, trained_alike
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runs.starting import Say, Start
@@ -90,10 +90,7 @@ class Chain:
         )
 
     def _methods(self) -> Sequence[Method]:
-        if not self.start.finetuned:
-            return self.recipe.methods
-        # Only at the front: after a cut it is recovery training, which this model needs as well.
-        kept = list(dropwhile(lambda method: method.key == "finetune", self.recipe.methods))
+        kept = steps(self.recipe.methods, self.start.finetuned)
         if len(kept) < len(self.recipe.methods):
             text = "finetune skipped: the model is fine-tuned for this task already"
             self.notes.setdefault("00-original", []).append(text)

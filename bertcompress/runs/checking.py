@@ -18,7 +18,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.shapes import anatomy
 from bertcompress.task import Task
 
-__all__ = ["check_disk", "check_methods", "check_metrics", "least_bytes", "metrics_for"]
+__all__ = ["check_disk", "check_methods", "check_metrics", "least_bytes", "metrics_for", "steps"]
 
 FLOAT = 4
 """Bytes of a parameter as stages keep it."""
@@ -79,6 +79,7 @@ def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: b
 
 def steps(methods: Sequence[Method], finetuned: bool) -> list[Method]:
     """Return the methods that run: a model that is fine-tuned skips that step at the front."""
+    # Only at the front: after a cut it is recovery training, which this model needs as well.
     return list(dropwhile(lambda m: finetuned and m.key == "finetune", methods))
 
 
