@@ -261,7 +261,7 @@ def export(
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
     else:
         made = _alike(product, Path(out), say)
-    if type(product.model).__name__.endswith("ForSequenceClassification"):
+    if is_classifier(type(product.model)):
         record(made, product, environment())
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from bertcompress.publish.scrubbing import scrub, scrub_config
 from bertcompress.report import Report
 
 RECIPE = "model: embedded:minilm-l6\ntask: glue/sst2\nmethods:\n- quantize_int8: {}\n"
+RECORD = {"layers": {"kept": [0]}}
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -204,6 +206,49 @@ def test_the_onnx_snippet_runs_in_a_clone(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
+    ("max_length", "limit", "lengths"),
+    [(72, 512, [16, 32, 64, 128]), (72, 80, [16, 32, 64, 80]), (128, 40, [16, 32, 40])],
+)
+@pytest.mark.parametrize("words", [1, 70, 400])
+def test_the_openvino_snippet_pads_to_what_it_warmed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_length: int,
+    limit: int,
+    lengths: list[int],
+    words: int,
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.models.WordLevel({"[UNK]": 0, "A": 1, "[PAD]": 2}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.enable_padding(length=7)  # as some files say
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    fed: list[dict[str, Any]] = []
+
+    def compiled(feed: dict[str, Any]) -> list[Any]:
+        fed.append(feed)
+        return [feed["input_ids"]]
+
+    compiled.inputs = [  # type: ignore[attr-defined]
+        SimpleNamespace(any_name=name) for name in ("input_ids", "attention_mask")
+    ]
+    fake = SimpleNamespace(compile_model=lambda *_: compiled)
+    monkeypatch.setitem(sys.modules, "openvino", fake)
+    task = {**sample_report().task, "max_length": max_length}
+    report = sample_report().model_copy(update={"task": task})
+    code = next(s for s in _snippets(_card(report, limit=limit, pad_id=2)) if "openvino" in s)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace('"A text."', repr("A " * words)), "card", "exec"), {})
+    *warmed, last = [feed["input_ids"] for feed in fed]
+    assert [ids.shape[1] for ids in warmed] == lengths
+    assert last.shape[1] in lengths and max(lengths) <= limit
+    kept = min(words, max_length, limit)
+    assert last.tolist() == [[1] * kept + [2] * (last.shape[1] - kept)]
+    assert fed[-1]["attention_mask"].sum() == kept
+
+
+@pytest.mark.parametrize(
     ("model_type", "built", "says"),
     [
         ("bert", "BertForSequenceClassification", "plain `transformers` loads it"),
@@ -214,7 +259,7 @@ def test_the_onnx_snippet_runs_in_a_clone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_folder_tells_how_it_loads(
     tmp_path: Path, model_type: str, built: str, says: str
 ) -> None:
-    config = {"model_type": model_type, "architectures": [built]}
+    config = {"model_type": model_type, "architectures": [built], "bertcompress": RECORD}
     (tmp_path / "config.json").write_text(json.dumps(config))
     method = SimpleNamespace(key="distill", paper="arXiv 1503.02531")
     recipe: Any = SimpleNamespace(to_yaml=lambda: RECIPE, methods=(method,))
@@ -258,6 +303,7 @@ def run(tmp_path: Path) -> Path:
             {
                 "model_type": "bertcompress-bert",
                 "architectures": ["CompressedBertForSequenceClassification"],
+                "bertcompress": RECORD,
                 "_name_or_path": model,
                 "id2label": {"0": "/r/cats", "1": "~"},
             }

@@ -106,3 +106,26 @@ def test_the_least_room_is_never_more_than_what_a_run_takes(place, tmp_path, mon
     least = checking.least_bytes(bc.Recipe.load(run.folder / "recipe.yaml"), model, True)
     assert 0 < least <= kept
     assert isinstance(run.recipe.methods[0], Method)
+
+
+def test_an_interrupted_run_needs_no_room_for_what_it_has(place, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    steps = [CUT, {"factorize_embedding": {"size": 8}}]
+    files = (place / "train.csv", place / "validation.csv")
+    task = bc.Task.from_files(*files, text="text", label="label", labels=["0", "1"], max_length=24)
+    fields = {"model": str(place / "2"), "task": task, "methods": steps}
+    recipe = bc.Recipe.parse({"measure": {"latency": False}, **fields})
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bc.FactorizeEmbedding, "apply", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            bc.run(recipe, tmp_path / "out")
+    least = (place / "2" / "model.safetensors").stat().st_size * 2  # what is left, and its copy
+    usage = SimpleNamespace(total=10**9, used=0, free=least)
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda _: usage)
+    assert bc.run(recipe, tmp_path / "out", resume=True).report.stages
+    with pytest.raises(OutputError, match="MB are free there"):
+        bc.run(recipe, tmp_path / "other")

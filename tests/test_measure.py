@@ -282,3 +282,8 @@ def test_task_batches_hold_the_same_rows_unsorted(data):
     lengths = [batch["input_ids"].shape[1] for batch in made[1]]
     assert lengths != sorted(lengths)
     assert lengths != sorted(lengths, reverse=True)
+
+
+def test_a_batch_size_that_the_rows_cannot_fill_is_left_out(data):
+    made = task_batches(data, "validation", tiny_tokenizer(), sizes=(1, 8, 1_000), rows=24)
+    assert {size: len(batches) for size, batches in made.items()} == {1: 48, 8: 6}

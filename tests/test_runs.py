@@ -19,7 +19,7 @@ from report_support import deployment, scores
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
-from bertcompress.errors import OutputError, RecipeError
+from bertcompress.errors import ModelError, OutputError, RecipeError
 from bertcompress.measure import Latency, speed_claim
 from bertcompress.report import Report
 from bertcompress.runs.finishing import paid
@@ -332,3 +332,29 @@ def test_a_16_bit_checkpoint_is_not_flattered(place):
     assert last.source_mb is None
     ratio = first.source_mb / last.main.size_mb
     assert any(f"it is {ratio:.1f}x smaller" in words for words in report.verdict.sentences)
+
+
+def test_a_run_with_few_validation_rows_is_timed_on_what_there_is(place):
+    write_rows(place / "validation.csv", 5, 1, yes="yes", no="no")
+    timing = {"seconds": 0.1, "shapes": [[1, 8]], "threads": 1}
+    run = bc.run(recipe(place, METHODS[:2], measure=timing), place / "run")
+    shapes = {(t.batch, t.length) for s in run.report.stages for t in s.main.latency}
+    assert shapes == {(1, 8), (1, "task")}
+
+
+def test_an_opponent_that_cannot_be_made_is_a_note(place, monkeypatch):
+    real = bc.QuantizeInt8.apply
+
+    def apply(method, product, ctx):
+        if ctx.workdir.name.startswith("baseline"):
+            raise ModelError("nothing quantised it")
+        return real(method, product, ctx)
+
+    monkeypatch.setattr(bc.QuantizeInt8, "apply", apply)
+    run = bc.run(recipe(place, [*METHODS[:2], METHODS[3]]), place / "run")
+    assert [row.precision for row in run.report.last.deployments] == ["fp32", "fp32", "int8"]
+    words = "no int8 of the uncompressed model to compare with: nothing quantised it"
+    assert words in run.report.last.notes
+    assert {path.name for path in (run.folder / "stages").iterdir()} == {
+        *("01-finetune", "02-prune_structured", "03-quantize_int8"),
+    }

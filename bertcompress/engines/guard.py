@@ -131,6 +131,8 @@ class Guard:
         self, logits: Logits, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
         """Return the same of answers that are there. Shape: (N, K)."""
+        if not np.isfinite(logits).all():
+            return Attempt.failed(options, kept, "it answers with infinities or NaN")
         task = self.data.task
         labelled = task.problem != "unlabelled"
         references = self.data.references("selection") if labelled else self.original

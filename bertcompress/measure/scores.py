@@ -250,7 +250,8 @@ def task_batches(
 ) -> dict[int, list[Batch]]:
     """Return the same random rows of a split as batches of each size, padded to their longest row.
 
-    In random order, as a server meets them: rows sorted by length would flatter padding.
+    In random order, as a server meets them: rows sorted by length would flatter padding. A size of
+    which there are too few rows for one batch is left out.
     """
     encoded = data.encode(tokenizer, split)
     chosen = np.random.default_rng(0).permutation(len(encoded))[: max(rows, max(sizes))]
@@ -262,4 +263,5 @@ def task_batches(
             if len(positions) == size
         ]
         for size in sizes
+        if size <= len(encoded)
     }

@@ -22,6 +22,7 @@ from bertcompress.batches import Batches
 from bertcompress.data import TaskData, align_labels, differ
 from bertcompress.engines.objectives import LabelLoss
 from bertcompress.errors import DataError
+from bertcompress.heads import is_classifier
 from bertcompress.method import Context, Method
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -36,7 +37,7 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
     was loaded: a head that was made new a moment ago looks the same.
     """
     config: Any = getattr(model, "config", None)
-    if not type(model).__name__.endswith("ForSequenceClassification"):
+    if not is_classifier(type(model)):
         return False
     if data.task.problem == "unlabelled":
         return True

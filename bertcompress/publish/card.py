@@ -20,7 +20,9 @@ from bertcompress.report.cells import cost_line
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
+from bertcompress.runtimes.buckets import bucket_lengths
 from bertcompress.store import write_atomically
+from bertcompress.tokenizing import longest_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -75,6 +77,8 @@ class CardFacts:
     pipeline_tag: str = "text-classification"
     pad_id: int = 0
     """Token that texts are padded with."""
+    limit: int = 512
+    """Tokens of the longest text that the model takes."""
     papers: Mapping[str, str] = field(default_factory=dict)
     """Method key to its source, to be cited."""
 
@@ -97,6 +101,16 @@ class CardFacts:
     def task_name(self) -> str:
         """Name of the task."""
         return str(self.report.task.get("name", "task"))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that texts are cut to, as they were when it was measured."""
+        return min(int(self.report.task.get("max_length") or 128), self.limit)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens that single texts are padded to: all that the model is warmed for."""
+        return bucket_lengths(self.max_length, self.limit)
 
     @property
     def source(self) -> str:
@@ -136,6 +150,7 @@ def card_facts(
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
         pad_id=int(config.get("pad_token_id") or 0),
+        limit=longest_text(folder, str(folder)),
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
 from typing import Any
 
 from bertcompress.engines.teachers import LiveTeacher
-from bertcompress.errors import MissingExtra, RecipeError
+from bertcompress.errors import MissingExtra, ModelError, RecipeError
 from bertcompress.method import Context, Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
+from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, trained_alike
 from bertcompress.runs.stages import Finished, Stages
 from bertcompress.runs.starting import Say, Start
@@ -67,8 +67,9 @@ class Chain:
                 plain = (simple or QuantizeInt8()).model_copy(update={"max_drop": None})
                 try:
                     dense = self._apply(f"baseline-{plain.key}", plain, self.baseline)
-                except MissingExtra as error:
-                    if simple:
+                except (MissingExtra, ModelError) as error:
+                    # What the recipe itself asks for needs the runtime too.
+                    if simple and isinstance(error, MissingExtra):
                         raise
                     note = f"no int8 of the uncompressed model to compare with: {error}"
                     self.notes.setdefault(name, []).append(note)
@@ -89,10 +90,7 @@ class Chain:
         )
 
     def _methods(self) -> Sequence[Method]:
-        if not self.start.finetuned:
-            return self.recipe.methods
-        # Only at the front: after a cut it is recovery training, which this model needs as well.
-        kept = list(dropwhile(lambda method: method.key == "finetune", self.recipe.methods))
+        kept = steps(self.recipe.methods, self.start.finetuned)
         if len(kept) < len(self.recipe.methods):
             text = "finetune skipped: the model is fine-tuned for this task already"
             self.notes.setdefault("00-original", []).append(text)

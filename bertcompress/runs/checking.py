@@ -18,7 +18,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.shapes import anatomy
 from bertcompress.task import Task
 
-__all__ = ["check_disk", "check_methods", "check_metrics", "least_bytes", "metrics_for"]
+__all__ = ["check_disk", "check_methods", "check_metrics", "least_bytes", "metrics_for", "steps"]
 
 FLOAT = 4
 """Bytes of a parameter as stages keep it."""
@@ -79,12 +79,16 @@ def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: b
 
 def steps(methods: Sequence[Method], finetuned: bool) -> list[Method]:
     """Return the methods that run: a model that is fine-tuned skips that step at the front."""
+    # Only at the front: after a cut it is recovery training, which this model needs as well.
     return list(dropwhile(lambda m: finetuned and m.key == "finetune", methods))
 
 
 def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) -> None:
-    """Raise OutputError where not even the models of the stages fit on the disk of `folder`."""
-    needed = least_bytes(recipe, product.model, finetuned)
+    """Raise OutputError where not even the models of the stages fit on the disk of `folder`.
+
+    Those that an interrupted run left there have their room already.
+    """
+    needed = least_bytes(recipe, product.model, finetuned) - _kept_bytes(folder)
     place = next(parent for parent in folder.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed:
@@ -92,6 +96,14 @@ def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) 
             f"{folder}: {free / 1e6:,.0f} MB are free there, and the models of the stages alone "
             f"take {needed / 1e6:,.0f} MB; make room, or choose another --out"
         )
+
+
+def _kept_bytes(folder: Path) -> int:
+    """Return what the models of finished stages take in the folder of an unfinished run."""
+    found = (folder / "stages").glob("*/model/*")
+    # Controls and opponents are not part of `least_bytes`.
+    own = [file for file in found if file.parents[1].name[:2].isdigit()]
+    return sum(f.stat().st_size for f in own if not f.parents[1].name.endswith("-control"))
 
 
 def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.artefact import Deployment, Product, imitates, load, precision_of, save
 from bertcompress.data import TaskData
-from bertcompress.errors import OutputError
+from bertcompress.errors import MissingExtra, ModelError, OutputError
 from bertcompress.measure import BATCH, Cost, peak_memory_mb, predict
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
@@ -205,14 +205,24 @@ class Stages:
             # Named by the key: checkpoints of another stage are never gone on with.
             workdir = self.folder / "work" / f"{name}-{key[:12]}"
             workdir.mkdir(parents=True, exist_ok=True)
-            if together or self.ranks.main:
-                start = time.perf_counter()
-                forget_peak_memory()
-                with self.clock(activity):
-                    product = compute(workdir)
-                if self.ranks.main:
-                    cost = _cost(product.facts, time.perf_counter() - start)
-                    self._write(folder, name, method, key, product, cost, workdir)
+            refused: Exception | None = None
+            try:
+                if together or self.ranks.main:
+                    start = time.perf_counter()
+                    forget_peak_memory()
+                    with self.clock(activity):
+                        product = compute(workdir)
+                    if self.ranks.main:
+                        cost = _cost(product.facts, time.perf_counter() - start)
+                        self._write(folder, name, method, key, product, cost, workdir)
+            except (MissingExtra, ModelError) as error:
+                if together:
+                    raise
+                refused = error
+                shutil.rmtree(workdir, ignore_errors=True)
+            # The other processes are told, or they would wait for what never comes.
+            if words := self.ranks.agree(refused and str(refused)):
+                raise refused or ModelError(words)
             self.ranks.wait()
             if self.ranks.main:
                 shutil.rmtree(workdir, ignore_errors=True)

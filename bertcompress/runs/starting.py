@@ -194,7 +194,7 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
         return None
     product = load(recipe.teacher)
     model: Any = product.model
-    if not type(model).__name__.endswith("ForSequenceClassification"):
+    if not is_classifier(type(model)):
         raise ModelError(f"teacher '{recipe.teacher}': a {type(model).__name__}, which has no head")
     if data.num_labels and int(model.config.num_labels) != data.num_labels:
         raise ModelError(

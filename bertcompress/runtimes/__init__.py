@@ -121,6 +121,7 @@ def open_predictor(
     *,
     serving: str | None = None,
     max_length: int | None = None,
+    limit: int | None = None,
 ) -> Predictor:
     """Return an artefact ready to run: a model folder, `.onnx` file, run folder or Hub id.
 
@@ -136,6 +137,7 @@ def open_predictor(
             `buckets` pad single texts to 16, 32, 64 ... tokens and have compiled for these lengths
             when this returns. Other batches, and longer texts, are answered as by `dynamic`.
         max_length: Tokens of the longest text that is padded so; None takes the model's limit.
+        limit: Tokens of the longest text that the model takes; None tells it by its config.
 
     Raises:
         NotFound, ModelError, CheckpointError, MissingExtra.
@@ -147,7 +149,7 @@ def open_predictor(
     if serving is not None and serving not in modes:
         raise ModelError(unknown(f"{path} ({runtime})", "serving", serving, modes))
     if serving not in (None, "dynamic"):
-        options |= {"serving": serving, "max_length": max_length}
+        options |= {"serving": serving, "max_length": max_length, "limit": limit}
     return cast(Predictor, module.predictor(found, threads=threads, **options))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bertcompress.runtimes import Batch, Logits, Predictor
 
-__all__ = ["BucketPredictor", "bucket_lengths", "example", "pad_to", "text_limit"]
+__all__ = ["BucketPredictor", "bucket_lengths", "example", "pad_to", "padding_id", "text_limit"]
 
 SHORTEST = 16
 """Tokens of the first bucket."""
@@ -34,18 +34,26 @@ def bucket_lengths(longest: int, limit: int) -> tuple[int, ...]:
     return (*lengths, min(length, limit))
 
 
-def text_limit(folder: Path) -> tuple[int, int]:
-    """Return the tokens of the longest text that a model takes, and its padding id.
+def text_limit(folder: Path) -> int:
+    """Return the tokens of the longest text that the model in a folder takes, by its config.json.
 
-    By the config.json of its folder; without one 512 and 0.
+    512 where there is none, or none that tells. Raises ModelError for one that cannot be read.
     """
+    if not (folder / "config.json").is_file():
+        return UNKNOWN
+    # They need torch, which whoever knows the limit does without.
+    from bertcompress.reading import config_beside
+    from bertcompress.tokenizing import position_limit
+
+    config = config_beside(folder, str(folder))
+    return position_limit(config) if getattr(config, "max_position_embeddings", None) else UNKNOWN
+
+
+def padding_id(folder: Path) -> int:
+    """Return the token that texts are padded with, by the folder's config.json; else 0."""
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    pad = int(config.get("pad_token_id") or 0)
-    positions = int(config.get("max_position_embeddings") or UNKNOWN)
-    # RoBERTa and its kin count positions from behind the padding id; others pad with 0.
-    offset = pad + 1 if 0 < pad < SHORTEST < positions else 0
-    return positions - offset, pad
+    return int(config.get("pad_token_id") or 0)
 
 
 def pad_to(batch: Batch, length: int, pad_id: int) -> dict[str, Any]:

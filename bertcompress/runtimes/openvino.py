@@ -25,7 +25,7 @@ from bertcompress.runtimes import (
     join_outputs,
     require,
 )
-from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, text_limit
+from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, padding_id, text_limit
 from bertcompress.runtimes.onnxruntime import precision_of
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
@@ -127,6 +127,7 @@ def predictor(
     precision: str | None = None,
     serving: str = "dynamic",
     max_length: int | None = None,
+    limit: int | None = None,
 ) -> Predictor:
     """Return the ONNX file ready to run on the CPU, tuned for latency.
 
@@ -139,6 +140,8 @@ def predictor(
             to 16, 32, 64 ... tokens and are ready for these once open: `warmed` in one model,
             `buckets` in a model each, which takes several times the memory.
         max_length: Tokens of the longest text that is padded; None takes the model's limit.
+        limit: Tokens of the longest text that the model takes; None tells it by the config.json
+            beside the file.
 
     Raises:
         CheckpointError for a file that OpenVINO cannot read; ModelError where its texts cannot be
@@ -148,7 +151,7 @@ def predictor(
     options: dict[str, Any] = {"precision": precision or precision_of(file), "threads": threads}
     if serving == "dynamic":
         return OpenVinoPredictor(file, **options)
-    limit, pad_id = text_limit(file.parent)
+    limit, pad_id = limit or text_limit(file.parent), padding_id(file.parent)
     lengths = bucket_lengths(max_length or limit, limit)
     per_token = _per_token(file, serving)
     opened: dict[int, Predictor]

@@ -94,6 +94,9 @@ class Worker:
         runtime = locate(path, runtime, options.get("precision"))[0]
         # What every process of this runtime carries is no part of the model.
         importlib.import_module(f"bertcompress.runtimes.{runtime}")
+        if "serving" in options:
+            # Known here, so that nothing is loaded to find it out, which would be measured.
+            options["limit"] = longest or options.get("max_length")
         before, start = psutil.Process().memory_info().rss, time.perf_counter()
         self._predictor = open_predictor(path, runtime, **options)
         self._predictor(random_batch(1, min(16, longest or 16), vocab_size))

@@ -13,7 +13,15 @@ from tests_support import tiny_model
 from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
 from bertcompress.runtimes import SERVING, onnxruntime, open_predictor, openvino, serving_modes
-from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, pad_to, text_limit
+from bertcompress.runtimes.buckets import (
+    BucketPredictor,
+    bucket_lengths,
+    pad_to,
+    padding_id,
+    text_limit,
+)
+from bertcompress.shapes import FAMILIES
+from bertcompress.tokenizing import position_limit
 
 MODES = SERVING["openvino"][1:]
 needs_openvino = pytest.mark.skipif(
@@ -41,17 +49,25 @@ def test_lengths_double_up_to_the_text_limit(longest, limit, lengths):
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        ({"max_position_embeddings": 512, "pad_token_id": 0}, (512, 0)),
-        ({"max_position_embeddings": 514, "pad_token_id": 1}, (512, 1)),
-        ({"max_position_embeddings": 8192, "pad_token_id": 50283}, (8192, 50283)),
-        ({"pad_token_id": None}, (512, 0)),
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 3}, (512, 3)),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, (512, 1)),
+        ({"model_type": "roberta", "max_position_embeddings": 514}, (512, 0)),
+        ({"model_type": "modernbert", "max_position_embeddings": 8192}, (8190, 0)),
+        ({"model_type": "t5"}, (512, 0)),
         (None, (512, 0)),
     ],
 )
 def test_the_longest_text_comes_from_the_config(tmp_path, config, found):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
-    assert text_limit(tmp_path) == found
+    assert (text_limit(tmp_path), padding_id(tmp_path)) == found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_limit_is_that_of_the_models_own_tokenizer(tmp_path, family):
+    model = tiny_model(family, pad_token_id=3)
+    model.config.save_pretrained(tmp_path)
+    assert text_limit(tmp_path) == position_limit(model.config)
 
 
 class Plain:
@@ -172,3 +188,12 @@ def test_a_mode_that_a_runtime_does_not_have_is_named(folder):
         open_predictor(file, "onnxruntime", serving="buckets")
     assert open_predictor(file, "onnxruntime", serving="dynamic").runtime == "onnxruntime"
     assert serving_modes("torch") == ("dynamic",)
+
+
+@needs_openvino
+@pytest.mark.parametrize("serving", MODES)
+def test_whoever_knows_the_limit_says_it(folder, serving, monkeypatch):
+    monkeypatch.setattr(openvino, "text_limit", lambda _: pytest.fail("was told"))
+    file = folder / "onnx" / "model.onnx"
+    ours = open_predictor(file, "openvino", threads=1, serving=serving, limit=20)
+    assert ours.lengths == (16, 20)

@@ -5,7 +5,8 @@ the runtime: dynamic int8 with per-channel weights for ONNX Runtime (no calibrat
 through NNCF for OpenVINO (activation ranges from a few hundred training rows). Embeddings are
 quantised too. Each file is scored on the selection split as it is served: where it loses more than
 `max_drop`, or less but significantly, other settings are tried, then the modules that rounding
-hurts most stay in fp32, and the report says which and why. After Zafrir et al. 2019, "Q8BERT"
+hurts most stay in fp32, and the report says which and why. Where no file can be made for one
+runtime, the report says so and the others are made all the same. After Zafrir et al. 2019, "Q8BERT"
 (1910.06188): its post-training baseline.
 
 Costs seconds to a minute and no training. Four times smaller, and faster wherever the processor has
@@ -86,19 +87,23 @@ class QuantizeInt8(Method):
                 raise MissingExtra(runtime, "onnx" if runtime == "onnxruntime" else "openvino")
 
     def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product with an fp32 ONNX file and one int8 file per runtime."""
+        """Return the product with an fp32 ONNX file and one int8 file per runtime.
+
+        A runtime for which none can be made gets a note; ModelError where that is all of them.
+        """
         chosen = self.runtimes or tuple(available_runtimes())
         calibration = self._calibration(product, ctx)
         static = "openvino" in chosen
         facts: dict[str, Any] = {"samples": len(calibration) if static else 0, "notes": []}
         halved = self._halved(product, ctx, facts) if self.bf16 else []
         if self.max_drop is None:
-            made = [*quantize_int8(product, ctx.workdir, chosen, calibration), *halved]
-            return Product(product.model, product.tokenizer, tuple(made), facts)
+            made, failed = _unguarded(product, ctx.workdir, chosen, calibration)
+            facts["notes"] += failed
+            return Product(product.model, product.tokenizer, (*made, *halved), facts)
         original = predict(TorchPredictor(product.model), ctx.data, "selection", product.tokenizer)
         guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
         for half in list(halved):
-            judged = guard.judge(open_predictor(half.path, "torch", None, "bf16"), {})
+            judged = _judged(functools.partial(_bf16, guard, half.path))
             if not judged.allowed:
                 halved.remove(half)
                 facts["notes"].append(f"no bf16 model: {judged.words}")
@@ -111,6 +116,7 @@ class QuantizeInt8(Method):
             for name, (every, best) in tried.items()
             for note in _notes(name, every[0], best, self.max_drop, len(ctx.data.selection))
         ]
+        facts["notes"] += _failures(tried)
         return Product(product.model, product.tokenizer, (*made, *halved), facts)
 
     def _halved(self, product: Product, ctx: Context, facts: dict[str, Any]) -> list[Deployment]:
@@ -135,14 +141,45 @@ class QuantizeInt8(Method):
 def quantize_int8(
     product: Product, folder: Path, runtimes: tuple[Int8Runtime, ...], calibration: Batches
 ) -> list[Deployment]:
-    """Write `onnx/` and `openvino/` under a folder, and return what can be deployed from them."""
+    """Write `onnx/` and `openvino/` under a folder, and return what can be deployed from them.
+
+    Raises ModelError where no file can be made for one of the runtimes.
+    """
+    made, failed = _unguarded(product, folder, runtimes, [*array_batches(calibration)])
+    if failed:
+        raise ModelError("; ".join(failed))
+    return made
+
+
+def _unguarded(
+    product: Product,
+    folder: Path,
+    runtimes: tuple[Int8Runtime, ...],
+    calibration: Sequence[Batch],
+) -> tuple[list[Deployment], list[str]]:
+    """Return what could be made by the defaults, and a line for each runtime without a file."""
     from bertcompress.runtimes import onnxruntime
 
-    shown: list[Batch] = [*array_batches(calibration)]
-    made = [onnxruntime.export(product, folder / "onnx")]
+    made, failed = [onnxruntime.export(product, folder / "onnx")], []
     for runtime in runtimes:
-        made.append(_quantized(runtime, folder, shown))
-    return made
+        try:
+            made.append(_quantized(runtime, folder, calibration))
+        except ModelError as error:
+            _file(runtime, folder).unlink(missing_ok=True)
+            failed.append(f"{runtime}: no int8 file: {error}")
+    _check_any(runtimes, failed)
+    return made, failed
+
+
+def _check_any(runtimes: Sequence[str], failed: Sequence[str]) -> None:
+    if failed and len(failed) == len(runtimes):
+        raise ModelError("; ".join(failed))
+
+
+def _file(runtime: Int8Runtime, folder: Path) -> Path:
+    """Return where the int8 file of a runtime lies under a folder."""
+    name = next(f for r, p, _, f in ONNX_FILES if (r, p) == (runtime, "int8"))
+    return folder / FOLDERS[runtime] / name
 
 
 def _quantized(
@@ -182,7 +219,8 @@ def quantize_guarded(
     """Do what `quantize_int8` does, but let the guard choose settings and what stays in fp32.
 
     `calibration`: rows to calibrate or to smooth on, one text each, without padding. Returns the
-    deployments, and what was tried for each runtime.
+    deployments, and what was tried for each runtime. A runtime for which every attempt failed has
+    none (its best attempt has an `error`); ModelError where that is all of them.
     """
     from bertcompress.runtimes import onnxruntime
 
@@ -193,8 +231,32 @@ def quantize_guarded(
         deployment, tried[runtime] = _searched(
             product, folder, runtime, calibration, guard, suspects
         )
-        made.append(deployment)
+        made += [deployment] if deployment else []
+    _check_any(runtimes, _failures(tried))
     return made, tried
+
+
+def _failures(tried: Mapping[str, Tried]) -> list[str]:
+    """Return a line for each runtime for which nothing could be made."""
+    return [
+        f"{runtime}: no int8 file: all {len(every)} attempts failed, the first by {best.words}"
+        for runtime, (every, best) in tried.items()
+        if best.error is not None
+    ]
+
+
+def _bf16(guard: Guard, path: Path) -> Attempt:
+    return guard.judge(open_predictor(path, "torch", None, "bf16"), {})
+
+
+def _judged(
+    judge: Callable[[], Attempt], options: Mapping[str, Any] | None = None, kept: Sequence[str] = ()
+) -> Attempt:
+    """Return an attempt; one that cannot be made is as bad as can be, and no reason to stop."""
+    try:
+        return judge()
+    except ModelError as error:
+        return Attempt.failed(options or {}, kept, str(error).rpartition(": ")[2])
 
 
 def _searched(
@@ -204,23 +266,26 @@ def _searched(
     calibration: Sequence[Batch],
     guard: Guard | Likeness,
     suspects: Callable[[], list[str]],
-) -> tuple[Deployment, Tried]:
-    """Return the best int8 file for one runtime, and what was tried for it."""
+) -> tuple[Deployment | None, Tried]:
+    """Return the best int8 file for one runtime, if any can be made, and what was tried for it."""
 
     def make(options: Mapping[str, Any], kept: Sequence[str]) -> Deployment:
         nodes = _nodes(product, folder / "onnx", kept)
         return _quantized(runtime, folder, calibration, exclude=nodes, **options)
 
     def attempt(options: Mapping[str, Any], kept: Sequence[str]) -> Attempt:
-        try:
+        def judge() -> Attempt:
             done = make(options, kept)
             return guard.judge(open_predictor(done.path, runtime), options, kept)
-        except ModelError as error:  # as bad as can be, and no reason to stop
-            return Attempt.failed(options, kept, str(error).rpartition(": ")[2])
+
+        return _judged(judge, options, kept)
 
     every, best = search(attempt, switches(runtime), suspects)
-    file = next(f for r, p, _, f in ONNX_FILES if (r, p) == (runtime, "int8"))
-    there = Deployment(runtime, "int8", folder / FOLDERS[runtime] / file)
+    file = _file(runtime, folder)
+    if best.error is not None:
+        file.unlink(missing_ok=True)
+        return None, (every, best)
+    there = Deployment(runtime, "int8", file)
     # What lies there is of the last attempt.
     return there if best is every[-1] else make(best.options, best.kept), (every, best)
 
@@ -248,6 +313,8 @@ def _nodes(product: Product, folder: Path, modules: Sequence[str]) -> list[str]:
 
 def _notes(runtime: str, first: Attempt, best: Attempt, limit: float, rows: int) -> list[str]:
     """Return what the report says of a search that went beyond the defaults, and of a near miss."""
+    if best.error is not None:
+        return []
     if first.passes:
         if first.drop <= limit:
             return []

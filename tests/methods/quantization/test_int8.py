@@ -247,3 +247,61 @@ def test_a_significant_loss_that_nothing_removes_is_accepted_and_said():
     assert (
         "nothing that was tried is within the limit" in int8._notes("x", large, large, 0.01, 9)[-1]
     )
+
+
+@pytest.mark.parametrize("max_drop", [0.01, None])
+@pytest.mark.parametrize("broken", [("openvino",), ("openvino", "onnxruntime")])
+def test_a_runtime_without_a_file_does_not_take_the_others_along(
+    trained, data, tmp_path, monkeypatch, broken, max_drop
+):
+    real = int8._quantized
+
+    def some(runtime, folder, calibration, **options):
+        if runtime in broken:
+            raise ModelError(f"{folder}: nothing quantised it")
+        return real(runtime, folder, calibration, **options)
+
+    monkeypatch.setattr(int8, "_quantized", some)
+    monkeypatch.setattr(int8, "switches", lambda runtime: [{}])
+    monkeypatch.setattr(int8, "available_runtimes", lambda: ["onnxruntime", "openvino"])
+    knobs = {"rows": 8, "max_drop": max_drop}
+    if len(broken) == 2:
+        with pytest.raises(ModelError, match=r"onnxruntime: no int8 file.*openvino: no int8 file"):
+            applied(trained, data, tmp_path, **knobs)
+        return
+    done = applied(trained, data, tmp_path, **knobs)
+    made = [(d.runtime, d.precision) for d in done.deployments]
+    assert made == [("onnxruntime", "fp32"), ("onnxruntime", "int8")]
+    assert all(d.path.is_file() for d in done.deployments)
+    (note,) = done.facts["notes"]
+    assert note.startswith("openvino: no int8 file: ")
+    assert "nothing quantised it" in note
+
+
+def test_a_file_that_answers_in_no_numbers_is_not_left_behind(trained, data, tmp_path, monkeypatch):
+    class Nothing:
+        runtime, precision = "onnxruntime", "int8"
+
+        def __call__(self, batch):
+            return np.full((len(batch["input_ids"]), 2), np.nan, np.float32)
+
+    monkeypatch.setattr(int8, "open_predictor", lambda *_: Nothing())
+    monkeypatch.setattr(int8, "switches", lambda runtime: [{}])
+    with pytest.raises(ModelError, match=r"onnxruntime: no int8 file: .*infinities or NaN"):
+        applied(trained, data, tmp_path, runtimes=("onnxruntime",))
+    assert not list(tmp_path.rglob(int8.ONNX_FILES[1][3]))
+
+
+def test_a_bf16_model_that_cannot_be_opened_is_a_note(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "bf16_gain", lambda model: 2.0)
+    real = int8.open_predictor
+
+    def opened(path, runtime, *rest):
+        if rest:
+            raise ModelError(f"{path}: no kernel for it")
+        return real(path, runtime)
+
+    monkeypatch.setattr(int8, "open_predictor", opened)
+    done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), bf16=True)
+    assert [d.precision for d in done.deployments] == ["fp32", "int8"]
+    assert done.facts["notes"] == ["no bf16 model: defaults: no kernel for it"]
