@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests_support import FAMILIES, tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tests_support import FAMILIES, WORDS, tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tokenizers import Tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.evaluation import evaluate
 from bertcompress.measure import predict
+from bertcompress.runs.starting import prepare
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import ShapeError
 from bertcompress.training import TrainSettings, fit
@@ -103,6 +105,60 @@ def test_a_teacher_of_another_width_is_refused_at_the_start(place, tmp_path):
     with pytest.raises(ModelError, match=r"answers with 3 numbers, task .* needs 2"):
         bc.run(cut, tmp_path / "run")
     assert not list(tmp_path.glob(".run*"))
+
+
+def letters() -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer that knows letters alone: as many tokens as a text has letters."""
+    names = "abcdefghijklmnopqrstuvwxyz"
+    tokenizer = tiny_tokenizer(*names, *(f"##{name}" for name in names), "##.")
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for word in WORDS:
+        if len(word) > 1:
+            vocab = state["model"]["vocab"]
+            vocab[f"<{word}>"] = vocab.pop(word)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        **{k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@pytest.mark.parametrize(("room", "cuts"), [(128, False), (30, True)])
+def test_a_teacher_reads_its_texts_whole_where_its_tokenizer_makes_more_tokens(
+    room, cuts, place, tmp_path
+):
+    """Without max_length each tokenizer gets what it needs, the teacher's within its model."""
+    tokenizer = letters()
+    wide = tiny_model(**NAMES, vocab_size=len(tokenizer), max_position_embeddings=room)
+    bc.save(wide, tmp_path / "wide", tokenizer)
+    files = (place / "train.csv", place / "validation.csv")
+    free = bc.Task.from_files(*files, text="text", label="label")
+    cut = recipe(place, [CUT, DISTILL], "tuned", teacher=str(tmp_path / "wide"), task=free)
+    said: list[str] = []
+    start = prepare(cut, None, said.append)
+    read = start.teacher_data
+    assert start.data.task.max_length == 16 and read is not None
+    lengths = read.encode(start.teacher[0].tokenizer, "train")["length"][:]
+    assert (max(lengths) == room) is cuts and max(lengths) > 16
+    lines = [line for line in said if "teacher" in line]
+    assert lines == [line for line in start.notes if "teacher" in line]
+    assert "the teacher's tokenizer differs: its max_length is" in lines[0]
+    assert any("the teacher's texts: max_length 30, the most" in line for line in lines) is cuts
+    if cuts:
+        assert bc.run(cut, tmp_path / "run").report.stages[-1].method == "distill"
+
+
+def test_a_teacher_of_another_language_is_refused(place, tmp_path):
+    tokenizer = letters()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocab = {k if k.startswith("[") else f"<{k}>": v for k, v in state["model"]["vocab"].items()}
+    state["model"]["vocab"] = vocab
+    foreign = tiny_tokenizer()
+    foreign._tokenizer = Tokenizer.from_str(json.dumps(state))
+    bc.save(tiny_model(**NAMES, vocab_size=len(vocab)), tmp_path / "foreign", foreign)
+    cut = recipe(place, [CUT, DISTILL], "tuned", teacher=str(tmp_path / "foreign"))
+    with pytest.raises(ModelError, match=r"foreign': its tokenizer answers \[UNK\] to 100 %"):
+        prepare(cut, None, lambda _: None)
 
 
 def test_finetune_after_a_cut_is_kept(place, tmp_path):

@@ -111,7 +111,10 @@ class Chain:
             self.stages.digest(self.baseline),
         )
         teacher = LiveTeacher(
-            product.model, product.tokenizer, self.start.data, device=self.start.device
+            product.model,
+            product.tokenizer,
+            self.start.teacher_data or self.start.data,
+            device=self.start.device,
         )
         self.teacher = (teacher, source)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, differ, load_data
+from bertcompress.engines.teachers import same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
@@ -25,6 +26,7 @@ from bertcompress.training import to_target_units
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Say", "Start", "prepare", "weights_digest"]
 
@@ -45,6 +47,8 @@ class Start:
     device: torch.device
     teacher: tuple[Product, str] | None
     """The teacher that the recipe names, in this task's classes, and its digest."""
+    teacher_data: TaskData | None = None
+    """The rows as that teacher reads them, where it does not cut them as the model does."""
     notes: tuple[str, ...] = ()
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
@@ -95,12 +99,12 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     _check_shapes(recipe, product.model)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
-    teacher, half = (
-        _teacher(recipe, data),
-        half_size(locate(recipe.model, revision=recipe.revision)),
-    )
-    notes = (*notes, *data.notes)
-    return Start(data, product, finetuned, source, _device(), teacher, notes, half)
+    teacher, read, told = _its_rows(_teacher(recipe, data), rows, data, product.tokenizer)
+    for line in told:
+        say(line)
+    half = half_size(locate(recipe.model, revision=recipe.revision))
+    notes = (*notes, *data.notes, *told)
+    return Start(data, product, finetuned, source, _device(), teacher, read, notes, half)
 
 
 def _classifier(recipe: Recipe) -> Product | None:
@@ -201,6 +205,7 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
             f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
             f"'{data.task.name}' needs {data.num_labels}"
         )
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
     order = align_labels(data.labels, _class_names(model)) if data.labels else None
     if order is not None:
         _reorder(model, order)
@@ -218,6 +223,34 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
             stacklevel=2,
         )
     return product, weights_digest(recipe.teacher)
+
+
+def _its_rows(
+    teacher: tuple[Product, str] | None,
+    rows: TaskData,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[tuple[Product, str] | None, TaskData | None, tuple[str, ...]]:
+    """Return the teacher, the rows as it reads them (None: as the model does), and lines on that.
+
+    A tokenizer that makes more tokens of a text needs more room for it. `rows`: not cut yet;
+    `data`: as the model reads them with its `tokenizer`.
+    """
+    if teacher is None:
+        return None, None, ()
+    product, digest = teacher
+    ours, limit = data.task.max_length or 0, max_tokens(product.model)
+    if limit >= ours and same_tokens(product.tokenizer, tokenizer):
+        return teacher, None, ()
+    own = rows.fitted(product.tokenizer, limit)
+    theirs, told = own.task.max_length, [*own.notes[len(rows.notes) :]]
+    told = [f"the teacher's texts: {line}" for line in told]
+    if theirs != ours:
+        if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
+            return teacher, None, ()
+        told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
+        digest = stage_key({"files": digest, "max_length": theirs})
+    return (product, digest), own, tuple(told)
 
 
 def _reorder(model: Any, order: Sequence[int]) -> None:
