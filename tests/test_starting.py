@@ -182,7 +182,7 @@ def test_f1_is_of_the_class_of_the_task_whatever_the_model_calls_it(place):
 def test_a_nameless_head_is_believed_when_it_is_better_than_chance(place, tmp_path):
     turned(place, "nameless", None, order=(0, 1))
     with pytest.warns(Notice, match="not named as"):
-        run = bc.run(recipe(place, [FINETUNE, CUT], "nameless"), tmp_path / "good")
+        run = bc.run(recipe(place, [CUT], "nameless"), tmp_path / "good")
     assert [s.method for s in run.report.stages] == ["original", "prune_structured"]
     assert any("no names; taken as fine-tuned" in note for note in run.report.stages[0].notes)
     bc.save(tiny_model(num_labels=2), tmp_path / "random", tiny_tokenizer())
@@ -192,6 +192,51 @@ def test_a_nameless_head_is_believed_when_it_is_better_than_chance(place, tmp_pa
         pytest.raises(RecipeError, match="not taken as fine-tuned"),
     ):
         bc.run(untrained, tmp_path / "bad")
+
+
+def test_a_nameless_head_is_trained_on_where_finetune_was_asked_for(place, tmp_path):
+    """Better than chance is no proof that it was trained for these classes."""
+    turned(place, "nameless-too", None, order=(0, 1))
+    one = {"finetune": {**TRAIN, "max_steps": 1, "learning_rate": 1e-9}}
+    said: list[str] = []
+    with pytest.warns(Notice, match="not named as"):
+        run = bc.run(recipe(place, [one], "nameless-too"), tmp_path / "run", say=said.append)
+    assert [s.method for s in run.report.stages] == ["finetune"]
+    line = "no name tells that the model is fine-tuned for this task, so finetune runs: accuracy "
+    kept = [text for text in said if text.startswith(line)]
+    assert len(kept) == 1 and kept[0].endswith("its head is kept and trained on")
+    assert kept[0] in [note for stage in run.report.stages for note in stage.notes]
+    assert score(run, 0) > 0.9  # one step of no size: the head is the old one
+    trained = bc.load(run.model).model.config
+    assert trained.id2label == {0: "no", 1: "yes"}
+
+
+def test_a_regression_worse_than_the_mean_gets_a_new_head(place, tmp_path):
+    """However well it ranks: its numbers are on another scale."""
+    for name, seed in (("train", 0), ("validation", 1)):
+        write_rows(tmp_path / f"{name}.csv", 80, seed, yes="1.5", no="0.5")
+    files = (tmp_path / "train.csv", tmp_path / "validation.csv")
+    numbers = bc.Task.from_files(*files, text="text", label="label", problem="regression")
+    product = bc.load(place / "tuned")
+    model = tiny_model(num_labels=1)
+    model.bert.load_state_dict(product.model.bert.state_dict())
+    with torch.no_grad():
+        weight = product.model.classifier.weight
+        model.classifier.weight.copy_(weight[1:] - weight[:1])
+        model.classifier.bias.fill_(1.0)
+    trained = recipe(place, [FINETUNE], "bare", task=numbers)
+    told = {}
+    for scale in (0.1, 100.0):
+        with torch.no_grad():
+            model.classifier.weight.mul_(scale)
+        bc.save(model, tmp_path / f"x{scale}", product.tokenizer)
+        start = prepare(
+            trained.model_copy(update={"model": str(tmp_path / f"x{scale}")}), None, lambda _: None
+        )
+        assert not start.finetuned
+        told[scale] = start.notes[0]
+    assert "its head is kept and trained on" in told[0.1]
+    assert "not taken as fine-tuned" in told[100.0]
 
 
 def test_a_fresh_head_is_fresh(place, tmp_path):

@@ -73,16 +73,15 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     if product is not None:
         check_one_output(product.model.config, data.task, recipe.model)
     rows = data
-    finetuned = False
+    finetuned = trained = False
     notes: tuple[str, ...] = ()
     if product is not None:
         data = _fitted(recipe, rows, product)
-        finetuned, notes = _answers(product, data, say)
-        if not finetuned and not notes:
-            notes = (_replaced(product.model, data),)
-            say(notes[0])
+        finetuned, trained, notes = _answers(recipe, product, data)
+        for line in notes:
+            say(line)
     source = weights_digest(recipe.model, recipe.revision)
-    if not finetuned or product is None:
+    if product is None or not (finetuned or trained):
         if rows.order is not None:  # what gets a new head gets the task's own order
             rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
         product = _fresh_head(recipe, rows, notes)
@@ -167,29 +166,40 @@ def _class_names(model: Any) -> dict[int, str]:
     return {int(i): str(name) for i, name in model.config.id2label.items()}
 
 
-def _answers(product: Product, data: TaskData, say: Say) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the model is fine-tuned for the task, and what the report should say of it.
+def _answers(
+    recipe: Recipe, product: Product, data: TaskData
+) -> tuple[bool, bool, tuple[str, ...]]:
+    """Return whether the model is fine-tuned for the task, whether its head is trained on, and why.
 
     Names decide where there are any. A head without names is believed when it is better than
-    chance on the selection split, by its interval: an untrained one has the same shape.
+    chance on the selection split, by its interval: an untrained one has the same shape. But that
+    is no reason to leave out a `finetune` that was asked for, which starts from this head.
     """
     verdict = already_finetuned(product.model, data)
     if verdict is not None:
-        return verdict, ()
+        return verdict, False, () if verdict else (_replaced(product.model, data),)
     logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
     rows = score(data.task, data, "selection", logits)
     found = next((row for row in rows if row.headline), None)
     if found is None:  # rows of one kind have no such score
-        return False, ()
+        return False, False, (_replaced(product.model, data),)
     chance = data.task.chance or 0.0
     told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
-    above = found.ci_low is not None and found.ci_low > chance
-    if above:
-        text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
-    else:
+    if found.standing is None or not found.standing.above:
         text = f"the model's head is not taken as fine-tuned for this task: {told}"
-    say(text)
-    return above, (text,)
+        return False, False, (text,)
+    if recipe.methods and recipe.methods[0].key == "finetune":
+        text = f"no name tells that the model is fine-tuned for this task, so finetune runs: {told}"
+        _name_classes(product.model, data)  # by their order so far; once trained, by name
+        return False, True, (f"{text}; its head is kept and trained on",)
+    text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
+    return True, False, (text,)
+
+
+def _name_classes(model: Any, data: TaskData) -> None:
+    if data.labels:
+        model.config.id2label = dict(enumerate(data.labels))
+        model.config.label2id = {name: i for i, name in enumerate(data.labels)}
 
 
 def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
