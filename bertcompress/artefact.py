@@ -35,6 +35,7 @@ __all__ = [
     "Deployment",
     "Product",
     "class_of",
+    "config_of",
     "load",
     "locate",
     "max_tokens",
@@ -191,6 +192,15 @@ def class_of(name: str | Path, *, revision: str | None = None) -> type:
     """Return the class that `load` makes of a model, and read no weights; raises as `load` does."""
     folder = locate(str(name), revision=revision)
     return _planned(folder, str(name), None, {})[0]  # type: ignore[no-any-return]
+
+
+def config_of(name: str | Path, *, revision: str | None = None) -> Any:
+    """Return the config that `load` gives a model; where it is silent, its tensors tell the width.
+
+    Reads no weights; raises as `load` does.
+    """
+    folder = locate(str(name), revision=revision)
+    return _planned(folder, str(name), None, {})[1]
 
 
 def _planned(

@@ -19,7 +19,7 @@ from bertcompress.artefact import (
     precision_of,
     rung,
 )
-from bertcompress.data import data_of, load_data
+from bertcompress.data import TaskData, data_of, load_data
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
@@ -183,11 +183,7 @@ def bench(
     batches: list[Any] = [None] * len(places)
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
-        tokenizers = [place.tokenizer() for place in places]
-        batches = [
-            task_batches(data.fitted(tokenizer), "validation", tokenizer)
-            for place, tokenizer in zip(places, tokenizers, strict=True)
-        ]
+        batches = _texts_for(places, data, say)
     candidates = [
         Candidate(
             path=place.path,
@@ -210,6 +206,22 @@ def bench(
         _bench_row(place.model, timing, time, first)
         for place, timing in zip(places, timings, strict=True)
         for time, first in zip(timing.latency, timings[0].latency, strict=True)
+    ]
+
+
+def _texts_for(places: Sequence[Place], data: TaskData, say: Say) -> list[Any]:
+    """Return a task's texts in batches for each model; what is cut of them is said."""
+    tokenizers = [place.tokenizer() for place in places]
+    read = [data.fitted(tokenizer) for tokenizer in tokenizers]
+    cut = [each.notes[len(data.notes) :] for each in read]
+    told = [f"{p.model}: {line}" for p, lines in zip(places, cut, strict=True) for line in lines]
+    for line in (*data.notes, *dict.fromkeys(told)):
+        say(line)
+    if len(set(cut)) > 1:
+        say("not all models are timed on the same part of these texts: some are cut for a model")
+    return [
+        task_batches(each, "validation", tokenizer)
+        for each, tokenizer in zip(read, tokenizers, strict=True)
     ]
 
 

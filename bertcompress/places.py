@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.artefact import locate
+from bertcompress.artefact import config_of, locate
 from bertcompress.errors import NotFound
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.reading import config_beside
@@ -42,7 +42,9 @@ class Place:
 
     @property
     def config(self) -> Any:
-        """The config beside it."""
+        """The config beside it, with as many outputs as a torch model's tensors have."""
+        if self.runtime == "torch":
+            return config_of(self.path)
         return config_beside(self.folder, str(self.path))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

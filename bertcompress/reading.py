@@ -63,7 +63,7 @@ def class_names(raw: Mapping[str, Any], name: str) -> dict[int, str]:
     Empty where neither is there. Raises ModelError where they number no classes.
     """
     numbered = _numbered(raw.get("id2label"))
-    turned = _numbered(raw.get("label2id"))
+    turned = _numbered(raw.get("label2id"), numbers_first=False)
     # Written by a program that knew no names; those beside it are the true ones.
     if turned and (not numbered or all(map(_NO_NAME.fullmatch, numbered.values()))):
         numbered = turned if not numbered or set(turned) == set(numbered) else numbered
@@ -83,8 +83,11 @@ def class_names(raw: Mapping[str, Any], name: str) -> dict[int, str]:
     return {i: numbered[i] for i in sorted(numbered)}
 
 
-def _numbered(value: Any) -> dict[int, str]:
-    """Return number to name of a list, of a mapping either way round, or of one in a string."""
+def _numbered(value: Any, *, numbers_first: bool = True) -> dict[int, str]:
+    """Return number to name of a list, of a mapping either way round, or of one in a string.
+
+    Classes may be named 0, 1 and 2: `numbers_first` says on which side the field has its numbers.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -94,7 +97,8 @@ def _numbered(value: Any) -> dict[int, str]:
         return {i: str(each) for i, each in enumerate(value)}
     if not isinstance(value, dict):
         return {}
-    for pairs in (value.items(), ((number, key) for key, number in value.items())):
+    ways = [list(value.items()), [(number, key) for key, number in value.items()]]
+    for pairs in ways if numbers_first else reversed(ways):
         found = [(_number(number), str(label)) for number, label in pairs]
         if all(number is not None for number, _ in found):
             return {number: label for number, label in found if number is not None}

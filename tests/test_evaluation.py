@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from report_support import deployment, quantized, sample_report
 from rich.console import Console
 from runtime_support import batches, wide_product
-from tests_support import WORDS, tiny_tokenizer
+from tests_support import WORDS, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import bertcompress as bc
@@ -147,6 +147,22 @@ def test_a_run_alone_stands_for_all_that_it_ships(run, timed):
     ]
     assert {row.model for row in rows} == {str(run)}
     assert said == [f"{run}: all that it ships; --runtime and --precision choose one"]
+
+
+@pytest.mark.parametrize("asked", [16, None])
+def test_texts_that_are_cut_for_one_model_alone_are_told(asked, task, timed, tmp_path):
+    task = task.model_copy(update={"max_length": asked})
+    for name, room in (("short", 6), ("long", 40)):
+        bc.save(tiny_model(max_position_embeddings=room), tmp_path / name, tiny_tokenizer())
+    said = []
+    bc.bench([tmp_path / "long", tmp_path / "short"], task=task, shapes=((1, 4),), say=said.append)
+    assert [max(b["input_ids"].shape[1] for b in c.task_batches[1]) for c in timed] == [9, 6]
+    cut, compared = said
+    assert cut.startswith(f"{tmp_path / 'short'}: max_length 6, the most that the model takes, cut")
+    assert compared.startswith("not all models are timed on the same part of these texts")
+    said.clear()
+    bc.bench([tmp_path / "long"] * 2, task=task, shapes=((1, 4),), say=said.append)
+    assert said == []
 
 
 def test_a_busy_machine_is_told(run, timed, monkeypatch):

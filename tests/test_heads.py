@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from models_support import change_config, command, saved
-from tests_support import write_rows
+from tests_support import WORDS, write_rows
 
 import bertcompress as bc
-from bertcompress.errors import ModelError, RecipeError
+from bertcompress.errors import ModelError, Notice, RecipeError
 
 CUT = {"prune_structured": {"keep": 0.5, "rows": 8}}
 FINETUNE = {"finetune": {"epochs": 0.5, "batch_size": 8, "precision": "fp32"}}
@@ -30,6 +30,16 @@ def task(rows, **fields):
 def recipe(folder, rows, methods=(FINETUNE, CUT), **fields):
     content = {"model": str(folder), "task": task(rows, **fields), "methods": list(methods)}
     return bc.Recipe.parse({"measure": {"latency": False}, **content})
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    place = tmp_path_factory.mktemp("three")
+    for name, end in (("train", "cat"), ("validation", "dog")):
+        texts = [f"the {WORDS[i % 20]} {WORDS[i // 20]} {end}" for i in range(60)]
+        table = [f"{text},{('down', 'level', 'up')[i % 3]}" for i, text in enumerate(texts)]
+        (place / f"{name}.csv").write_text("\n".join(["text,label", *table]) + "\n")
+    return task(place)
 
 
 HEADS = {
@@ -110,3 +120,24 @@ def test_a_head_that_is_replaced_is_told(tmp_path, rows):
         bc.run(recipe(folder, rows, [CUT]), tmp_path / "run", say=said.append)
     told = "the model's head (3 outputs: red, blue, old) is not for this task (0, 1): a new one"
     assert any(line.startswith(told) for line in said)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_three_classes_that_no_config_names_are_taken_by_order_with_a_warning(
+    runtime, tmp_path, three
+):
+    folder = saved(tmp_path / "m", num_labels=3)
+    if runtime != "torch":
+        pytest.importorskip("onnxruntime")
+        bc.export(folder, tmp_path / "file")
+        folder = tmp_path / "file" / "onnx"
+    change_config(folder, "id2label", "label2id", "num_labels")
+    with pytest.warns(Notice, match="taken to be, in this order, down, level, up"):
+        bc.evaluate(folder, three, runtime=runtime, precision="fp32")
+
+
+def test_one_output_that_only_the_tensors_tell(tmp_path, rows):
+    folder = saved(tmp_path / "m", num_labels=1)
+    change_config(folder, "id2label", "label2id", "num_labels")
+    with pytest.raises(ModelError, match=r"one output, and task .* a cross-encoder"):
+        bc.evaluate(folder, task(rows))

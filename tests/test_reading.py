@@ -9,6 +9,7 @@ from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokeni
 
 import bertcompress as bc
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily
+from bertcompress.reading import class_names
 from bertcompress.shapes import anatomy
 
 NAMES = {0: "no", 1: "maybe", 2: "yes"}
@@ -109,6 +110,16 @@ def test_names_of_classes_however_they_are_written(tmp_path, fields):
     folder = saved(tmp_path / "m")
     change_config(folder, *({"id2label", "label2id"} - set(fields)), **fields)
     assert same(folder).config.id2label == NAMES
+
+
+@pytest.mark.parametrize("beside", [{}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}])
+@pytest.mark.parametrize("written", [{"1": 0, "0": 1}, {"1": "0", "0": "1"}])
+def test_label2id_of_classes_named_by_numbers(written, beside):
+    """Its numbers are its values; a field the other way round is still read."""
+    assert class_names({"label2id": written, **beside}, "m") == {0: "1", 1: "0"}
+    assert class_names({"label2id": {"0": 2, "1": 0, "2": 1}}, "m") == {0: "1", 1: "2", 2: "0"}
+    assert class_names({"id2label": {"0": 2, "1": 0, "2": 1}}, "m") == {0: "2", 1: "0", 2: "1"}
+    assert class_names({"label2id": {"0": "no", "1": "yes"}}, "m") == {0: "no", 1: "yes"}
 
 
 def test_the_number_of_classes_where_no_name_is_written(tmp_path):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests_support import FAMILIES, tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tests_support import FAMILIES, WORDS, tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tokenizers import Tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.evaluation import evaluate
 from bertcompress.measure import predict
+from bertcompress.runs.starting import prepare
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import ShapeError
 from bertcompress.training import TrainSettings, fit
@@ -105,6 +107,60 @@ def test_a_teacher_of_another_width_is_refused_at_the_start(place, tmp_path):
     assert not list(tmp_path.glob(".run*"))
 
 
+def letters() -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer that knows letters alone: as many tokens as a text has letters."""
+    names = "abcdefghijklmnopqrstuvwxyz"
+    tokenizer = tiny_tokenizer(*names, *(f"##{name}" for name in names), "##.")
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for word in WORDS:
+        if len(word) > 1:
+            vocab = state["model"]["vocab"]
+            vocab[f"<{word}>"] = vocab.pop(word)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        **{k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@pytest.mark.parametrize(("room", "cuts"), [(128, False), (30, True)])
+def test_a_teacher_reads_its_texts_whole_where_its_tokenizer_makes_more_tokens(
+    room, cuts, place, tmp_path
+):
+    """Without max_length each tokenizer gets what it needs, the teacher's within its model."""
+    tokenizer = letters()
+    wide = tiny_model(**NAMES, vocab_size=len(tokenizer), max_position_embeddings=room)
+    bc.save(wide, tmp_path / "wide", tokenizer)
+    files = (place / "train.csv", place / "validation.csv")
+    free = bc.Task.from_files(*files, text="text", label="label")
+    cut = recipe(place, [CUT, DISTILL], "tuned", teacher=str(tmp_path / "wide"), task=free)
+    said: list[str] = []
+    start = prepare(cut, None, said.append)
+    read = start.teacher_data
+    assert start.data.task.max_length == 16 and read is not None
+    lengths = read.encode(start.teacher[0].tokenizer, "train")["length"][:]
+    assert (max(lengths) == room) is cuts and max(lengths) > 16
+    lines = [line for line in said if "teacher" in line]
+    assert lines == [line for line in start.notes if "teacher" in line]
+    assert "the teacher's tokenizer differs: its max_length is" in lines[0]
+    assert any("the teacher's texts: max_length 30, the most" in line for line in lines) is cuts
+    if cuts:
+        assert bc.run(cut, tmp_path / "run").report.stages[-1].method == "distill"
+
+
+def test_a_teacher_of_another_language_is_refused(place, tmp_path):
+    tokenizer = letters()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocab = {k if k.startswith("[") else f"<{k}>": v for k, v in state["model"]["vocab"].items()}
+    state["model"]["vocab"] = vocab
+    foreign = tiny_tokenizer()
+    foreign._tokenizer = Tokenizer.from_str(json.dumps(state))
+    bc.save(tiny_model(**NAMES, vocab_size=len(vocab)), tmp_path / "foreign", foreign)
+    cut = recipe(place, [CUT, DISTILL], "tuned", teacher=str(tmp_path / "foreign"))
+    with pytest.raises(ModelError, match=r"foreign': its tokenizer answers \[UNK\] to 100 %"):
+        prepare(cut, None, lambda _: None)
+
+
 def test_finetune_after_a_cut_is_kept(place, tmp_path):
     run = bc.run(recipe(place, [FINETUNE, CUT, FINETUNE], "tuned"), tmp_path / "run")
     assert [s.method for s in run.report.stages] == ["original", "prune_structured", "finetune"]
@@ -126,7 +182,7 @@ def test_f1_is_of_the_class_of_the_task_whatever_the_model_calls_it(place):
 def test_a_nameless_head_is_believed_when_it_is_better_than_chance(place, tmp_path):
     turned(place, "nameless", None, order=(0, 1))
     with pytest.warns(Notice, match="not named as"):
-        run = bc.run(recipe(place, [FINETUNE, CUT], "nameless"), tmp_path / "good")
+        run = bc.run(recipe(place, [CUT], "nameless"), tmp_path / "good")
     assert [s.method for s in run.report.stages] == ["original", "prune_structured"]
     assert any("no names; taken as fine-tuned" in note for note in run.report.stages[0].notes)
     bc.save(tiny_model(num_labels=2), tmp_path / "random", tiny_tokenizer())
@@ -136,6 +192,51 @@ def test_a_nameless_head_is_believed_when_it_is_better_than_chance(place, tmp_pa
         pytest.raises(RecipeError, match="not taken as fine-tuned"),
     ):
         bc.run(untrained, tmp_path / "bad")
+
+
+def test_a_nameless_head_is_trained_on_where_finetune_was_asked_for(place, tmp_path):
+    """Better than chance is no proof that it was trained for these classes."""
+    turned(place, "nameless-too", None, order=(0, 1))
+    one = {"finetune": {**TRAIN, "max_steps": 1, "learning_rate": 1e-9}}
+    said: list[str] = []
+    with pytest.warns(Notice, match="not named as"):
+        run = bc.run(recipe(place, [one], "nameless-too"), tmp_path / "run", say=said.append)
+    assert [s.method for s in run.report.stages] == ["finetune"]
+    line = "no name tells that the model is fine-tuned for this task, so finetune runs: accuracy "
+    kept = [text for text in said if text.startswith(line)]
+    assert len(kept) == 1 and kept[0].endswith("its head is kept and trained on")
+    assert kept[0] in [note for stage in run.report.stages for note in stage.notes]
+    assert score(run, 0) > 0.9  # one step of no size: the head is the old one
+    trained = bc.load(run.model).model.config
+    assert trained.id2label == {0: "no", 1: "yes"}
+
+
+def test_a_regression_worse_than_the_mean_gets_a_new_head(place, tmp_path):
+    """However well it ranks: its numbers are on another scale."""
+    for name, seed in (("train", 0), ("validation", 1)):
+        write_rows(tmp_path / f"{name}.csv", 80, seed, yes="1.5", no="0.5")
+    files = (tmp_path / "train.csv", tmp_path / "validation.csv")
+    numbers = bc.Task.from_files(*files, text="text", label="label", problem="regression")
+    product = bc.load(place / "tuned")
+    model = tiny_model(num_labels=1)
+    model.bert.load_state_dict(product.model.bert.state_dict())
+    with torch.no_grad():
+        weight = product.model.classifier.weight
+        model.classifier.weight.copy_(weight[1:] - weight[:1])
+        model.classifier.bias.fill_(1.0)
+    trained = recipe(place, [FINETUNE], "bare", task=numbers)
+    told = {}
+    for scale in (0.1, 100.0):
+        with torch.no_grad():
+            model.classifier.weight.mul_(scale)
+        bc.save(model, tmp_path / f"x{scale}", product.tokenizer)
+        start = prepare(
+            trained.model_copy(update={"model": str(tmp_path / f"x{scale}")}), None, lambda _: None
+        )
+        assert not start.finetuned
+        told[scale] = start.notes[0]
+    assert "its head is kept and trained on" in told[0.1]
+    assert "not taken as fine-tuned" in told[100.0]
 
 
 def test_a_fresh_head_is_fresh(place, tmp_path):

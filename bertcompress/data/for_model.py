@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from bertcompress.data.loading import load_data
 from bertcompress.data.matching import differ
 from bertcompress.data.task_data import TaskData
-from bertcompress.errors import ModelError
+from bertcompress.errors import ModelError, Notice
 from bertcompress.task import Task
 
 __all__ = ["data_of"]
@@ -32,5 +33,13 @@ def data_of(
         raise ModelError(
             f"model '{model}': its classes are {', '.join(names.values())}, those of "
             f"'{data.task.name}' {', '.join(data.labels)}; by order they are never matched"
+        )
+    if names is not None and data.labels and len(names) != len(data.labels):
+        # Of a file whose config is silent on its classes: nothing told the reader their number.
+        warnings.warn(
+            f"model '{model}': no classes are named in its config; its outputs are taken to be, "
+            f"in this order, {', '.join(data.labels)}",
+            Notice,
+            stacklevel=3,
         )
     return data

@@ -77,7 +77,7 @@ class TaskData:
         asked, bound = self.task.max_length, min(limit_of(tokenizer), longest or UNBOUNDED)
         bound = USUAL if bound == UNBOUNDED and asked is None else bound
         data = self._cut_at(min(asked or bound, bound))
-        lengths = {name: data._lengths(tokenizer, name) for name in data._holders}
+        lengths = {name: data.lengths(tokenizer, name) for name in data._holders}
         whole = max(each.longest for each in lengths.values())
         length = asked or min(bound, max(_MULTIPLE, -(-whole // _MULTIPLE) * _MULTIPLE))
         note = cut_note(min(length, bound), bound, lengths)
@@ -92,7 +92,8 @@ class TaskData:
         )
         return replace(done, fingerprint=fingerprint_of(done))
 
-    def _lengths(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Lengths:
+    def lengths(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Lengths:
+        """Return how long the rows of a split are in tokens, and how many of them are cut."""
         rows = self.split(split)
         if len(rows) > MEASURED:
             return sampled(rows, tokenizer, self.task.max_length or UNBOUNDED)

@@ -1,10 +1,11 @@
 """Train all weights on the task's labels and keep the best evaluation.
 
-The baseline of every comparison and the usual first step; skipped by a model that is already
-fine-tuned for the task (Devlin et al. 2018, 1810.04805, section 4.1). A baseline that stopped early
-flatters everything that is compared with it: the rate is held until the score on the selection
-split stalls, then falls to zero (Hu et al. 2024, 2404.06395). With `epochs` it falls over as many
-instead. Where a cap ends the training while the score still rises, the report says so first.
+The baseline of every comparison and the usual first step; skipped by a model whose classes' names
+say that it is fine-tuned for the task (Devlin et al. 2018, 1810.04805, section 4.1). A baseline
+that stopped early flatters everything that is compared with it: the rate is held until the score on
+the selection split stalls, then falls to zero (Hu et al. 2024, 2404.06395). With `epochs` it falls
+over as many instead. Where a cap ends the training while the score still rises, the report says so
+first.
 
 Costs three forward passes' worth of arithmetic per row and epoch. Not for data without labels.
 Changes no shape: no speed-up on any device.

@@ -43,7 +43,8 @@ class Chain:
     def __init__(self, recipe: Recipe, start: Start, stages: Stages, say: Say) -> None:
         self.recipe, self.start, self.stages, self.say = recipe, start, stages, say
         self.rows: list[Finished] = []
-        self.notes: dict[str, list[str]] = {"00-original": list(start.notes)}
+        first = "00-original" if start.finetuned else f"01-{recipe.methods[0].key}"
+        self.notes: dict[str, list[str]] = {first: list(start.notes)}
         self.contests: dict[str, Contest] = {}
         self.precision: str | None = None
         self.baseline: Finished | None = None
@@ -109,7 +110,10 @@ class Chain:
             self.stages.digest(self.baseline),
         )
         teacher = LiveTeacher(
-            product.model, product.tokenizer, self.start.data, device=self.start.device
+            product.model,
+            product.tokenizer,
+            self.start.teacher_data or self.start.data,
+            device=self.start.device,
         )
         self.teacher = (teacher, source)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, differ, load_data
+from bertcompress.engines.teachers import same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
@@ -25,6 +26,7 @@ from bertcompress.training import to_target_units
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Say", "Start", "prepare", "weights_digest"]
 
@@ -45,6 +47,8 @@ class Start:
     device: torch.device
     teacher: tuple[Product, str] | None
     """The teacher that the recipe names, in this task's classes, and its digest."""
+    teacher_data: TaskData | None = None
+    """The rows as that teacher reads them, where it does not cut them as the model does."""
     notes: tuple[str, ...] = ()
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
@@ -69,16 +73,15 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     if product is not None:
         check_one_output(product.model.config, data.task, recipe.model)
     rows = data
-    finetuned = False
+    finetuned = trained = False
     notes: tuple[str, ...] = ()
     if product is not None:
         data = _fitted(recipe, rows, product)
-        finetuned, notes = _answers(product, data, say)
-        if not finetuned and not notes:
-            notes = (_replaced(product.model, data),)
-            say(notes[0])
+        finetuned, trained, notes = _answers(recipe, product, data)
+        for line in notes:
+            say(line)
     source = weights_digest(recipe.model, recipe.revision)
-    if not finetuned or product is None:
+    if product is None or not (finetuned or trained):
         if rows.order is not None:  # what gets a new head gets the task's own order
             rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
         product = _fresh_head(recipe, rows, notes)
@@ -95,12 +98,12 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     _check_shapes(recipe, product.model)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
-    teacher, half = (
-        _teacher(recipe, data),
-        half_size(locate(recipe.model, revision=recipe.revision)),
-    )
-    notes = (*notes, *data.notes)
-    return Start(data, product, finetuned, source, _device(), teacher, notes, half)
+    teacher, read, told = _its_rows(_teacher(recipe, data), rows, data, product.tokenizer)
+    for line in told:
+        say(line)
+    half = half_size(locate(recipe.model, revision=recipe.revision))
+    notes = (*notes, *data.notes, *told)
+    return Start(data, product, finetuned, source, _device(), teacher, read, notes, half)
 
 
 def _classifier(recipe: Recipe) -> Product | None:
@@ -163,29 +166,40 @@ def _class_names(model: Any) -> dict[int, str]:
     return {int(i): str(name) for i, name in model.config.id2label.items()}
 
 
-def _answers(product: Product, data: TaskData, say: Say) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the model is fine-tuned for the task, and what the report should say of it.
+def _answers(
+    recipe: Recipe, product: Product, data: TaskData
+) -> tuple[bool, bool, tuple[str, ...]]:
+    """Return whether the model is fine-tuned for the task, whether its head is trained on, and why.
 
     Names decide where there are any. A head without names is believed when it is better than
-    chance on the selection split, by its interval: an untrained one has the same shape.
+    chance on the selection split, by its interval: an untrained one has the same shape. But that
+    is no reason to leave out a `finetune` that was asked for, which starts from this head.
     """
     verdict = already_finetuned(product.model, data)
     if verdict is not None:
-        return verdict, ()
+        return verdict, False, () if verdict else (_replaced(product.model, data),)
     logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
     rows = score(data.task, data, "selection", logits)
     found = next((row for row in rows if row.headline), None)
     if found is None:  # rows of one kind have no such score
-        return False, ()
+        return False, False, (_replaced(product.model, data),)
     chance = data.task.chance or 0.0
     told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
-    above = found.ci_low is not None and found.ci_low > chance
-    if above:
-        text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
-    else:
+    if found.standing is None or not found.standing.above:
         text = f"the model's head is not taken as fine-tuned for this task: {told}"
-    say(text)
-    return above, (text,)
+        return False, False, (text,)
+    if recipe.methods and recipe.methods[0].key == "finetune":
+        text = f"no name tells that the model is fine-tuned for this task, so finetune runs: {told}"
+        _name_classes(product.model, data)  # by their order so far; once trained, by name
+        return False, True, (f"{text}; its head is kept and trained on",)
+    text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
+    return True, False, (text,)
+
+
+def _name_classes(model: Any, data: TaskData) -> None:
+    if data.labels:
+        model.config.id2label = dict(enumerate(data.labels))
+        model.config.label2id = {name: i for i, name in enumerate(data.labels)}
 
 
 def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
@@ -201,6 +215,7 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
             f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
             f"'{data.task.name}' needs {data.num_labels}"
         )
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
     order = align_labels(data.labels, _class_names(model)) if data.labels else None
     if order is not None:
         _reorder(model, order)
@@ -218,6 +233,34 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
             stacklevel=2,
         )
     return product, weights_digest(recipe.teacher)
+
+
+def _its_rows(
+    teacher: tuple[Product, str] | None,
+    rows: TaskData,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[tuple[Product, str] | None, TaskData | None, tuple[str, ...]]:
+    """Return the teacher, the rows as it reads them (None: as the model does), and lines on that.
+
+    A tokenizer that makes more tokens of a text needs more room for it. `rows`: not cut yet;
+    `data`: as the model reads them with its `tokenizer`.
+    """
+    if teacher is None:
+        return None, None, ()
+    product, digest = teacher
+    ours, limit = data.task.max_length or 0, max_tokens(product.model)
+    if limit >= ours and same_tokens(product.tokenizer, tokenizer):
+        return teacher, None, ()
+    own = rows.fitted(product.tokenizer, limit)
+    theirs, told = own.task.max_length, [*own.notes[len(rows.notes) :]]
+    told = [f"the teacher's texts: {line}" for line in told]
+    if theirs != ours:
+        if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
+            return teacher, None, ()
+        told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
+        digest = stage_key({"files": digest, "max_length": theirs})
+    return (product, digest), own, tuple(told)
 
 
 def _reorder(model: Any, order: Sequence[int]) -> None:

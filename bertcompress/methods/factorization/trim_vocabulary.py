@@ -39,6 +39,8 @@ from bertcompress.shapes import Vocabulary, anatomy, apply_edit
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from bertcompress.data import TaskData
+
 __all__ = ["TrimVocabulary", "trim_vocabulary"]
 
 RESERVE = 1_000
@@ -163,10 +165,25 @@ class TrimVocabulary(Method):
             "samples": len(texts),
             "notes": [
                 f"{unseen[0]:.2%} of the tokens of the selection split's texts, which were not "
-                "counted, come as several shorter ones now"
+                "counted, come as several shorter ones now",
+                *_cut_now(ctx.data, product.tokenizer, tokenizer),
             ],
         }
         return Product(product.model, tokenizer, (), facts)
+
+
+def _cut_now(
+    data: TaskData, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase
+) -> list[str]:
+    """Return a line where more texts of the selection split are cut than before: none was asked."""
+    old, new = (data.lengths(each, "selection") for each in (before, after))
+    if new.cut <= old.cut:
+        return []
+    return [
+        f"texts get longer: {new.cut:,} of {new.rows:,} rows of the selection split are cut at "
+        f"max_length {data.task.max_length}, {old.cut:,} before; the longest has {new.longest:,} "
+        "tokens. A larger max_length of the task, up to the model's limit, keeps them whole"
+    ]
 
 
 def _texts(rows: Dataset) -> list[str]:

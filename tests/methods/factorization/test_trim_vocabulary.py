@@ -387,6 +387,17 @@ def test_a_size_below_use_says_what_it_changes(data, tokenizers, tmp_path):
         bc.TrimVocabulary(size=9).apply(Product(model_for(whole), whole), context(data, tmp_path))
 
 
+def test_texts_that_are_cut_now_are_told(data, tokenizers, tmp_path):
+    whole = tokenizers["wordpiece"]
+    fitted = data.fitted(whole, 64)
+    step = bc.TrimVocabulary(size=120)
+    notes = step.apply(Product(model_for(whole), whole), context(fitted, tmp_path)).facts["notes"]
+    assert any("rows of the selection split are cut at max_length" in note for note in notes)
+    roomy = data._cut_at(60)
+    notes = step.apply(Product(model_for(whole), whole), context(roomy, tmp_path)).facts["notes"]
+    assert len(notes) == 1
+
+
 def test_pairs_count_both_texts(tokenizers, tmp_path):
     texts = made_up_texts(1, 40)
     rows = {"a": texts, "b": made_up_texts(2, 40), "label": [i % 2 for i in range(40)]}
