@@ -96,6 +96,12 @@ class DeploymentRow(Row):
     simulated: bool = Field(
         False, description="The precision is only imitated in fp32: its bytes are never counted"
     )
+    allowed: bool | None = Field(
+        None,
+        description="Whether its loss on the selection split is within the `max_drop` of the "
+        "method that made it; false: refused, and only recommended where nothing else is shipped; "
+        "null: not judged there",
+    )
     scores: tuple[Score, ...] = Field((), description="One per metric and validation split")
     retention: float | None = Field(None, description="Headline score divided by the baseline's")
     retention_low: float | None = Field(
