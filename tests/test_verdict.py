@@ -24,7 +24,7 @@ from bertcompress.artefact import Deployment
 from bertcompress.measure import Standing
 from bertcompress.publish import CardFacts, render
 from bertcompress.report import Report, print_report
-from bertcompress.report.rows import Control, Outcome, Stage
+from bertcompress.report.rows import Control, Outcome, Reading, Stage
 from bertcompress.report.tables import tables
 from bertcompress.runs.judging import _allowed
 
@@ -172,6 +172,47 @@ def test_the_gate_is_asked_what_it_said_of_a_file(allowed, told):
     assert _allowed(Deployment("openvino", "int8", path), owner) is told
     assert _allowed(Deployment("onnxruntime", "int8", path), owner) is None
     assert _allowed(Deployment("openvino", "fp32", path), owner) is None
+
+
+# -- rows that were cut, classes that were matched by order
+
+
+@pytest.mark.parametrize(
+    ("cut", "red"),
+    [
+        ({"train": 0.002, "selection": 0.02, "validation": 0.01}, ""),
+        ({"train": 0.0, "validation": 0.031}, "3.1 % of the rows of validation:"),
+        ({"train": 0.4, "validation": 0.0}, "40.0 % of the rows of train:"),
+        ({"train": 0.0, "validation": 0.0, "matched": 0.2}, "20.0 % of the rows of matched:"),
+        ({}, ""),
+    ],
+)
+def test_rows_that_were_not_read_whole_are_red(cut, red):
+    report = _read(Reading(cut=cut))
+    assert [line.startswith(f"max_length 64 cuts {red}") for line in report.verdict.red] == (
+        [True] if red else []
+    )
+    assert report.data.cut == cut
+
+
+@pytest.mark.parametrize("whose", [("model",), ("teacher",), ("model", "teacher")])
+def test_classes_that_were_matched_by_order_are_red(whose):
+    report = _read(Reading(by_order=whose))
+    (line,) = report.verdict.red
+    assert line.startswith(f"The classes of the {' and the '.join(whose)} were matched with")
+    for name, text in _everywhere(report).items():
+        assert _first(text, "by order, not by name", ["openvino int8"]), name
+
+
+def _read(data: Reading) -> Report:
+    plain = sample_report()
+    return Report.of(
+        plain.stages,
+        recipe=plain.recipe,
+        task={**plain.task, "max_length": 64},
+        environment=plain.environment,
+        data=data,
+    )
 
 
 # -- above the baseline, stopped too early, beaten by a control

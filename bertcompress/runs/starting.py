@@ -46,6 +46,8 @@ class Start:
     teacher: tuple[Product, str] | None
     """The teacher that the recipe names, in this task's classes, and its digest."""
     notes: tuple[str, ...] = ()
+    by_order: tuple[str, ...] = ()
+    """Whose classes were matched with the task's by order: of the model, of the teacher."""
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
 
@@ -81,6 +83,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     if not finetuned or product is None:
         if rows.order is not None:  # what gets a new head gets the task's own order
             rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+        rows = replace(rows, by_order=None)  # no class of the old head is left
         product = _fresh_head(recipe, rows, notes)
         data = _fitted(recipe, rows, product)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
@@ -95,12 +98,12 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     _check_shapes(recipe, product.model)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
-    teacher, half = (
-        _teacher(recipe, data),
-        half_size(locate(recipe.model, revision=recipe.revision)),
-    )
-    notes = (*notes, *data.notes)
-    return Start(data, product, finetuned, source, _device(), teacher, notes, half)
+    teacher, taught = _teacher(recipe, data)
+    half = half_size(locate(recipe.model, revision=recipe.revision))
+    guessed = {"model": data.by_order, "teacher": taught}
+    by_order = tuple(whose for whose, words in guessed.items() if words)
+    notes = (*notes, *data.notes, *filter(None, guessed.values()))
+    return Start(data, product, finetuned, source, _device(), teacher, notes, by_order, half)
 
 
 def _classifier(recipe: Recipe) -> Product | None:
@@ -188,10 +191,13 @@ def _answers(product: Product, data: TaskData, say: Say) -> tuple[bool, tuple[st
     return above, (text,)
 
 
-def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
-    """Return the teacher that the recipe names, its outputs in the order of the student's."""
+def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:
+    """Return the teacher that the recipe names, its outputs in the order of the student's.
+
+    Also the line on an order that names did not decide.
+    """
     if not recipe.teacher:
-        return None
+        return None, None
     product = load(recipe.teacher)
     model: Any = product.model
     if not type(model).__name__.endswith("ForSequenceClassification"):
@@ -209,15 +215,15 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
             f"teacher '{recipe.teacher}': its classes are {_few(_class_names(model).values())}, "
             f"those of '{data.task.name}' {_few(data.labels)}; by order they are never matched"
         )
-    elif len(data.labels) > 1:
-        warnings.warn(
+    words = None
+    if order is None and len(data.labels) > 1:
+        words = (
             f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "
             f"those of {data.task.name}; they are taken to be, in this order, "
-            f"{', '.join(data.labels)}",
-            Notice,
-            stacklevel=2,
+            f"{', '.join(data.labels)}"
         )
-    return product, weights_digest(recipe.teacher)
+        warnings.warn(words, Notice, stacklevel=2)
+    return (product, weights_digest(recipe.teacher)), words
 
 
 def _reorder(model: Any, order: Sequence[int]) -> None:
