@@ -133,7 +133,7 @@ class BenchRow(Row):
     @property
     def claim(self) -> Claim:
         """The speed-up over the first model, which stands where it exceeds its spread."""
-        return ratio_claim(self.speedup_vs_first, self.spread)
+        return ratio_claim(self.speedup_vs_first, self.spread, disturbed=self.time.disturbed)
 
     @property
     def cells(self) -> dict[str, str]:

@@ -31,9 +31,17 @@ def test_a_spread_larger_than_the_claim_voids_it(ratio, spreads, stands, words):
 
 
 def test_a_speed_up_has_the_noise_of_both_sides():
-    before = SimpleNamespace(throughput_per_s=100.0, spread=0.3)
-    after = SimpleNamespace(throughput_per_s=250.0, spread=0.4)
+    before = SimpleNamespace(throughput_per_s=100.0, spread=0.3, disturbed=None)
+    after = SimpleNamespace(throughput_per_s=250.0, spread=0.4, disturbed=0.1)
     claim = speed_claim(before, after)
     assert (claim.ratio, claim.spread) == pytest.approx((2.5, 0.5))
     assert claim.faster
     assert speed_claim(before, before).spread == 0
+
+
+def test_nothing_is_claimed_where_most_rounds_were_disturbed():
+    """PyTorch was evenly ten times slower than itself: 124 times faster, and no spread told."""
+    claim = ratio_claim(124.3, 0.05, 0.05, disturbed=1.0)
+    assert not claim.stands and not claim.faster
+    assert claim.words == "not measurable here (the machine was busy)"
+    assert ratio_claim(2.0, 0.05, 0.05, disturbed=0.3).stands

@@ -44,7 +44,6 @@ def test_the_control_takes_the_steps_of_its_method(place):
         assert ours[name] == theirs[name], name
     line = next(words for words in said if words.startswith("03-distill: ") and "steps" in words)
     assert f"{ours['steps']} steps" in line and f"{ours['learning_rate']:g}" in line
-    assert f"{ours['steps']} steps" in (run.folder / "report.md").read_text()
 
 
 def test_a_fixed_length_stays_what_it_is(place):

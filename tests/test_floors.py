@@ -39,7 +39,8 @@ ROOMS = [
     ],
     [
         "report.verdict",
-        "report.alarms report.speed report.columns",
+        "report.alarms",
+        "report.speed report.columns",
         "report.cells report.drawing",
         "report.rows",
         "report.judgement",

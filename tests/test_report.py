@@ -126,7 +126,8 @@ def test_the_json_fits_the_published_schema() -> None:
 
 def test_the_format_has_the_fields_that_were_promised() -> None:
     raw = json.loads(sample_report().model_dump_json())
-    assert set(raw) == {"version", "recipe", "task", "environment", "stages", "verdict"}
+    fields = {"version", "recipe", "task", "environment", "data", "stages", "verdict"}
+    assert set(raw) == fields
     stage = raw["stages"][2]
     assert {"name", "method", "params", "encoder_params", "macs", "cost", "control"} <= set(stage)
     assert set(stage["cost"]) == {"seconds", "steps", "samples", "peak_memory_mb", "reused"}

@@ -185,6 +185,9 @@ def test_a_nameless_head_is_believed_when_it_is_better_than_chance(place, tmp_pa
         run = bc.run(recipe(place, [CUT], "nameless"), tmp_path / "good")
     assert [s.method for s in run.report.stages] == ["original", "prune_structured"]
     assert any("no names; taken as fine-tuned" in note for note in run.report.stages[0].notes)
+    assert any("in this order, no, yes" in note for note in run.report.stages[0].notes)
+    assert run.report.data.by_order == ("model",)
+    assert any("model were matched" in line for line in run.report.verdict.red)
     bc.save(tiny_model(num_labels=2), tmp_path / "random", tiny_tokenizer())
     untrained = recipe(place, [CUT], "bare").model_copy(update={"model": str(tmp_path / "random")})
     with (
@@ -237,6 +240,32 @@ def test_a_regression_worse_than_the_mean_gets_a_new_head(place, tmp_path):
         told[scale] = start.notes[0]
     assert "its head is kept and trained on" in told[0.1]
     assert "not taken as fine-tuned" in told[100.0]
+
+
+def test_a_new_head_leaves_nothing_that_was_matched_by_order(place, tmp_path):
+    bc.save(tiny_model(num_labels=2), tmp_path / "random", tiny_tokenizer())
+    untrained = recipe(place, [FINETUNE], "bare")
+    with pytest.warns(Notice, match="not named as"):
+        start = prepare(untrained.model_copy(update={"model": str(tmp_path / "random")}), None, len)
+    assert start.by_order == () and not start.finetuned
+    assert not any("in this order" in note for note in start.notes)
+
+
+def test_a_teacher_whose_classes_are_matched_by_order_is_told(place):
+    turned(place, "nameless-teacher", None, order=(0, 1))
+    named = recipe(place, [CUT, DISTILL], "tuned", teacher=str(place / "nameless-teacher"))
+    with pytest.warns(Notice, match="the teacher's classes"):
+        start = prepare(named, None, len)
+    assert start.by_order == ("teacher",)
+    assert "the teacher's classes (LABEL_0, LABEL_1) are not named as" in start.notes[-1]
+    assert prepare(recipe(place, [CUT], "tuned"), None, len).by_order == ()
+
+
+def test_the_share_of_rows_that_are_cut_is_kept_in_numbers(place):
+    whole = prepare(recipe(place, [CUT], "tuned"), None, len).data
+    assert whole.cut == {"train": 0, "selection": 0, "validation": 0}
+    short = recipe(place, [CUT], "tuned", task={**task(place).model_dump(), "max_length": 4})
+    assert prepare(short, None, len).data.cut["validation"] > 0.5
 
 
 def test_a_fresh_head_is_fresh(place, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,11 +20,13 @@ from report_support import (
 from rich.console import Console
 from test_report import _last, _with
 
+from bertcompress.artefact import Deployment
 from bertcompress.measure import Standing
 from bertcompress.publish import CardFacts, render
 from bertcompress.report import Report, print_report
-from bertcompress.report.rows import Control, Outcome, Stage
+from bertcompress.report.rows import Control, Outcome, Reading, Stage
 from bertcompress.report.tables import tables
+from bertcompress.runs.judging import _allowed
 
 CHANCE = 0.509
 
@@ -103,6 +107,112 @@ def test_how_a_score_stands_is_believed_before_the_interval():
     report = sample_report((_with(first, deployments=(row, *first.deployments[1:])), quantized()))
     assert "squared error is 3.2 times the variance" in report.verdict.red[0]
     assert report.verdict.retention is None
+
+
+# -- a file that its own gate refused, or that is at chance, is not recommended in green
+
+
+def _two(**fast: Any) -> Stage:
+    """The last stage, its OpenVINO file the fastest everywhere and with these fields."""
+    slow, openvino = quantized().deployments
+    return _with(quantized(), deployments=(slow, openvino.model_copy(update=fast)))
+
+
+def test_what_the_gate_refused_is_red_and_not_recommended():
+    last = _two(scores=scores(0.52), allowed=False, **against(0.599, 0.5, 1e-9))
+    report = sample_report((baseline(), last))
+    (line,) = report.verdict.red
+    assert line.startswith("openvino int8 of 04-quantize_int8 was refused by its own gate")
+    assert "scores 0.520 accuracy. Do not deploy openvino/model_int8.onnx" in line
+    assert (report.verdict.runtime, report.verdict.retention) == ("onnxruntime", 0.9873)
+    assert {use.runtime for use in report.verdict.uses} == {"onnxruntime"}
+    assert all(use.as_fast == () for use in report.verdict.uses)
+    for name, text in _everywhere(report).items():
+        assert _first(text, "was refused by its own gate", ["deploy onnx/"]), name
+        assert "deploy openvino/" not in text.replace("Do not deploy openvino/", ""), name
+    assert 'compile_model("openvino/' not in _everywhere(report)["card"]
+
+
+def test_where_everything_was_refused_the_verdict_is_red_and_still_about_what_ships():
+    report = sample_report((baseline(), _last(allowed=False)))
+    assert report.verdict.runtime == "openvino" and len(report.verdict.red) == 1
+    assert sample_report((baseline(), _last(allowed=True))).verdict.red == ()
+
+
+def test_each_file_to_deploy_that_is_at_chance_is_red():
+    slow, openvino = _timed(_two(scores=scores(0.51)), "onnxruntime", "task", 1).deployments
+    times = tuple(
+        time.model_copy(update={"throughput_per_s": 1e4}) if time.batch == 1 else time
+        for time in slow.latency
+    )
+    last = _with(quantized(), deployments=(slow.model_copy(update={"latency": times}), openvino))
+    report = sample_report((baseline(), last))
+    assert [use.runtime for use in report.verdict.uses] == ["onnxruntime", "openvino"]
+    (line,) = report.verdict.red
+    assert line.startswith(
+        "openvino int8 of 04-quantize_int8, the fastest for batches of 8, is not above chance"
+    )
+
+
+def test_a_line_on_what_to_deploy_says_its_score():
+    lines = [line for line in sample_report().verdict.sentences if " deploy " in line]
+    assert lines and all("(openvino int8, 0.858 accuracy): " in line for line in lines)
+    assert {(use.metric, use.score) for use in sample_report().verdict.uses} == {
+        ("accuracy", 0.858)
+    }
+
+
+@pytest.mark.parametrize(
+    ("allowed", "told"), [((False, False), False), ((False, True), True), ((), None)]
+)
+def test_the_gate_is_asked_what_it_said_of_a_file(allowed, told):
+    facts = {"tried": {"openvino": [{"allowed": each, "passes": False} for each in allowed]}}
+    owner: Any = SimpleNamespace(record=SimpleNamespace(facts=facts))
+    path = Path("openvino/model_int8.onnx")
+    assert _allowed(Deployment("openvino", "int8", path), owner) is told
+    assert _allowed(Deployment("onnxruntime", "int8", path), owner) is None
+    assert _allowed(Deployment("openvino", "fp32", path), owner) is None
+
+
+# -- rows that were cut, classes that were matched by order
+
+
+@pytest.mark.parametrize(
+    ("cut", "red"),
+    [
+        ({"train": 0.002, "selection": 0.02, "validation": 0.01}, ""),
+        ({"train": 0.0, "validation": 0.031}, "3.1 % of the rows of validation:"),
+        ({"train": 0.4, "validation": 0.0}, "40.0 % of the rows of train:"),
+        ({"train": 0.0, "validation": 0.0, "matched": 0.2}, "20.0 % of the rows of matched:"),
+        ({}, ""),
+    ],
+)
+def test_rows_that_were_not_read_whole_are_red(cut, red):
+    report = _read(Reading(cut=cut))
+    assert [line.startswith(f"max_length 64 cuts {red}") for line in report.verdict.red] == (
+        [True] if red else []
+    )
+    assert report.data.cut == cut
+
+
+@pytest.mark.parametrize("whose", [("model",), ("teacher",), ("model", "teacher")])
+def test_classes_that_were_matched_by_order_are_red(whose):
+    report = _read(Reading(by_order=whose))
+    (line,) = report.verdict.red
+    assert line.startswith(f"The classes of the {' and the '.join(whose)} were matched with")
+    for name, text in _everywhere(report).items():
+        assert _first(text, "by order, not by name", ["openvino int8"]), name
+
+
+def _read(data: Reading) -> Report:
+    plain = sample_report()
+    return Report.of(
+        plain.stages,
+        recipe=plain.recipe,
+        task={**plain.task, "max_length": 64},
+        environment=plain.environment,
+        data=data,
+    )
 
 
 # -- above the baseline, stopped too early, beaten by a control

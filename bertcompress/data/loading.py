@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.data.labels import LabelReader
-from bertcompress.data.matching import align_labels, differ, permuted, spread
+from bertcompress.data.matching import align_labels, differ, permuted, same_numbers, spread
 from bertcompress.data.rows import normalise, texts_of
 from bertcompress.data.splitting import chosen_splits, evenly, split_off
 from bertcompress.data.tables import Table, check_columns
@@ -73,7 +73,7 @@ def load_data(
     splits, told = _numbered(task, found.tables, reader, limit)
     if task.chance is None:
         task = task.model_copy(update={"chance": _chance(task, splits[task.validation])})
-    order = _order_of(task, model_labels)
+    order, by_order = _order_of(task, model_labels)
     if order is not None:
         task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
         splits = {name: _relabelled(part, order) for name, part in splits.items()}
@@ -81,7 +81,8 @@ def load_data(
     for line in reader.doubts:
         warnings.warn(line, Notice, stacklevel=2)
     data = _divided(task, splits, seed, order)
-    return replace(data, notes=(*found.notes, *kept, *told), said=said)
+    notes = (*found.notes, *kept, *told)
+    return replace(data, notes=notes, said=said, by_order=by_order)
 
 
 def _is_guess(task: Task) -> bool:
@@ -186,23 +187,26 @@ def _selected(task: Task, whole: Dataset, seed: int) -> NDArray[np.int64]:
     return evenly(task, len(whole), labels, count, np.random.default_rng([seed, 0]))
 
 
-def _order_of(task: Task, model_labels: Mapping[int, str] | None) -> tuple[int, ...] | None:
+def _order_of(
+    task: Task, model_labels: Mapping[int, str] | None
+) -> tuple[tuple[int, ...] | None, str | None]:
     """Return for each class its output in the model; None where names differ or do not tell.
 
-    Where one side has numbers for names, the order is taken for granted, with a warning.
+    Where one side has numbers for names, the order is taken for granted, with a warning, which is
+    returned too.
     """
     names = task.labels or ()
     if model_labels is None or len(model_labels) != len(names):
-        return None
+        return None, None
     order = align_labels(names, model_labels)
-    if order is None and not differ(names, model_labels):
-        warnings.warn(
-            f"the model's classes ({', '.join(map(str, model_labels.values()))}) are not named as "
-            f"those of {task.name}; they are taken to be, in this order, {', '.join(names)}",
-            Notice,
-            stacklevel=3,
-        )
-    return order
+    if order is not None or differ(names, model_labels) or same_numbers(names, model_labels):
+        return order, None
+    words = (
+        f"the model's classes ({', '.join(map(str, model_labels.values()))}) are not named as "
+        f"those of {task.name}; they are taken to be, in this order, {', '.join(names)}"
+    )
+    warnings.warn(words, Notice, stacklevel=3)
+    return None, words
 
 
 def _reordered(names: Sequence[str], order: Sequence[int]) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["align_labels", "differ", "match", "nameless", "permuted"]
+__all__ = ["align_labels", "differ", "match", "nameless", "permuted", "same_numbers"]
 
-_PLACEHOLDER = re.compile(r"(?:(?:label|class)[ _-]?)?[+-]?\d+", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"(?:(?:label|class)[ _-]?)?([+-]?\d+)", re.IGNORECASE)
 
 
 def match(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...] | None:
@@ -74,6 +74,18 @@ def spread(task_labels: Sequence[str], id2label: Mapping[int, str]) -> tuple[str
 def nameless(names: Sequence[str]) -> bool:
     """Return whether names are numbers only: `LABEL_0`, `1`."""
     return all(_PLACEHOLDER.fullmatch(name.strip()) for name in names)
+
+
+def same_numbers(task_labels: Sequence[str], id2label: Mapping[int, str]) -> bool:
+    """Return whether both sides have the same numbers for names, in the same order.
+
+    `0` is `LABEL_0`; the first of five stars, `1`, is not.
+    """
+    sides = [
+        [found and int(found[1]) for found in (_PLACEHOLDER.fullmatch(n.strip()) for n in names)]
+        for names in (task_labels, _listed(id2label))
+    ]
+    return None not in sides[0] and sides[0] == sides[1]
 
 
 def differ(task_labels: Sequence[str], id2label: Mapping[int, str]) -> bool:

@@ -64,6 +64,10 @@ class TaskData:
     """What the report says of the data, a line each: rows cut, or split off to judge on."""
     said: tuple[str, ...] = ()
     """What was decided without being asked, a line each: what the labels are, and the length."""
+    cut: Mapping[str, float] = field(default_factory=dict)
+    """Share of the rows of each split that `fitted` cuts, 0 to 1; empty before it."""
+    by_order: str | None = None
+    """In words that a model's classes are taken to be the task's in this order; None: by name."""
     _cache: WeakKeyDictionary[Any, dict[Any, Encoded]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
     )
@@ -88,6 +92,7 @@ class TaskData:
             data,
             task=task,
             notes=(*self.notes, *note),
+            cut={name: each.cut / max(1, each.rows) for name, each in lengths.items()},
             said=(*self.said, *([said] if asked is None else [])),
         )
         return replace(done, fingerprint=fingerprint_of(done))

@@ -11,6 +11,9 @@ from typing import Protocol
 
 __all__ = ["Claim", "Timed", "ratio_claim", "speed_claim"]
 
+MOST = 0.5
+"""Share of disturbed rounds above which nothing is claimed: a median is then of disturbed ones."""
+
 
 class Timed(Protocol):
     """What a speed-up is computed of: a `Latency`, or anything with the same two figures."""
@@ -25,6 +28,11 @@ class Timed(Protocol):
         """Spread of the rounds, relative to their median."""
         ...
 
+    @property
+    def disturbed(self) -> float | None:
+        """Share of the rounds in which something else ran; None: not watched."""
+        ...
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -34,11 +42,13 @@ class Claim:
     """Times faster; below 1 it is slower."""
     spread: float
     """Spread of the ratio, relative to it: of both sides together."""
+    disturbed: bool = False
+    """Whether most rounds of a side were disturbed: its spread then says nothing."""
 
     @property
     def stands(self) -> bool:
-        """Whether the ratio differs from 1 by more than its spread."""
-        return self.ratio * self.spread < abs(self.ratio - 1)
+        """Whether the ratio differs from 1 by more than its spread, on a machine that was quiet."""
+        return not self.disturbed and self.ratio * self.spread < abs(self.ratio - 1)
 
     @property
     def faster(self) -> bool:
@@ -48,6 +58,8 @@ class Claim:
     @property
     def words(self) -> str:
         """The speed-up, for example `2.31x`, or that there is none to be stated."""
+        if self.disturbed:
+            return "not measurable here (the machine was busy)"
         if self.stands or not self.spread:
             return f"{self.ratio:.2f}x"
         return f"not measurable here (spread {100 * self.spread:.0f} %)"
@@ -59,16 +71,19 @@ class Claim:
         return f"{self.words}{more}"
 
 
-def ratio_claim(ratio: float, *spreads: float) -> Claim:
+def ratio_claim(ratio: float, *spreads: float, disturbed: float | None = None) -> Claim:
     """Return the claim of a ratio whose sides were measured with these relative spreads.
 
     The sides' noise is independent: their spreads add up as the sides of a right angle do.
+    `disturbed`: share of the rounds, 0 to 1, in which something else ran; None: not watched.
     """
-    return Claim(ratio, math.hypot(*spreads))
+    return Claim(ratio, math.hypot(*spreads), (disturbed or 0.0) > MOST)
 
 
 def speed_claim(before: Timed, after: Timed) -> Claim:
     """Return the claim that `after` is faster than `before`, both of one interleaved run."""
+    if after is before:  # 1 by definition, without noise
+        return Claim(1.0, 0.0)
     ratio = after.throughput_per_s / before.throughput_per_s
-    # A measurement compared with itself is 1 by definition and has no noise.
-    return Claim(ratio, 0.0) if after is before else ratio_claim(ratio, before.spread, after.spread)
+    disturbed = max(before.disturbed or 0.0, after.disturbed or 0.0)
+    return ratio_claim(ratio, before.spread, after.spread, disturbed=disturbed)

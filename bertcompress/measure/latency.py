@@ -87,17 +87,19 @@ class Latency(BaseModel):
     @property
     def over_torch(self) -> Claim | None:
         """The speed-up over the baseline in torch fp32."""
-        return _claim(self.speedup_vs_torch, self.spread_vs_torch, self.spread)
+        return self._claim(self.speedup_vs_torch, self.spread_vs_torch)
 
     @property
     def over_dense_int8(self) -> Claim | None:
         """The speed-up over dense int8 of the same runtime."""
-        return _claim(self.speedup_vs_dense_int8, self.spread_vs_dense_int8, self.spread)
+        return self._claim(self.speedup_vs_dense_int8, self.spread_vs_dense_int8)
 
-
-def _claim(ratio: float | None, spread: float | None, own: float) -> Claim | None:
-    # Reports of older releases hold the spread of the one side only.
-    return None if ratio is None else ratio_claim(ratio, own if spread is None else spread)
+    def _claim(self, ratio: float | None, spread: float | None) -> Claim | None:
+        if ratio is None:
+            return None
+        # Reports of older releases hold the spread of the one side only.
+        both = self.spread if spread is None else spread
+        return ratio_claim(ratio, both, disturbed=self.disturbed)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table
 from bertcompress.report.cells import cost_line
 from bertcompress.report.rows import DeploymentRow, ReportData
-from bertcompress.report.speed import judged
+from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
 from bertcompress.runtimes.buckets import bucket_lengths
 from bertcompress.store import write_atomically
@@ -123,8 +123,12 @@ class CardFacts:
         return [row for stage in self.report.stages for row in stage.deployments if row.simulated]
 
     def file(self, runtime: str) -> str | None:
-        """Return the smallest shipped file for a runtime, relative to the repository."""
-        rows = [r for r in self.report.last.deployments if r.runtime == runtime and not r.simulated]
+        """Return the smallest file for a runtime that was not refused, in the repository."""
+        rows = [
+            row
+            for row in deployable(self.report.last)
+            if row.runtime == runtime and row.allowed is not False
+        ]
         smallest = min(rows, key=lambda row: row.size_mb, default=None)
         return smallest.path if smallest else None
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from bertcompress.measure import Score, Standing
 from bertcompress.report.cells import percent
-from bertcompress.report.rows import Control, DeploymentRow, Stage
+from bertcompress.report.rows import Control, DeploymentRow, Reading, Stage
+from bertcompress.report.speed import served, uses
 
 __all__ = [
     "SIGNIFICANT",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 SIGNIFICANT = 0.05
+_MUCH_CUT = 0.01
 
 
 def at_chance(score: Score | None, task: Mapping[str, Any]) -> str:
@@ -62,10 +64,14 @@ def red_lines(
     baseline: Stage,
     row: DeploymentRow | None,
     task: Mapping[str, Any],
+    data: Reading,
 ) -> list[str]:
     """Return what is wrong, the gravest first. `row`: the deployment that is judged."""
     return [
         *_chance(baseline, stages[-1], row, task),
+        *_refused(stages[-1]),
+        *_by_order(data),
+        *_cut(data, task),
         *(line for stage in stages if (line := _stopped(stage))),
         *_above(baseline, row),
         *(line for stage in stages if (line := _beaten(stage))),
@@ -83,7 +89,64 @@ def _chance(
     if row is None or last is baseline:
         return []
     words = at_chance(row.headline, task)
-    return [f"The result, {row.label} of {last.name}, is {words}."] if words else []
+    lines = [f"The result, {row.label} of {last.name}, is {words}."] if words else []
+    return [*lines, *_uses_at_chance(baseline, last, row, task)]
+
+
+def _uses_at_chance(
+    baseline: Stage, last: Stage, judged: DeploymentRow, task: Mapping[str, Any]
+) -> list[str]:
+    """Return which files that would be deployed are at chance, beside the one that is judged."""
+    where: dict[str, list[str]] = {}
+    for use in uses(last, baseline):
+        if use.path != judged.path:
+            where.setdefault(use.path, []).append(served(use.batch))
+    return [
+        f"{row.label} of {last.name}, the fastest for {' and '.join(where[row.path])}, is {words}."
+        for row in last.deployments
+        if row.path in where and (words := at_chance(row.headline, task))
+    ]
+
+
+def _refused(last: Stage) -> list[str]:
+    """Return which shipped files lost more on the selection split than was allowed."""
+    return [
+        f"{row.label} of {last.name} was refused by its own gate: it loses more on the selection "
+        f"split than max_drop allows{_scoring(row)}. Do not deploy {row.path}; try q8bert."
+        for row in last.deployments
+        if row.allowed is False
+    ]
+
+
+def _scoring(row: DeploymentRow) -> str:
+    score = row.headline
+    return f", and scores {score.value:.3f} {score.metric}" if score else ""
+
+
+def _by_order(data: Reading) -> list[str]:
+    """Return whose classes were matched by order, where names could not."""
+    if not data.by_order:
+        return []
+    return [
+        f"The classes of the {' and the '.join(data.by_order)} were matched with the task's by "
+        "order, not by name: with another order every figure is wrong. Name them alike in "
+        "config.json (id2label) and in the task (labels)."
+    ]
+
+
+def _cut(data: Reading, task: Mapping[str, Any]) -> list[str]:
+    """Return which splits were not read whole. The selection rows are a sample of the training."""
+    much = [
+        f"{percent(share)} of the rows of {name}"
+        for name, share in data.cut.items()
+        if share > _MUCH_CUT and name != "selection"
+    ]
+    if not much:
+        return []
+    return [
+        f"max_length {task.get('max_length')} cuts {', '.join(much)}: these were not read whole. "
+        "Give a larger max_length, or a model that takes longer texts."
+    ]
 
 
 def cut_short(ended: Mapping[str, Any] | None) -> str:

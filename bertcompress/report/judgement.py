@@ -44,6 +44,8 @@ class Use(Row):
     precision: str = Field(description="Its precision")
     path: str = Field(description="Its file or folder, relative to the run folder")
     serving: str = Field("dynamic", description="How it is opened, as in `latency[]`")
+    metric: str | None = Field(None, description="Metric of its headline score")
+    score: float | None = Field(None, description="Its headline score on the validation split")
     batch_ms: float = Field(ge=0, description="Milliseconds that a batch takes it")
     first_batch_ms: float | None = Field(
         None, ge=0, description="The same in the first pass after opening, nothing warmed up"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report.cells import cost_line
 from bertcompress.report.html import render
-from bertcompress.report.rows import VERSION, ReportData, Stage
+from bertcompress.report.rows import VERSION, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import comparable, judge
 from bertcompress.store import write_atomically
@@ -36,12 +36,14 @@ class Report(ReportData):
         task: Mapping[str, Any],
         environment: Mapping[str, Any],
         seeds: int = 1,
+        data: Reading | None = None,
     ) -> Report:
         """Return the report of these stages with its verdict. `seeds`: behind each figure, >= 1."""
         return cls(
             recipe=dict(recipe),
             task=dict(task),
             environment=dict(environment),
+            data=data or Reading(),
             stages=comparable(stages, task),
             verdict=judge(
                 stages,
@@ -49,6 +51,7 @@ class Report(ReportData):
                 environment.get("busy_cores"),
                 environment.get("disturbed_rounds"),
                 task,
+                data,
             ),
         )
 

@@ -19,6 +19,7 @@ __all__ = [
     "DeploymentRow",
     "LayerShape",
     "Outcome",
+    "Reading",
     "ReportData",
     "Stage",
 ]
@@ -95,6 +96,12 @@ class DeploymentRow(Row):
     loads_in: str = Field(description="What is needed to load it: the rung of the ladder")
     simulated: bool = Field(
         False, description="The precision is only imitated in fp32: its bytes are never counted"
+    )
+    allowed: bool | None = Field(
+        None,
+        description="Whether its loss on the selection split is within the `max_drop` of the "
+        "method that made it; false: refused, and only recommended where nothing else is shipped; "
+        "null: not judged there",
     )
     scores: tuple[Score, ...] = Field((), description="One per metric and validation split")
     retention: float | None = Field(None, description="Headline score divided by the baseline's")
@@ -183,6 +190,19 @@ class Stage(Row):
         return next(iter(torch or self.deployments), None)
 
 
+class Reading(Row):
+    """How rows and classes were read."""
+
+    cut: dict[str, float] = Field(
+        {}, description="Share of the rows of each split that `max_length` cuts; empty: not known"
+    )
+    by_order: tuple[str, ...] = Field(
+        (),
+        description="Whose classes (`model`, `teacher`) were matched with the task's by order, "
+        "since one side has no names",
+    )
+
+
 class ReportData(Row):
     """The whole of `report.json`."""
 
@@ -194,6 +214,7 @@ class ReportData(Row):
         "others used in the rounds of timing that count; `disturbed_rounds`: share of these in "
         "which that was 0.3 or more"
     )
+    data: Reading = Field(Reading(), description="How rows and classes were read")
     stages: tuple[Stage, ...] = Field(description="In the order they ran")
     verdict: Verdict = Field(description="Computed from the stages")
 

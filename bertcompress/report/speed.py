@@ -10,8 +10,10 @@ from bertcompress.report.rows import DeploymentRow, Stage
 
 __all__ = [
     "best_dense",
+    "deployable",
     "judged",
     "over_best_dense",
+    "served",
     "smallest_dense",
     "speed_ups",
     "speed_warnings",
@@ -23,13 +25,20 @@ __all__ = [
 Timed = tuple[DeploymentRow, Latency]
 
 
+def deployable(stage: Stage) -> list[DeploymentRow]:
+    """Return what may be recommended: what the gate refused only where nothing else is shipped."""
+    real = [row for row in stage.deployments if not row.simulated]
+    return [row for row in real if row.allowed is not False] or real
+
+
 def judged(stage: Stage) -> DeploymentRow | None:
     """Return the deployment that the verdict is about: the fastest measured, else the smallest.
 
     Fastest on single texts of the task's own lengths, else at the first shape that was timed.
-    Speed and size decide, never the score: nothing is chosen on the set that is reported.
+    Speed and size decide, never the score: nothing is chosen on the set that is reported. What the
+    gate refused on the selection split is left out.
     """
-    real = [row for row in stage.deployments if not row.simulated]
+    real = deployable(stage)
     settings = _settings(real)
     if not settings:
         return min(real, key=lambda row: row.size_mb, default=None)
@@ -100,11 +109,12 @@ def speed_ups(row: DeploymentRow, baseline: Stage) -> tuple[SpeedUp, ...]:
 
 def uses(stage: Stage, baseline: Stage) -> tuple[Use, ...]:
     """Return which deployment of a stage to deploy for each way of serving that was timed."""
-    return tuple(_use(stage, baseline, *setting) for setting in _settings(stage.deployments))
+    rows = deployable(stage)
+    return tuple(_use(rows, baseline, *setting) for setting in _settings(rows))
 
 
-def _use(stage: Stage, baseline: Stage, batch: int, length: int | str) -> Use:
-    pairs = _timed(stage.deployments, batch, length)
+def _use(rows: Sequence[DeploymentRow], baseline: Stage, batch: int, length: int | str) -> Use:
+    pairs = _timed(rows, batch, length)
     row, time = min(pairs, key=lambda pair: pair[1].batch_ms)
     dense, claim = best_dense(baseline, batch, length), over_best_dense(baseline, time)
     return Use(
@@ -114,6 +124,8 @@ def _use(stage: Stage, baseline: Stage, batch: int, length: int | str) -> Use:
         precision=row.precision,
         path=row.path,
         serving=time.serving,
+        metric=row.headline.metric if row.headline else None,
+        score=row.headline.value if row.headline else None,
         batch_ms=time.batch_ms,
         first_batch_ms=time.first_batch_ms,
         as_fast=tuple(
@@ -161,7 +173,7 @@ def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> li
 def torch_claim(time: Latency) -> Claim:
     """Return the speed-up over the baseline in torch fp32; reports of version 1 lack its spread."""
     spread = time.spread if time.spread_vs_torch is None else time.spread_vs_torch
-    return ratio_claim(time.speedup_vs_torch or 0.0, spread)
+    return ratio_claim(time.speedup_vs_torch or 0.0, spread, disturbed=time.disturbed)
 
 
 def _by_batch(head: str, figures: Sequence[tuple[Latency, str, str]]) -> str:
@@ -177,11 +189,16 @@ def _texts(length: int | str) -> str:
     return f"at length {length}" if isinstance(length, int) else "on the task's own lengths"
 
 
+def served(batch: int) -> str:
+    """Return in words how many texts come at a time."""
+    return "single texts" if batch == 1 else f"batches of {batch}"
+
+
 def _deploy(use: Use) -> str:
-    served = "single texts" if use.batch == 1 else f"batches of {use.batch}"
-    words = f"For {served} {_texts(use.length)} deploy {use.path} "
+    words = f"For {served(use.batch)} {_texts(use.length)} deploy {use.path} "
     mode = "" if use.serving == "dynamic" else f", opened as '{use.serving}'"
-    words += f"({use.runtime} {use.precision}{mode}): {use.batch_ms:.1f} ms"
+    scored = "" if use.score is None else f", {use.score:.3f} {use.metric}"
+    words += f"({use.runtime} {use.precision}{mode}{scored}): {use.batch_ms:.1f} ms"
     if use.first_batch_ms is not None:
         words += f", {use.first_batch_ms:.1f} in the first pass of a fresh server"
     if use.as_fast:
@@ -211,9 +228,11 @@ def speed_warnings(row: DeploymentRow, baseline: Stage) -> list[str]:
     for time, claim in claims:
         place = f"at batch {time.batch} {_texts(time.length)}"
         if not claim.stands:
+            why = f"the rounds spread by {100 * claim.spread:.0f} %"
+            why = "the machine was busy" if claim.disturbed else why
             words.append(
-                f"No difference in speed to the best dense deployment can be measured {place}: the "
-                f"rounds spread by {100 * claim.spread:.0f} %."
+                f"No difference in speed to the best dense deployment can be measured {place}: "
+                f"{why}."
             )
         elif claim.ratio < 1:
             words.append(f"Not faster than the best dense deployment {place} ({claim.ratio:.2f}x).")

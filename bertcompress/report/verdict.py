@@ -20,7 +20,7 @@ from bertcompress.report.alarms import (
 )
 from bertcompress.report.cells import percent
 from bertcompress.report.judgement import Verdict
-from bertcompress.report.rows import DeploymentRow, Stage
+from bertcompress.report.rows import DeploymentRow, Reading, Stage
 from bertcompress.report.speed import (
     judged,
     smallest_dense,
@@ -53,17 +53,18 @@ def judge(
     busy: float | None = None,
     disturbed: float | None = None,
     task: Mapping[str, Any] | None = None,
+    data: Reading | None = None,
 ) -> Verdict:
     """Return the verdict on the last stage.
 
     `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used
     during the timing; `disturbed`: share of the rounds in which that was too much; `task`: as in
-    the report, for the chance level.
+    the report, for the chance level; `data`: how rows and classes were read.
     """
     stages = comparable(stages, task or {})
     baseline, last = baseline_of(stages), stages[-1]
     row = judged(last)
-    red = tuple(red_lines(stages, baseline, row, task or {}))
+    red = tuple(red_lines(stages, baseline, row, task or {}, data or Reading()))
     named = Verdict(stage=last.name, baseline=baseline.name, red=red)
     if row is None:
         what = "is only simulated" if last.deployments else "has no deployment"

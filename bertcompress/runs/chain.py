@@ -175,7 +175,6 @@ class Chain:
     def _note(self, name: str, method: Method) -> None:
         notes = self.notes.setdefault(name, [])
         if words := _training_words(self.rows[-1].record.facts):
-            notes.append(words)
             self.say(f"{name}: {words}")
         notes += self.rows[-1].record.facts.get("notes", ())
         if not method.speeds_up:

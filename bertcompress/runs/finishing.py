@@ -25,7 +25,7 @@ from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report.rows import Stage
+from bertcompress.report.rows import Reading, Stage
 from bertcompress.runs.chain import Done
 from bertcompress.runs.judging import Judge, Timed, time_deployments
 from bertcompress.runs.stages import Clock, Finished
@@ -201,6 +201,7 @@ def _write(
         recipe=recipe.model_dump(mode="json"),
         task=done.start.data.task.model_dump(mode="json"),
         environment=host,
+        data=Reading(cut=dict(done.start.data.cut), by_order=done.start.by_order),
     )
     report.save(partial)
     (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")

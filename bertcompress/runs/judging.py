@@ -99,6 +99,7 @@ class Judge:
             encoder_mb=size.encoder_mb,
             loads_in=LOADS_IN.get(deployment.runtime) or rung(owner.product.model)[1],
             simulated=deployment.simulated,
+            allowed=_allowed(deployment, owner),
             scores=tuple(scores),
             memory_mb=timing.peak_memory_mb if timing else None,
             load_s=timing.load_s if timing else None,
@@ -158,6 +159,17 @@ class Judge:
         if self.data.task.problem == "unlabelled":
             return self.baseline.logits(self.baseline.deployments[0], split)
         return self.data.references(split)
+
+
+def _allowed(deployment: Deployment, owner: Finished) -> bool | None:
+    """Return whether the gate of the stage let an int8 file pass; None where none judged it.
+
+    The best of what was tried is within the limit as soon as any of it is.
+    """
+    tried = owner.record.facts.get("tried", {}).get(deployment.runtime)
+    if not tried or deployment.precision != "int8":
+        return None
+    return any(each["allowed"] for each in tried)
 
 
 def batch_note(row: DeploymentRow) -> str | None:

@@ -50,6 +50,8 @@ class Start:
     teacher_data: TaskData | None = None
     """The rows as that teacher reads them, where it does not cut them as the model does."""
     notes: tuple[str, ...] = ()
+    by_order: tuple[str, ...] = ()
+    """Whose classes were matched with the task's by order: of the model, of the teacher."""
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
 
@@ -84,6 +86,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     if product is None or not (finetuned or trained):
         if rows.order is not None:  # what gets a new head gets the task's own order
             rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+        rows = replace(rows, by_order=None)  # no class of the old head is left
         product = _fresh_head(recipe, rows, notes)
         data = _fitted(recipe, rows, product)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
@@ -98,12 +101,16 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     _check_shapes(recipe, product.model)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
-    teacher, read, told = _its_rows(_teacher(recipe, data), rows, data, product.tokenizer)
+    teacher, taught = _teacher(recipe, data)
+    teacher, read, told = _its_rows(teacher, rows, data, product.tokenizer)
     for line in told:
         say(line)
     half = half_size(locate(recipe.model, revision=recipe.revision))
-    notes = (*notes, *data.notes, *told)
-    return Start(data, product, finetuned, source, _device(), teacher, read, notes, half)
+    guessed = {"model": data.by_order, "teacher": taught}
+    by_order = tuple(whose for whose, words in guessed.items() if words)
+    notes = (*notes, *data.notes, *told, *filter(None, guessed.values()))
+    device = _device()
+    return Start(data, product, finetuned, source, device, teacher, read, notes, by_order, half)
 
 
 def _classifier(recipe: Recipe) -> Product | None:
@@ -202,10 +209,13 @@ def _name_classes(model: Any, data: TaskData) -> None:
         model.config.label2id = {name: i for i, name in enumerate(data.labels)}
 
 
-def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
-    """Return the teacher that the recipe names, its outputs in the order of the student's."""
+def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:
+    """Return the teacher that the recipe names, its outputs in the order of the student's.
+
+    Also the line on an order that names did not decide.
+    """
     if not recipe.teacher:
-        return None
+        return None, None
     product = load(recipe.teacher)
     model: Any = product.model
     if not is_classifier(type(model)):
@@ -224,15 +234,15 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[Product, str] | None:
             f"teacher '{recipe.teacher}': its classes are {_few(_class_names(model).values())}, "
             f"those of '{data.task.name}' {_few(data.labels)}; by order they are never matched"
         )
-    elif len(data.labels) > 1:
-        warnings.warn(
+    words = None
+    if order is None and len(data.labels) > 1:
+        words = (
             f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "
             f"those of {data.task.name}; they are taken to be, in this order, "
-            f"{', '.join(data.labels)}",
-            Notice,
-            stacklevel=2,
+            f"{', '.join(data.labels)}"
         )
-    return product, weights_digest(recipe.teacher)
+        warnings.warn(words, Notice, stacklevel=2)
+    return (product, weights_digest(recipe.teacher)), words
 
 
 def _its_rows(

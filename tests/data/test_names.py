@@ -14,6 +14,7 @@ from tests_support import tiny_model
 
 import bertcompress as bc
 from bertcompress.data import align_labels
+from bertcompress.data.matching import same_numbers
 from bertcompress.errors import DataError, ModelError
 from bertcompress.task import Task
 
@@ -158,6 +159,20 @@ class TestSplitsInAnotherOrder:
 )
 def test_exact_names_first_then_spelling_where_one_to_one(names, model, order):
     assert align_labels(names, dict(enumerate(model))) == order
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "same"),
+    [
+        (["0", "1"], ["LABEL_0", "LABEL_1"], True),
+        (["0", "1"], ["0", "1"], True),
+        (["1", "2"], ["LABEL_0", "LABEL_1"], False),
+        (["0", "1"], ["LABEL_1", "LABEL_0"], False),
+        (["no", "yes"], ["LABEL_0", "LABEL_1"], False),
+    ],
+)
+def test_numbers_go_to_the_same_numbers_without_a_guess(names, model, same):
+    assert same_numbers(names, dict(enumerate(model))) == same
 
 
 def saved(folder: Path, names: list[str], favourite: str) -> Path:
