@@ -22,7 +22,6 @@ from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
 from bertcompress.runtimes.buckets import bucket_lengths
 from bertcompress.store import write_atomically
-from bertcompress.tokenizing import longest_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -143,6 +142,8 @@ def card_facts(
 
     `known`: further fields of `CardFacts`, such as `repo_id` and what is `inherited`.
     """
+    from bertcompress.tokenizing import longest_text  # brings torch along
+
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = str(config.get("model_type", "")).startswith("bertcompress-")
     built = next(iter(config.get("architectures") or ()), "")

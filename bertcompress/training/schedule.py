@@ -51,7 +51,8 @@ class Horizon:
         times, apart = settings.evaluations_per_epoch, 1
         if times is None:
             times = 1 if epoch <= _LONG_EPOCH else math.ceil(epoch / _LONG_EPOCH)
-            times = max(times, math.ceil(_EVALUATIONS * epoch / most))
+            if most >= 2 * _EVALUATIONS:  # the first step of a warm-up changes nothing
+                times = max(times, math.ceil(_EVALUATIONS * epoch / most))
             apart = 1 if settings.is_fixed else math.ceil(_SHORT_EPOCH / epoch)
             apart = max(1, min(apart, most // (_EVALUATIONS * epoch)))
         # The end is not known: a warm-up as long as that of three epochs.
