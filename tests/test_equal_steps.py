@@ -50,6 +50,9 @@ def test_a_fixed_length_stays_what_it_is(place):
     method = bc.Distill(epochs=2, learning_rate=1e-3)
     assert trained_alike(method.control(), {"steps": 7}) == method.control()
     assert trained_alike(bc.Distill().control(), {"steps": 7}).max_steps == 7
+    for cap in ({"patience": 2}, {"max_minutes": 5.0}):  # the method may have ended before
+        alike = trained_alike(bc.Distill(epochs=9, **cap).control(), {"steps": 7})
+        assert (alike.max_steps, alike.patience, alike.max_minutes) == (7, None, None)
     assert trained_alike(bc.PruneStructured(), {"steps": 7}) == bc.PruneStructured()
 
 

@@ -81,6 +81,9 @@ def trained_alike(control: Method, facts: Mapping[str, Any]) -> Method:
     `facts`: of the method's stage.
     """
     settings: Any = control
-    if not isinstance(settings, TrainSettings) or settings.is_fixed:
+    if not isinstance(settings, TrainSettings):
+        return control
+    may_end_early = settings.patience is not None or settings.max_minutes is not None
+    if settings.is_fixed and not may_end_early:
         return control
     return control.model_copy(update=settings.equal_steps(facts))
