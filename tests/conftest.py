@@ -27,9 +27,19 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _not_the_users_store(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:  # of fixtures that outlive a test
+        patch.setenv("BERTCOMPRESS_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _home(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("BERTCOMPRESS_HOME", str(tmp_path_factory.mktemp("home")))
+def _home(tmp_path_factory):
+    # A patch of its own: `monkeypatch.undo()` in a test would let it write to the user's store.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTCOMPRESS_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,19 @@ def test_a_stage_comes_back_with_its_files(store: StageStore, tmp_path: Path) ->
     assert [(s.key, s.name, s.size_mb) for s in store.list()] == [(key, "finetune", 1002 / 1e6)]
 
 
+@pytest.fixture(scope="module")
+def roots() -> list[Path]:
+    return [StageStore().root]  # of a fixture that outlives a test
+
+
+def test_the_suite_never_reads_the_users_store(
+    roots: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    for root in [*roots, StageStore().root]:
+        assert not root.is_relative_to(Path.home() / ".cache")
+
+
 def test_the_root_and_bound_come_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
