@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from bertcompress.data import TaskData, collator
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import TeacherOutputs
+from bertcompress.tokenizing import position_limit
 from bertcompress.training import forward, logits_of
 
 __all__ = ["CachedTeacher", "LiveTeacher", "hidden_cache_bytes", "same_pieces", "same_tokens"]
@@ -99,7 +100,11 @@ class LiveTeacher:
     def answer(
         self, batch: Mapping[str, Tensor], needs: frozenset[str] = frozenset()
     ) -> TeacherOutputs:
-        """Answer for a batch of the teacher's own tokenizer. Shape: values (B, T)."""
+        """Answer for a batch of the teacher's own tokenizer. Shape: values (B, T).
+
+        Raises ModelError for texts that are longer than the model can read.
+        """
+        self._check_length(batch)
         if "attentions" in needs and hasattr(self.model, "set_attn_implementation"):
             self.model.set_attn_implementation("eager")  # type: ignore[operator]
         if self.model.training:
@@ -112,6 +117,15 @@ class LiveTeacher:
             logits_of(outputs).float(),
             tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),
             tuple(a.float() for a in outputs["attentions"]) if "attentions" in needs else (),
+        )
+
+    def _check_length(self, batch: Mapping[str, Tensor]) -> None:
+        config, tokens = getattr(self.model, "config", None), batch.get("input_ids")
+        if config is None or tokens is None or tokens.shape[-1] <= position_limit(config):
+            return
+        raise ModelError(
+            f"teacher: reads at most {position_limit(config)} tokens, and a text of the batch has "
+            f"{tokens.shape[-1]}; cut the task's texts there (max_length)"
         )
 
     def _encode(self, row_ids: Tensor) -> Mapping[str, Tensor]:

@@ -144,6 +144,14 @@ def test_rows_outside_of_the_cache_are_named(data, live, tmp_path):
         CachedTeacher(LiveTeacher(tiny_model()), tmp_path)
 
 
+def test_texts_that_are_longer_than_the_teacher_reads(data):
+    short = tiny_model(seed=4, num_labels=2, max_position_embeddings=8)
+    teacher = LiveTeacher(short, tiny_tokenizer(), data)
+    longest = max(range(20), key=lambda i: data.encode(tiny_tokenizer(), "train")["length"][i])
+    with pytest.raises(ModelError, match="reads at most 8 tokens, and a text of the batch has"):
+        teacher(some_rows(data, longest))
+
+
 def test_bytes_of_hidden_states(data, live, tmp_path):
     lengths = [5, 7]
     assert hidden_cache_bytes(live.model, lengths) == 12 * 16 * (3 + 1) * 2
