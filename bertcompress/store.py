@@ -38,7 +38,7 @@ DEFAULT_BOUND_GB = 20.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\..+\.(?:tmp|old)-[0-9a-f]{12}")
 _STALE_AFTER_S = 86_400.0
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 def stage_key(parts: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ __all__ = ["WorkerProcess"]
 PATIENCE_S = 600.0
 """Seconds after which a worker that does not answer is ended."""
 
+_KILLED = -9
+"""The status of a process that somebody else ended for good: most often the system, for memory."""
+
 _UNCLEAN = ("OMP_", "GOMP_", "KMP_", "MKL_")
 """Settings that slow one runtime and not the other: passive waiting costs torch 40 % at batch 1."""
 
@@ -97,7 +100,10 @@ class WorkerProcess:
     def _end(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-        return f"the process ended (status {self._process.poll()})"
+        status = self._process.poll()
+        if status == _KILLED:
+            return "the process was killed: most likely the machine is out of memory"
+        return f"the process ended (status {status})"
 
     def _last_words(self) -> str:
         self._process.kill()
