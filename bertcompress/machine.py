@@ -49,7 +49,8 @@ WORDINGS: tuple[tuple[str, str], ...] = (
     (r"Too many open files|os error 24\b", f"too many open files; {OPEN_LIMIT}"),
     (r"inline_container\.cc|\d+ requested and \d+ written", f"a file cannot be written; {FULL}"),
     (r"(?i)out of memory|allocate memory|bad_alloc|bad allocation|os error 12\b", MEMORY),
-    (r"failed to map segment|can.t start new thread", "out of memory: a library cannot be loaded"),
+    (r"can't start new thread|could not create a primitive", MEMORY),
+    (r"failed to map segment", "out of memory: a library cannot be loaded"),
 )
 """How libraries write it (safetensors, torch, ONNX Runtime, pyarrow, the loader), and our words."""
 
