@@ -72,14 +72,14 @@ class Command:
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
             os.environ.update(environment or {})
             before()
-            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stdout, sys.stderr = _stream(1), _stream(2)
             if memory is not None:
                 _limit_memory(memory)
             status = _command(list(arguments))
         finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
             os._exit(status)
 
     def signal(self, number: int) -> None:
@@ -103,6 +103,14 @@ class Command:
         texts = [_text(file) for file in self._files]
         peak = used.ru_maxrss * 1024 / 1e6
         return Ended(code if code >= 0 else 128 - code, *texts, took, peak, late)
+
+
+def _stream(number: int) -> Any:
+    """Return what Python makes of a descriptor when it starts: nothing of a closed one."""
+    try:
+        return open(number, "w", encoding="utf-8", closefd=False)
+    except OSError:
+        return None
 
 
 def _text(file: Path) -> str:
