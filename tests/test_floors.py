@@ -97,7 +97,11 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store locking machine ranks noise bars bits recognising heads batches", "fetching", "remote"],
+    [
+        "catalogue store locking machine ranks noise bars bits recognising heads batches",
+        "fetching",
+        "remote",
+    ],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]
