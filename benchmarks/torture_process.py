@@ -28,6 +28,8 @@ class Ended:
     out: str
     err: str
     seconds: float
+    """By the clock on the wall."""
+    cpu_seconds: float
     peak_mb: float
     """Largest memory that it held, in 10^6 bytes; what it shares with its parent counts."""
     late: bool = False
@@ -41,6 +43,9 @@ def warm() -> None:
     import bertcompress.verification  # noqa: F401
     from bertcompress.training import trainer  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # else each fork would touch, and so copy, all that was imported
+
 
 class Command:
     """A `bertcompress` command in a process of its own, started by forking this one."""
@@ -53,6 +58,7 @@ class Command:
         environment: dict[str, str] | None = None,
         before: Callable[[], Any] = lambda: None,
         memory: int | None = None,
+        cpu_seconds: int | None = None,
     ) -> None:
         """`before` runs in the new process; `memory`: bytes that it may take more than this one."""
         self._files = [folder / f".out-{os.getpid()}-{time.monotonic_ns()}-{n}" for n in (1, 2)]
@@ -75,6 +81,8 @@ class Command:
             sys.stdout, sys.stderr = _stream(1), _stream(2)
             if memory is not None:
                 _limit_memory(memory)
+            if cpu_seconds is not None:
+                resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
             status = _command(list(arguments))
         finally:
             for stream in (sys.stdout, sys.stderr):
@@ -102,7 +110,8 @@ class Command:
         code = os.waitstatus_to_exitcode(status)
         texts = [_text(file) for file in self._files]
         peak = used.ru_maxrss * 1024 / 1e6
-        return Ended(code if code >= 0 else 128 - code, *texts, took, peak, late)
+        cpu = used.ru_utime + used.ru_stime
+        return Ended(code if code >= 0 else 128 - code, *texts, took, cpu, peak, late)
 
 
 def _stream(number: int) -> Any:
@@ -130,7 +139,6 @@ def _limit_memory(more: int) -> None:
 def _command(arguments: list[str]) -> int:
     from bertcompress.cli import main
 
-    gc.collect()
     sys.argv = ["bertcompress", *arguments]
     try:
         main()

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -24,6 +25,8 @@ from bertcompress.machine import machine_words
 __all__ = ["exit_with"]
 
 PIPE_CLOSED = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+GRACE_S = 2.0
+"""Seconds in which a second signal changes nothing: the end in order is on its way."""
 STOPPED = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal went away"}
 
 
@@ -86,10 +89,11 @@ def _nobody_reads(error: BaseException) -> bool:
 
 
 class _Stop:
-    """Signals that ask for the end: the first ends the command in order, the second at once."""
+    """Signals that ask for the end: the first ends the command in order, a later one at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._first = 0.0
         self._before: dict[int, Any] = {}
 
     @property
@@ -119,10 +123,12 @@ class _Stop:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
+            if time.monotonic() - self._first < GRACE_S:
+                return
             with contextlib.suppress(OSError):
                 os.write(2, f"error: {self.words}\n".encode())
             os._exit(self.status)
-        self.number = number
+        self.number, self._first = number, time.monotonic()
         raise KeyboardInterrupt
 
 

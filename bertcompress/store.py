@@ -38,7 +38,7 @@ DEFAULT_BOUND_GB = 20.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\..+\.(?:tmp|old)-[0-9a-f]{12}")
 _STALE_AFTER_S = 86_400.0
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
 
 
 def stage_key(parts: Mapping[str, Any]) -> str:
@@ -73,6 +73,10 @@ def write_atomically(target: Path, replace: bool = False) -> Iterator[Path]:
     The body creates it, as a file or as a folder. An existing file is replaced; an existing folder
     only with `replace=True`. Raises OutputError where the place cannot be written to.
     """
+    if target.name in ("", ".."):
+        target = target.resolve()
+    if not target.name:
+        raise OutputError(f"{target}: is there already; name a folder or a file in it")
     _refuse_existing(target, replace)
     temporary = _sibling(target, "tmp")
     try:

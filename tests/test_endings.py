@@ -17,6 +17,7 @@ import pytest
 from test_locking import hold
 
 import bertcompress
+import bertcompress.cli_errors
 from bertcompress.cli import main
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -85,6 +86,33 @@ def test_a_signal_ends_a_run_in_order(place, signals, status, words):
         assert (again.status, told(again)) == (0, [])
         assert (place / "out" / "report.json").is_file()
         assert not list(place.glob(".out*"))
+
+
+def test_who_does_not_end_in_order_ends_at_once(place):
+    def stubborn() -> None:
+        """Stand for a library that takes the interrupt for itself."""
+        import bertcompress.runs
+
+        def run(*_, **__):
+            (place / "out-busy").touch()
+            while True:
+                try:
+                    time.sleep(0.01)
+                except KeyboardInterrupt:
+                    continue
+
+        bertcompress.runs.run = run
+        bertcompress.cli_errors.GRACE_S = 0.05
+
+    command = Command(RUN, place, before=stubborn)
+    deadline = time.monotonic() + 60
+    while not (place / "out-busy").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for _ in range(2):
+        command.signal(signal.SIGINT)
+        time.sleep(0.2)
+    end = command.wait(60)
+    assert (end.status, told(end)) == (130, ["error: interrupted; add --resume to go on"])
 
 
 def test_a_file_limit_is_a_line_and_what_is_done_is_kept(place):
