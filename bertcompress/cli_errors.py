@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -30,8 +31,11 @@ GRACE_S = 2.0
 STOPPED = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal went away"}
 
 
-def exit_with(call: Callable[[], Any]) -> NoReturn:
-    """Call, and end the process with what came of it; an error is one line."""
+def exit_with(call: Callable[[], Any], verbose: Callable[[], bool] = lambda: False) -> NoReturn:
+    """Call, and end the process with what came of it; an error is one line.
+
+    `verbose`: asked, once an error is there, whether its traceback comes before that line.
+    """
     _open_streams()
     stop = _Stop()
     with stop:
@@ -44,6 +48,8 @@ def exit_with(call: Callable[[], Any]) -> NoReturn:
                 status, words = stop.status, stop.words
         except BaseException as error:
             status, words = _judged(error, stop)
+            if words is not None and verbose():
+                traceback.print_exc()
         if words is not None:
             _tell(f"error: {words}")
     sys.exit(status or 0)
