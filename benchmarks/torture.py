@@ -119,7 +119,8 @@ class Torture:
         calm, seconds = self.calm(recipe)
         draw, place = random.Random(f"folder {number}"), _place(self.base, "folder")
         first = _start(place, recipe)
-        while not (place / ".out.lock").exists():
+        until = time.monotonic() + WAIT
+        while not (place / ".out.lock").exists() and time.monotonic() < until:
             time.sleep(0.005)
         second = _start(place, recipe, draw.choice(["--resume", "--fresh"])).wait()
         refused = second.status == 2 and "is working on it" in second.err
