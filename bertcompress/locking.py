@@ -35,9 +35,14 @@ class Hold:
         self._folder = folder
         self._lease = lease
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process took over: this one was stopped for too long."""
+        return self._lease.compromise is not None
+
     def check(self) -> None:
-        """Raise OutputError where another process took over: this one was asleep for too long."""
-        if self._lease.compromise is not None:
+        """Raise OutputError where another process took over."""
+        if self.lost:
             raise OutputError(
                 f"{self._folder}: another process took over while this one was stopped; "
                 "nothing more is written here"

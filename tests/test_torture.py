@@ -47,8 +47,8 @@ def test_damaged_inputs_are_refused_or_answered(tortured, kind):
     whole = tortured.whole()
     tortured.hub = type("Nowhere", (), {"draw": None})
     number = list(torture_inputs.KINDS).index(kind)
-    rows = [tortured.inputs(number + len(torture_inputs.KINDS) * n, whole) for n in range(2)]
-    assert [row["wrong"] for row in rows] == ["", ""]
+    rows = [tortured.inputs(number + len(torture_inputs.KINDS) * n, whole) for n in range(1)]
+    assert [row["wrong"] for row in rows] == [""]
     assert {row["kind"] for row in rows} == {kind}
 
 

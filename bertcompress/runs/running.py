@@ -138,8 +138,9 @@ def _kept(
         with quiet():
             return _run(recipe, folder, ranks, clock, hold, options)
     except BaseException:
-        # Nothing worth resuming was made: leave no trace.
-        if ranks.main and not (partial / "stages").exists() and not (partial / "work").exists():
+        # Nothing worth resuming was made: leave no trace, unless the folder is another's by now.
+        ours = hold is not None and not hold.lost
+        if ours and not (partial / "stages").exists() and not (partial / "work").exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -165,6 +166,6 @@ def _run(
     done = Chain(recipe, start, stages, say).go()
     if ranks.main:
         check()
-        finish(recipe, done, partial, folder, clock, say)
+        finish(recipe, done, partial, folder, clock, say, check)
     ranks.wait()
     return Run(folder)
