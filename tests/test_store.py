@@ -242,7 +242,7 @@ def test_where_one_stands_is_a_place_too(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OutputError, match="is there already"), write_atomically(Path("/")):
         pytest.fail("the body must not run")
     long = Path("x" * 250)
-    with pytest.raises(OutputError, match="name too long"), write_atomically(long) as temporary:
+    with pytest.raises(OutputError, match="name is too long"), write_atomically(long) as temporary:
         temporary.mkdir()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")

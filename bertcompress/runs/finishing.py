@@ -44,10 +44,7 @@ def finish(
     say: Say,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write what is shipped, time it, judge it, and move the run into place.
-
-    `check` raises where another process has taken over: called before that move.
-    """
+    """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
     final = done.rows[-1]
     with clock("saving"):
         product = done.shaped.product
