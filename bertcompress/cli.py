@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from bertcompress import cli_finding
 from bertcompress.cli_task import Label, Separator, Text, Train, Validation, own_task
 from bertcompress.errors import BertCompressError, InputError
 from bertcompress.noise import silence
+from bertcompress.terminal import err, out
 
 __all__ = ["app", "main"]
 
@@ -27,11 +27,8 @@ app = typer.Typer(
     help="Makes BERT-family encoders smaller and faster, and says what that cost.",
 )
 INTERRUPTED = 130
-PLACES = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
+PLACES = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 """What is wrong with a place to write to, and not with this program."""
-
-out = Console()
-err = Console(stderr=True)
 
 DataDir = Annotated[
     Path | None,

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from bertcompress.wording import plain
+
 __all__ = ["failures", "hub", "patiently", "reason", "status", "token", "without_secrets"]
 
 _Result = TypeVar("_Result")
@@ -32,8 +34,7 @@ def without_secrets(text: str) -> str:
     """Return a text without tokens and without passwords in addresses."""
     known = token()
     text = text.replace(known, "(token)") if known else text
-    text = re.sub(r"\bhf_(?!xet\b|transfer\b)[A-Za-z0-9]{3,}", "(token)", text)
-    return re.sub(r"(\w+://)[^\s/@]+@", r"\1", text)
+    return plain(re.sub(r"\bhf_(?!xet\b|transfer\b)[A-Za-z0-9]{3,}", "(token)", text))
 
 
 def hub() -> str:

@@ -98,7 +98,7 @@ ROOMS = [
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
     ["catalogue store ranks noise bars bits recognising heads batches", "fetching", "remote"],
-    ["errors"],
+    ["terminal", "errors", "wording"],
     [""],  # the package itself: lazy, and so below everything
 ]
 FLOOR = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
+from bertcompress.wording import mask
+
 __all__ = ["local_values", "scrub", "scrub_config", "scrub_data", "scrub_yaml"]
 
 _SECRETS = (
-    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "(token)"),
-    (re.compile(r"(\w+://)[^\s/@]+@"), r"\1"),
     (re.compile(r"\bfile://\S+"), "(local)"),
     (
         re.compile(
@@ -41,6 +41,7 @@ def scrub(text: str, known: Sequence[str] = ()) -> str:
     """
     for each in known:
         text = text.replace(each, "(local)")
+    text = mask(text)
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text

@@ -17,6 +17,7 @@ from bertcompress.report.rows import VERSION, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import comparable, judge
 from bertcompress.store import write_atomically
+from bertcompress.wording import markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,8 +89,8 @@ class Report(ReportData):
 
     def to_markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown."""
-        red = [f"**{line}**" for line in self.verdict.red]
-        parts = [f"# {self.title}"]
+        red = [f"**{markdown(line)}**" for line in self.verdict.red]
+        parts = [f"# {markdown(self.title)}"]
         if red:
             parts += ["> [!CAUTION]\n" + "\n".join(f"> - {line}" for line in red)]
         parts += _bullets(self.verdict.sentences)
@@ -110,9 +111,9 @@ class Report(ReportData):
 
     def __str__(self) -> str:
         """Return what a terminal shows."""
-        from rich.console import Console
+        from bertcompress.terminal import Terminal
 
-        console = Console(
+        console = Terminal(
             width=100, no_color=True, record=True, file=io.StringIO(), force_jupyter=False
         )
         print_report(self, console)
@@ -135,16 +136,18 @@ def report_schema() -> dict[str, Any]:
 
 
 def _bullets(sentences: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
+    return ["\n".join(f"- {markdown(sentence)}" for sentence in sentences)] if sentences else []
 
 
 def markdown_table(table: Table) -> str:
     """Return one table as GitHub-flavoured Markdown."""
     rule = ["---:" if column.number else "---" for column in table.columns]
     lines = [[column.name for column in table.columns], rule, *table.rows]
-    return "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return markdown(text.replace("\\", "\\\\")).replace("|", "\\|")
 
 
 def print_report(report: Report, console: Console) -> None:
