@@ -350,7 +350,9 @@ def pull(
     _hush()
     from bertcompress.publish.hub import pull as go
 
-    out.print(f"{go(repository, folder, revision=revision)}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{go(repository, folder, revision=revision, say=_say)}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

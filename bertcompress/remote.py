@@ -19,6 +19,9 @@ WAITS_S = (1.0, 2.0, 4.0)
 PATIENCE_S = 10.0
 """A try that took longer is the last one: the client had been trying, or there was much to send."""
 
+NONSENSE = (AssertionError, AttributeError, LookupError, TypeError)
+"""What the client raises where an answer is not of the shape that it expects."""
+
 BUSY = (429, 500, 502, 503, 504)
 """Answers that another try may mend."""
 
@@ -47,11 +50,14 @@ def hub() -> str:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """Return what the client raises; its HTTP library differs from version to version."""
+    """Return what the client raises; its HTTP library differs from version to version.
+
+    It takes answers apart without looking: of a server that answers nonsense it raises anything.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     library = (each for each in HfHubHTTPError.__bases__ if issubclass(each, Exception))
-    return (*library, OSError, RuntimeError, ValueError)
+    return (*library, OSError, RuntimeError, ValueError, *NONSENSE)
 
 
 def patiently(call: Callable[[], _Result]) -> _Result:
@@ -115,8 +121,14 @@ def _without_answer(error: BaseException, chain: list[BaseException]) -> str:
     library = HfHubHTTPError.__bases__[0]
     if any(isinstance(each, library | OSError) for each in chain):
         return f"{hub()} cannot be reached ({type(chain[-1]).__name__})"
+    if isinstance(error, NONSENSE):
+        return f"{hub()} answers nonsense ({type(error).__name__}: {_short(error)})"
     lines = str(error).strip().splitlines() or [""]
     return without_secrets(f"{type(error).__name__}: {lines[0][:300]}")
+
+
+def _short(error: BaseException) -> str:
+    return without_secrets(" ".join(str(error).split())[:200])
 
 
 def _said(chain: list[BaseException]) -> str:

@@ -25,7 +25,7 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "highlight": False, "emoji": False} | options)
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text. Tables, titles and `print` all come here with their strings."""
         off = {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
         return super().render_str(_shown(text), **options | off)

@@ -98,7 +98,7 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
     except MissingExtra as error:
         return Verified(**fields, passes=None, words=str(error)), None
     except Exception as error:  # runtimes have one class per cause; the other files go on
-        words = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Verified(**fields, passes=False, words=words), None
     passes, words = alike(got, probe.answers[name], precision)
     ids = probe.inputs["input_ids"]

@@ -37,7 +37,9 @@ TOKENS = (
 
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(TOKENS)})")
 _PASSWORD = re.compile(r"(?<!\w)(\w{1,20}://)[^\s/@]{1,1000}@")
-_IN_QUERY = re.compile(r"([?&][\w-]{0,40}(?:token|key|secret|password|signature|sig)=)[^&\s]+", re.I)
+_IN_QUERY = re.compile(
+    r"([?&][\w-]{0,40}(?:token|key|secret|password|signature|sig)=)[^&\s]+", re.I
+)
 _KNOWN = (
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "GH_TOKEN", "WANDB_API_KEY"),
     *("AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY"),

@@ -14,7 +14,7 @@ __all__ = ["Row"]
 class Row(BaseModel):
     """A frozen record of figures, in which an unknown field is an error.
 
-    Its texts are plain: whatever named a class or a processor, each page and terminal may show them.
+    Its texts are plain: any page and terminal may show them, whoever named a class or a processor.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
+from bertcompress.files import read_json
 from bertcompress.report.cells import cost_line
 from bertcompress.report.html import render
 from bertcompress.report.rows import VERSION, Reading, ReportData, Stage
@@ -61,12 +62,11 @@ class Report(ReportData):
         """Read `report.json`, or that of a run folder; raises InputError where it does not fit."""
         file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
         try:
-            text = file.read_text(encoding="utf-8")
-            raw = json.loads(text)
-        except FileNotFoundError:
+            raw = read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{file}: no such report") from None
-        except ValueError as error:
-            raise InputError(f"{file}: not a report: {error}") from error
+        except InputError as error:
+            raise InputError(f"{file}: not a report: {error}") from None
         version = raw.get("version") if isinstance(raw, dict) else None
         if isinstance(version, int) and version > VERSION:
             raise InputError(
@@ -74,11 +74,14 @@ class Report(ReportData):
                 "upgrade bertcompress"
             )
         try:
-            return cls.model_validate_json(text)
+            report = cls.model_validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InputError(f"{file}: not a report: {place}: {first['msg']}") from error
+        if report.verdict.baseline not in {stage.name for stage in report.stages}:
+            raise InputError(f"{file}: not a report: its verdict names a stage that is not there")
+        return report
 
     def save(self, path: str | Path) -> Path:
         """Write `report.json` (the path may be the run folder) whole or not at all."""
