@@ -22,7 +22,7 @@ from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
 from bertcompress.runtimes.buckets import bucket_lengths, padding_id
 from bertcompress.store import write_atomically
-from bertcompress.wording import markdown
+from bertcompress.wording import NAME, markdown, plain
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -106,7 +106,7 @@ class CardFacts:
         model = re.split(r"[/\\:]", self.base or str(self.report.recipe.get("model", "encoder")))[
             -1
         ]
-        return f"{model}-{self.task_name.replace('/', '-')}-compressed"
+        return re.sub(r"[^\w.-]+", "-", plain(f"{model}-{self.task_name}-compressed", NAME))
 
     @property
     def task_name(self) -> str:

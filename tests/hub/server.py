@@ -149,7 +149,8 @@ class Handler(BaseHTTPRequestHandler):
         assert fault is not None and fault.status is not None
         # What a proxy might do: repeat the request, secrets included.
         words = f"{fault.message} (asked with {self.headers.get('Authorization')})"
-        return Reply({"error": words}, fault.status, {"X-Error-Message": words})
+        said = {"X-Error-Message": words} if words.isprintable() else {}
+        return Reply({"error": words}, fault.status, said)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":

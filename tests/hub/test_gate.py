@@ -127,22 +127,26 @@ def test_the_right_to_write_is_asked_for_first(faulty: Site, runs: Runs) -> None
 
 
 PULL = """
+import shutil
 from pathlib import Path
+from huggingface_hub import constants
 from hub.stories import command, faults, impatient
 from hub.support import told
 impatient()
 seen, place = {{}}, Path({place!r})
 def pull(what, *broken):
+    if what != "again":  # in the cache lies what came whole
+        shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
     faults(*broken)
     seen[what] = command("pull", {name!r}, place / what)
     faults()
     seen[what]["left"] = sorted(path.name for path in place.iterdir())
 for what, answer in {answers!r}.items():
     pull(what, {{"pattern": "GET /api/models", "body": answer, "times": 99}})
-pull("large", {{"pattern": "GET .*/resolve/.*/model.safetensors", "corrupt": True, "times": 9}})
-pull("small", {{"pattern": "GET .*/resolve/.*/recipe.yaml", "corrupt": True, "times": 9}})
 pull("words", {{"pattern": "GET /api/models", "status": 403, "times": 99,
                "message": "\\x1b[31mred[/red] " + "x" * 90_000}})
+pull("large", {{"pattern": "GET .*/resolve/.*/model.safetensors", "corrupt": True, "times": 9}})
+pull("small", {{"pattern": "GET .*/resolve/.*/recipe.yaml", "corrupt": True, "times": 9}})
 pull("again")
 told(seen)
 """
