@@ -18,7 +18,7 @@ from bertcompress.bars import by_hand
 from bertcompress.errors import CheckpointError, NotFound, Notice
 from bertcompress.integrity import check_bytes, unannounced
 from bertcompress.remote import failures, patiently, reason, status
-from bertcompress.waiting import Say, SlowServer, watched
+from bertcompress.waiting import Say, SlowServer, by_xet, traffic, watched
 
 __all__ = ["ALL_FILES", "SMALL_FILES", "TORCH_FILES", "fetch"]
 
@@ -121,6 +121,8 @@ def _download(name: str, revision: str | None, files: Sequence[str], where: str,
         return
 
     def arrived() -> int:
+        if by_xet():
+            return traffic()
         blobs = folder / "blobs"
         found = list(blobs.iterdir()) if blobs.is_dir() else []
         return sum(_size(path) for path in found)

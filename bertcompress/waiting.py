@@ -7,12 +7,15 @@ that waits for it, which sees what arrives and hears Ctrl-C at once.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Say", "SlowServer", "watched"]
+import psutil
+
+__all__ = ["Say", "SlowServer", "by_xet", "traffic", "watched"]
 
 _Result = TypeVar("_Result")
 Say = Callable[[str], None]
@@ -73,6 +76,20 @@ def watched(
     if how == "raised":
         raise value
     return value  # type: ignore[no-any-return]
+
+
+def by_xet() -> bool:
+    """Return whether large files go by Xet, which shows in no file how far it is."""
+    from huggingface_hub import constants
+
+    off = getattr(constants, "HF_HUB_DISABLE_XET", False)
+    return importlib.util.find_spec("hf_xet") is not None and not off
+
+
+def traffic() -> int:
+    """Return how many bytes this machine received and sent: what is seen of a transfer by Xet."""
+    counted = psutil.net_io_counters()
+    return counted.bytes_recv + counted.bytes_sent if counted else 0
 
 
 class _Pace:

@@ -18,7 +18,7 @@ from bertcompress.publish.rights import may_write
 from bertcompress.remote import failures, patiently, reason, status, token, without_secrets
 from bertcompress.report import Report
 from bertcompress.store import write_atomically
-from bertcompress.waiting import Say, SlowServer, watched
+from bertcompress.waiting import Say, SlowServer, by_xet, traffic, watched
 from bertcompress.wording import NAME, plain
 
 if TYPE_CHECKING:
@@ -202,9 +202,11 @@ def _sent(
 
 
 def _read_so_far(paths: set[str]) -> int:
-    """Return how far the files that are being sent were read; 0 where the system does not tell."""
+    """Return how far the files that are being sent were read, where the system tells that."""
     import psutil
 
+    if by_xet() or not psutil.LINUX:
+        return traffic()
     opened = psutil.Process().open_files()
     return sum(int(getattr(each, "position", 0)) for each in opened if each.path in paths)
 
