@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import re
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bertcompress.bars import by_hand
-from bertcompress.errors import CheckpointError, NotFound, Notice
+from bertcompress.errors import CheckpointError, NotFound, Notice, OutputError
 from bertcompress.integrity import check_bytes, unannounced
 from bertcompress.remote import failures, patiently, reason, status
 from bertcompress.waiting import Say, SlowServer, by_xet, traffic, watched
@@ -77,6 +78,8 @@ def fetch(
         raise NotFound(f"{where}: given up, the server is too slow ({error})") from None
     except failures() as error:
         words = reason(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise OutputError(f"{where}: the cache cannot be written ({error.strerror})") from None  # type: ignore[attr-defined]
         if status(error) is None and isinstance(error, OSError):
             words = (
                 f"no such folder here, not in the cache, and the Hub cannot be reached ({words}); "

@@ -227,6 +227,24 @@ def test_of_another_card_only_what_looks_right_is_taken(front: str, tmp_path: Pa
 # -- files
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\n" + "\n".join(f"b{i}: &b{i} [{'*a' if not i else f'*b{i - 1}'}, "
+        f"{'*a' if not i else f'*b{i - 1}'}]" for i in range(60)),
+        "a: &a [*a]",
+        "a: " + "[" * 20_000,
+        "a: |\n" + " x\n" * 4_000_000,
+    ],
+    ids=["laughs", "circle", "deep", "large"],
+)  # fmt: skip
+def test_yaml_that_unfolds_is_one_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    assert "x.yaml" in one_error(*command(monkeypatch, capsys, "check", tmp_path / "x.yaml"))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and its ONNX files with their probe."""
