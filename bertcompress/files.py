@@ -33,14 +33,18 @@ def read_text(path: Path, limit: int = TEXT_BYTES) -> str:
 
     OSError stays, of a file that is not there or may not be read.
     """
+    try:
+        return _read(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+
+
+def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as stream:
         raw = stream.read(limit + 1)
     if len(raw) > limit:
         raise InputError(f"{path}: more than {limit / 1e6:,.0f} MB; a file of this kind is smaller")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+    return raw
 
 
 def read_json(path: Path, limit: int = TEXT_BYTES) -> Any:
@@ -48,9 +52,9 @@ def read_json(path: Path, limit: int = TEXT_BYTES) -> Any:
 
     OSError stays, of a file that is not there or may not be read.
     """
-    text = read_text(path, limit)
+    raw = _read(path, limit)
     try:
-        value = json.loads(text)
+        value = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         words = "nested too deep" if isinstance(error, RecursionError) else error
         raise InputError(f"{path}: not JSON ({words})") from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bertcompress.errors import InputError, MissingExtra, NotFound, WorkerError
+from bertcompress.errors import InputError, MissingExtra, ModelError, NotFound, WorkerError
 from bertcompress.measure import (
     Candidate,
     Row,
@@ -68,7 +68,7 @@ def verify(
         if timing:
             found, warnings = _speeds(timed, seconds, threads)
             speeds = iter(found)
-    except WorkerError as error:  # what was checked stands without its times
+    except (WorkerError, ModelError) as error:  # what was checked stands without its times
         warnings = [f"nothing was timed: {error}"]
     done = [
         row if candidate is None else row.model_copy(update=next(speeds, {}))
