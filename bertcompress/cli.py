@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from bertcompress import cli_finding
@@ -17,6 +16,7 @@ from bertcompress.cli_errors import exit_with
 from bertcompress.cli_task import Label, Separator, Text, Train, Validation, own_task
 from bertcompress.errors import InputError
 from bertcompress.noise import silence
+from bertcompress.terminal import err, out
 
 __all__ = ["app", "main"]
 
@@ -26,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Makes BERT-family encoders smaller and faster, and says what that cost.",
 )
-out = Console()
-err = Console(stderr=True)
 
 DataDir = Annotated[
     Path | None,
@@ -313,7 +311,9 @@ def pull(
     _hush()
     from bertcompress.publish.hub import pull as go
 
-    out.print(f"{go(repository, folder, revision=revision)}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{go(repository, folder, revision=revision, say=_say)}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

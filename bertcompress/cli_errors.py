@@ -18,10 +18,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from bertcompress.errors import BertCompressError
 from bertcompress.machine import machine_words
+from bertcompress.terminal import err
 
 __all__ = ["exit_with"]
 
@@ -175,7 +175,7 @@ def _forget(number: int) -> None:
 
 def _tell(line: str) -> None:
     try:
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        err.print(line, soft_wrap=True)
     except (OSError, SystemExit, MemoryError):  # nobody reads it, or there is no room to format it
         with contextlib.suppress(OSError):
             os.write(2, f"{line}\n".encode(errors="backslashreplace"))

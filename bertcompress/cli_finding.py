@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from bertcompress.catalogue import Kind, list_names, read_yaml, resolve
 from bertcompress.errors import InputError, NotFound, OutputError, unknown
+from bertcompress.terminal import out
 
 __all__ = ["check", "copy", "list_", "show", "store_app"]
-
-out = Console()
 
 LISTS = ("methods", "recipes", "tasks", "families")
 

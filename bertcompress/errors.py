@@ -23,6 +23,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from bertcompress.wording import NAME, plain
+
 __all__ = [
     "BertCompressError",
     "CheckpointError",
@@ -46,9 +48,15 @@ class BertCompressError(Exception):
 
     exit_code = 1
 
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(plain(each, lines=True) for each in words))
+
 
 class Notice(UserWarning):
     """Something that the user should know, and that nobody can decide for them."""
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(plain(each, lines=True) for each in words))
 
 
 class InputError(BertCompressError):
@@ -110,7 +118,7 @@ def unknown(where: str, kind: str, name: str, allowed: Iterable[str]) -> str:
     >>> unknown("recipes/x.yaml", "field", "kep", ["keep", "seed"])
     "recipes/x.yaml: unknown field 'kep'; did you mean 'keep'? Allowed: keep, seed."
     """
-    options = list(allowed)
+    options, name = list(allowed), plain(name, NAME)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{where}: unknown {kind} '{name}'; {hint}Allowed: {', '.join(options) or 'none'}."

@@ -28,7 +28,8 @@ ROOMS = [
         "runs.code",
     ],
     ["evaluation verification", "places"],
-    ["publish", "publish.hub", "publish.contents", "publish.card", "publish.scrubbing"],
+    ["publish", "publish.hub", "publish.contents", "publish.card"],
+    ["publish.scrubbing publish.manifest publish.rights"],
     [
         "report",
         "report.report",
@@ -80,7 +81,7 @@ ROOMS = [
     ],
     [
         "runtimes.masking runtimes.smoothing runtimes.buckets",
-        "runtimes.graph runtimes.process",
+        "runtimes.graph runtimes.process runtimes.ports",
         "runtimes runtimes.host",
     ],
     [
@@ -97,12 +98,9 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    [
-        "catalogue store locking machine ranks noise bars bits recognising heads batches",
-        "fetching",
-        "remote",
-    ],
-    ["errors"],
+    ["config_fields recognising catalogue ranks noise bits heads batches", "fetching"],
+    ["files store locking machine integrity remote bars waiting"],
+    ["terminal errors", "wording"],
     [""],  # the package itself: lazy, and so below everything
 ]
 FLOOR = {
