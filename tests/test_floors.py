@@ -28,7 +28,13 @@ ROOMS = [
         "runs.code",
     ],
     ["evaluation verification", "places"],
-    ["publish", "publish.hub", "publish.contents", "publish.card", "publish.scrubbing"],
+    [
+        "publish",
+        "publish.hub",
+        "publish.contents",
+        "publish.card",
+        "publish.scrubbing publish.serving",
+    ],
     [
         "report",
         "report.report",
@@ -38,9 +44,9 @@ ROOMS = [
         "report.speed_tables",
     ],
     [
-        "report.verdict",
+        "report.verdict report.head",
         "report.alarms",
-        "report.speed report.columns",
+        "report.speed report.columns report.labelling",
         "report.cells report.drawing",
         "report.rows",
         "report.judgement",

@@ -6,8 +6,9 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertcompress.report.cells import cost_line
-from bertcompress.report.plots import figure_bytes, figures
+from bertcompress.report.drawing import Theme
+from bertcompress.report.head import head
+from bertcompress.report.plots import RESHAPED, figure_bytes, figures
 from bertcompress.report.rows import ReportData
 from bertcompress.report.tables import tables
 
@@ -18,17 +19,21 @@ _TITLES = {
     "score_vs_size": "Score against size",
     "where_bytes_are": "Where the bytes are",
     "per_layer_shape": "What is left of each layer",
-    "training_curves": "The last training",
+    "training_curves": "Training",
 }
+DARK = "(prefers-color-scheme: dark)"
+NARROW = "(max-width: 640px)"
+THEMES: tuple[Theme, ...] = ("light", "dark")
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """One figure for both colour schemes, as data URIs."""
+    """One figure as data URIs: what a browser shows, and the others with when it takes them."""
 
     title: str
     light: str
-    dark: str
+    others: tuple[tuple[str, str], ...]
+    """Condition on screen and colours, and the picture for it; the first that holds is taken."""
 
 
 def render(report: ReportData) -> str:
@@ -43,20 +48,25 @@ def render(report: ReportData) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
-        report=report, tables=tables(report), figures=_figures(report), cost=cost_line(report)
+        report=report, head=head(report), tables=tables(report), figures=_figures(report)
     )
 
 
 def _figures(report: ReportData) -> list[_Figure]:
     light, dark = figures(report, "light"), figures(report, "dark")
-    return [
-        _Figure(
-            _TITLES[name],
-            _uri(figure_bytes(light[name], "svg")),
-            _uri(figure_bytes(dark[name], "svg")),
-        )
-        for name in light
-    ]
+    slim, slim_dark = (figures(report, theme, narrow=True) for theme in THEMES)
+    made = []
+    for name in light:
+        pictures = {
+            f"{DARK} and {NARROW}": slim_dark[name],
+            NARROW: slim[name],
+            DARK: dark[name],
+        }
+        if name not in RESHAPED:
+            pictures = {DARK: dark[name]}
+        others = tuple((when, _uri(figure_bytes(each, "svg"))) for when, each in pictures.items())
+        made.append(_Figure(_TITLES[name], _uri(figure_bytes(light[name], "svg")), others))
+    return made
 
 
 def _uri(svg: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
-from bertcompress.report.cells import cost_line
+from bertcompress.report.head import Tile, head
 from bertcompress.report.html import render
 from bertcompress.report.rows import VERSION, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
@@ -21,7 +21,14 @@ from bertcompress.store import write_atomically
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Report", "markdown_table", "plot", "print_report", "report_schema"]
+__all__ = [
+    "Report",
+    "markdown_table",
+    "markdown_tiles",
+    "plot",
+    "print_report",
+    "report_schema",
+]
 
 
 class Report(ReportData):
@@ -88,20 +95,22 @@ class Report(ReportData):
 
     def to_markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown."""
-        red = [f"**{line}**" for line in self.verdict.red]
-        parts = [f"# {self.title}"]
-        if red:
-            parts += ["> [!CAUTION]\n" + "\n".join(f"> - {line}" for line in red)]
-        parts += _bullets(self.verdict.sentences)
-        if self.verdict.warnings:
-            parts += ["**Read with care**", *_bullets(self.verdict.warnings)]
+        top = head(self)
+        parts = [f"# {top.title}", *([top.about] if top.about else [])]
+        if top.red:
+            parts += ["> [!CAUTION]\n" + "\n".join(f"> - **{line}**" for line in top.red)]
+        parts += [markdown_tiles(top.tiles), *_bullets(top.deploy)]
+        if top.warnings:
+            parts += ["**Read with care**", *_bullets(top.warnings)]
+        parts += ["**In words**", *_bullets([*top.sentences, top.cost])]
         for table in tables(self):
             parts += [
                 f"## {table.title}",
                 markdown_table(table),
                 *([table.note] if table.note else []),
             ]
-        parts += [cost_line(self), *_bullets(self.notes)]
+        if self.notes:
+            parts += ["## Remarks on the stages", *_bullets(self.notes)]
         return "\n\n".join(parts) + "\n"
 
     def to_html(self) -> str:
@@ -141,24 +150,51 @@ def _bullets(sentences: Sequence[str]) -> list[str]:
 def markdown_table(table: Table) -> str:
     """Return one table as GitHub-flavoured Markdown."""
     rule = ["---:" if column.number else "---" for column in table.columns]
-    lines = [[column.name for column in table.columns], rule, *table.rows]
+    return _markdown([[column.name for column in table.columns], rule, *table.rows])
+
+
+def markdown_tiles(tiles: Sequence[Tile]) -> str:
+    """Return the tiles of a head as a table of one row: figures large, what they are of below."""
+    cells = [f"**{tile.value}**<br>{tile.detail}".removesuffix("<br>") for tile in tiles]
+    return _markdown([[tile.name for tile in tiles], ["---"] * len(tiles), cells])
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
     )
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print what is wrong, the story, the deployments of the last stage, cost and verdict."""
-    verdict = report.verdict
-    console.print(report.title, style="bold", markup=False, highlight=False)
-    _print_lines(console, "!", verdict.red, "bold red", whole=True)
+    """Print what is wrong, the tables, the stages' remarks, and last the head of the report."""
+    top = head(report)
+    console.print(top.title, style="bold", markup=False, highlight=False)
+    _print_lines(console, "!", top.red, "bold red", whole=True)
     for table in tables(report):
         if table.brief:
             console.print(_rich_table(table, console.width))
-    console.print(cost_line(report), highlight=False)
-    _print_lines(console, "!", verdict.red, "bold red", whole=True)  # tables scroll by
-    _print_lines(console, "-", verdict.sentences, "" if verdict.red else "green")
-    _print_lines(console, "!", (*verdict.warnings, *report.notes), "yellow")
+    _print_lines(console, "-", report.notes, "dim", whole=True)
+    _print_lines(console, "-", (*top.sentences, top.cost), "")
+    console.rule(style="dim")
+    console.print(top.about, style="dim", highlight=False, markup=False)
+    _print_lines(console, "!", top.red, "bold red", whole=True)  # tables scroll by
+    console.print(_rich_tiles(top.tiles))
+    _print_lines(console, "-", top.deploy, "" if top.red else "green")
+    _print_lines(console, "!", top.warnings, "yellow")
+
+
+def _rich_tiles(tiles: Sequence[Tile]) -> Any:
+    """Return the tiles side by side, each a third of the width."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(show_header=False, box=None, padding=(0, 2, 0, 0), expand=True)
+    for _ in tiles:
+        shown.add_column(ratio=1, overflow="fold")
+    shown.add_row(*(Text(tile.name, "dim") for tile in tiles))
+    shown.add_row(*(Text(tile.value, "bold green" if tile.good else "bold") for tile in tiles))
+    shown.add_row(*(Text(tile.detail) for tile in tiles))
+    return shown
 
 
 def _print_lines(
