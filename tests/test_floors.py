@@ -16,7 +16,7 @@ ROOT = Path(bertcompress.__file__).parent
 # From the roof down. A room is a list of floors of its own, again from the top down: within a floor
 # nothing imports its neighbour.
 ROOMS = [
-    ["__main__", "cli", "cli_finding cli_task"],
+    ["__main__", "cli", "cli_finding cli_task cli_compare"],
     [
         "runs",
         "runs.running",
@@ -37,6 +37,7 @@ ROOMS = [
     ],
     [
         "report",
+        "report.comparison",
         "report.report",
         "report.html",
         "report.plots",

@@ -25,6 +25,7 @@ __all__ = [
     "Theme",
     "bars_of",
     "caption",
+    "distinct_colour",
     "inks",
     "join_pairs",
     "kept_bars",
@@ -33,6 +34,7 @@ __all__ = [
     "log_axis",
     "new_figure",
     "plain",
+    "point_colour",
     "runtime_colour",
     "scatter",
     "series",
@@ -59,6 +61,9 @@ class Point:
     row: DeploymentRow
     label: str
     compressed: bool
+    """Drawn filled and named below; the others hollow and named above."""
+    colour: str | None = None
+    """Of point, interval and name; None: that of the runtime."""
 
     @property
     def y(self) -> float:
@@ -145,9 +150,25 @@ def title(figure: Figure, lines: Sequence[str]) -> None:
     figure.suptitle("\n".join(wrapped), fontsize=11, linespacing=1.35)
 
 
-def caption(figure: Figure, theme: Theme) -> None:
+def point_colour(point: Point, theme: Theme) -> str:
+    """Return the colour of a point, its interval and its name."""
+    return point.colour or runtime_colour(point.row.runtime, theme)
+
+
+def distinct_colour(number: int, theme: Theme) -> str:
+    """Return one of six colours that stay apart on the paper of the theme."""
+    every = {
+        "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#222222"),
+        "dark": ("#56B4E9", "#E69F00", "#2BC59A", "#E08FBF", "#F0E442", "#e6e6e6"),
+    }[theme]
+    return every[number % len(every)]
+
+
+SIDES = "filled, named below: compressed; hollow, named above: baseline"
+
+
+def caption(figure: Figure, theme: Theme, text: str = SIDES) -> None:
     """Say below the figure what filled and hollow markers are."""
-    text = "filled, named below: compressed; hollow, named above: baseline"
     figure.supxlabel(text, fontsize=9.5, color=_INKS[theme][1])
 
 
@@ -178,7 +199,7 @@ def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
     """Draw scored points with their intervals, times or sizes on a log axis; nothing unscored."""
     scored = [(point, point.row.headline) for point in points if point.row.headline]
     for point, score in scored:
-        colour = runtime_colour(point.row.runtime, theme)
+        colour = point_colour(point, theme)
         axes.errorbar(
             point.x,
             score.value,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bertcompress.report.drawing import Point, Theme, inks, plain, runtime_colour
+from bertcompress.report.drawing import Point, Theme, inks, plain, point_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +21,8 @@ __all__ = ["name_points"]
 _SIZE = 9.5
 _ROW_PT = 1.45 * _SIZE
 _GAP_PT = 5.0
-_SAME_PT = 6.0
-"""Points nearer than this to each other share their line anyway."""
 _ROWS = 8
-_SHIFTS = (0.0, 0.25, -0.25, 0.48, -0.48, 0.8, -0.8, 1.2, -1.2)
+_SHIFTS = (0.0, 0.25, -0.25, 0.52, -0.52, 0.8, -0.8, 1.2, -1.2)
 """Where a name may stand beside its point, in widths of the name, the nearest first."""
 
 
@@ -55,16 +53,21 @@ class _Side:
 
         It does not stand over the `others` of this side, as long as there is another place.
         """
+        nearest = min(others, key=lambda other: abs(other - x), default=x)
+        away = -1.0 if nearest >= x else 1.0  # from the point that it could be taken for
         for avoided in (others, ()):
             for row in range(_ROWS):
                 for shift in _SHIFTS:
-                    middle = min(max(x + shift * width, room[0] + width / 2), room[1] - width / 2)
+                    middle = min(
+                        max(x + away * shift * width, room[0] + width / 2), room[1] - width / 2
+                    )
                     left, right = middle - width / 2, middle + width / 2
                     if any(left < other < right for other in avoided):
                         continue
                     if self.free(row, left, right, x):
                         return self._take(row, middle, left, right, x)
-        return self._take(_ROWS, x, x, x, x)
+        last = 1 + max(row for row, _, _ in self.taken)
+        return self._take(last, min(max(x, width / 2), room[1] - width / 2), x, x, x)
 
     def _take(
         self, row: int, middle: float, left: float, right: float, x: float
@@ -102,8 +105,8 @@ def _rows(axes: Axes, points: Sequence[Point], scale: float) -> list[tuple[Point
         side = [point for point in scored if point.compressed == compressed]
         xs = [float(axes.transData.transform((p.x, p.y))[0] - axes.bbox.x0) for p in side]
         rows = _Side()
-        for point, x in zip(side, xs, strict=True):
-            others = [other for other in xs if abs(other - x) > _SAME_PT * scale]
+        for number, (point, x) in enumerate(zip(side, xs, strict=True)):
+            others = xs[:number] + xs[number + 1 :]
             row, middle = rows.place(x, _width(axes, point, scale), room, others)
             found.append((point, row, middle))
     return found
@@ -138,7 +141,7 @@ def _write(
     theme: Theme,
 ) -> None:
     """Write one name with the line that leads to the end of its point's interval."""
-    colour, side = runtime_colour(point.row.runtime, theme), 0 if point.compressed else 1
+    colour, side = point_colour(point, theme), 0 if point.compressed else 1
     edge = float(axes.transData.transform((point.x, ends[side]))[1])
     away = ((row + 0.5) * _ROW_PT + _GAP_PT) * axes.figure.dpi / 72  # type: ignore[union-attr]
     y = edge - float(axes.bbox.y0) + (away if side else -away)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,8 @@ from bertcompress.report.drawing import (
     Theme,
     bars_of,
     caption,
+    distinct_colour,
+    inks,
     join_pairs,
     kept_bars,
     legend_below,
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RESHAPED",
+    "Compared",
+    "comparison_figure",
     "figure_bytes",
     "figure_names",
     "figures",
@@ -51,6 +56,42 @@ __all__ = [
 ]
 
 History = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of several runs that are compared."""
+
+    name: str
+    recipe: str
+    row: DeploymentRow
+    kept: str
+    ms: float | None
+    host: str
+    dominated_by: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Its figures, JSON-plain."""
+        score = self.row.headline
+        return {
+            "run": self.name,
+            "recipe": self.recipe,
+            "runtime": self.row.runtime,
+            "precision": self.row.precision,
+            "path": self.row.path,
+            "metric": score.metric if score else None,
+            "score": score.value if score else None,
+            "score_low": score.ci_low if score else None,
+            "score_high": score.ci_high if score else None,
+            "score_kept": self.row.retention,
+            "size_mb": self.row.size_mb,
+            "ms": self.ms,
+            "host": self.host,
+            "dominated_by": list(self.dominated_by),
+        }
+
+
 RESHAPED = ("score_vs_latency", "per_layer_shape")
 """Figures that are laid out otherwise for a narrow screen."""
 
@@ -73,7 +114,7 @@ def figures(
 ) -> dict[str, Figure]:
     """Return the figures that this report has the data for, by name.
 
-    `narrow`: for a screen of a hand's width, one panel below the other.
+    `narrow`: only those that are laid out otherwise on a narrow screen, as they are there.
     """
     draw: dict[str, Callable[..., Figure]] = {
         "score_vs_latency": partial(score_vs_latency, narrow=narrow),
@@ -82,7 +123,8 @@ def figures(
         "per_layer_shape": partial(per_layer_shape, narrow=narrow),
         "training_curves": training_curves,
     }
-    return {name: draw[name](report, theme) for name in figure_names(report)}
+    wanted = [name for name in figure_names(report) if name in RESHAPED or not narrow]
+    return {name: draw[name](report, theme) for name in wanted}
 
 
 def save_figures(report: ReportData, folder: Path) -> list[Path]:
@@ -146,6 +188,46 @@ def score_vs_size(report: ReportData, theme: Theme = "light") -> Figure:
         title(figure, _title(report, f"{_metric(report)} against size", host=False))
         caption(figure, theme)
         name_points(figure, [(axes, points)], theme)
+    return figure
+
+
+def comparison_figure(
+    what: str,
+    runs: Sequence[Compared],
+    shape: tuple[int, int | str] | None,
+    theme: Theme = "light",
+    *,
+    narrow: bool = False,
+) -> Figure:
+    """Return score against ms, where times can be compared, and against MB; one point a run."""
+    metric = next((run.row.headline.metric for run in runs if run.row.headline), "score")
+    panels: list[tuple[str, Callable[[Compared], float | None]]] = []
+    if shape is not None:
+        place = f"{served(shape[0])} {texts_of(shape[1])}"
+        panels.append((f"ms for {place}, log scale; left is faster", lambda run: run.ms))
+    panels.append(("MB shipped, log scale; left is smaller", lambda run: run.row.size_mb))
+    count, best = len(panels), [run.name for run in runs if not run.dominated_by]
+    colours = {name: distinct_colour(i, theme) for i, name in enumerate(best)}
+    colours |= {run.name: inks(theme)[1] for run in runs if run.dominated_by}
+    with style(theme):
+        figure = new_figure(*((5.6, 4.1 * count + 0.7) if narrow else (4.9 * count + 0.7, 4.7)))
+        grid = figure.subplots(*((count, 1) if narrow else (1, count)), sharey=True, squeeze=False)
+        drawn = []
+        for axes, (label, value) in zip(grid.ravel(), panels, strict=True):
+            points = [
+                Point(x, run.row, run.name, not run.dominated_by, colours[run.name])
+                for run in runs
+                if (x := value(run)) is not None
+            ]
+            scatter(axes, points, theme)
+            drawn.append((axes, points))
+            axes.set_xlabel(label)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(f"{metric} (bars: 95 % interval)")
+        hosts = {run.host for run in runs}
+        title(figure, [f"{metric[:1].upper()}{metric[1:]} of {what}", *(hosts if shape else ())])
+        caption(figure, theme, "grey, named above: dominated by another run")
+        name_points(figure, drawn, theme)
     return figure
 
 

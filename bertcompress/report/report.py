@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report.head import Tile, head
-from bertcompress.report.html import render
-from bertcompress.report.rows import VERSION, Reading, ReportData, Stage
+from bertcompress.report.html import head_html, render
+from bertcompress.report.rows import VERSION, DeploymentRow, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import comparable, judge
 from bertcompress.store import write_atomically
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Report",
+    "as_printed",
     "markdown_table",
     "markdown_tiles",
     "plot",
+    "print_lines",
     "print_report",
     "report_schema",
+    "rich_table",
 ]
 
 
@@ -117,15 +121,58 @@ class Report(ReportData):
         """Return the report as one self-contained page: no script, nothing fetched."""
         return render(self)
 
+    def to_pandas(self) -> Any:
+        """Return one row for each deployment and stage as a pandas DataFrame.
+
+        Columns are the fields of `report.json` with the same names and units; the headline score
+        is `score`, times are `ms_<batch>_<length>`. Needs pandas.
+        """
+        import pandas
+
+        return pandas.DataFrame(
+            [_flat(stage, row) for stage in self.stages for row in stage.deployments]
+        )
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{tile.name.split(',')[0].lower()}: {tile.value}" for tile in head(self).tiles
+        )
+        return f"<Report of {self.title}: {shown}>"
+
     def __str__(self) -> str:
         """Return what a terminal shows."""
-        from rich.console import Console
+        return as_printed(lambda console: print_report(self, console))
 
-        console = Console(
-            width=100, no_color=True, record=True, file=io.StringIO(), force_jupyter=False
-        )
-        print_report(self, console)
-        return console.export_text()
+    def _repr_html_(self) -> str:
+        return head_html(head(self))
+
+
+def as_printed(show: Callable[[Console], None]) -> str:
+    """Return as text what is printed to a terminal, without colours and at its width."""
+    from rich.console import Console
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    console = Console(
+        width=max(width, 60), no_color=True, record=True, file=io.StringIO(), force_jupyter=False
+    )
+    show(console)
+    return console.export_text()
+
+
+def _flat(stage: Stage, row: DeploymentRow) -> dict[str, Any]:
+    """Return the figures of one deployment under one name each."""
+    plain = row.model_dump(mode="json", exclude={"scores", "latency"})
+    score = row.headline
+    scores = {
+        "metric": score.metric if score else None,
+        "score": score.value if score else None,
+        "score_low": score.ci_low if score else None,
+        "score_high": score.ci_high if score else None,
+    }
+    shape = {name: getattr(stage, name) for name in ("params", "encoder_params", "macs")}
+    times = {f"ms_{time.batch}_{time.length}": time.batch_ms for time in row.latency}
+    named = {"stage": stage.name, "method": stage.method, "baseline": stage.baseline}
+    return {**named, **plain, **scores, **shape, **times}
 
 
 def plot(run: str | Path, out: str | Path) -> list[Path]:
@@ -169,18 +216,18 @@ def print_report(report: Report, console: Console) -> None:
     """Print what is wrong, the tables, the stages' remarks, and last the head of the report."""
     top = head(report)
     console.print(top.title, style="bold", markup=False, highlight=False)
-    _print_lines(console, "!", top.red, "bold red", whole=True)
+    print_lines(console, "!", top.red, "bold red", whole=True)
     for table in tables(report):
         if table.brief:
-            console.print(_rich_table(table, console.width))
-    _print_lines(console, "-", report.notes, "dim", whole=True)
-    _print_lines(console, "-", (*top.sentences, top.cost), "")
+            console.print(rich_table(table, console.width))
+    print_lines(console, "-", report.notes, "dim", whole=True)
+    print_lines(console, "-", (*top.sentences, top.cost), "")
     console.rule(style="dim")
     console.print(top.about, style="dim", highlight=False, markup=False)
-    _print_lines(console, "!", top.red, "bold red", whole=True)  # tables scroll by
+    print_lines(console, "!", top.red, "bold red", whole=True)  # tables scroll by
     console.print(_rich_tiles(top.tiles))
-    _print_lines(console, "-", top.deploy, "" if top.red else "green")
-    _print_lines(console, "!", top.warnings, "yellow")
+    print_lines(console, "-", top.deploy, "" if top.red else "green")
+    print_lines(console, "!", top.warnings, "yellow")
 
 
 def _rich_tiles(tiles: Sequence[Tile]) -> Any:
@@ -197,7 +244,7 @@ def _rich_tiles(tiles: Sequence[Tile]) -> Any:
     return shown
 
 
-def _print_lines(
+def print_lines(
     console: Console, mark: str, lines: Sequence[str], style: str, whole: bool = False
 ) -> None:
     """Print lines as they are; the mark is coloured, or the whole line."""
@@ -209,7 +256,8 @@ def _print_lines(
         console.print(text, highlight=False)
 
 
-def _rich_table(table: Table, width: int) -> Any:
+def rich_table(table: Table, width: int) -> Any:
+    """Return a table for a terminal of this width: its brief columns, wrapped between words."""
     from rich import box
     from rich.table import Table as RichTable
 
@@ -224,21 +272,36 @@ def _rich_table(table: Table, width: int) -> Any:
     )
     keep = [i for i, column in enumerate(table.columns) if column.brief]
     texts = [[table.columns[i].name, *(row[i] for row in table.rows)] for i in keep]
-    for index, column_width in zip(keep, _widths(texts, width - 2 * len(keep) - 1), strict=True):
+    names = [not table.columns[i].number for i in keep]
+    for index, column_width in zip(
+        keep, _widths(texts, width - 2 * len(keep) - 1, names), strict=True
+    ):
         column = table.columns[index]
         shown.add_column(
-            column.name, justify="right" if column.number else "left", width=column_width
+            column.name,
+            justify="right" if column.number else "left",
+            width=column_width,
+            overflow="fold",
         )
     for row in table.rows:
         shown.add_row(*(row[index] for index in keep))
     return shown
 
 
-def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Return widths that fit the room where they can: cells wrap between words only."""
+def _widths(columns: Sequence[Sequence[str]], room: int, names: Sequence[bool]) -> list[int]:
+    """Return widths that fit the room where they can: cells wrap between words only.
+
+    Where that is not enough, `names` (columns of words) are broken, the widest first, to no less
+    than 12 characters; a figure never is.
+    """
     widths = [max(map(len, texts)) for texts in columns]
     least = [max(len(word) for text in texts for word in text.split()) for texts in columns]
     while sum(widths) > room and widths != least:
         slack = [width - floor for width, floor in zip(widths, least, strict=True)]
         widths[slack.index(max(slack))] -= 1
+    while sum(widths) > room:
+        open_ = [w if name and w > 12 else 0 for w, name in zip(widths, names, strict=True)]
+        if not any(open_):
+            break
+        widths[open_.index(max(open_))] -= 1
     return widths

@@ -214,8 +214,8 @@ class ReportData(Row):
     task: dict[str, Any] = Field(description="The task as resolved: data, metrics, chance level")
     environment: dict[str, Any] = Field(
         description="Processor, instruction sets, cores, threads, versions, date; "
-        "`busy_cores`: what others used in the rounds of timing that count; `disturbed_rounds`: share of these in "
-        "which that was 0.3 or more"
+        "`busy_cores`: what others used in the rounds of timing that count; `disturbed_rounds`: "
+        "share of these in which that was 0.3 or more"
     )
     data: Reading = Field(Reading(), description="How rows and classes were read")
     stages: tuple[Stage, ...] = Field(description="In the order they ran")

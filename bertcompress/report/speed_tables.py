@@ -21,7 +21,7 @@ from bertcompress.report.columns import (
 from bertcompress.report.rows import DeploymentRow, ReportData, Stage
 from bertcompress.report.speed import best_dense, torch_claim
 
-__all__ = ["overview", "speed"]
+__all__ = ["overview", "shape_words", "speed"]
 
 
 def overview(report: ReportData) -> Table:
@@ -53,8 +53,12 @@ def _latency(reference: Stage, batch: int, length: int | str) -> Column[Line]:
             return NOT_MEASURED
         return f"{time.batch_ms:.1f} ms{_factor(reference, time)}"
 
-    texts = f"length {length}" if isinstance(length, int) else _length(length)
-    return on_row(f"batch {batch}, {texts}", cell)
+    return on_row(shape_words(batch, length), cell)
+
+
+def shape_words(batch: int, length: int | str) -> str:
+    """Return the heading of a batch size and length."""
+    return f"batch {batch}, {f'length {length}' if isinstance(length, int) else _length(length)}"
 
 
 def _length(length: int | str) -> str:
