@@ -104,7 +104,11 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars bits recognising heads batches", "fetching", "remote"],
+    [
+        "catalogue store ranks noise bars bits recognising heads batches notebook",
+        "fetching",
+        "remote",
+    ],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertcompress.errors import OutputError
+from bertcompress.errors import NotFound, OutputError
 from bertcompress.noise import quiet
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
@@ -17,6 +17,7 @@ from bertcompress.runs.finishing import finish
 from bertcompress.runs.stages import Clock, Stages
 from bertcompress.runs.starting import Say, prepare
 from bertcompress.store import StageStore, remove_leftovers, write_atomically
+from bertcompress.training.loggers import Reporting, check_loggers
 
 __all__ = ["Run", "run"]
 
@@ -26,6 +27,22 @@ class Run:
     """The folder of a finished run."""
 
     folder: Path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Return a finished run; raises NotFound where its folder holds no report."""
+        folder = Path(path).expanduser()
+        if not (folder / "report.json").is_file():
+            raise NotFound(f"{folder}: no finished run (it has no report.json)")
+        return cls(folder)
+
+    def __repr__(self) -> str:
+        return f"Run('{self.folder}')"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<code>{escape(repr(self))}</code><br>{self.report._repr_html_()}"
 
     @property
     def report(self) -> Report:
@@ -129,10 +146,20 @@ def _run(
     options: tuple[bool, str | Path | None, StageStore | None, Say],
 ) -> Run:
     fresh, data_dir, store, say = options
+    check_loggers(recipe.report_to)
     with clock("loading"):
         start = prepare(recipe, data_dir, say)
         check_disk(recipe, start.product, start.finetuned, partial)
-    stages = Stages(partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say)
+    stages = Stages(
+        partial,
+        start.data,
+        store or StageStore(),
+        ranks,
+        clock,
+        fresh=fresh,
+        say=say,
+        reports=Reporting(recipe.report_to, folder.name, partial / "logs"),
+    )
     done = Chain(recipe, start, stages, say).go()
     if ranks.main:
         finish(recipe, done, partial, folder, clock, say)
