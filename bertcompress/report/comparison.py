@@ -13,7 +13,7 @@ from bertcompress.report.alarms import above_the_baseline
 from bertcompress.report.cells import score_cell, share, shown
 from bertcompress.report.columns import Column, Table, build, words
 from bertcompress.report.drawing import Theme
-from bertcompress.report.html import render_comparison
+from bertcompress.report.html import THEMES, render_comparison
 from bertcompress.report.plots import Compared, comparison_figure, figure_bytes
 from bertcompress.report.report import Report, markdown_table, print_lines, rich_table
 from bertcompress.report.rows import DeploymentRow, ReportData
@@ -101,7 +101,7 @@ class Comparison:
         """Return the comparison as one self-contained page."""
         figures = {
             (theme, narrow): figure_bytes(self.figure(theme, narrow=narrow), "svg")
-            for theme in ("light", "dark")
+            for theme in THEMES
             for narrow in (False, True)
         }
         return render_comparison(self, figures)

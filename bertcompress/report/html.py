@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertcompress.notebook import short
 from bertcompress.report.columns import Table
 from bertcompress.report.drawing import Theme
 from bertcompress.report.head import Head, head
@@ -19,7 +20,7 @@ from bertcompress.report.tables import tables
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["head_html", "render", "render_comparison", "table_html"]
+__all__ = ["THEMES", "head_html", "render", "render_comparison", "table_html"]
 
 _TITLES = {
     "score_vs_latency": "Score against latency",
@@ -76,7 +77,7 @@ def _page(name: str) -> Template:
 
 def head_html(top: Head) -> str:
     """Return the head of a report for a notebook: a few lines, every text escaped."""
-    parts = [f"<b>{escape(top.title)}</b><br><small>{escape(top.about)}</small>"]
+    parts = [f"<b>{escape(short(top.title))}</b><br><small>{escape(top.about)}</small>"]
     parts += [f'<br><b style="color:#b3261e">{escape(line)}</b>' for line in top.red]
     cells = "".join(
         f'<td style="text-align:left;vertical-align:top">{escape(tile.name)}<br>'

@@ -143,7 +143,7 @@ def _write(
     """Write one name with the line that leads to the end of its point's interval."""
     colour, side = point_colour(point, theme), 0 if point.compressed else 1
     edge = float(axes.transData.transform((point.x, ends[side]))[1])
-    away = ((row + 0.5) * _ROW_PT + _GAP_PT) * axes.figure.dpi / 72  # type: ignore[union-attr]
+    away = ((row + 0.5) * _ROW_PT + _GAP_PT) * axes.figure.dpi / 72
     y = edge - float(axes.bbox.y0) + (away if side else -away)
     axes.annotate(
         plain(point.label),

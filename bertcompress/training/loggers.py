@@ -91,7 +91,7 @@ def _tensorboard(folder: str) -> TrainerCallback:
         raise MissingExtra("tensorboard", "dev") from error
     from transformers.integrations.integration_utils import TensorBoardCallback
 
-    return TensorBoardCallback(SummaryWriter(folder))  # type: ignore[no-untyped-call, no-any-return]
+    return TensorBoardCallback(SummaryWriter(folder))  # type: ignore[no-untyped-call]
 
 
 def _active(name: str) -> bool:
