@@ -72,7 +72,7 @@ ROOMS = [
     ["engines.vocabulary"],
     ["training", "training.fitting", "training.trainer training.callback", "training.progress"],
     ["training.selection", "training.steps training.targets training.schedule training.rates"],
-    ["training.settings training.checkpoints"],
+    ["training.loggers", "training.settings training.checkpoints"],
     [
         "method measure",
         "measure.scores measure.footprint measure.timing measure.probe",

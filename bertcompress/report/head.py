@@ -159,7 +159,7 @@ def _milliseconds(report: ReportData) -> Tile:
     if row is None:
         return _without(MILLISECONDS, report)
     if not uses:
-        return Tile(MILLISECONDS, NOT_MEASURED, "", False)
+        return Tile(MILLISECONDS, NOT_MEASURED, "nothing was timed", False)
     use = uses[0]
     place = f"{served(use.batch)} {texts_of(use.length)}"
     torch = report.reference.main
