@@ -27,6 +27,8 @@ _WHERE = {
     "push": "publish.hub",
     "pull": "publish.hub",
     "plot": "report",
+    "compare": "report.comparison",
+    "Comparison": "report.comparison",
     "apply_edit": "shapes",
     "Finetune": "methods.finetune",
     "finetune": "methods.finetune",
@@ -110,6 +112,8 @@ if TYPE_CHECKING:
     from bertcompress.recipe import Recipe as Recipe
     from bertcompress.report import Report as Report
     from bertcompress.report import plot as plot
+    from bertcompress.report.comparison import Comparison as Comparison
+    from bertcompress.report.comparison import compare as compare
     from bertcompress.runs import Run as Run
     from bertcompress.runs import run as run
     from bertcompress.runtimes import open_predictor as open_predictor

@@ -24,7 +24,7 @@ from bertcompress.errors import (
 from bertcompress.fetching import TORCH_FILES, fetch
 from bertcompress.reading import OWN, read_config, read_fields
 from bertcompress.recognising import encoder_folder, what_else
-from bertcompress.shapes import ShapeError, anatomy, read_record
+from bertcompress.shapes import ShapeError, anatomy, read_record, working_form
 from bertcompress.stock import stock_obstacle, to_stock
 from bertcompress.store import write_atomically
 from bertcompress.tensors import LEFT_OVER, Tensors, model_class
@@ -116,7 +116,8 @@ def save(
     final = to_stock(model) if convert else model
     with write_atomically(Path(folder)) as partial:
         try:
-            final.save_pretrained(partial)
+            with working_form():  # decided above
+                final.save_pretrained(partial)
         except SafetensorError as error:
             # The writer of safetensors reports a full disk in its own words.
             raise OutputError(f"{folder}: cannot be written ({error})") from None

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bertcompress import cli_finding
+from bertcompress import cli_compare, cli_finding
 from bertcompress.cli_errors import exit_with
 from bertcompress.cli_task import Label, Separator, Text, Train, Validation, own_task
 from bertcompress.errors import InputError
@@ -278,6 +278,7 @@ def inspect(
 
 app.command("list")(cli_finding.list_)
 app.command()(cli_finding.show)
+app.command()(cli_compare.compare)
 app.command()(cli_finding.check)
 app.command()(cli_finding.copy)
 app.add_typer(cli_finding.store_app, name="store")

@@ -16,6 +16,7 @@ from bertcompress.artefact import (
     class_of,
     load,
     locate,
+    max_tokens,
     precision_of,
     rung,
 )
@@ -46,6 +47,7 @@ from bertcompress.measure import (
 )
 from bertcompress.measure.probe import record
 from bertcompress.places import Place, Say, all_places, find_place
+from bertcompress.publish.serving import write_serving
 from bertcompress.recognising import left_out_layers
 from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
@@ -248,6 +250,8 @@ def export(
 ) -> list[Deployment]:
     """Write `onnx/` with fp32 and dynamic int8 files under `out`, and return them.
 
+    Beside those of a classifier lies `serve.py`, which answers texts without this package.
+
     The int8 file has to answer as fp32 does, to random tokens: where it does not with the default
     settings, others are tried, then modules stay in fp32, and `say` is told what was taken. Static
     int8 for OpenVINO, and a score, need rows: that is the method `quantize_int8` of a recipe.
@@ -275,6 +279,9 @@ def export(
         made = _alike(product, Path(out), say)
     if is_classifier(type(product.model)):
         record(made, product, environment())
+        longest = max_tokens(product.model, product.tokenizer)
+        config, best = product.model.config, made[-1]
+        write_serving(best.path, best.runtime, config, product.tokenizer, longest)
     return made
 
 

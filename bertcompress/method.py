@@ -68,7 +68,7 @@ class Method(BaseModel):
     uses_teacher: ClassVar[bool] = False
     """Whether the result depends on `Context.teacher`."""
     speeds_up: ClassVar[bool] = False
-    """False prints "no speed-up here" beside the stage."""
+    """False prints "no speed-up here" beside the stage, unless it only trains."""
     pays_when_measured: ClassVar[bool] = False
     """Whether less arithmetic need not be faster: the stage is timed beside the one before it."""
 

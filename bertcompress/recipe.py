@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -21,9 +21,13 @@ from bertcompress.catalogue import read_yaml, resolve
 from bertcompress.errors import RecipeError, unknown
 from bertcompress.method import Method
 from bertcompress.methods import METHODS, method_class
+from bertcompress.notebook import few, pairs_html, short
 from bertcompress.task import Task
 
 __all__ = ["Measuring", "Recipe", "recipe_schema"]
+
+
+Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class Measuring(BaseModel):
@@ -61,7 +65,17 @@ class Recipe(BaseModel):
         None, ge=8, description="At most so many rows of each split, for a quick look"
     )
     max_length: int | None = Field(None, ge=4, description="Tokens per text; empty: the task's")
+    report_to: tuple[Logger, ...] = Field(
+        (), description="Loggers of `transformers.Trainer` that each training reports to"
+    )
     measure: Measuring = Field(default_factory=lambda: Measuring(), description="What is measured")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_logger(cls, value: Any) -> Any:
+        """Take one name as a list of one, and `none` as the Trainer does."""
+        names = [value] if isinstance(value, str) else value or ()
+        return [] if list(names) == ["none"] else names
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -106,6 +120,27 @@ class Recipe(BaseModel):
         """Return the task itself; raises TaskError or NotFound."""
         task = self.task if isinstance(self.task, Task) else Task.load(self.task)
         return task.model_copy(update={"max_length": self.max_length}) if self.max_length else task
+
+    def __repr__(self) -> str:
+        methods = few([method.key for method in self.methods], 12)
+        return f"<Recipe: {short(self.model)} on {self._task_name}; {methods}; seed {self.seed}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        methods = [
+            (f"methods.{i} {method.key}", method.model_dump(exclude_defaults=True) or "defaults")
+            for i, method in enumerate(self.methods)
+        ]
+        own = {"model", "task", "methods", "description", "measure"}
+        plain = self.model_dump(mode="json", exclude_defaults=True, exclude=own)
+        title = self.description or "Recipe"
+        pairs = [("model", self.model), ("task", self._task_name), *methods, *plain.items()]
+        return pairs_html(title, pairs)
+
+    @property
+    def _task_name(self) -> str:
+        return short(self.task if isinstance(self.task, str) else self.task.name)
 
     def to_yaml(self) -> str:
         """Return the YAML that `load` reads back to an equal recipe."""

@@ -17,6 +17,7 @@ from bertcompress.errors import TaskError, unknown
 from bertcompress.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.kinds import Column
 from bertcompress.metrics import DEFAULTS, METRICS, task_metric
+from bertcompress.notebook import few, model_html, short
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -185,6 +186,14 @@ class Task(BaseModel):
                 raise TaskError(f"{other}: must be of the same format as {source} ({form})")
             files["validation"] = os.path.abspath(other)
         return cls._checked(where, {**given, "dataset": form, "files": files})
+
+    def __repr__(self) -> str:
+        return f"<Task {short(self.name)}: {self.problem}, text {few(self.text)}, {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        return model_html(f"Task {self.name}", self, "name")
+
+    __str__ = __repr__
 
     @property
     def in_memory(self) -> Mapping[str, Any] | None:

@@ -27,7 +27,7 @@ from bertcompress.errors import (
     OutputError,
     UnsupportedFamily,
 )
-from bertcompress.shapes import anatomy, edited
+from bertcompress.shapes import Layers, anatomy, apply_edit, edited
 
 TEXTS = ["the cat sleeps .", "a very old red house and a bird"]
 SOURCE = "modeling_bertcompress.py"
@@ -271,6 +271,36 @@ def test_the_users_own_save_and_the_trainers_checkpoint(tmp_path):
     trainer = transformers.Trainer(model, arguments, processing_class=tiny_tokenizer())
     trainer.save_model(str(tmp_path / "checkpoint"))
     is_right(tmp_path / "checkpoint", model)
+
+
+def test_what_a_stock_class_holds_is_saved_as_that_class_by_the_model_itself(tmp_path):
+    model = apply_edit(tiny_model("bert"), Layers([0, 2]))
+    tiny_tokenizer().save_pretrained(tmp_path / "own")
+    model.save_pretrained(tmp_path / "own")
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "own")
+    assert type(plain) is transformers.BertForSequenceClassification
+    assert not (tmp_path / "own" / SOURCE).exists()
+    assert torch.equal(answer(plain.eval(), tiny_inputs()), answer(model, tiny_inputs()))
+    # A checkpoint too, and the training goes on from it.
+    rows = [{"input_ids": [2, 7, 3], "labels": 1}] * 4
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "trainer"),
+        report_to="none",
+        use_cpu=True,
+        max_steps=2,
+        save_steps=1,
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    place = tmp_path / "trainer" / "checkpoint-1"
+    config = json.loads((place / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == ("bert", 2)
+    trainer.train(resume_from_checkpoint=str(place))
+    # A stage's model keeps its working form: what comes after goes by the original's layers.
+    bc.save(model, tmp_path / "stage", tiny_tokenizer(), convert=False)
+    config = json.loads((tmp_path / "stage" / "config.json").read_text())
+    assert config["model_type"] == "bertcompress-bert"
 
 
 @pytest.mark.parametrize("how", ["push_to_hub", "save_pretrained"])

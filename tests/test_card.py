@@ -125,6 +125,17 @@ def test_the_story_is_told() -> None:
     assert "\n\n\n" not in card and "{{" not in card and "{%" not in card
 
 
+def test_usage_is_first_and_the_card_has_a_picture() -> None:
+    card = _card(repo_id="me/small")
+    places = ["**5.6x**", "deploy openvino/", "## How to use it", "## Against the baseline"]
+    assert [card.index(place) for place in places] == sorted(card.index(p) for p in places)
+    assert "](figures/score_vs_latency.png)" in card and "onnx/serve.py" in card
+    assert "](../figures/score_vs_latency.png)" in _card()  # in the run's own folder
+    untimed = quantized().deployments[0].model_copy(update={"latency": (), "scores": ()})
+    bare = baseline().model_copy(update={"deployments": (untimed,)})
+    assert "figures/where_bytes_are.png" in _card(sample_report((bare,)))
+
+
 def test_simulated_precision_is_called_so() -> None:
     assert "Simulated" not in _card()
     fake = deployment("torch", "int4", size_mb=1.0, simulated=True)

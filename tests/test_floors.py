@@ -16,7 +16,7 @@ ROOT = Path(bertcompress.__file__).parent
 # From the roof down. A room is a list of floors of its own, again from the top down: within a floor
 # nothing imports its neighbour.
 ROOMS = [
-    ["__main__", "cli", "cli_finding cli_task cli_errors"],
+    ["__main__", "cli", "cli_finding cli_task cli_errors cli_compare"],
     [
         "runs",
         "runs.running",
@@ -28,10 +28,16 @@ ROOMS = [
         "runs.code",
     ],
     ["evaluation verification", "places"],
-    ["publish", "publish.hub", "publish.contents", "publish.card"],
-    ["publish.scrubbing publish.manifest publish.rights"],
+    [
+        "publish",
+        "publish.hub",
+        "publish.contents",
+        "publish.card",
+        "publish.scrubbing publish.manifest publish.rights publish.serving",
+    ],
     [
         "report",
+        "report.comparison",
         "report.report",
         "report.html",
         "report.plots",
@@ -39,9 +45,9 @@ ROOMS = [
         "report.speed_tables",
     ],
     [
-        "report.verdict",
+        "report.verdict report.head",
         "report.alarms",
-        "report.speed report.columns",
+        "report.speed report.columns report.labelling",
         "report.cells report.drawing",
         "report.rows",
         "report.judgement",
@@ -66,7 +72,7 @@ ROOMS = [
     ["engines.vocabulary"],
     ["training", "training.fitting", "training.trainer training.callback", "training.progress"],
     ["training.selection", "training.steps training.targets training.schedule training.rates"],
-    ["training.settings training.checkpoints"],
+    ["training.loggers", "training.settings training.checkpoints"],
     [
         "method measure",
         "measure.scores measure.footprint measure.timing measure.probe",
@@ -98,7 +104,7 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["config_fields recognising catalogue ranks noise bits heads batches", "fetching"],
+    ["config_fields recognising catalogue ranks noise bits heads batches notebook", "fetching"],
     ["files store locking machine integrity remote bars waiting"],
     ["terminal errors", "wording"],
     [""],  # the package itself: lazy, and so below everything

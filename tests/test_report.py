@@ -110,7 +110,11 @@ def test_reports_of_every_version_are_read_for_ever() -> None:
     assert first.verdict.retention == now.verdict.retention and first.verdict.red == ()
     for text in (first.to_markdown(), first.to_html(), str(first)):
         assert "it keeps 98.9 % of the baseline" in text
-    assert Report.load(GOLDEN / "report-v2.json") == now
+    # The words of a verdict are free to change; what it says in figures is not.
+    second = Report.load(GOLDEN / "report-v2.json")
+    words = {"verdict": now.verdict.model_copy(update={"sentences": (), "deploy": ()})}
+    theirs = {"verdict": second.verdict.model_copy(update={"sentences": ()})}
+    assert second.model_copy(update=theirs) == now.model_copy(update=words)
 
 
 def test_the_json_fits_the_published_schema() -> None:
@@ -196,7 +200,7 @@ def test_the_verdict_is_computed_from_the_fastest_deployment() -> None:
     smallest = "smallest dense deployment, onnxruntime int8: 1.4x; the encoder alone: 2.8x"
     assert f"Smaller in bytes than the {smallest}" in text
     assert "than the baseline in torch fp32: 5.6x; the encoder alone: 11.2x" in text
-    assert "any runtime, 2 threads: batch 1: 2.11x at length 128 (openvino int8)" in text
+    assert not [line for line in verdict.sentences if line.count("x ") > 2]  # a table's business
 
 
 def test_the_score_never_chooses_the_deployment() -> None:
@@ -230,7 +234,7 @@ def test_simulated_bytes_are_never_counted() -> None:
         ),
         (
             _with(quantized(), deployments=(_spread(quantized().deployments[1], 1.5),)),
-            "at batch 1 at length 128: the rounds spread by 150 %",
+            "at batch 1 at length 128 (the rounds spread by 150 %), batch 8 at length 128 (",
         ),
     ],
 )
@@ -247,7 +251,8 @@ def test_the_noise_of_the_best_dense_counts_too() -> None:
     assert said[0] == []
     # Not batch 8 at length 128: 58 % of 2.54 is less than the 1.54 that is claimed.
     places = ["batch 1 at length 128", "batch 1 on the task's", "batch 8 on the task's"]
-    assert [place in text for text, place in zip(said[1], places, strict=True)] == [True] * 3
+    (line,) = said[1]  # one for all the places
+    assert all(place in line for place in places) and "batch 8 at length 128" not in line
     assert [row.stands for row in made[1].verdict.speed] == [False, True, False, False]
     for text in (made[1].to_markdown(), made[1].to_html(), str(made[1])):
         assert "2.54x" in text and "2.11x" not in text and "1.71x" not in text
@@ -336,8 +341,8 @@ def test_the_terminal_shows_everything_within_its_width(width: int, tmp_path: Pa
 def test_agreement_has_no_column_above_chance() -> None:
     labelled = sample_report()
     unlabelled = labelled.model_copy(update={"task": {"problem": "unlabelled"}})
-    assert "| above chance |" in labelled.to_markdown()
-    assert "bove chance" not in unlabelled.to_markdown()
+    assert "| kept above chance |" in labelled.to_markdown()
+    assert "kept above chance" not in unlabelled.to_markdown()
 
 
 def test_figures_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -355,7 +360,7 @@ def test_markdown_tables_are_well_formed() -> None:
     text = sample_report().to_markdown()
     assert text.startswith("# embedded:minilm-l6 on glue/sst2\n")
     blocks = [b.splitlines() for b in text.split("\n\n") if b.startswith("|")]
-    assert len(blocks) == len(tables(sample_report()))
+    assert len(blocks) == 1 + len(tables(sample_report()))  # the tiles are one too
     for lines in blocks:
         assert len({line.count("|") for line in lines}) == 1
     assert "| 3 | 5 of 12 | 576 of 1536 |" in text
@@ -386,7 +391,7 @@ def test_the_page_is_self_contained_and_well_formed() -> None:
     page = _Page()
     page.feed(text)
     assert page.open == [] and not page.tags & {"script", "link", "iframe"}
-    assert len(page.addresses) == 8  # four figures, light and dark
+    assert len(page.addresses) == 12  # four figures, light and dark; two are narrow besides
     for address in page.addresses:
         kind, _, payload = address.partition(";base64,")
         assert kind == "data:image/svg+xml"

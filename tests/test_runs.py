@@ -96,8 +96,13 @@ def test_a_run_leaves_everything_that_the_design_names(place):
     for folder in ("onnx", "baseline/onnx"):  # padding is out of the ranges of both
         graph = onnx.load(run.folder / folder / "model_quantized.onnx").graph
         assert "attention_mask/column" in {name for node in graph.node for name in node.input}
+    assert "MAX_LENGTH = 24  #" in (run.folder / "onnx" / "serve.py").read_text()
+    # Of a training nobody expects a speed-up; when it was is said.
+    assert not [note for note in run.report.notes if "no speed-up" in note and "finetune" in note]
+    assert run.report.environment["date"]
     distilled = run.report.stages[2]
     assert distilled.control is not None
+    assert distilled.control.history and distilled.control.method.history
     assert distilled.cost is not None
     assert distilled.cost.steps
     assert [shape.heads for shape in last.edits] == [2, 2, 2]

@@ -155,7 +155,7 @@ def test_each_file_to_deploy_that_is_at_chance_is_red():
 
 
 def test_a_line_on_what_to_deploy_says_its_score():
-    lines = [line for line in sample_report().verdict.sentences if " deploy " in line]
+    lines = sample_report().verdict.deploy
     assert lines and all("(openvino int8, 0.858 accuracy): " in line for line in lines)
     assert {(use.metric, use.score) for use in sample_report().verdict.uses} == {
         ("accuracy", 0.858)
@@ -301,7 +301,9 @@ def test_a_control_that_goes_on_is_shown_beside_its_method():
     report = sample_report((baseline(), stage))
     (table,) = [t for t in tables(report) if t.title.startswith("Controls")]
     cells = dict(zip([c.name for c in table.columns], table.rows[0], strict=True))
-    assert cells["method"].startswith("0.516") and cells["its score"].startswith("0.624")
+    assert cells["score of the method"].startswith("0.516") and cells[
+        "score of the control"
+    ].startswith("0.624")
     assert cells["goes on"] == "control"
     assert not [w for w in report.verdict.warnings if "not shown to help" in w]
     assert report.verdict.red == ()
@@ -362,7 +364,7 @@ def test_speed_is_against_the_best_dense_deployment_of_any_runtime():
     assert own.over_dense_int8 == pytest.approx(2.9 / 1.7)  # of the same runtime: flattery
     assert own.over_best_dense == pytest.approx(4.1 / 3 / 1.7, rel=1e-3)
     assert (own.best_dense, own.stands) == ("onnxruntime int8", True)
-    text = " ".join(report.verdict.sentences)
+    text = " ".join(report.verdict.deploy)
     assert "the best dense deployment (onnxruntime int8, 1.4 ms) is faster" in text
     assert [w for w in report.verdict.warnings if "Not faster than the best dense" in w]
     assert "1.71x" not in report.to_markdown() and "1.71x" not in str(report)
@@ -400,7 +402,7 @@ def test_one_line_per_use_says_what_to_deploy():
         for row in last.deployments
     ]
     report = sample_report((baseline(), _with(last, deployments=tuple(rows))))
-    lines = [line for line in report.verdict.sentences if " deploy " in line]
+    lines = report.verdict.deploy
     assert len(lines) == 2
     assert lines[0].startswith("For single texts on the task's own lengths deploy onnx/")
     assert lines[1].startswith("For batches of 8 on the task's own lengths deploy openvino/")
@@ -411,7 +413,7 @@ def test_one_line_per_use_says_what_to_deploy():
 def test_files_that_are_as_fast_are_named():
     report = sample_report((baseline(), _timed(quantized(), "onnxruntime", "task", 2.4 / 1.7)))
     assert report.verdict.uses[0].as_fast
-    assert "not measurably slower" in report.verdict.sentences[3]
+    assert "not measurably slower" in report.verdict.deploy[0]
 
 
 def test_bytes_are_against_the_smallest_dense_deployment():

@@ -15,8 +15,9 @@ import bertcompress
 from bertcompress.config_fields import read_fields_of
 from bertcompress.methods import METHODS, method_class
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
-from bertcompress.report import markdown_table
-from bertcompress.report.cells import cost_line
+from bertcompress.report import markdown_table, markdown_tiles
+from bertcompress.report.head import head
+from bertcompress.report.plots import figure_names
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
@@ -133,6 +134,12 @@ class CardFacts:
         """Deployments whose bytes are not counted."""
         return [row for stage in self.report.stages for row in stage.deployments if row.simulated]
 
+    @property
+    def picture(self) -> str | None:
+        """Address of the figure that says most; on the Hub the figures lie below the card."""
+        name = next(iter(figure_names(self.report)), None)
+        return name and f"{'' if self.repo_id else '../'}figures/{name}.png"
+
     def file(self, runtime: str) -> str | None:
         """Return the smallest file for a runtime that was not refused, in the repository."""
         rows = [
@@ -223,15 +230,16 @@ def render(facts: CardFacts) -> str:
     """Return the card as Markdown with YAML front matter, without anything local or secret."""
     from huggingface_hub import ModelCard
 
-    report, recipe = facts.report, scrub_yaml(facts.recipe)
+    report, recipe, top = facts.report, scrub_yaml(facts.recipe), head(facts.report)
     text = _template().render(
         card=facts,
         report=report,
+        head=top,
+        tiles=_Whole(markdown_tiles(top.tiles)),
         metadata=_Whole(_metadata(facts).to_yaml()),
         tables={t.title: _Whole(markdown_table(t)) for t in (overview(report), story(report))},
         shape=_Whole(_or_nothing(shape(report))),
         cost=_Whole(_or_nothing(cost(report))),
-        cost_line=cost_line(report),
         recipe=_Whole(recipe),
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0)),
         version=bertcompress.__version__,

@@ -1,7 +1,14 @@
 """`Report`: rows of measurements to JSON, Markdown, HTML, figures and the terminal."""
 
 from bertcompress.report.judgement import SpeedUp, Use, Verdict
-from bertcompress.report.report import Report, markdown_table, plot, print_report, report_schema
+from bertcompress.report.report import (
+    Report,
+    markdown_table,
+    markdown_tiles,
+    plot,
+    print_report,
+    report_schema,
+)
 from bertcompress.report.rows import (
     VERSION,
     Control,
@@ -25,6 +32,7 @@ __all__ = [
     "Use",
     "Verdict",
     "markdown_table",
+    "markdown_tiles",
     "plot",
     "print_report",
     "report_schema",

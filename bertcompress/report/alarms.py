@@ -203,29 +203,52 @@ def _beaten(stage: Stage) -> str:
 
 
 def control_warnings(stages: Sequence[Stage]) -> list[str]:
-    """Return what the controls say of their methods."""
-    return [words for stage in stages if stage.control for words in _of(stage, stage.control)]
+    """Return what the controls say of their methods, one line for each kind of remark."""
+    controlled = [(stage, stage.control) for stage in stages if stage.control]
+    kinds = (
+        (_stopped_side, " while its selection score was still improving: it may be better than it "
+         "looks."),
+        (_as_high, ": the method is not shown to help."),
+        (_inside, "."),
+    )  # fmt: skip
+    found = [(list(filter(None, (of(*pair) for pair in controlled))), end) for of, end in kinds]
+    return ["; ".join(words) + end for words, end in found if words]
 
 
-def _of(stage: Stage, control: Control) -> list[str]:
-    words = []
+def _stopped_side(stage: Stage, control: Control) -> str:
+    """Return that the side which does not go on was cut short."""
     other, theirs = ("the method", control.method) if control.goes_on else ("the control", control)
-    if theirs is not None and (cap := cut_short(theirs.ended)):
-        words.append(
-            f"{stage.name}: {other}, which does not go on, was stopped by {cap} while its "
-            "selection score was still improving: it may be better than it looks."
-        )
+    if theirs is None or not (cap := cut_short(theirs.ended)):
+        return ""
+    return f"{stage.name}: {other}, which does not go on, was stopped by {cap}"
+
+
+def _scored(stage: Stage, control: Control) -> tuple[Score, Score] | None:
+    """Return the scores of a method that goes on and of its control."""
     score = stage.main.headline if stage.main else None
     if control.goes_on or score is None or control.score is None:
-        return words
-    if control.score.value >= score.value:
-        words.append(
-            f"{stage.name}: the control ({control.name}) scores as high, "
-            f"{control.score.value:.3f} against {score.value:.3f}: the method is not shown to help."
-        )
-    elif score.ci_low is not None and control.score.value >= score.ci_low:
-        words.append(
-            f"{stage.name}: the control ({control.name}, {control.score.value:.3f}) is inside the "
-            f"interval of the result ({score.value:.3f})."
-        )
-    return words
+        return None
+    return score, control.score
+
+
+def _as_high(stage: Stage, control: Control) -> str:
+    scores = _scored(stage, control)
+    if scores is None or scores[1].value < scores[0].value:
+        return ""
+    return (
+        f"{stage.name}: the control ({control.name}) scores as high, "
+        f"{scores[1].value:.3f} against {scores[0].value:.3f}"
+    )
+
+
+def _inside(stage: Stage, control: Control) -> str:
+    scores = _scored(stage, control)
+    if scores is None or scores[0].ci_low is None:
+        return ""
+    ours, theirs = scores[0].value, scores[1].value
+    if not scores[0].ci_low <= theirs < ours:
+        return ""
+    return (
+        f"{stage.name}: the control ({control.name}, {theirs:.3f}) is inside the interval of the "
+        f"result ({ours:.3f})"
+    )

@@ -11,6 +11,7 @@ from bertcompress.report.rows import DeploymentRow, ReportData, Stage
 
 __all__ = [
     "BASELINE",
+    "COMPRESSED",
     "MB",
     "MODEL",
     "RUNS_ON",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 BASELINE = "baseline"
+COMPRESSED = "compressed"
+"""What the two models are called in every table, figure and sentence."""
 
 L = TypeVar("L")
 """What a line of a table is about."""
@@ -78,8 +81,8 @@ class Line:
 
     @property
     def model(self) -> str:
-        """The name of the stage, or that it is the baseline."""
-        return BASELINE if self.baseline else self.stage.name
+        """Which of the two models that are compared it is."""
+        return BASELINE if self.baseline else COMPRESSED
 
     def of(self, cell: Callable[[DeploymentRow], str]) -> str:
         """Return a figure of the deployment, or that there is none."""

@@ -6,6 +6,7 @@ marker of its own besides. A filled marker is the compressed model, a hollow one
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Point",
+    "Points",
     "Theme",
     "bars_of",
     "caption",
+    "distinct_colour",
+    "inks",
     "join_pairs",
     "kept_bars",
+    "legend_below",
     "lines",
-    "name_points",
+    "log_axis",
     "new_figure",
+    "plain",
+    "point_colour",
     "runtime_colour",
     "scatter",
     "series",
     "style",
+    "title",
 ]
 
 Theme = Literal["light", "dark"]
@@ -53,11 +61,22 @@ class Point:
     row: DeploymentRow
     label: str
     compressed: bool
+    """Drawn filled and named below; the others hollow and named above."""
+    colour: str | None = None
+    """Of point, interval and name; None: that of the runtime."""
 
     @property
     def y(self) -> float:
         """The headline score; NaN where there is none."""
         return self.row.headline.value if self.row.headline else float("nan")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The ends of the score's interval; the score itself where it has none."""
+        score = self.row.headline
+        if score is None or score.ci_low is None or score.ci_high is None:
+            return self.y, self.y
+        return score.ci_low, score.ci_high
 
 
 @contextmanager
@@ -75,10 +94,10 @@ def style(theme: Theme) -> Iterator[None]:
         "axes.spines.right": False,
         "axes.spines.top": False,
         "axes.titlecolor": ink,
-        "axes.titlesize": 10,
+        "axes.titlesize": 11,
         "figure.facecolor": paper,
         "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
-        "font.size": 9.5,
+        "font.size": 10.5,
         "grid.alpha": 0.25,
         "grid.color": faint,
         "svg.fonttype": "none",  # text stays text: a fifth of the bytes, and it can be searched
@@ -107,10 +126,67 @@ def runtime_colour(runtime: str, theme: Theme) -> str:
     return (_COLOURS if theme == "light" else _ON_DARK).get(runtime, "#CC79A7")
 
 
-def caption(figure: Figure, theme: Theme) -> None:
+def inks(theme: Theme) -> tuple[str, str, str]:
+    """Return the colours of text, of what stands back, and of the paper."""
+    return _INKS[theme]
+
+
+def plain(text: str) -> str:
+    """Return text from outside as matplotlib shows it as it is: no formula, no control character.
+
+    What is longer than a line is cut.
+    """
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
+    return shown.replace("$", r"\$")
+
+
+_LONGEST = 120
+
+
+def title(figure: Figure, lines: Sequence[str]) -> None:
+    """Write what the figure shows, of what and on what, above it: it has to stand alone."""
+    wide = int(figure.get_figwidth() * 13)  # characters of this size
+    wrapped = [line for text in lines if text for line in textwrap.wrap(plain(text), wide)]
+    figure.suptitle("\n".join(wrapped), fontsize=11, linespacing=1.35)
+
+
+def point_colour(point: Point, theme: Theme) -> str:
+    """Return the colour of a point, its interval and its name."""
+    return point.colour or runtime_colour(point.row.runtime, theme)
+
+
+def distinct_colour(number: int, theme: Theme) -> str:
+    """Return one of six colours that stay apart on the paper of the theme."""
+    every = {
+        "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#222222"),
+        "dark": ("#56B4E9", "#E69F00", "#2BC59A", "#E08FBF", "#F0E442", "#e6e6e6"),
+    }[theme]
+    return every[number % len(every)]
+
+
+SIDES = "filled, named below: compressed; hollow, named above: baseline"
+
+
+def caption(figure: Figure, theme: Theme, text: str = SIDES) -> None:
     """Say below the figure what filled and hollow markers are."""
-    text = "filled: compressed, hollow: baseline"
-    figure.supxlabel(text, fontsize=8.5, color=_INKS[theme][1])
+    figure.supxlabel(text, fontsize=9.5, color=_INKS[theme][1])
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Give an axis of sizes or times equal steps for equal ratios, with plain numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    low, high = low / 1.35, high * 1.35
+    axes.set_xlim(low, high)
+    steps = [m * 10.0**e for e in range(-4, 8) for m in (1, 1.5, 2, 3, 5, 7)]
+    shown = [step for step in steps if low <= step <= high]
+    axes.xaxis.set_major_locator(FixedLocator(shown[:: 1 + len(shown) // 9]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _whiskers(score: Score) -> list[list[float]] | None:
@@ -121,10 +197,10 @@ def _whiskers(score: Score) -> list[list[float]] | None:
 
 
 def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
-    """Draw scored points with their intervals and names; what has no score has no place here."""
+    """Draw scored points with their intervals, times or sizes on a log axis; nothing unscored."""
     scored = [(point, point.row.headline) for point in points if point.row.headline]
     for point, score in scored:
-        colour = runtime_colour(point.row.runtime, theme)
+        colour = point_colour(point, theme)
         axes.errorbar(
             point.x,
             score.value,
@@ -137,58 +213,8 @@ def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
             elinewidth=1,
             capsize=3,
         )
-    axes.set_xlim(0, 1.08 * max((point.x for point, _ in scored), default=1.0))
+    log_axis(axes, [point.x for point, _ in scored])
     axes.margins(y=0.12)
-
-
-def name_points(
-    figure: Figure, panels: Sequence[tuple[Axes, Sequence[Point]]], theme: Theme
-) -> None:
-    """Write each name beside its point where it covers neither another name nor a point."""
-    figure.draw_without_rendering()  # only then is it known where things are
-    for axes, points in panels:
-        scored = sorted((p for p in points if p.row.headline), key=lambda point: point.x)
-        taken = [_box_around(axes, point) for point in scored]
-        for point in scored:
-            taken.append(_name(axes, point, taken, theme))
-
-
-def _name(axes: Axes, point: Point, taken: Sequence[Any], theme: Theme) -> Any:
-    """Write one name at the first free place, else at the least bad one; return its box."""
-    text = axes.annotate(
-        point.label,
-        (point.x, point.y),
-        (0, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8.5,
-        color=runtime_colour(point.row.runtime, theme),
-        # A patch and not a halo: stroked text weighs ten times as much in an SVG.
-        bbox={"facecolor": _INKS[theme][2], "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
-    )
-    text.set_in_layout(False)
-
-    def place(side: str, rise: int) -> Any:
-        text.set_horizontalalignment("left" if side == "right" else "right")
-        text.set_position((8 if side == "right" else -8, rise))
-        return text.get_window_extent()
-
-    def clashes(side: str, rise: int) -> int:
-        box = place(side, rise)
-        outside = int(box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1 + 10)
-        return outside + sum(bool(box.overlaps(other)) for other in taken)
-
-    return place(*min(_PLACES, key=lambda where: clashes(*where)))
-
-
-_PLACES = [(side, rise) for side in ("right", "left") for rise in (0, 11, -11, 22, -22, 33, -33)]
-
-
-def _box_around(axes: Axes, point: Point) -> Any:
-    from matplotlib.transforms import Bbox
-
-    centre = axes.transData.transform((point.x, point.y))
-    return Bbox([centre - 7, centre + 7])
 
 
 def join_pairs(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
@@ -254,14 +280,27 @@ def series(history: Sequence[Mapping[str, Any]], name: str) -> Points:
     return [(row["step"], row[name]) for row in history if name in row and "step" in row]
 
 
-def lines(axes: Axes, curves: Mapping[str, Points], theme: Theme) -> None:
-    """Draw lines, each named at its end."""
-    colours = [runtime_colour(runtime, theme) for runtime in _COLOURS]
-    for number, (name, points) in enumerate((n, p) for n, p in curves.items() if p):
-        colour = colours[number % len(colours)]
+def lines(axes: Axes, curves: Mapping[str, Points], theme: Theme, dashed: bool = False) -> None:
+    """Draw named lines; the same name has the same colour and marker in every panel."""
+    colours = [runtime_colour(runtime, theme) for runtime in (*_COLOURS, "other")]
+    for number, (name, points) in enumerate(curves.items()):
+        if not points:
+            continue
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, color=colour, marker="o" if len(points) < 30 else "", markersize=3)
-        axes.annotate(
-            f" {name}", points[-1], (4, 0), textcoords="offset points", va="center", color=colour
+        axes.plot(
+            steps,
+            values,
+            label=plain(name),
+            color=colours[number % len(colours)],
+            marker="os^Dv"[number % 5] if len(points) < 30 else "",
+            markersize=3.5,
+            linestyle="--" if dashed else "-",
         )
     axes.margins(x=0.02)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Name the lines of a panel below the figure."""
+    handles, names = axes.get_legend_handles_labels()
+    across = 1 if sum(map(len, names)) > 11 * figure.get_figwidth() else max(len(names), 1)
+    figure.legend(handles, names, loc="outside lower center", ncols=across, frameon=False)

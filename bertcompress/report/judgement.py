@@ -98,5 +98,10 @@ class Verdict(Row):
     red: tuple[str, ...] = Field(
         (), description="What is wrong with the result, before anything else is read"
     )
-    sentences: tuple[str, ...] = Field((), description="The verdict in plain words")
-    warnings: tuple[str, ...] = Field((), description="What a reader must know beside it")
+    deploy: tuple[str, ...] = Field(
+        (), description="Which file to deploy for which way of serving, in words"
+    )
+    sentences: tuple[str, ...] = Field((), description="Score and size in plain words")
+    warnings: tuple[str, ...] = Field(
+        (), description="What a reader must know beside it, one line a kind"
+    )

@@ -67,6 +67,9 @@ class Outcome(Row):
     ended: dict[str, Any] | None = Field(
         None, description="Why the training ended, as in `facts.ended` of a stage"
     )
+    history: tuple[dict[str, Any], ...] = Field(
+        (), description="Loss and selection score over the steps, as in `facts.history` of a stage"
+    )
 
 
 class Control(Outcome):
@@ -210,9 +213,9 @@ class ReportData(Row):
     recipe: dict[str, Any] = Field(description="The recipe with its defaults filled in")
     task: dict[str, Any] = Field(description="The task as resolved: data, metrics, chance level")
     environment: dict[str, Any] = Field(
-        description="Processor, instruction sets, cores, threads, versions; `busy_cores`: what "
-        "others used in the rounds of timing that count; `disturbed_rounds`: share of these in "
-        "which that was 0.3 or more"
+        description="Processor, instruction sets, cores, threads, versions, date; "
+        "`busy_cores`: what others used in the rounds of timing that count; `disturbed_rounds`: "
+        "share of these in which that was 0.3 or more"
     )
     data: Reading = Field(Reading(), description="How rows and classes were read")
     stages: tuple[Stage, ...] = Field(description="In the order they ran")

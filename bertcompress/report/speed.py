@@ -10,6 +10,7 @@ from bertcompress.report.rows import DeploymentRow, Stage
 
 __all__ = [
     "best_dense",
+    "deploy_words",
     "deployable",
     "judged",
     "over_best_dense",
@@ -17,9 +18,11 @@ __all__ = [
     "smallest_dense",
     "speed_ups",
     "speed_warnings",
-    "speed_words",
+    "texts_of",
+    "time_of",
     "torch_claim",
     "uses",
+    "why_not",
 ]
 
 Timed = tuple[DeploymentRow, Latency]
@@ -143,31 +146,9 @@ def _use(rows: Sequence[DeploymentRow], baseline: Stage, batch: int, length: int
 # -- in words
 
 
-def speed_words(row: DeploymentRow, baseline: Stage, where: Sequence[Use]) -> list[str]:
-    """Return one line per way of serving, and the speed of the deployment that is judged."""
-    told = {(use.batch, use.length) for use in where}
-    threads = f"{', '.join(sorted({str(time.threads) for time in row.latency}))} threads"
-    lines = [
-        _by_batch(
-            f"{row.label}: speed over the best dense deployment of any runtime, {threads}",
-            [
-                (time, claim.words, f" ({dense[0].label})")
-                for time in row.latency
-                if (time.batch, time.length) not in told
-                if (dense := best_dense(baseline, time.batch, time.length))
-                for claim in (speed_claim(dense[1], time),)
-            ],
-        ),
-        _by_batch(
-            f"{row.label}: speed over the baseline in torch fp32, {threads}",
-            [
-                (time, torch_claim(time).words, "")
-                for time in row.latency
-                if time.speedup_vs_torch is not None
-            ],
-        ),
-    ]
-    return [*map(_deploy, where), *filter(None, lines)]
+def deploy_words(where: Sequence[Use]) -> tuple[str, ...]:
+    """Return one line per way of serving: which file to deploy for it."""
+    return tuple(map(_deploy, where))
 
 
 def torch_claim(time: Latency) -> Claim:
@@ -176,16 +157,8 @@ def torch_claim(time: Latency) -> Claim:
     return ratio_claim(time.speedup_vs_torch or 0.0, spread, disturbed=time.disturbed)
 
 
-def _by_batch(head: str, figures: Sequence[tuple[Latency, str, str]]) -> str:
-    by_batch: dict[int, list[str]] = {}
-    for time, words, against in figures:
-        text = f"{words} {_texts(time.length)}{against}"
-        by_batch.setdefault(time.batch, []).append(text)
-    parts = [f"batch {batch}: {', '.join(words)}" for batch, words in by_batch.items()]
-    return f"{head}: {'; '.join(parts)}." if parts else ""
-
-
-def _texts(length: int | str) -> str:
+def texts_of(length: int | str) -> str:
+    """Return in words which texts come."""
     return f"at length {length}" if isinstance(length, int) else "on the task's own lengths"
 
 
@@ -194,8 +167,13 @@ def served(batch: int) -> str:
     return "single texts" if batch == 1 else f"batches of {batch}"
 
 
+def time_of(row: DeploymentRow, batch: int, length: int | str) -> Latency | None:
+    """Return what a deployment took there; None where it was not timed."""
+    return next((t for t in row.latency if (t.batch, t.length) == (batch, length)), None)
+
+
 def _deploy(use: Use) -> str:
-    words = f"For {served(use.batch)} {_texts(use.length)} deploy {use.path} "
+    words = f"For {served(use.batch)} {texts_of(use.length)} deploy {use.path} "
     mode = "" if use.serving == "dynamic" else f", opened as '{use.serving}'"
     scored = "" if use.score is None else f", {use.score:.3f} {use.metric}"
     words += f"({use.runtime} {use.precision}{mode}{scored}): {use.batch_ms:.1f} ms"
@@ -213,27 +191,44 @@ def _deploy(use: Use) -> str:
     return f"{words}, {use.over_best_dense:.2f}x faster than {dense}."
 
 
+def why_not(stage: Stage, baseline: Stage, use: Use) -> str:
+    """Return why no difference to the best dense deployment can be measured for a use."""
+    row = next(row for row in stage.deployments if row.path == use.path)
+    time = time_of(row, use.batch, use.length)
+    claim = over_best_dense(baseline, time) if time else None
+    return _why(claim) if claim else "not measured"
+
+
+def _why(claim: Claim) -> str:
+    return (
+        "the machine was busy"
+        if claim.disturbed
+        else f"the rounds spread by {100 * claim.spread:.0f} %"
+    )
+
+
 def speed_warnings(row: DeploymentRow, baseline: Stage) -> list[str]:
-    """Return where the deployment that is judged is not shown to be faster than dense."""
+    """Return where the deployment that is judged is not shown to be faster than dense.
+
+    One line for each kind, with all the places of that kind.
+    """
     if row.latency and all(time.speedup_vs_dense_int8 == 1 for time in row.latency):
         return ["These files are the dense int8 themselves: no faster dense one was timed."]
     claims = [
-        (time, claim)
+        (f"batch {time.batch} {texts_of(time.length)}", claim)
         for time in row.latency
         if (claim := over_best_dense(baseline, time)) is not None
     ]
     if not claims:
         return ["Speed against dense int8: not measured."]
+    unknown = [f"{place} ({_why(claim)})" for place, claim in claims if not claim.stands]
+    slower = [f"{place} ({c.ratio:.2f}x)" for place, c in claims if c.stands and c.ratio < 1]
     words = []
-    for time, claim in claims:
-        place = f"at batch {time.batch} {_texts(time.length)}"
-        if not claim.stands:
-            why = f"the rounds spread by {100 * claim.spread:.0f} %"
-            why = "the machine was busy" if claim.disturbed else why
-            words.append(
-                f"No difference in speed to the best dense deployment can be measured {place}: "
-                f"{why}."
-            )
-        elif claim.ratio < 1:
-            words.append(f"Not faster than the best dense deployment {place} ({claim.ratio:.2f}x).")
+    if unknown:
+        words.append(
+            "No difference in speed to the best dense deployment can be measured at "
+            f"{', '.join(unknown)}."
+        )
+    if slower:
+        words.append(f"Not faster than the best dense deployment at {', '.join(slower)}.")
     return words

@@ -7,8 +7,8 @@ from dataclasses import replace
 from bertcompress.measure import Latency, speed_claim
 from bertcompress.report.cells import NOT_MEASURED, percent, shown
 from bertcompress.report.columns import (
-    BASELINE,
     MB,
+    MODEL,
     RUNS_ON,
     Column,
     Line,
@@ -21,14 +21,14 @@ from bertcompress.report.columns import (
 from bertcompress.report.rows import DeploymentRow, ReportData, Stage
 from bertcompress.report.speed import best_dense, torch_claim
 
-__all__ = ["overview", "speed"]
+__all__ = ["overview", "shape_words", "speed"]
 
 
 def overview(report: ReportData) -> Table:
     """Return one row per deployment, with the latency of each setting beside its score and size."""
     settings = dict.fromkeys((t.batch, t.length) for _, row in report.compared for t in row.latency)
     columns: list[Column[Line]] = [
-        words("model", lambda x: BASELINE if x.baseline else "compressed"),
+        MODEL,
         RUNS_ON,
         on_row("score", lambda row: shown(row.headline.value if row.headline else None, ".3f")),
         MB,
@@ -53,8 +53,16 @@ def _latency(reference: Stage, batch: int, length: int | str) -> Column[Line]:
             return NOT_MEASURED
         return f"{time.batch_ms:.1f} ms{_factor(reference, time)}"
 
-    texts = f"length {length}" if isinstance(length, int) else "own lengths"
-    return on_row(f"batch {batch}, {texts}", cell)
+    return on_row(shape_words(batch, length), cell)
+
+
+def shape_words(batch: int, length: int | str) -> str:
+    """Return the heading of a batch size and length."""
+    return f"batch {batch}, {f'length {length}' if isinstance(length, int) else _length(length)}"
+
+
+def _length(length: int | str) -> str:
+    return str(length) if isinstance(length, int) else "own lengths"
 
 
 def _factor(reference: Stage, time: Latency) -> str:
@@ -79,20 +87,20 @@ def _first_pass(batch: int) -> Column[Line]:
 def speed(report: ReportData) -> Table:
     """Return one row per deployment, batch size and length."""
     columns: list[Column[tuple[Line, Latency]]] = [
-        words("model", lambda x: x[0].model),
+        words("model", lambda x: MODEL.cell(x[0])),
         words("runs on", lambda x: RUNS_ON.cell(x[0])),
         Column("batch", lambda x: str(x[1].batch)),
-        Column("length", lambda x: str(x[1].length)),
+        Column("length", lambda x: _length(x[1].length)),
         words("served", lambda x: x[1].serving),
         Column("threads", lambda x: str(x[1].threads)),
-        Column("p50 ms", lambda x: shown(x[1].p50_ms, ".2f")),
-        Column("p95 ms", lambda x: shown(x[1].p95_ms, ".2f")),
+        Column("median ms", lambda x: shown(x[1].p50_ms, ".2f")),
+        Column("95 % ms", lambda x: shown(x[1].p95_ms, ".2f")),
         Column("spread", lambda x: percent(x[1].spread)),
         Column("texts/s", lambda x: shown(x[1].throughput_per_s, ".0f")),
         Column("ms/text", lambda x: shown(x[1].text_ms, ".2f")),
         Column("ms/text, first pass", lambda x: shown(x[1].first_pass_ms, ".2f")),
-        Column("vs best dense", lambda x: _against_dense(report.reference, x[1])),
-        Column("vs torch fp32", lambda x: _against_torch(x[1])),
+        Column("faster than best dense", lambda x: _against_dense(report.reference, x[1])),
+        Column("faster than torch fp32", lambda x: _against_torch(x[1])),
     ]
     timed = [(line, time) for line in deployed(report) if line.row for time in line.row.latency]
     note = (

@@ -46,8 +46,10 @@ def tables(report: ReportData) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+SCORE = "score [95 % interval]"
+
 _RETENTION: tuple[Column[Line], ...] = (
-    Column("retention", lambda x: BASELINE if x.baseline else x.of(lambda r: share(r.retention))),
+    Column("score kept", lambda x: BASELINE if x.baseline else x.of(lambda r: share(r.retention))),
 )
 
 
@@ -75,17 +77,17 @@ def story(report: ReportData) -> Table:
         words("stage", lambda x: x.stage.name),
         RUNS_ON,
         on_row(
-            f"{scores[0].metric if scores else 'score'} [95 % interval]",
+            f"score ({scores[0].metric}) [95 % interval]" if scores else SCORE,
             lambda row: score_cell(row.headline),
         ),
         *(_RETENTION if _kept(report) else ()),
-        Column("encoder params", lambda x: count(x.stage.encoder_params)),
+        Column("encoder parameters", lambda x: count(x.stage.encoder_params)),
         Column("MACs at 128 tokens", lambda x: count(x.stage.macs), brief=False),
         MB,
     ]
     note = "MB: 10^6 bytes of what has to be shipped."
     if _kept(report):
-        note += " Retention: score / baseline score."
+        note += " Score kept: score / baseline score."
     return build("Stage by stage", told, columns, note, brief=True)
 
 
@@ -100,8 +102,8 @@ def quality(report: ReportData) -> Table:
     columns = [
         MODEL,
         RUNS_ON,
-        on_row("score [95 % interval]", lambda row: score_cell(row.headline)),
-        *([compared("retention [95 % interval]", retention_cell)] if kept else ()),
+        on_row(SCORE, lambda row: score_cell(row.headline)),
+        *([compared("score kept [95 % interval]", retention_cell)] if kept else ()),
         compared("flipped", lambda row: share(row.flipped)),
         compared("p", lambda row: shown(row.p_value, ".2g")),
     ]
@@ -114,9 +116,9 @@ def quality(report: ReportData) -> Table:
         note += " Changed in batches: against one text at a time, as int8 is scored."
     # Agreement has no chance level to correct for.
     if kept and report.task.get("problem") != "unlabelled":
-        above = compared("above chance", lambda row: share(row.retention_chance_corrected))
+        above = compared("kept above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
-        note = f"Above chance: retention of what exceeds the chance level. {note}"
+        note = f"Kept above chance: share of what exceeds the chance level. {note}"
     return build("Quality of each deployment", deployed(report), columns, note)
 
 
@@ -181,9 +183,9 @@ def controls(report: ReportData) -> Table:
     """Return each method next to its control at equal steps, and which of the two went on."""
     columns: list[Column[tuple[Stage, Control]]] = [
         words("stage", lambda x: x[0].name),
-        Column("method", lambda x: score_cell(_of_method(*x))),
+        Column("score of the method", lambda x: score_cell(_of_method(*x))),
         words("control", lambda x: x[1].name),
-        Column("its score", lambda x: score_cell(x[1].score)),
+        Column("score of the control", lambda x: score_cell(x[1].score)),
         words("goes on", lambda x: "control" if x[1].goes_on else "method"),
     ]
     controlled = [(stage, stage.control) for stage in report.stages if stage.control]
@@ -200,11 +202,11 @@ def _of_method(stage: Stage, control: Control) -> Score | None:
 def metrics(report: ReportData) -> Table:
     """Return every metric of every deployment compared."""
     columns: list[Column[tuple[Line, Score]]] = [
-        words("model", lambda x: x[0].model),
+        words("model", lambda x: MODEL.cell(x[0])),
         words("runs on", lambda x: RUNS_ON.cell(x[0])),
         words("metric", lambda x: x[1].metric),
         words("split", lambda x: x[1].split),
-        Column("value [95 % interval]", lambda x: score_cell(x[1])),
+        Column(SCORE, lambda x: score_cell(x[1])),
         Column("rows", lambda x: str(x[1].n)),
     ]
     scored = [(line, one) for line in deployed(report) if line.row for one in line.row.scores]

@@ -22,11 +22,11 @@ from bertcompress.report.cells import percent
 from bertcompress.report.judgement import Verdict
 from bertcompress.report.rows import DeploymentRow, Reading, Stage
 from bertcompress.report.speed import (
+    deploy_words,
     judged,
     smallest_dense,
     speed_ups,
     speed_warnings,
-    speed_words,
     uses,
 )
 
@@ -77,11 +77,7 @@ def judge(
         )
         return named.model_copy(update={"sentences": words})
     verdict = named.model_copy(update=_figures(row, last, baseline))
-    sentences = (
-        *_quality(verdict, row),
-        *_size(verdict, stages, row),
-        *speed_words(row, baseline, verdict.uses),
-    )
+    sentences = (*_quality(verdict, row), *_size(verdict, stages, row))
     warnings = (
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
@@ -89,7 +85,10 @@ def judge(
         *busy_words(busy, disturbed),
         *speed_warnings(row, baseline),
     )
-    return verdict.model_copy(update={"sentences": sentences, "warnings": warnings})
+    deploy = deploy_words(verdict.uses)
+    return verdict.model_copy(
+        update={"deploy": deploy, "sentences": sentences, "warnings": warnings}
+    )
 
 
 def _figures(row: DeploymentRow, last: Stage, baseline: Stage) -> dict[str, Any]:

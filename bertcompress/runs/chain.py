@@ -177,7 +177,7 @@ class Chain:
         if words := _training_words(self.rows[-1].record.facts):
             self.say(f"{name}: {words}")
         notes += self.rows[-1].record.facts.get("notes", ())
-        if not method.speeds_up:
+        if not method.speeds_up and method.kind != "train":  # of a training nobody expects any
             kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
             notes.append(f"no speed-up here: the encoder {kept}")
         if method.pays_when_measured and not self.recipe.measure.latency:

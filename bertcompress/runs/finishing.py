@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bertcompress.artefact import (
     Deployment,
     imitates,
     locate,
+    max_tokens,
     precision_of,
     save,
 )
@@ -24,6 +26,7 @@ from bertcompress.measure.probe import record
 from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.publish.manifest import write_manifest
+from bertcompress.publish.serving import write_serving
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.report.rows import Reading, Stage
@@ -81,7 +84,7 @@ def finish(
     say("writing the report")
     with clock("reporting"):
         load = machine_load(list(timings.values())) if timings else {}
-        host = environment(recipe.measure.threads) | load
+        host = environment(recipe.measure.threads) | load | {"date": f"{date.today()}"}
         if done.precision:
             host["training_precision"] = done.precision
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
@@ -219,10 +222,28 @@ def _write(
     (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
     save_figures(report, partial / "figures")
+    _write_serving(report, done, partial)
     _write_card(report, recipe, partial)
     seconds = {**clock.seconds, "total": clock.total}
     facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
     (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_serving(report: Report, done: Done, partial: Path) -> None:
+    """Write `serve.py` into each folder of ONNX files that ships."""
+    product, task = done.shaped.product, done.start.data.task
+    longest = task.max_length or max_tokens(product.model, product.tokenizer)
+    for row in report.last.deployments:
+        if row.path.endswith(".onnx"):
+            write_serving(
+                partial / row.path,
+                row.runtime,
+                product.model.config,
+                product.tokenizer,
+                longest,
+                problem=task.problem,
+                allowed=row.allowed,
+            )
 
 
 def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:

@@ -141,6 +141,7 @@ class Judge:
             "score": next((each for each in scores if each.headline), None),
             "selection_score": selection_score,
             "ended": finished.record.facts.get("ended"),
+            "history": tuple(finished.record.facts.get("history") or ()),
         }
 
     def scores(self, deployment: Deployment, owner: Finished) -> list[Score]:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertcompress.errors import NotFound
 from bertcompress.locking import Hold, locked
 from bertcompress.machine import check_temporary
 from bertcompress.noise import quiet
@@ -20,6 +21,7 @@ from bertcompress.runs.finishing import finish
 from bertcompress.runs.stages import Clock, Stages
 from bertcompress.runs.starting import Say, prepare
 from bertcompress.store import StageStore
+from bertcompress.training.loggers import Reporting, check_loggers
 
 __all__ = ["Run", "run"]
 
@@ -29,6 +31,22 @@ class Run:
     """The folder of a finished run."""
 
     folder: Path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Return a finished run; raises NotFound where its folder holds no report."""
+        folder = Path(path).expanduser()
+        if not (folder / "report.json").is_file():
+            raise NotFound(f"{folder}: no finished run (it has no report.json)")
+        return cls(folder)
+
+    def __repr__(self) -> str:
+        return f"Run('{self.folder}')"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<code>{escape(repr(self))}</code><br>{self.report._repr_html_()}"
 
     @property
     def report(self) -> Report:
@@ -157,11 +175,20 @@ def _run(
     partial = partial_of(folder)
     check = hold.check if hold else lambda: None
     check_temporary()
+    check_loggers(recipe.report_to)
     with clock("loading"):
         start = prepare(recipe, data_dir, say)
         check_disk(recipe, start.product, start.finetuned, partial)
     stages = Stages(
-        partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say, check=check
+        partial,
+        start.data,
+        store or StageStore(),
+        ranks,
+        clock,
+        fresh=fresh,
+        say=say,
+        check=check,
+        reports=Reporting(recipe.report_to, folder.name, partial / "logs"),
     )
     done = Chain(recipe, start, stages, say).go()
     if ranks.main:

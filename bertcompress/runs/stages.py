@@ -33,6 +33,7 @@ from bertcompress.runtimes.host import forget_peak_memory, host_kind
 from bertcompress.shapes import edited
 from bertcompress.store import StageStore, file_digest, stage_key, write_atomically
 from bertcompress.training import TrainSettings
+from bertcompress.training.loggers import Reporting, reporting
 
 __all__ = ["Clock", "Finished", "StageRecord", "Stages"]
 
@@ -132,6 +133,8 @@ class Stages:
     say: Callable[[str], None] = lambda _: None
     check: Callable[[], None] = lambda: None
     """Called before a stage is made and before it is written: raises where it must not be."""
+    reports: Reporting = field(default_factory=lambda: Reporting((), "", Path()))
+    """Where trainings report to; its run's name is the front of theirs."""
     _digests: dict[Path, str] = field(default_factory=dict)
 
     def original(self, product: Product, source: str) -> Finished:
@@ -176,7 +179,9 @@ class Stages:
 
         def compute(workdir: Path) -> Product:
             private = Product(copy.deepcopy(product.model), product.tokenizer)
-            return method.apply(private, dataclasses.replace(context, workdir=workdir))
+            to = dataclasses.replace(self.reports, run=f"{self.reports.run}/{name}")
+            with reporting(to):
+                return method.apply(private, dataclasses.replace(context, workdir=workdir))
 
         trains = isinstance(method, TrainSettings)
         activity = "compressing" if trains or method.kind != "precision" else "exporting"

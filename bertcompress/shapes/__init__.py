@@ -11,7 +11,7 @@ from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.edits import read_record
 from bertcompress.shapes.lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
 from bertcompress.shapes.lowrank import LINEARS, TABLES, Embedding, LowRanks
-from bertcompress.shapes.modeling import apply_edit, compressed_class, edited
+from bertcompress.shapes.modeling import apply_edit, compressed_class, edited, working_form
 from bertcompress.shapes.parts import FactorizedEmbedding, LowRank, ProjectedDropout
 from bertcompress.shapes.sharing import PARTS, Sharing
 from bertcompress.shapes.vocabulary import Vocabulary
@@ -42,4 +42,5 @@ __all__ = [
     "compressed_class",
     "edited",
     "read_record",
+    "working_form",
 ]

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,14 @@ from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy, family_of
 from bertcompress.shapes.edits import read_record, record_edit, replay
 from bertcompress.shapes.sharing import shared_names
 
-__all__ = ["AUTO_CLASSES", "CONFIGS", "apply_edit", "bundle_source", "compressed_class"]
+__all__ = [
+    "AUTO_CLASSES",
+    "CONFIGS",
+    "apply_edit",
+    "bundle_source",
+    "compressed_class",
+    "working_form",
+]
 
 SOURCE_NAME = "modeling_bertcompress"
 STEMS = (
@@ -125,6 +136,32 @@ CONFIGS: dict[str, Any] = {
 }
 
 
+_WORKING_FORM: ContextVar[bool] = ContextVar("working_form", default=False)
+
+
+@contextmanager
+def working_form() -> Iterator[None]:
+    """Let models be saved as our class in this block, so that they come back as they were."""
+    token = _WORKING_FORM.set(True)
+    try:
+        yield
+    finally:
+        _WORKING_FORM.reset(token)
+
+
+def _stock_form(model: Any, state: Any) -> Any:
+    """Return the model as a stock class; None where none holds it, or where that is not known.
+
+    `state`: a Trainer's, which it reads back into this very model: names may not change then.
+    """
+    if not __name__.startswith("bertcompress."):  # shipped beside a model
+        return None
+    stock = importlib.import_module("bertcompress.stock").to_stock(model)
+    if stock is model or (state is not None and {*stock.state_dict()} != {*state}):
+        return None
+    return stock
+
+
 class CompressedMixin:
     """Builds the plain model and replays the record."""
 
@@ -132,6 +169,15 @@ class CompressedMixin:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         replay(self)  # type: ignore[arg-type]
         declare_shared(self)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the model; where a stock class holds its shape exactly, as that class.
+
+        Inside `working_form`, and where bertcompress is not installed, as our class.
+        """
+        stock = None if _WORKING_FORM.get() else _stock_form(self, kwargs.get("state_dict"))
+        save = super().save_pretrained if stock is None else stock.save_pretrained  # type: ignore[misc]
+        save(save_directory, *args, **kwargs)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Return what is tied, for transformers 5: shared parts whatever the config says."""

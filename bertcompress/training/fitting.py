@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bertcompress.artefact import Product
 from bertcompress.batches import Batches, train_loader
 from bertcompress.data import TaskData, collator
-from bertcompress.errors import InputError, MissingExtra, ModelError, OutputError
+from bertcompress.errors import InputError, ModelError, OutputError
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
+from bertcompress.training.loggers import logging_to
 from bertcompress.training.progress import Plan, Progress
 from bertcompress.training.rates import learning_rate
 from bertcompress.training.schedule import Ended
@@ -216,8 +217,9 @@ def _train(
         if resume is not None and reached.finished:
             objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])
         else:
-            trainer = FitTrainer(model, args, objective, plan, resolved, _tensorboard(settings))
-            trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+            with logging_to(args, settings) as callbacks:
+                trainer = FitTrainer(model, args, objective, plan, resolved, callbacks)
+                trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
             trainer.tick()
             steps, reached = trainer.state.global_step, trainer.progress
     best = steps if plan.keep_last else reached.best_step or steps
@@ -311,18 +313,6 @@ def _fingerprint(
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _tensorboard(settings: TrainSettings) -> list[TrainerCallback]:
-    if settings.tensorboard is None:
-        return []
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("tensorboard", "dev") from error
-    from transformers.integrations.integration_utils import TensorBoardCallback
-
-    return [TensorBoardCallback(SummaryWriter(settings.tensorboard))]  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""`serve.py` beside an ONNX file: answers texts without torch, transformers or this package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from bertcompress.runtimes import MODEL_FILE
+from bertcompress.runtimes.buckets import bucket_lengths
+from bertcompress.store import write_atomically
+from bertcompress.tokenizing import position_limit
+
+__all__ = ["SERVE_FILE", "answers_of", "serve_source", "write_serving"]
+
+SERVE_FILE = "serve.py"
+
+Answers = Literal["softmax", "sigmoid", "number"]
+_PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+_RETURNS: dict[Answers, str] = {
+    "softmax": "the classes with their probabilities",
+    "sigmoid": "the labels with the probability of each",
+    "number": "the number",
+}
+
+
+def answers_of(config: Any, problem: str | None = None) -> Answers:
+    """Return what becomes of a classifier's outputs.
+
+    Args:
+        config: Of the model, whose `problem_type` and number of outputs tell where the task does
+            not.
+        problem: Of the task, where one is known; of rows without labels it tells nothing.
+    """
+    by_task: dict[str, Answers] = {
+        "regression": "number",
+        "multi_label": "sigmoid",
+        "single_label": "softmax",
+        "multi_label_classification": "sigmoid",
+        "single_label_classification": "softmax",
+    }
+    told = by_task.get(problem or "") or by_task.get(getattr(config, "problem_type", None) or "")
+    return told or ("number" if int(config.num_labels) == 1 else "softmax")
+
+
+def serve_source(
+    runtime: str,
+    file: str,
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    problem: str | None = None,
+) -> str:
+    """Return the source of `serve.py`.
+
+    Args:
+        runtime: `onnxruntime` or `openvino`.
+        file: Name of the ONNX file beside it.
+        config: Of the model.
+        tokenizer: Of the model; texts are cut and padded on its sides.
+        max_length: Tokens that texts are cut to.
+        problem: Of the task, as in `answers_of`.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    limit = position_limit(config)
+    answers = answers_of(config, problem)
+    # No text from outside gets into the code: names of classes are read from config.json.
+    return environment.get_template("serve.py.j2").render(
+        answers=answers,
+        file=json.dumps(file),
+        lengths=list(bucket_lengths(min(max_length, limit), limit)),
+        max_length=min(max_length, limit),
+        openvino=runtime == "openvino",
+        package=_PACKAGES[runtime],
+        pad_id=int(getattr(config, "pad_token_id", None) or 0),
+        pad_type_id=int(tokenizer.pad_token_type_id),
+        padding_side=json.dumps("left" if tokenizer.padding_side == "left" else "right"),
+        returns=_RETURNS[answers],
+        truncation_side=json.dumps("left" if tokenizer.truncation_side == "left" else "right"),
+    )
+
+
+def write_serving(
+    file: Path,
+    runtime: str,
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    problem: str | None = None,
+    allowed: bool | None = None,
+) -> Path | None:
+    """Write `serve.py` beside an ONNX file and return it.
+
+    A file that its own gate refused (`allowed` False) is not served: the fp32 file beside it is,
+    and nothing is written where there is none.
+    """
+    if allowed is False:
+        file = file.with_name(MODEL_FILE)
+    if not file.is_file() or not (file.parent / "tokenizer.json").is_file():
+        return None
+    target = file.with_name(SERVE_FILE)
+    source = serve_source(runtime, file.name, config, tokenizer, max_length, problem)
+    with write_atomically(target) as temporary:
+        temporary.write_text(source, encoding="utf-8")
+    return target

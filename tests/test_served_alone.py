@@ -1,0 +1,168 @@
+"""`serve.py` of a run and of `export`: executed where neither torch nor transformers is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests_support import tiny_model, tiny_tokenizer
+from typer.testing import CliRunner
+
+import bertcompress as bc
+from bertcompress.cli import app
+from bertcompress.publish.serving import SERVE_FILE, answers_of, serve_source, write_serving
+from bertcompress.runtimes.buckets import bucket_lengths
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+TEXTS = ["the old cat sleeps", "a bird", "the dog likes the red house " * 30]
+PAIR = ("the cat", "a dog runs")
+NAMES = {0: "no", 1: 'it\'s "so"', 2: "{% x %}"}
+ALONE = """
+import json, runpy, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "bertcompress", "optimum"):
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Refuse())
+served = runpy.run_path(sys.argv[1])
+asked = json.loads(sys.stdin.read())
+for texts, batch in asked:
+    texts = [tuple(text) if isinstance(text, list) else text for text in texts]
+    print(json.dumps(served["answer"](texts, batch=batch)))
+assert not {"torch", "transformers", "bertcompress"} & set(sys.modules)
+"""
+
+
+def _alone(file, *asked):
+    """What serve.py answers in a process of its own, to each (texts, batch)."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(file)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _expected(product, texts, kind, limit=40):
+    """What torch answers to each text alone, cut as it says."""
+    rows = []
+    for text in texts:
+        pair = text if isinstance(text, list | tuple) else (text,)
+        batch = product.tokenizer(*pair, truncation=True, max_length=limit, return_tensors="pt")
+        with torch.no_grad():
+            logits = product.model(**batch).logits[0]
+        shares = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "number": logits}
+        rows.append(shares[kind].tolist())
+    return np.array(rows)
+
+
+def _values(answers):
+    return np.array([list(a.values()) if isinstance(a, dict) else [a] for a in answers])
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"id2label": NAMES, "num_labels": 3}, "softmax"),
+        ({"id2label": NAMES, "num_labels": 3, "problem_type": "multi_label_classification"},
+         "sigmoid"),
+        ({"num_labels": 1, "problem_type": "regression"}, "number"),
+    ],
+    ids=["softmax", "sigmoid", "number"],
+)  # fmt: skip
+def test_export_writes_what_serves_without_torch(fields, kind, tmp_path):
+    bc.save(tiny_model(**fields), tmp_path / "model", tiny_tokenizer())
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "onnx" / SERVE_FILE
+    source = file.read_text()
+    assert len(source.splitlines()) <= 60 and max(map(len, source.splitlines())) <= 100
+    # In fp32, which answers as torch does to the last digit but one.
+    exact = file.with_name("exact.py")
+    exact.write_text(source.replace("model_quantized.onnx", "model.onnx"))
+    asked = ([*TEXTS, PAIR], 1), ([*TEXTS, PAIR], 3)
+    product = bc.load(tmp_path / "model")
+    one, batched = map(_values, _alone(exact, *asked))
+    np.testing.assert_allclose(one, _expected(product, [*TEXTS, PAIR], kind), atol=1e-4)
+    np.testing.assert_allclose(batched, one, atol=1e-4)
+    (rounded,) = _alone(file, (TEXTS, 1))
+    if kind != "number":
+        assert list(rounded[0]) == list(NAMES.values())
+        np.testing.assert_allclose(_values(rounded), one[:3], atol=0.2)
+
+
+def test_as_a_command_it_prints_one_line_a_text(tmp_path):
+    bc.save(tiny_model(id2label=NAMES, num_labels=3), tmp_path / "model", tiny_tokenizer())
+    bc.export(tmp_path / "model", tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "onnx" / SERVE_FILE), *TEXTS],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    assert sum(rows[0]["answer"].values()) == pytest.approx(1)
+
+
+def test_openvino_serves_at_the_lengths_that_it_warmed(tmp_path):
+    pytest.importorskip("openvino")
+    bc.save(tiny_model(id2label=NAMES, num_labels=3), tmp_path / "model", tiny_tokenizer())
+    bc.export(tmp_path / "model", tmp_path)
+    product = bc.load(tmp_path / "model")
+    file = tmp_path / "onnx" / "model.onnx"
+    made = write_serving(file, "openvino", product.model.config, product.tokenizer, 24)
+    assert made == file.with_name(SERVE_FILE)
+    source = made.read_text()
+    assert (
+        f"LENGTHS = {list(bucket_lengths(24, 40))}  #" in source and "MAX_LENGTH = 24  #" in source
+    )
+    one, batched = map(_values, _alone(made, ([*TEXTS, PAIR], 1), ([*TEXTS, PAIR], 2)))
+    np.testing.assert_allclose(one, _expected(product, [*TEXTS, PAIR], "softmax", 24), atol=0.02)
+    np.testing.assert_allclose(batched, one, atol=0.02)
+
+
+def test_what_a_gate_refused_is_not_served(tmp_path):
+    bc.save(tiny_model(), tmp_path / "model", tiny_tokenizer())
+    made = bc.export(tmp_path / "model", tmp_path)[-1]
+    product = bc.load(tmp_path / "model")
+    parts = (made.path, made.runtime, product.model.config, product.tokenizer, 24)
+    served = write_serving(*parts, allowed=False)
+    assert served is not None and 'FILE = "model.onnx"' in served.read_text()
+    served.unlink()
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    assert write_serving(*parts, allowed=False) is None and not served.exists()
+
+
+def test_names_of_classes_never_become_code():
+    model = tiny_model(id2label={0: '"""\nimport os', 1: "x"}, num_labels=2)
+    source = serve_source("onnxruntime", "model.onnx", model.config, tiny_tokenizer(), 24)
+    assert "import os" not in source
+    compile(source, SERVE_FILE, "exec")
+
+
+@pytest.mark.parametrize(
+    ("problem", "fields", "kind"),
+    [
+        ("regression", {"num_labels": 1}, "number"),
+        ("multi_label", {"num_labels": 3}, "sigmoid"),
+        ("unlabelled", {"num_labels": 3}, "softmax"),
+        ("unlabelled", {"num_labels": 1}, "number"),
+        (None, {"num_labels": 2, "problem_type": "multi_label_classification"}, "sigmoid"),
+    ],
+)
+def test_the_task_tells_what_becomes_of_the_outputs(problem, fields, kind):
+    assert answers_of(tiny_model(**fields).config, problem) == kind
