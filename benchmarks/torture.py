@@ -4,8 +4,8 @@
     python benchmarks/torture.py kills|pairs|folders|inputs [--count N] [--first N]
     python benchmarks/torture.py table                     the table of docs/reliability.md
 
-What is in the result file is not done again: it goes on where it stopped. Each case is a process
-forked from this one, with a stage store of its own; see docs/reliability.md.
+What is in the result file is not done again, unless it went wrong: it goes on where it stopped.
+Each case is a process forked from this one, with a stage store of its own; see docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -216,7 +216,8 @@ def record(part: str, number: int, made: Record) -> None:
 
 def go(part: str, count: int, first: int, torture: Torture) -> None:
     """Do the cases of a part that were not done before."""
-    missing = [n for n in range(first, first + count) if str(n) not in results().get(part, {})]
+    good = {number for number, row in results().get(part, {}).items() if not row["wrong"]}
+    missing = [n for n in range(first, first + count) if str(n) not in good]
     if not missing:
         return
     made: Callable[[int, Any], Record] = getattr(torture, part)
@@ -242,16 +243,17 @@ def table() -> str:
     }
     for part, what in names.items():
         rows = list(done.get(part, {}).values())
-        lines.append(_row(what, rows, _note(part, rows)))
+        lines.append(_row(what, rows, COUNTS[part], _note(part, rows)))
+    each = COUNTS["inputs"] // len(KINDS)
     for kind in KINDS:
         rows = [row for row in done.get("inputs", {}).values() if row["kind"] == kind]
-        lines.append(_row(f"damaged: {kind}", rows, _note("inputs", rows)))
+        lines.append(_row(f"damaged: {kind}", rows, each, _note("inputs", rows)))
     return "\n".join(lines) + "\n"
 
 
-def _row(what: str, rows: list[Record], note: str) -> str:
+def _row(what: str, rows: list[Record], whole: int, note: str) -> str:
     good = sum(not row["wrong"] for row in rows)
-    return f"| {what} | {len(rows)} | {good} | {note} |"
+    return f"| {what} | {len(rows)} of {whole} | {good} | {note} |"
 
 
 def _note(part: str, rows: list[Record]) -> str:
