@@ -47,6 +47,7 @@ from bertcompress.measure import (
 from bertcompress.measure.probe import record
 from bertcompress.places import Place, Say, all_places, find_place
 from bertcompress.recognising import left_out_layers
+from bertcompress.run_task import kept_task, with_test_file
 from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
 from bertcompress.tokenizing import check_vocabulary, longest_text
@@ -56,8 +57,9 @@ __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
 
 def evaluate(
     model: str | Path,
-    task: str | Task,
+    task: str | Task | None = None,
     *,
+    test: str | Path | None = None,
     runtime: str | None = None,
     precision: str | None = None,
     split: str = "validation",
@@ -70,12 +72,13 @@ def evaluate(
 
     `model`: a folder, a run, an `.onnx` file or its folder, or a Hub id. A run stands for the
     deployment that its verdict is about; `runtime` and `precision` choose another, and `say` is
-    told which it was. Labels are aligned by name through the model's `id2label`. Raises InputError
-    and its kin.
+    told which it was. Without `task` it is that of the run, its limit of rows included; `test` is a
+    file of rows that takes the place of the validation split. Labels are aligned by name through
+    the model's `id2label`. Raises InputError and its kin.
     """
     place = find_place(model, runtime, precision, revision, say)
     _check_head(place)
-    wanted = task if isinstance(task, Task) else Task.load(task)
+    wanted, limit = _judged_by(place, task, test, limit)
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
     given = names if len(names) > 1 else None
@@ -98,6 +101,22 @@ def evaluate(
         for name in splits
         for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
     ]
+
+
+def _judged_by(
+    place: Place, task: str | Task | None, test: str | Path | None, limit: int | None
+) -> tuple[Task, int | None]:
+    """Return the task that was asked for, else that of the model's run, and the limit of rows."""
+    if task is None:
+        kept = kept_task(place.path)
+        if kept is None:
+            raise InputError(
+                f"task: {place.model} is no run, which would know its own; name one: "
+                "`bertcompress list tasks` shows them"
+            )
+        task, limit = kept[0], limit if limit or test else kept[1]
+    wanted = task if isinstance(task, Task) else Task.load(task)
+    return (wanted if test is None else with_test_file(wanted, test)), limit
 
 
 def _check_head(place: Place) -> None:

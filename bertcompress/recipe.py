@@ -2,224 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny
 
-from bertcompress.catalogue import read_yaml, resolve
-from bertcompress.errors import RecipeError, unknown
+from bertcompress.draft import Draft, Measuring
 from bertcompress.method import Method
 from bertcompress.methods import METHODS, method_class
-from bertcompress.task import Task
 
 __all__ = ["Measuring", "Recipe", "recipe_schema"]
 
 
-class Measuring(BaseModel):
-    """What is measured beside the score."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    latency: bool = Field(True, description="Time the deployments, interleaved with the baseline's")
-    shapes: tuple[tuple[int, int], ...] = Field(
-        ((1, 128), (8, 128)), description="Pairs of batch size and length in tokens"
-    )
-    task_lengths: bool = Field(True, description="Time the task's own texts too, batch 1 and 8")
-    threads: int | None = Field(None, ge=1, description="Threads; empty: the physical cores")
-    seconds: float = Field(20.0, gt=0, description="Time spent on each shape, seconds")
-    controls: bool = Field(
-        True, description="Repeat distilling without its teacher, at equal data and steps"
-    )
-
-
-class Recipe(BaseModel):
+class Recipe(Draft):
     """What to do: model, task, methods in order, seed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    method_class: ClassVar[Callable[[str, str], Any]] = staticmethod(method_class)
 
-    description: str = Field("", description="One line for `bertcompress list recipes`")
-    model: str = Field("embedded:minilm-l6", description="Hub id, folder, run, or embedded: id")
-    revision: str | None = Field(None, description="Commit or tag of the model on the Hub")
-    task: str | Task = Field("embedded", description="Name in the catalogue, a file, or a task")
     methods: tuple[SerializeAsAny[Method], ...] = Field(description="Steps, in order")
-    teacher: str | None = Field(
-        None, description="Model to distil from; empty: the model before the first cut"
-    )
-    seed: int = Field(0, ge=0, description="Of everything drawn")
-    limit: int | None = Field(
-        None, ge=8, description="At most so many rows of each split, for a quick look"
-    )
-    max_length: int | None = Field(None, ge=4, description="Tokens per text; empty: the task's")
-    measure: Measuring = Field(default_factory=lambda: Measuring(), description="What is measured")
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _read_methods(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            raise ValueError("methods must be a list")
-        return tuple(_method(item, f"methods[{i}]") for i, item in enumerate(value))
-
-    @model_validator(mode="after")
-    def _order(self) -> Recipe:
-        check_order(self.methods, self.teacher)
-        return self
-
-    @classmethod
-    def load(cls, name_or_path: str | Path, overrides: Iterable[str] = (), **fields: Any) -> Recipe:
-        """Return a recipe of the catalogue or a file, with `methods.1.keep=0.5` overrides.
-
-        `fields` replace top-level fields where they are not None. Raises RecipeError that names the
-        file, the place, what is wrong, and the nearest that is allowed.
-        """
-        path = resolve("recipes", str(name_or_path))
-        raw = read_yaml(path)
-        raw.update({key: value for key, value in fields.items() if value is not None})
-        for override in overrides:
-            _override(raw, override)
-        return cls.parse(raw, where=str(name_or_path))
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
-        """Return a recipe from plain data; raises RecipeError in the words of `load`."""
-        _check_names(raw, cls.model_fields, where)
-        if isinstance(raw.get("measure"), Mapping):
-            _check_names(raw["measure"], Measuring.model_fields, f"{where}: measure")
-        try:
-            return cls(**raw)
-        except ValidationError as error:
-            raise RecipeError(f"{where}: {_first(error)}") from None
-        except RecipeError as error:
-            raise RecipeError(f"{where}: {error}") from None
-
-    def resolved_task(self) -> Task:
-        """Return the task itself; raises TaskError or NotFound."""
-        task = self.task if isinstance(self.task, Task) else Task.load(self.task)
-        return task.model_copy(update={"max_length": self.max_length}) if self.max_length else task
-
-    def to_yaml(self) -> str:
-        """Return the YAML that `load` reads back to an equal recipe."""
-        plain = self.model_dump(mode="json", exclude_defaults=True, exclude={"methods"})
-        plain["model"], plain["seed"] = self.model, self.seed
-        if isinstance(self.task, str):
-            plain["task"] = self.task
-        plain["methods"] = [
-            {method.key: knobs} if knobs else method.key
-            for method in self.methods
-            for knobs in [method.model_dump(mode="json", exclude_defaults=True)]
-        ]
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
-def check_order(methods: Sequence[Method], teacher: str | None = None) -> None:
-    """Raise RecipeError for an order of methods that cannot work."""
-    if not methods:
-        raise RecipeError(f"methods: empty; allowed: {', '.join(METHODS)}")
-    shaped = False
-    for i, method in enumerate(methods):
-        if method.kind == "precision" and i < len(methods) - 1:
-            later = methods[i + 1].key
-            raise RecipeError(
-                f"methods[{i + 1}].{later}: comes after {method.key}, whose files nothing can "
-                f"change any more; put {method.key} last"
-            )
-        if method.key == "distill" and not shaped and not teacher:
-            raise RecipeError(
-                f"methods[{i}].distill: nothing was cut before it, so the teacher would be the "
-                "model itself; put a method that changes the shape before it, or name a teacher"
-            )
-        before = [each.key for each in methods[:i] if each.uneven]
-        if method.key == "share_layers" and before:
-            raise RecipeError(
-                f"methods[{i}].share_layers: {before[0]} before it leaves layers of different "
-                "shapes, which cannot share weights; put share_layers first"
-            )
-        shaped = shaped or method.kind == "shape"
-
-
-def _method(item: Any, where: str) -> Method:
-    if isinstance(item, Method):
-        return item
-    key: Any = item
-    knobs: Any = {}
-    if isinstance(item, Mapping):
-        if len(item) != 1:
-            raise RecipeError(f"{where}: one method per list item, got {sorted(map(str, item))}")
-        key, knobs = next(iter(item.items()))
-    cls = method_class(str(key), where)
-    if knobs is not None and not isinstance(knobs, Mapping):
-        raise RecipeError(f"{where}.{key}: settings must be a mapping, got {knobs!r}")
-    _check_names(knobs or {}, cls.model_fields, f"{where}.{key}")
-    try:
-        return cls(**(knobs or {}))
-    except ValidationError as error:
-        raise RecipeError(f"{where}.{key}: {_first(error)}") from None
-
-
-def _check_names(given: Mapping[str, Any], fields: Iterable[str], where: str) -> None:
-    for name in given:
-        if name not in fields:
-            raise RecipeError(unknown(where, "field", str(name), fields))
-
-
-def _first(error: ValidationError) -> str:
-    """Return the first complaint of pydantic in one line: place, what was given, what is wrong."""
-    one = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in one["loc"])
-    message = one["msg"].removeprefix("Value error, ")
-    given = one.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{place}: {message}{shown}" if place else message
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    """Set one value in plain recipe data: `methods.1.keep=0.5`; the method's key is understood."""
-    path, separator, value = text.partition("=")
-    if not separator or not path:
-        raise RecipeError(f"--set {text}: must look like methods.1.keep=0.5 or seed=3")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {text}: '{value}' is not a YAML value") from None
-    target: Any = raw
-    *parents, last = path.split(".")
-    for part in parents:
-        target = _inside(target, part, text)
-    if isinstance(target, list):
-        _index(target, last, text)
-        target[int(last)] = parsed
-    else:
-        target[last] = parsed
-
-
-def _inside(target: Any, part: str, text: str) -> Any:
-    if isinstance(target, list):
-        i = _index(target, part, text)
-        if isinstance(target[i], str):
-            target[i] = {target[i]: {}}
-        key = next(iter(target[i]))
-        if target[i][key] is None:
-            target[i][key] = {}
-        return target[i][key]
-    if part in target and not isinstance(target[part], list | dict):
-        raise RecipeError(f"--set {text}: '{part}' is a single value, nothing is below it")
-    return target.setdefault(part, {})
-
-
-def _index(target: list[Any], part: str, text: str) -> int:
-    if not part.isdigit() or int(part) >= len(target):
-        raise RecipeError(f"--set {text}: no entry '{part}'; allowed: 0 to {len(target) - 1}")
-    return int(part)
 
 
 def recipe_schema() -> dict[str, Any]:

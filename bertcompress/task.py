@@ -168,7 +168,8 @@ class Task(BaseModel):
 
         Raises TaskError, also for a file of a format that is not read.
         """
-        source, where = os.fspath(train), "--train" if "name" not in fields else str(fields["name"])
+        source = os.path.expanduser(os.fspath(train))
+        where = "--train" if "name" not in fields else str(fields["name"])
         form = format_of(source)
         given: dict[str, Any] = {"name": name_of(source), "text": text, "label": label, **fields}
         if form is None:
@@ -179,7 +180,7 @@ class Task(BaseModel):
             return cls._checked(where, given)
         files = {"train": os.path.abspath(source)}
         if validation is not None:
-            other = os.fspath(validation)
+            other = os.path.expanduser(os.fspath(validation))
             check_format(other)
             if format_of(other) != form:
                 raise TaskError(f"{other}: must be of the same format as {source} ({form})")
@@ -360,12 +361,16 @@ def _anchor(fields: dict[str, Any], folder: Path) -> None:
     if isinstance(files, dict):
         for split, paths in files.items():
             if isinstance(paths, str):
-                files[split] = str(folder.absolute() / paths)
+                files[split] = _inside(folder, paths)
             elif isinstance(paths, list):
-                files[split] = [str(folder.absolute() / str(path)) for path in paths]
+                files[split] = [_inside(folder, str(path)) for path in paths]
     dataset = fields.get("dataset")
-    if isinstance(dataset, str) and dataset.startswith(("./", "../")):
-        fields["dataset"] = str(folder.absolute() / dataset)
+    if isinstance(dataset, str) and dataset.startswith(("./", "../", "~")):
+        fields["dataset"] = _inside(folder, dataset)
+
+
+def _inside(folder: Path, path: str) -> str:
+    return str(folder.absolute() / os.path.expanduser(path))
 
 
 def _explain(where: str, error: ValidationError) -> str:

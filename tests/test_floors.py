@@ -16,18 +16,19 @@ ROOT = Path(bertcompress.__file__).parent
 # From the roof down. A room is a list of floors of its own, again from the top down: within a floor
 # nothing imports its neighbour.
 ROOMS = [
-    ["__main__", "cli", "cli_finding cli_task"],
+    ["__main__", "cli", "cli_finding cli_models cli_run", "cli_common cli_task"],
     [
         "runs",
         "runs.running",
         "runs.finishing",
-        "runs.chain",
+        "runs.chain runs.outlook",
         "runs.starting runs.judging",
         "runs.contests",
         "runs.stages runs.checking",
         "runs.code",
     ],
     ["evaluation verification", "places"],
+    ["run_folder run_task"],
     ["publish", "publish.hub", "publish.contents", "publish.card", "publish.scrubbing"],
     [
         "report",
@@ -45,7 +46,7 @@ ROOMS = [
         "report.rows",
         "report.judgement",
     ],
-    ["recipe"],
+    ["recipe", "draft", "settings", "overrides"],
     ["methods.finetune methods.distillation.distill methods.pruning.structured"],
     ["methods.factorization.trim_vocabulary methods.factorization.factorize_linear"],
     ["methods.factorization.flop"],
@@ -64,6 +65,7 @@ ROOMS = [
     ["engines.average engines.gates engines.masks engines.reconstruct engines.search"],
     ["engines.vocabulary"],
     ["training", "training.fitting", "training.trainer training.callback", "training.progress"],
+    ["training.pacing"],
     ["training.selection", "training.steps training.targets training.schedule training.rates"],
     ["training.settings training.checkpoints"],
     [
@@ -85,6 +87,7 @@ ROOMS = [
     ],
     [
         "artefact data auto",
+        "data.local",
         "data.for_model",
         "data.loading",
         "data.splitting data.rows data.task_data",
@@ -98,6 +101,7 @@ ROOMS = [
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
     ["catalogue store ranks noise bars bits recognising heads batches", "fetching", "remote"],
+    ["display"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything
 ]

@@ -77,7 +77,8 @@ def load_data(
     if order is not None:
         task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
         splits = {name: _relabelled(part, order) for name, part in splits.items()}
-    _check_new(task, splits[task.train], splits[task.validation])
+    if task.train != task.validation:  # else a test file alone, which nothing is trained on
+        _check_new(task, splits[task.train], splits[task.validation])
     for line in reader.doubts:
         warnings.warn(line, Notice, stacklevel=2)
     data = _divided(task, splits, seed, order)
@@ -150,7 +151,8 @@ def _numbered(
         part = made[name].limited(limit)
         splits[name] = normalise(task, name, part.table, part.labels, first)
         first += len(part.table)
-        if name == task.train:  # before the others: what is wrong here is the cause there
+        # Before the others: what is wrong here is the cause there.
+        if name == task.train != task.validation:
             _check_train(task, splits[name])
     return splits, notes
 

@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertcompress.errors import OutputError
+from bertcompress.display import Display, showing
+from bertcompress.errors import NotFound, OutputError
 from bertcompress.noise import quiet
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
@@ -14,6 +15,7 @@ from bertcompress.report import Report
 from bertcompress.runs.chain import Chain
 from bertcompress.runs.checking import check_disk
 from bertcompress.runs.finishing import finish
+from bertcompress.runs.outlook import TIMING, announce
 from bertcompress.runs.stages import Clock, Stages
 from bertcompress.runs.starting import Say, prepare
 from bertcompress.store import StageStore, remove_leftovers, write_atomically
@@ -26,6 +28,17 @@ class Run:
     """The folder of a finished run."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """Return the finished run in a folder. Raises NotFound where none is."""
+        found = cls(Path(folder))
+        if not (found.folder / "report.json").is_file():
+            raise NotFound(f"{folder}: no finished run: there is no report.json in it")
+        return found
 
     @property
     def report(self) -> Report:
@@ -85,7 +98,8 @@ def run(
     fresh: bool = False,
     data_dir: str | Path | None = None,
     store: StageStore | None = None,
-    say: Say = lambda _: None,
+    say: Say | None = None,
+    progress: bool | None = None,
 ) -> Run:
     """Do what a recipe says and leave the run folder `out`, whole or not at all.
 
@@ -96,13 +110,17 @@ def run(
         fresh: Take nothing from the stage store, and drop an interrupted run.
         data_dir: Local copy of the data set, instead of the Hub id of the task.
         store: Stage store; by default the user's.
-        say: Called with one line at a time about what is going on.
+        say: Called with one line at a time about what is going on. None: standard error, unless
+            the logger `bertcompress`, which gets every line, shows them already.
+        progress: False: no progress, and nothing on standard error. None: a bar where standard
+            error is a terminal, else a line of a training now and then.
 
     Raises:
         InputError and its kin, before anything is written, for what cannot be run.
     """
     ranks, clock = Ranks(), Clock()
-    folder = Path(out)
+    display = Display(say, progress if ranks.main else False)
+    folder, say = Path(out).expanduser(), display.line
     partial = folder.with_name(f".{folder.name}.partial")
     if resume and _done_already(folder, recipe):
         say(f"{folder}: finished before")
@@ -111,8 +129,8 @@ def run(
         _claim(folder, partial, recipe, resume=resume, fresh=fresh)
     ranks.wait()
     try:
-        with quiet():
-            return _run(recipe, folder, partial, ranks, clock, (fresh, data_dir, store, say))
+        with quiet(), showing(display):
+            return _run(recipe, folder, partial, ranks, clock, (fresh, data_dir, store, display))
     except BaseException:
         # Nothing worth resuming was made: leave no trace.
         if ranks.main and not (partial / "stages").exists() and not (partial / "work").exists():
@@ -126,16 +144,19 @@ def _run(
     partial: Path,
     ranks: Ranks,
     clock: Clock,
-    options: tuple[bool, str | Path | None, StageStore | None, Say],
+    options: tuple[bool, str | Path | None, StageStore | None, Display],
 ) -> Run:
-    fresh, data_dir, store, say = options
+    fresh, data_dir, store, display = options
+    say = display.line
     with clock("loading"):
         start = prepare(recipe, data_dir, say)
         check_disk(recipe, start.product, start.finetuned, partial)
+    announce(recipe, start, display)
     stages = Stages(partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say)
-    done = Chain(recipe, start, stages, say).go()
+    done = Chain(recipe, start, stages, display).go()
     if ranks.main:
-        finish(recipe, done, partial, folder, clock, say)
+        with display.working(TIMING):
+            finish(recipe, done, partial, folder, clock, say)
     ranks.wait()
     return Run(folder)
 

@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from bertcompress.display import Display, shown
 from bertcompress.method import Objective
 from bertcompress.training import checkpoints
 from bertcompress.training.progress import Plan, Progress
@@ -43,6 +44,8 @@ from bertcompress.training.steps import (
 )
 
 __all__ = ["FitTrainer"]
+
+_SHOWN_S = 0.3
 
 
 class FitTrainer(Trainer):
@@ -78,7 +81,10 @@ class FitTrainer(Trainer):
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
         self.add_callback(_Flow(self))
-        if not args.disable_tqdm:
+        display = shown.get()
+        if display is not None:
+            self.add_callback(_Shown(self, display))
+        elif not args.disable_tqdm:
             self.add_callback(_Bar(self))
         self._loss = torch.zeros((), dtype=torch.float64, device=args.device)
         self._clock = time.perf_counter()
@@ -210,6 +216,12 @@ class FitTrainer(Trainer):
             self._start_decay(step, "stalled")
         return step >= self.last_step
 
+    @property
+    def loss_so_far(self) -> float | None:
+        """The mean loss since the last evaluation; waits for the device."""
+        count = self.progress.loss_count
+        return (self.progress.loss_sum + float(self._loss)) / count if count else None
+
     def _mean_loss(self) -> float:
         self._take_loss()
         mean = self.progress.loss_sum / max(self.progress.loss_count, 1)
@@ -285,6 +297,27 @@ class _Bar(ProgressCallback):
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing."""
+
+
+class _Shown(TrainerCallback):
+    """Tells the display of the run where the training stands."""
+
+    def __init__(self, trainer: FitTrainer, display: Display) -> None:
+        self.trainer = trainer
+        self.display = display
+        self._next = 0.0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show step, loss and score, a few times a second at most."""
+        if self.display.silent or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _SHOWN_S
+        history = self.trainer.progress.history
+        score = history[-1]["score"] if history else None
+        last = self.trainer.last_step
+        self.display.step(state.global_step, last, self.trainer.loss_so_far, score)
 
 
 class _Flow(TrainerCallback):
