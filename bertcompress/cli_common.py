@@ -103,9 +103,10 @@ def hush() -> None:
     if volume.quiet:
         shown.set(Display(progress=False))
     if volume.verbose:
-        logging.basicConfig(
-            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
-        )
+        handler = logging.StreamHandler(sys.stderr)
+        handler.addFilter(lambda record: record.name != "bertcompress")  # those are said already
+        shape = "%(asctime)s %(name)s: %(message)s"
+        logging.basicConfig(level=logging.INFO, format=shape, handlers=[handler])
     else:
         silence()
     warnings.showwarning = _note

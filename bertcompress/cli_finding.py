@@ -138,8 +138,9 @@ def copy(
         raise OutputError(f"{target.parent}: no such folder")
     text = source.read_text(encoding="utf-8")
     # The schema that it names is beside the catalogue: from elsewhere only its whole path leads on.
-    found = re.sub(r"(?<=\$schema=)\S+", str(schema_file(kind)).replace("\\", "/"), text, count=1)
-    target.write_text(found, encoding="utf-8")
+    body = re.sub(r"^# yaml-language-server:.*\n", "", text)
+    line = f"# yaml-language-server: $schema={schema_file(kind).as_posix()}\n"
+    target.write_text(line + body, encoding="utf-8")
     out.print(f"{target}", highlight=False)
 
 

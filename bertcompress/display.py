@@ -18,7 +18,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Display", "Work", "above_the_bar", "duration", "showing", "shown", "span"]
+__all__ = [
+    "Display",
+    "Work",
+    "above_the_bar",
+    "duration",
+    "logged",
+    "showing",
+    "shown",
+    "span",
+    "words_of",
+]
 
 EVERY_S = 60.0
 """Seconds from one plain line of a training to the next."""
@@ -115,10 +125,10 @@ class Display:
         self._first = self._first or (step, now)
         self._last = (step, last)
         if self._bars:
-            self._move(step, last, _words(loss, score))
+            self._move(step, last, words_of(loss, score))
         elif now - self._told >= EVERY_S:
             self._told = now
-            words = ", ".join(filter(None, (f"step {step:,} of {last:,}", _words(loss, score))))
+            words = ", ".join(filter(None, (f"step {step:,} of {last:,}", words_of(loss, score))))
             self.line(f"{self._at.title}: {words}, {self.left}")
 
     @property
@@ -173,6 +183,11 @@ def showing(display: Display) -> Iterator[None]:
         shown.reset(token)
 
 
+def logged(line: str) -> None:
+    """Write one line as a record of the logger, and nowhere else."""
+    logger.info(line)
+
+
 def _nothing(_: str) -> None:
     return None
 
@@ -190,7 +205,8 @@ def above_the_bar() -> Iterator[None]:
         yield
 
 
-def _words(loss: float | None, score: float | None) -> str:
+def words_of(loss: float | None, score: float | None) -> str:
+    """Return loss and score in words, of what is known."""
     parts = (("loss", loss), ("score", score))
     return ", ".join(
         f"{name} {value:.3f}" for name, value in parts if value is not None and value == value

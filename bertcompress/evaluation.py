@@ -20,6 +20,7 @@ from bertcompress.artefact import (
     rung,
 )
 from bertcompress.data import TaskData, data_of, load_data
+from bertcompress.display import logged
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
@@ -66,7 +67,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> list[Score]:
     """Return the task's metrics of a model with their 95 % intervals.
 
@@ -181,7 +182,7 @@ def bench(
     threads: int | None = None,
     seconds: float = 20.0,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> list[BenchRow]:
     """Return load time, memory, latency and throughput of models, timed in turn in one run.
 
@@ -263,7 +264,7 @@ def export(
     out: str | Path,
     *,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> list[Deployment]:
     """Write `onnx/` with fp32 and dynamic int8 files under `out`, and return them.
 
@@ -279,7 +280,8 @@ def export(
     from bertcompress.runtimes.qdq import export_qdq
 
     product = load(model, revision=revision)
-    folder = Path(out) / "onnx"
+    out = Path(out).expanduser()
+    folder = out / "onnx"
     if gone := left_out_layers(locate(str(model), revision=revision)):
         warnings.warn(
             f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
@@ -291,7 +293,7 @@ def export(
         file = export_qdq(product, folder)
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
     else:
-        made = _alike(product, Path(out), say)
+        made = _alike(product, out, say)
     if is_classifier(type(product.model)):
         record(made, product, environment())
     return made

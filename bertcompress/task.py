@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from bertcompress.catalogue import read_yaml, resolve
-from bertcompress.errors import TaskError, unknown
+from bertcompress.errors import TaskError, few, unknown
 from bertcompress.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.kinds import Column
 from bertcompress.metrics import DEFAULTS, METRICS, task_metric
@@ -349,7 +349,7 @@ def _misfit(metrics: Sequence[str], problem: str, classes: int) -> str:
     for name in metrics:
         if problem not in METRICS[name].problems:
             fitting = [key for key, entry in METRICS.items() if problem in entry.problems]
-            return f"metric '{name}' does not fit a {problem} task; fitting: {', '.join(fitting)}"
+            return f"metric '{name}' does not fit a {problem} task; fitting: {few(fitting)}"
         if name == "f1" and classes > 2:
             return f"metric 'f1' is for two classes, here are {classes}; use f1_macro"
     return ""

@@ -62,7 +62,7 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    run = Path(folder)
+    run = Path(folder).expanduser()
     _check(run, repository, revision, create_pr)
     files = dict(contents(run, repository))
     api = HfApi()
@@ -83,7 +83,7 @@ def pull(repository: str, folder: str | Path, *, revision: str | None = None) ->
     downloaded before comes from the cache. Raises OutputError where the folder holds something,
     NotFound for what does not exist or may not be seen, and for a Hub that cannot be reached.
     """
-    target = Path(folder)
+    target = Path(folder).expanduser()
     if target.is_file():
         raise OutputError(f"{target}: is a file; a folder was to be written there")
     with write_atomically(target) as partial:

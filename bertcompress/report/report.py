@@ -58,7 +58,8 @@ class Report(ReportData):
     @classmethod
     def load(cls, path: str | Path) -> Report:
         """Read `report.json`, or that of a run folder; raises InputError where it does not fit."""
-        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        place = Path(path).expanduser()
+        file = place / "report.json" if place.is_dir() else place
         try:
             text = file.read_text(encoding="utf-8")
             raw = json.loads(text)
@@ -126,7 +127,7 @@ def plot(run: str | Path, out: str | Path) -> list[Path]:
     """
     from bertcompress.report.plots import save_figures
 
-    return save_figures(Report.load(run), Path(out))
+    return save_figures(Report.load(run), Path(out).expanduser())
 
 
 def report_schema() -> dict[str, Any]:

@@ -93,6 +93,8 @@ class Chain:
 
     def _methods(self) -> Sequence[Method]:
         kept = steps(self.recipe.methods, self.start.finetuned)
+        for line in dict.fromkeys(line for method in kept for line in method.left_out()):
+            self.say(line)
         if len(kept) < len(self.recipe.methods):
             text = "finetune skipped: the model is fine-tuned for this task already"
             self.notes.setdefault("00-original", []).append(text)
@@ -179,6 +181,7 @@ class Chain:
         if words := _training_words(self.rows[-1].record.facts):
             self.say(f"{name}: {words}")
         notes += self.rows[-1].record.facts.get("notes", ())
+        notes += method.left_out()
         if not method.speeds_up:
             kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
             notes.append(f"no speed-up here: the encoder {kept}")

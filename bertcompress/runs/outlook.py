@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bertcompress.display import Display, Work, span
-from bertcompress.measure import macs
+from bertcompress.measure import count_parameters, macs
 from bertcompress.method import Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
@@ -32,6 +32,8 @@ _WRAPPED = 2.5
 times what the plain model does."""
 _ATTEMPTS = 8
 """Ways to round that are tried for one runtime where the first loses too much."""
+_EXPORTED_S = (0.1, 1.0)
+"""Seconds for a million parameters in which a file is exported, rounded and opened: not timed."""
 _EVALUATED = 32
 """Rows of a batch where nothing is trained."""
 
@@ -51,9 +53,10 @@ def announce(recipe: Recipe, start: Start, display: Display) -> None:
     for work in works:
         display.line(f"  {_words(work)}")
     low, high = (sum(getattr(w, name) for w in works) for name in ("low_s", "high_s"))
-    each = f"{1000 * size * pace.step_s:,.0f} ms for a training step of {size} rows"
+    what, each = ("training step", pace.step_s) if trained else ("batch", pace.forward_s)
+    timed = f"{1000 * size * each:,.0f} ms for a {what} of {size} rows"
     display.line(
-        f"the whole: {span(low, high, any(w.open_ended for w in works))}, by {each}, timed here; "
+        f"the whole: {span(low, high, any(w.open_ended for w in works))}, by {timed}, timed here; "
         "what the store holds already takes no time"
     )
 
@@ -79,7 +82,7 @@ def outlook(recipe: Recipe, start: Start, pace: Pace) -> list[Work]:
         simple = isinstance(method, QuantizeInt8)
         if method.kind == "precision" and (compared or not simple):
             plain = QuantizeInt8(max_drop=None)
-            words = f"{title}, before it int8 of the uncompressed model, to compare with"
+            words = f"stage {number} of {len(methods)}: int8 of the uncompressed model, to compare"
             works.append(planner.work(f"baseline-{plain.key}", words, plain))
         works.append(planner.work(name, title, method))
         control = method.control() if planner.controls else None
@@ -159,7 +162,9 @@ class _Planner:
         once = (judged + len(self.start.data.selection)) * self.pace.alone_s
         files = len(getattr(method, "runtimes", ()) or available_runtimes())
         attempts = 1 if getattr(method, "max_drop", None) is None else _ATTEMPTS
-        return files * once * self.kept / 4, files * attempts * once
+        size = count_parameters(self.start.product.model).total / 1e6
+        low, high = (files * size * each for each in _EXPORTED_S)
+        return low + files * once * self.kept / 4, high + files * attempts * once
 
     def timing(self) -> Work:
         """Return the work after the last stage."""

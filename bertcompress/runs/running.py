@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertcompress.display import Display, showing
+from bertcompress.display import Display, logged, showing
 from bertcompress.errors import NotFound, OutputError
 from bertcompress.noise import quiet
 from bertcompress.ranks import Ranks
@@ -72,7 +72,7 @@ class Run:
         private: bool = False,
         revision: str | None = None,
         create_pr: bool = False,
-        say: Say = lambda _: None,
+        say: Say = logged,
     ) -> str:
         """Upload model, ONNX and OpenVINO files, report and card in one commit; return its URL.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, differ, load_data
 from bertcompress.engines.teachers import same_pieces, same_tokens
-from bertcompress.errors import ModelError, Notice, RecipeError
+from bertcompress.errors import ModelError, Notice, RecipeError, few
 from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
@@ -237,9 +237,9 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None
     words = None
     if order is None and len(data.labels) > 1:
         words = (
-            f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "
+            f"the teacher's classes ({few(_class_names(model).values())}) are not named as "
             f"those of {data.task.name}; they are taken to be, in this order, "
-            f"{', '.join(data.labels)}"
+            f"{few(data.labels)}"
         )
         warnings.warn(words, Notice, stacklevel=2)
     return (product, weights_digest(recipe.teacher)), words

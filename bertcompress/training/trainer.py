@@ -27,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertcompress.display import Display, shown
+from bertcompress.display import Display, shown, words_of
 from bertcompress.method import Objective
 from bertcompress.training import checkpoints
 from bertcompress.training.progress import Plan, Progress
@@ -222,6 +222,12 @@ class FitTrainer(Trainer):
         count = self.progress.loss_count
         return (self.progress.loss_sum + float(self._loss)) / count if count else None
 
+    @property
+    def last_score(self) -> float | None:
+        """The score of the last evaluation."""
+        history = self.progress.history
+        return float(history[-1]["score"]) if history else None
+
     def _mean_loss(self) -> float:
         self._take_loss()
         mean = self.progress.loss_sum / max(self.progress.loss_count, 1)
@@ -285,6 +291,7 @@ class _Bar(ProgressCallback):
     def __init__(self, trainer: FitTrainer) -> None:
         super().__init__()
         self.trainer = trainer
+        self._next = 0.0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -293,6 +300,9 @@ class _Bar(ProgressCallback):
         bar: Any = self.training_bar
         if bar is not None and bar.total != self.trainer.last_step:
             bar.total = self.trainer.last_step
+        if bar is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SHOWN_S
+            bar.set_postfix_str(words_of(self.trainer.loss_so_far, self.trainer.last_score), False)
         super().on_step_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
@@ -314,10 +324,9 @@ class _Shown(TrainerCallback):
         if self.display.silent or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _SHOWN_S
-        history = self.trainer.progress.history
-        score = history[-1]["score"] if history else None
-        last = self.trainer.last_step
-        self.display.step(state.global_step, last, self.trainer.loss_so_far, score)
+        trainer = self.trainer
+        now, last = state.global_step, trainer.last_step
+        self.display.step(now, last, trainer.loss_so_far, trainer.last_score)
 
 
 class _Flow(TrainerCallback):
