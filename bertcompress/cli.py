@@ -14,6 +14,7 @@ from bertcompress import __version__, cli_finding, cli_models
 from bertcompress.cli_common import Revision, command, err, hush, out, say, volume
 from bertcompress.cli_run import RunCommand, run
 from bertcompress.errors import BertCompressError
+from bertcompress.run_folder import check_into
 
 __all__ = ["app", "main"]
 
@@ -103,6 +104,7 @@ def export(
 
     Exits with an error, and without an int8 file, where int8 answers otherwise than fp32.
     """
+    check_into(out_folder)
     hush()
     from bertcompress.evaluation import export as go
 
@@ -157,6 +159,7 @@ def plot(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the figures into")],
 ) -> None:
     """Draw the figures of a finished run, as SVG and PNG."""
+    check_into(out_folder)
     from bertcompress.report import plot as go
 
     for path in go(run_folder, out_folder):

@@ -21,7 +21,7 @@ from bertcompress.cli_common import (
     print_json,
     say,
 )
-from bertcompress.cli_task import Label, Separator, Text, Train, Validation, judged_on
+from bertcompress.cli_task import Label, Separator, Text, Train, Validation, check_task, judged_on
 
 __all__ = ["bench", "evaluate", "inspect", "verify"]
 
@@ -94,6 +94,8 @@ def bench(
     A run alone stands for all that it ships; beside other models, for the deployment that its
     verdict is about. --runtime and --precision choose for every model.
     """
+    if task is not None:
+        check_task(task)
     hush()
     from bertcompress.evaluation import bench as go
 

@@ -9,7 +9,16 @@ import typer
 
 from bertcompress.errors import InputError
 
-__all__ = ["Label", "Separator", "Text", "Train", "Validation", "judged_on", "own_task"]
+__all__ = [
+    "Label",
+    "Separator",
+    "Text",
+    "Train",
+    "Validation",
+    "check_task",
+    "judged_on",
+    "own_task",
+]
 
 Train = Annotated[str | None, typer.Option(help="Your own training rows: file, folder, Hub id")]
 Validation = Annotated[str | None, typer.Option(help="Your own validation rows")]
@@ -56,7 +65,6 @@ def judged_on(
 
     Raises InputError and its kin for what can be told without it.
     """
-    from bertcompress.data.local import check_local
     from bertcompress.run_task import kept_task, task_of_file, with_test_file
     from bertcompress.task import Task
 
@@ -79,8 +87,14 @@ def judged_on(
             changed = {"label": label, "label_separator": separator}
             known = known.model_copy(update={k: v for k, v in changed.items() if v is not None})
             chosen = with_test_file(known, test)
-    if isinstance(chosen, str):
-        check_local(Task.load(chosen))
-    elif chosen is not None:
-        check_local(chosen)
+    if chosen is not None:
+        check_task(chosen)
     return chosen
+
+
+def check_task(task: Any) -> None:
+    """Raise for what is wrong with a task, or with the local files of one, by name or itself."""
+    from bertcompress.data.local import check_local
+    from bertcompress.task import Task
+
+    check_local(Task.load(task) if isinstance(task, str) else task)

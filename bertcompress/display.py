@@ -106,9 +106,10 @@ class Display:
 
     def _ended(self, work: Work) -> None:
         took = time.monotonic() - self._begun
+        trained = self._first is not None  # else its stage was there already
         self._works = [
             replace(each, low_s=took, high_s=took, open_ended=False)
-            if each.follows == work.name
+            if trained and each.follows == work.name
             else each
             for each in self._works
             if each.name != work.name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bertcompress.errors import OutputError
 
-__all__ = ["check_out", "partial_of"]
+__all__ = ["check_into", "check_out", "check_parents", "partial_of"]
 
 
 def partial_of(folder: Path) -> Path:
@@ -25,9 +25,7 @@ def check_out(out: str | Path, wanted: str, *, resume: bool, fresh: bool) -> Non
         if resume and _recipe_in(folder) == wanted:
             return
         raise OutputError(f"{folder}: exists already; choose another --out or remove it")
-    for parent in folder.parents:
-        if parent.exists() and not parent.is_dir():
-            raise OutputError(f"{folder}: cannot be written: {parent} is a file")
+    check_parents(folder)
     partial = partial_of(folder)
     if not partial.exists():
         return
@@ -40,6 +38,21 @@ def check_out(out: str | Path, wanted: str, *, resume: bool, fresh: bool) -> Non
         raise OutputError(
             f"{folder}: an interrupted run is there; --resume goes on with it, --fresh drops it"
         )
+
+
+def check_parents(folder: Path) -> None:
+    """Raise OutputError where a folder would have to lie in a file."""
+    for parent in folder.parents:
+        if parent.exists() and not parent.is_dir():
+            raise OutputError(f"{folder}: cannot be written: {parent} is a file")
+
+
+def check_into(out: str | Path) -> None:
+    """Raise OutputError where nothing can be written into a folder, which may be there already."""
+    folder = Path(out).expanduser()
+    check_parents(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; a folder was to be written there")
 
 
 def _recipe_in(folder: Path) -> str | None:

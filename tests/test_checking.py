@@ -36,6 +36,10 @@ def _nothing_is_computed(monkeypatch):
         monkeypatch.setattr(getattr(bc, method), "apply", lambda *_: pytest.fail("computed"))
 
 
+def stop(*_):
+    raise KeyboardInterrupt
+
+
 def start(place, out, model, methods, **fields):
     files = (place / "train.csv", place / "validation.csv")
     task = bc.Task.from_files(*files, **{"text": "text", "max_length": 24, **fields})
@@ -82,6 +86,20 @@ def test_a_format_whose_runtime_is_not_installed(place, tmp_path, monkeypatch):
     steps = [CUT, {"quantize_int8": {"runtimes": ["openvino"]}}]
     with pytest.raises(MissingExtra, match="openvino is not installed"):
         start(place, tmp_path / "out", "2", steps)
+
+
+def test_what_is_left_out_for_want_of_a_package_is_said(place, tmp_path, monkeypatch, capsys):
+    found = runtimes.importlib.util.find_spec
+    monkeypatch.setattr(
+        runtimes.importlib.util, "find_spec", lambda name: None if name == "nncf" else found(name)
+    )
+    monkeypatch.setattr(bc.QuantizeInt8, "apply", stop)
+    with pytest.raises(KeyboardInterrupt):
+        start(place, tmp_path / "out", "2", ["quantize_int8"], label="label", labels=["0", "1"])
+    words = "no file for openvino: nncf is not installed; it comes with: pip install "
+    assert f"{words}'bertcompress[openvino]'" in capsys.readouterr().err
+    assert bc.QuantizeInt8(runtimes=["onnxruntime"]).left_out() == ()
+    assert bc.Q8bert().left_out()[0].startswith(words)
 
 
 def test_a_disk_that_is_too_small_for_the_stages(place, tmp_path, monkeypatch):

@@ -55,11 +55,21 @@ def test_a_control_is_expected_to_take_as_long_as_its_method(clock):
     display = Display(said.append)
     display.plan(works()[1:])
     with display.working("02-distill"):
+        display.step(1, 50, None, None)
         clock[0] += 300
     assert said[-1] == "stage 2 of 2: distill: done in 5 min; about 5 min left of the whole"
     with display.working("02-distill-control"):
         clock[0] += 1
     assert said[-1] == "its control: done in 1 s"
+
+
+def test_what_the_store_held_says_nothing_of_its_control(clock):
+    said: list[str] = []
+    display = Display(said.append)
+    display.plan(works()[1:])
+    with display.working("02-distill"):
+        clock[0] += 1
+    assert said[-1] == "stage 2 of 2: distill: done in 1 s; about 50 s left of the whole"
 
 
 def test_what_was_not_planned_is_not_shown(clock):

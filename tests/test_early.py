@@ -57,6 +57,9 @@ CASES = {
     "format": (["run", "small", "--out", "o", "--train", "a.xlsx", "--text", "x"], "'.xlsx'"),
     "existing folder": (["run", "small", "--out", "there"], "exists already"),
     "below a file": (["run", "small", "--out", "rows.csv/out"], "rows.csv is a file"),
+    "export onto a file": (["export", "there", "--out", "rows.csv"], "rows.csv: is a file"),
+    "plot below a file": (["plot", "there", "--out", "rows.csv/x"], "rows.csv is a file"),
+    "bench on no task": (["bench", "there", "--task", "lable.yaml"], "did you mean 'label'"),
     "no task": (["evaluate", "there"], "--task: on which task?"),
     "columns of a test file": (
         ["evaluate", "there", "--test", "rows.csv", "--text", "sentance", "--label", "verdict"],

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from bertcompress.catalogue import list_names
+from bertcompress.draft import Draft
 from bertcompress.errors import RecipeError
 from bertcompress.methods import METHODS, method_class
+from bertcompress.recipe import Recipe
 from bertcompress.settings import settings_class, settings_named
+from bertcompress.task import Task
 from bertcompress.training import TrainSettings
 
 REFUSED = [
@@ -55,3 +59,12 @@ def test_an_unknown_method_gets_its_nearest():
 def test_shared_settings():
     light = settings_named("bertcompress.training.settings", "TrainSettings")
     assert list(light.model_fields) == list(TrainSettings.model_fields)
+
+
+@pytest.mark.parametrize("name", list_names("recipes"))
+def test_a_draft_is_written_as_its_recipe(name):
+    fields = {"seed": 3, "task": Task.from_files("a.csv", text="x", label="y")}
+    given = (["methods.0=prune_structured"] if name == "small" else []), fields
+    draft, recipe = (cls.load(name, given[0], **given[1]) for cls in (Draft, Recipe))
+    assert draft.to_yaml() == recipe.to_yaml()
+    assert draft.resolved_task() == recipe.resolved_task()
