@@ -9,6 +9,7 @@ import pytest
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
+from bertcompress import runtimes
 from bertcompress.errors import MissingExtra, OutputError, RecipeError, TaskError
 from bertcompress.method import Method
 from bertcompress.methods.quantization import int8
