@@ -7,7 +7,6 @@ most one a minute. Every line is also a record of the logger `bertcompress`.
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,9 @@ __all__ = [
 
 EVERY_S = 60.0
 """Seconds from one plain line of a training to the next."""
+
+_ABOUT = 1.2
+"""What is at most so many times its least is told as one time, not as a span."""
 
 logger = logging.getLogger("bertcompress")
 
@@ -138,9 +140,9 @@ class Display:
         here = self._left_here()
         later = [work for work in self._works if work is not self._at]
         seconds = here + sum(w.high_s * (self._pace if w.steps else 1.0) for w in later)
-        open_ended = [w for w in (*later, self._at) if w is not None and w.open_ended]
-        most = "at most" if open_ended else "about"
-        return f"{most} {duration(seconds)} left of the whole"
+        bounds = any(w.open_ended or w.high_s > _ABOUT * w.low_s for w in later)
+        bounds |= self._at is not None and self._at.open_ended
+        return f"{'at most' if bounds else 'about'} {duration(seconds)} left of the whole"
 
     def _left_here(self) -> float:
         """Return the seconds that the work at hand still takes, by the steps that it has made."""
@@ -235,6 +237,6 @@ def duration(seconds: float) -> str:
 def span(low_s: float, high_s: float, open_ended: bool) -> str:
     """Return from how long to how long something takes, in words."""
     low, high = duration(low_s), duration(high_s)
-    if low == high or math.isclose(low_s, high_s, rel_tol=0.2):
+    if low == high or high_s <= _ABOUT * low_s:
         return f"about {high}"
     return f"{low} to {'at most ' if open_ended else ''}{high}"
