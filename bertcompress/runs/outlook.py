@@ -81,7 +81,8 @@ def outlook(recipe: Recipe, start: Start, pace: Pace) -> list[Work]:
         name = f"{number:02d}-{method.key}"
         simple = isinstance(method, QuantizeInt8)
         if method.kind == "precision" and (compared or not simple):
-            plain = QuantizeInt8(max_drop=None)
+            plain = method if simple else QuantizeInt8()
+            plain = plain.model_copy(update={"max_drop": None})
             words = f"stage {number} of {len(methods)}: int8 of the uncompressed model, to compare"
             works.append(planner.work(f"baseline-{plain.key}", words, plain))
         works.append(planner.work(name, title, method))
