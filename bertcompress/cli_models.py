@@ -22,6 +22,7 @@ from bertcompress.cli_common import (
     say,
 )
 from bertcompress.cli_task import Label, Separator, Text, Train, Validation, check_task, judged_on
+from bertcompress.errors import InputError, unknown
 
 __all__ = ["bench", "evaluate", "inspect", "verify"]
 
@@ -48,6 +49,7 @@ def evaluate(
     or --precision choose another. --test judges on a file of rows: of a run with its columns, of
     another model with --text and --label.
     """
+    _check_runtime(runtime)
     chosen = judged_on(model, task, test, train, validation, text, label, label_separator)
     hush()
     from bertcompress.evaluation import evaluate as go
@@ -94,6 +96,7 @@ def bench(
     A run alone stands for all that it ships; beside other models, for the deployment that its
     verdict is about. --runtime and --precision choose for every model.
     """
+    _check_runtime(runtime)
     if task is not None:
         check_task(task)
     hush()
@@ -122,6 +125,14 @@ def bench(
     for row in rows:
         table.add_row(numbers[row.model], *row.cells.values())
     out.print(table)
+
+
+def _check_runtime(name: str | None) -> None:
+    """Raise InputError for a runtime that there is not."""
+    from bertcompress.runtimes import RUNTIMES
+
+    if name is not None and name not in RUNTIMES:
+        raise InputError(unknown("--runtime", "runtime", name, RUNTIMES))
 
 
 def verify(

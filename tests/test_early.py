@@ -60,6 +60,10 @@ CASES = {
     "export onto a file": (["export", "there", "--out", "rows.csv"], "rows.csv: is a file"),
     "plot below a file": (["plot", "there", "--out", "rows.csv/x"], "rows.csv is a file"),
     "bench on no task": (["bench", "there", "--task", "lable.yaml"], "did you mean 'label'"),
+    "runtime": (
+        ["evaluate", "there", "--runtime", "onxruntime"],
+        "unknown runtime 'onxruntime'; did you mean 'onnxruntime'",
+    ),
     "no task": (["evaluate", "there"], "--task: on which task?"),
     "columns of a test file": (
         ["evaluate", "there", "--test", "rows.csv", "--text", "sentance", "--label", "verdict"],
