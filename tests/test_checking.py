@@ -95,8 +95,11 @@ def test_what_is_left_out_for_want_of_a_package_is_said(place, tmp_path, monkeyp
         runtimes.importlib.util, "find_spec", lambda name: None if name == "nncf" else found(name)
     )
     monkeypatch.setattr(bc.QuantizeInt8, "apply", stop)
+    files = (place / "train.csv", place / "validation.csv")
+    task = bc.Task.from_files(*files, text="text", label="label", labels=["0", "1"], max_length=24)
+    fields = {"model": str(place / "2"), "task": task, "methods": ["quantize_int8"]}
     with pytest.raises(KeyboardInterrupt):
-        start(place, tmp_path / "out", "2", ["quantize_int8"], label="label", labels=["0", "1"])
+        bc.run(bc.Recipe.parse(fields), tmp_path / "out")
     words = "no file for openvino: nncf is not installed; it comes with: pip install "
     assert f"{words}'bertcompress[openvino]'" in capsys.readouterr().err
     assert bc.QuantizeInt8(runtimes=["onnxruntime"]).left_out() == ()

@@ -114,7 +114,7 @@ def recipe(tmp_path_factory):
     files = (place / "train.csv", place / "validation.csv")
     task = bc.Task.from_files(*files, text="text", label="label", max_length=24)
     methods = [
-        {"finetune": {**TRAIN, "max_epochs": 8}},
+        {"finetune": {**TRAIN, "max_epochs": 8, "evaluations_per_epoch": 1}},
         {"prune_structured": {"keep": 0.5, "rows": 16}},
         {"distill": {**TRAIN, "epochs": 1}},
     ]
