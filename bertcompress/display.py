@@ -7,6 +7,7 @@ most one a minute. Every line is also a record of the logger `bertcompress`.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,7 @@ class Display:
         self.silent = progress is False
         own = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()
         self._say = say or (_nothing if self.silent or own else _to_stderr)
-        self._bars = sys.stderr.isatty() and not self.silent
+        self._bars = not self.silent and _can_draw()
         self._works: list[Work] = []
         self._at: Work | None = None
         self._begun = self._told = 0.0
@@ -184,6 +185,17 @@ def showing(display: Display) -> Iterator[None]:
         yield
     finally:
         shown.reset(token)
+
+
+def _can_draw() -> bool:
+    """Return whether standard error is a terminal, and one that knows how large it is."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return True
+    return size.lines > 0 and size.columns > 0
 
 
 def logged(line: str) -> None:
