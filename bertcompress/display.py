@@ -161,10 +161,12 @@ class Display:
     def _move(self, step: int, last: int, words: str) -> None:
         assert self._at is not None
         if self._bar is None:
-            form = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps{postfix}"
-            self._bar = tqdm(desc=self._at.title, total=last, leave=False, bar_format=form)
+            # What matters first: a narrow terminal cuts the end off.
+            form = "{desc}: {n_fmt}/{total_fmt} steps{postfix} |{bar}|"
+            title = self._at.title.partition(" (")[0]
+            self._bar = tqdm(desc=title, total=last, leave=False, bar_format=form)
         self._bar.total, self._bar.n = last, step
-        self._bar.set_postfix_str(", ".join(filter(None, (words, self.left))), refresh=False)
+        self._bar.set_postfix_str(", ".join(filter(None, (self.left, words))), refresh=False)
         self._bar.update(0)
 
     def _close(self) -> None:

@@ -92,7 +92,7 @@ def test_a_bar_has_loss_score_and_the_time_of_the_whole(clock, monkeypatch):
         display._bar.refresh()
     shown = terminal.getvalue()
     assert "stage 1 of 2: finetune" in shown
-    assert "11/100 steps, loss 0.250, score 0.500, at most 3 min left of the whole" in shown
+    assert "11/100 steps, at most 3 min left of the whole, loss 0.250, score 0.500" in shown
 
 
 def test_durations_are_read_at_a_glance():
