@@ -58,8 +58,8 @@ class Report(ReportData):
     @classmethod
     def load(cls, path: str | Path) -> Report:
         """Read `report.json`, or that of a run folder; raises InputError where it does not fit."""
-        place = Path(path).expanduser()
-        file = place / "report.json" if place.is_dir() else place
+        given = Path(path).expanduser()
+        file = given / "report.json" if given.is_dir() else given
         try:
             text = file.read_text(encoding="utf-8")
             raw = json.loads(text)
