@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import sys
-import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bertcompress import __version__, cli_finding, cli_models
-from bertcompress.cli_common import Revision, command, err, hush, out, say, volume
+from bertcompress.cli_common import Revision, command, hush, out, say, volume
+from bertcompress.cli_errors import exit_with
 from bertcompress.cli_run import RunCommand, run
-from bertcompress.errors import BertCompressError
 from bertcompress.run_folder import check_into
 
 __all__ = ["app", "main"]
@@ -24,53 +22,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Makes BERT-family encoders smaller and faster, and says what that cost.",
 )
-INTERRUPTED = 130
-PLACES = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
-"""What is wrong with a place to write to, and not with this program."""
 
 
 def main() -> None:
     """Run the command line; an error is one line on standard error and a non-zero status."""
     volume.quiet = volume.verbose = False
-    try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except BertCompressError as error:
-        _fail(str(error), error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        status = INTERRUPTED
-    except MemoryError:
-        _fail("out of memory; try a smaller batch_size, or gradient_checkpointing", 2)
-    except Exception as error:
-        known = _known(error)
-        if known is None:
-            raise
-        _fail(known, 2)
-    # typer answers an interrupt, and `typer.Exit`, with the status instead of raising.
-    if status == INTERRUPTED:
-        hint = "; add --resume to go on" if sys.argv[1:2] == ["run"] else ""
-        _fail(f"interrupted{hint}", INTERRUPTED)
-    sys.exit(status or 0)
-
-
-def _known(error: Exception) -> str | None:
-    """Return the words for errors of libraries that are the user's to mend, else None."""
-    usage: Any = getattr(error, "format_message", None)
-    if callable(usage):  # a ClickException: of click, or of the copy that newer typer brings along
-        return str(usage())
-    if type(error).__name__ == "ShapeError":
-        return str(error)
-    if isinstance(error, RuntimeError) and "memory" in str(error).lower():
-        return f"out of memory; try a smaller batch_size, or gradient_checkpointing ({error})"
-    if isinstance(error, OSError) and error.errno in PLACES:
-        return f"{error.filename or 'disk'}: {error.strerror}"
-    return None
-
-
-def _fail(message: str, status: int) -> None:
-    if volume.verbose and sys.exc_info()[0] is not None:
-        traceback.print_exc()
-    err.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(status)
+    exit_with(
+        lambda: app(sys.argv[1:] or ["--help"], standalone_mode=False), lambda: volume.verbose
+    )
 
 
 def _version(wanted: bool) -> None:

@@ -63,7 +63,7 @@ class Draft(BaseModel):
     teacher: str | None = Field(
         None, description="Model to distil from; empty: the model before the first cut"
     )
-    seed: int = Field(0, ge=0, description="Of everything drawn")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of everything drawn")
     limit: int | None = Field(
         None, ge=8, description="At most so many rows of each split, for a quick look"
     )

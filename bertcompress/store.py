@@ -37,8 +37,9 @@ __all__ = [
 DEFAULT_BOUND_GB = 20.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\..+\.(?:tmp|old)-[0-9a-f]{12}")
+_LONGEST_NAME = 255
 _STALE_AFTER_S = 86_400.0
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 def stage_key(parts: Mapping[str, Any]) -> str:
@@ -73,8 +74,14 @@ def write_atomically(target: Path, replace: bool = False) -> Iterator[Path]:
     The body creates it, as a file or as a folder. An existing file is replaced; an existing folder
     only with `replace=True`. Raises OutputError where the place cannot be written to.
     """
+    if target.name in ("", ".."):
+        target = target.resolve()
+    if not target.name:
+        raise OutputError(f"{target}: is there already; name a folder or a file in it")
     _refuse_existing(target, replace)
     temporary = _sibling(target, "tmp")
+    if len(os.fsencode(temporary.name)) > _LONGEST_NAME:
+        raise OutputError(f"{target.name[:40]}...: this name is too long to be written safely")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,7 @@ ROOT = Path(bertcompress.__file__).parent
 # From the roof down. A room is a list of floors of its own, again from the top down: within a floor
 # nothing imports its neighbour.
 ROOMS = [
-    ["__main__", "cli", "cli_finding cli_models cli_run", "cli_common cli_task"],
+    ["__main__", "cli", "cli_finding cli_models cli_run", "cli_common cli_task cli_errors"],
     [
         "runs",
         "runs.running",
@@ -24,7 +24,7 @@ ROOMS = [
         "runs.chain runs.outlook",
         "runs.starting runs.judging",
         "runs.contests",
-        "runs.stages runs.checking",
+        "runs.stages runs.checking runs.claiming",
         "runs.code",
     ],
     ["evaluation verification", "places"],
@@ -100,7 +100,11 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["catalogue store ranks noise bars bits recognising heads batches", "fetching", "remote"],
+    [
+        "catalogue store locking machine ranks noise bars bits recognising heads batches",
+        "fetching",
+        "remote",
+    ],
     ["display"],
     ["errors"],
     [""],  # the package itself: lazy, and so below everything

@@ -237,6 +237,21 @@ def test_a_place_that_cannot_hold_it_is_an_output_error(tmp_path: Path) -> None:
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
 
 
+def test_where_one_stands_is_a_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="is there already"), write_atomically(Path("/")):
+        pytest.fail("the body must not run")
+    long = Path("x" * 250)
+    with pytest.raises(OutputError, match="name is too long"), write_atomically(long) as temporary:
+        temporary.mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with write_atomically(Path(".")) as temporary:
+        _stage(temporary)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
 def test_remove_leftovers_takes_only_temporaries(tmp_path: Path) -> None:
     _stage(tmp_path / ".model.tmp-0123456789ab")
     (tmp_path / ".report.json.old-0123456789ab").write_text("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,16 @@ from bertcompress.store import write_atomically
 __all__ = ["finish"]
 
 
-def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock, say: Say) -> None:
-    """Write what is shipped, time it, judge it, and move the run into place."""
+def finish(
+    recipe: Recipe,
+    done: Done,
+    partial: Path,
+    folder: Path,
+    clock: Clock,
+    say: Say,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
     final = done.rows[-1]
     with clock("saving"):
         product = done.shaped.product
@@ -79,6 +87,7 @@ def finish(recipe: Recipe, done: Done, partial: Path, folder: Path, clock: Clock
         judge = Judge(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)
         _write(recipe, done, rows, partial, clock, host)
+    check()
     shutil.rmtree(partial / "work", ignore_errors=True)
     if folder.exists():
         raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertcompress.display import Display, logged, showing
-from bertcompress.errors import NotFound, OutputError
+from bertcompress.errors import NotFound
+from bertcompress.locking import Hold, locked
+from bertcompress.machine import check_temporary
 from bertcompress.noise import quiet
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
+from bertcompress.run_folder import check_free, partial_of, run_folder
 from bertcompress.runs.chain import Chain
 from bertcompress.runs.checking import check_disk
+from bertcompress.runs.claiming import claim, done_already
 from bertcompress.runs.finishing import finish
 from bertcompress.runs.outlook import TIMING, announce
 from bertcompress.runs.stages import Clock, Stages
 from bertcompress.runs.starting import Say, prepare
-from bertcompress.store import StageStore, remove_leftovers, write_atomically
+from bertcompress.store import StageStore
 
 __all__ = ["Run", "run"]
 
@@ -120,20 +125,42 @@ def run(
     """
     ranks, clock = Ranks(), Clock()
     display = Display(say, progress if ranks.main else False)
-    folder, say = Path(out).expanduser(), display.line
-    partial = folder.with_name(f".{folder.name}.partial")
-    if resume and _done_already(folder, recipe):
+    folder, say = run_folder(out), display.line
+    if resume and done_already(folder, recipe):
         say(f"{folder}: finished before")
         return Run(folder)
-    if ranks.main:
-        _claim(folder, partial, recipe, resume=resume, fresh=fresh)
-    ranks.wait()
+    hold, finished = None, False
+    with contextlib.ExitStack() as stack:
+        if ranks.main:
+            check_free(folder)
+            hold = stack.enter_context(locked(folder, say))
+            # Whoever held the lock until now may have come to the end.
+            finished = resume and done_already(folder, recipe)
+            if not finished:
+                check_free(folder)
+                claim(folder, recipe, resume=resume, fresh=fresh)
+        if ranks.agree(finished):
+            return Run(folder)
+        return _kept(recipe, folder, ranks, clock, hold, (fresh, data_dir, store, display))
+
+
+def _kept(
+    recipe: Recipe,
+    folder: Path,
+    ranks: Ranks,
+    clock: Clock,
+    hold: Hold | None,
+    options: tuple[bool, str | Path | None, StageStore | None, Display],
+) -> Run:
+    """Run, and remove the folder of the unfinished run where it holds nothing to go on with."""
+    partial = partial_of(folder)
     try:
-        with quiet(), showing(display):
-            return _run(recipe, folder, partial, ranks, clock, (fresh, data_dir, store, display))
+        with quiet(), showing(options[-1]):
+            return _run(recipe, folder, ranks, clock, hold, options)
     except BaseException:
-        # Nothing worth resuming was made: leave no trace.
-        if ranks.main and not (partial / "stages").exists() and not (partial / "work").exists():
+        # Nothing worth resuming was made: leave no trace, unless the folder is another's by now.
+        ours = hold is not None and not hold.lost
+        if ours and not (partial / "stages").exists() and not (partial / "work").exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -141,56 +168,26 @@ def run(
 def _run(
     recipe: Recipe,
     folder: Path,
-    partial: Path,
     ranks: Ranks,
     clock: Clock,
+    hold: Hold | None,
     options: tuple[bool, str | Path | None, StageStore | None, Display],
 ) -> Run:
     fresh, data_dir, store, display = options
-    say = display.line
+    say, partial = display.line, partial_of(folder)
+    check = hold.check if hold else lambda: None
+    check_temporary()
     with clock("loading"):
         start = prepare(recipe, data_dir, say)
         check_disk(recipe, start.product, start.finetuned, partial)
     announce(recipe, start, display)
-    stages = Stages(partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say)
+    stages = Stages(
+        partial, start.data, store or StageStore(), ranks, clock, fresh=fresh, say=say, check=check
+    )
     done = Chain(recipe, start, stages, display).go()
     if ranks.main:
+        check()
         with display.working(TIMING):
-            finish(recipe, done, partial, folder, clock, say)
+            finish(recipe, done, partial, folder, clock, say, check)
     ranks.wait()
     return Run(folder)
-
-
-def _done_already(folder: Path, recipe: Recipe) -> bool:
-    """Return whether what was interrupted was only the last step: saying that it is done."""
-    there = folder / "recipe.yaml"
-    return there.is_file() and there.read_text(encoding="utf-8") == recipe.to_yaml()
-
-
-def _claim(folder: Path, partial: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> None:
-    """Make the folder of the unfinished run, or check that it is the one to go on with."""
-    if folder.exists():
-        raise OutputError(f"{folder}: exists already; choose another --out or remove it")
-    if folder.parent.is_file():
-        raise OutputError(f"{folder}: cannot be written: {folder.parent} is a file")
-    wanted = recipe.to_yaml()
-    if partial.exists():
-        there = partial / "recipe.yaml"
-        same = there.exists() and there.read_text(encoding="utf-8") == wanted
-        if resume and not same:
-            raise OutputError(
-                f"{folder}: the interrupted run had another recipe ({there}); "
-                "use that one, or --fresh to start over"
-            )
-        if not resume and not fresh:
-            raise OutputError(
-                f"{folder}: an interrupted run is there; --resume goes on with it, --fresh drops it"
-            )
-        if resume:
-            remove_leftovers(partial)
-            remove_leftovers(partial / "stages")
-            return
-        shutil.rmtree(partial)
-    with write_atomically(partial) as temporary:
-        temporary.mkdir(parents=True)
-        (temporary / "recipe.yaml").write_text(wanted, encoding="utf-8")

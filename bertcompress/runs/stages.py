@@ -130,6 +130,8 @@ class Stages:
     fresh: bool = False
     """Ignore what the store has; new stages are still put into it."""
     say: Callable[[str], None] = lambda _: None
+    check: Callable[[], None] = lambda: None
+    """Called before a stage is made and before it is written: raises where it must not be."""
     _digests: dict[Path, str] = field(default_factory=dict)
 
     def original(self, product: Product, source: str) -> Finished:
@@ -200,6 +202,7 @@ class Stages:
         activity: str,
         together: bool = False,
     ) -> Finished:
+        self.check()
         folder = self.folder / "stages" / name
         if not self.ranks.agree(self.ranks.main and self._present(folder, key)):
             # Named by the key: checkpoints of another stage are never gone on with.
@@ -214,6 +217,7 @@ class Stages:
                         product = compute(workdir)
                     if self.ranks.main:
                         cost = _cost(product.facts, time.perf_counter() - start)
+                        self.check()
                         self._write(folder, name, method, key, product, cost, workdir)
             except (MissingExtra, ModelError) as error:
                 if together:

@@ -21,6 +21,9 @@ __all__ = ["WorkerProcess"]
 PATIENCE_S = 600.0
 """Seconds after which a worker that does not answer is ended."""
 
+_KILLED = -9
+"""The status of a process that somebody else ended for good: most often the system, for memory."""
+
 _UNCLEAN = ("OMP_", "GOMP_", "KMP_", "MKL_")
 """Settings that slow one runtime and not the other: passive waiting costs torch 40 % at batch 1."""
 
@@ -30,6 +33,7 @@ class WorkerProcess:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._hung = threading.Event()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bertcompress.runtimes.worker"],
@@ -83,7 +87,7 @@ class WorkerProcess:
     def _exchange(self, request: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        hung = threading.Timer(PATIENCE_S, self._process.kill)
+        hung = threading.Timer(PATIENCE_S, self._give_up)
         hung.start()
         try:
             self._process.stdin.write(request + "\n")
@@ -94,10 +98,19 @@ class WorkerProcess:
         finally:
             hung.cancel()
 
+    def _give_up(self) -> None:
+        self._hung.set()
+        self._process.kill()
+
     def _end(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-        return f"the process ended (status {self._process.poll()})"
+        status = self._process.poll()
+        if self._hung.is_set():
+            return f"the process ended: it did not answer for {PATIENCE_S:.0f} s"
+        if status == _KILLED:
+            return "the process ended: it was killed, most likely since memory ran out"
+        return f"the process ended (status {status})"
 
     def _last_words(self) -> str:
         self._process.kill()

@@ -23,10 +23,12 @@ import importlib
 import json
 import math
 import os
-import sys
+import queue
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -173,12 +175,31 @@ def _claim_stdout() -> IO[str]:
     return channel
 
 
+def _requests() -> Iterator[dict[str, Any]]:
+    """Yield requests as they come; the process ends with its parent, whatever it is doing."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        rest = b""
+        # Not through sys.stdin, whose lock the interpreter wants at its end.
+        while chunk := os.read(0, 65_536):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                lines.put(line)
+        os._exit(0)  # the other end is closed: nobody waits for what is being timed
+
+    # It sleeps in the read, so that nothing of it shows in a time.
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield json.loads(lines.get())
+
+
 def main() -> int:
     """Answer requests until `close` or the end of standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the parent who ends this
     channel, worker = _claim_stdout(), Worker()
     faulthandler.enable()  # a crash in native code would otherwise leave no word
-    for line in sys.stdin:
-        request = json.loads(line)
+    for request in _requests():
         last = request["do"] == "close"
         try:
             answer = worker.answer(request)

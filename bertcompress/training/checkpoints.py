@@ -7,6 +7,7 @@ sibling and renamed, so a killed training leaves whole checkpoints only.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import shutil
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import TrainerState
 
 from bertcompress.errors import OutputError
+from bertcompress.machine import machine_words
 
 __all__ = [
     "clear",
@@ -78,9 +81,13 @@ def write(
         trainer_state.save_to_json(str(temporary / _TRAINER_STATE))
         _discard(target)
         temporary.rename(target)
-    except OSError as error:
-        _discard(temporary)
-        raise OutputError(f"{target}: cannot write the checkpoint: {error}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own words
+        with contextlib.suppress(OSError):
+            _discard(temporary)
+        reason = machine_words(error)
+        if reason is None and not isinstance(error, OSError):
+            raise
+        raise OutputError(f"{target}: cannot write the checkpoint: {reason or error}") from error
     for other, folder in _all(workdir).items():
         if other != step and other not in keep:
             _discard(folder)

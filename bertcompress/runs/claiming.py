@@ -1,0 +1,47 @@
+"""The folder that a run is to leave, and the one where it is made: named, made or gone on with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bertcompress.errors import OutputError
+from bertcompress.recipe import Recipe
+from bertcompress.run_folder import partial_of
+from bertcompress.store import remove_leftovers, write_atomically
+
+__all__ = ["claim", "done_already"]
+
+def done_already(folder: Path, recipe: Recipe) -> bool:
+    """Return whether what was interrupted was only the last step: saying that it is done."""
+    there = folder / "recipe.yaml"
+    return there.is_file() and there.read_text(encoding="utf-8") == recipe.to_yaml()
+
+
+def claim(folder: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> None:
+    """Make the folder of the unfinished run, or check that it is the one to go on with.
+
+    Only for who holds the lock on `folder`.
+    """
+    partial = partial_of(folder)
+    wanted = recipe.to_yaml()
+    if partial.exists():
+        there = partial / "recipe.yaml"
+        same = there.exists() and there.read_text(encoding="utf-8") == wanted
+        if resume and not same:
+            raise OutputError(
+                f"{folder}: the interrupted run had another recipe ({there}); "
+                "use that one, or --fresh to start over"
+            )
+        if not resume and not fresh:
+            raise OutputError(
+                f"{folder}: an interrupted run is there; --resume goes on with it, --fresh drops it"
+            )
+        if resume:
+            remove_leftovers(partial)
+            remove_leftovers(partial / "stages")
+            return
+        shutil.rmtree(partial)
+    with write_atomically(partial) as temporary:
+        temporary.mkdir(parents=True)
+        (temporary / "recipe.yaml").write_text(wanted, encoding="utf-8")
