@@ -23,9 +23,9 @@ def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     return shown
 
 
-def by_hand(what: str, total: int) -> tqdm[Any]:
-    """Return a bar for a `with` block that is moved by `update`."""
-    return tqdm(None, what, total, **_options())
+def by_hand(what: str, total: int, unit: str = "it") -> tqdm[Any]:
+    """Return a bar for a `with` block that is moved by `update`; large units are abbreviated."""
+    return tqdm(None, what, total, unit=unit, unit_scale=unit != "it", **_options())
 
 
 def _options() -> dict[str, Any]:

@@ -92,6 +92,11 @@ def schema_file(kind: Kind) -> Path:
     return inside / f"{kind.removesuffix('s')}.schema.json"
 
 
+MOST_BYTES = 10_000_000
+MOST_VALUES = 1_000_000
+"""Of a recipe or task; one that lists 100,000 classes has a tenth of that."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice."""
 
@@ -124,6 +129,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}{line}: {_problem(error, text)}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deep") from None
+    if _more_than(content, MOST_VALUES):
+        raise InputError(f"{path}: more than {MOST_VALUES:,} values, aliases written out")
     if not isinstance(content, dict):
         kind = "empty" if content is None else f"a {type(content).__name__}"
         raise InputError(f"{path}: expected 'key: value' lines, the file is {kind}")
@@ -133,15 +142,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _more_than(content: Any, most: int) -> bool:
+    """Return whether plain data has more values than that, an alias written out."""
+    waiting, seen = [content], 1
+    while waiting and seen <= most:
+        value = waiting.pop()
+        if isinstance(value, dict | list | tuple):
+            seen += len(value)
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return seen > most
+
+
 def _decode(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"{path}: no such file") from None
     except IsADirectoryError:
         raise NotFound(f"{path}: is a folder, not a file") from None
     except PermissionError:
         raise InputError(f"{path}: may not be read (permission denied)") from None
+    if len(raw) > MOST_BYTES:
+        raise InputError(f"{path}: more than {MOST_BYTES / 1e6:.0f} MB, which is no YAML of ours")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

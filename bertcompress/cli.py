@@ -108,7 +108,9 @@ def pull(
     hush()
     from bertcompress.publish.hub import pull as go
 
-    out.print(f"{go(repository, folder, revision=revision)}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{go(repository, folder, revision=revision, say=say)}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 
 from bertcompress.display import Display, above_the_bar, shown
+from bertcompress.terminal import err, out
 
 __all__ = [
     "DataDir",
@@ -33,9 +33,6 @@ __all__ = [
     "say",
     "volume",
 ]
-
-out = Console()
-err = Console(stderr=True)
 
 DataDir = Annotated[
     Path | None,

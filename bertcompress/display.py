@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bertcompress.wording import plain
+
 __all__ = [
     "Display",
     "Work",
@@ -211,7 +213,7 @@ def _nothing(_: str) -> None:
 
 def _to_stderr(line: str) -> None:
     with above_the_bar():
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{plain(line)}\n")
         sys.stderr.flush()
 
 

@@ -23,6 +23,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from bertcompress.wording import NAME, plain
+
 __all__ = [
     "BertCompressError",
     "CheckpointError",
@@ -51,9 +53,15 @@ class BertCompressError(Exception):
 
     exit_code = 1
 
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(plain(each, lines=True) for each in words))
+
 
 class Notice(UserWarning):
     """Something that the user should know, and that nobody can decide for them."""
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(plain(each, lines=True) for each in words))
 
 
 class InputError(BertCompressError):
@@ -133,6 +141,6 @@ def unknown(where: str, kind: str, name: str, allowed: Iterable[str]) -> str:
     >>> unknown("recipes/x.yaml", "field", "kep", ["keep", "seed"])
     "recipes/x.yaml: unknown field 'kep'; did you mean 'keep'? Allowed: keep, seed."
     """
-    options = list(allowed)
+    options, name = list(allowed), plain(name, NAME)
     hint = nearest(name, options)
     return f"{where}: unknown {kind} '{name}'; {hint}Allowed: {few(options) or 'none'}."

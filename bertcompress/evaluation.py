@@ -209,7 +209,7 @@ def bench(
             path=place.path,
             runtime=place.runtime,
             precision=place.precision,
-            vocab_size=int(place.config.vocab_size),
+            vocab_size=place.vocab_size,
             longest=longest_text(place.folder, str(place.path)),
             task_batches=own,
         )

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.artefact import config_of, locate
 from bertcompress.display import logged
-from bertcompress.errors import NotFound
+from bertcompress.errors import ModelError, NotFound
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.reading import config_beside
 from bertcompress.report import Report
@@ -47,6 +47,14 @@ class Place:
         if self.runtime == "torch":
             return config_of(self.path)
         return config_beside(self.folder, str(self.path))
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it knows; raises ModelError for a config that does not tell."""
+        found = getattr(self.config, "vocab_size", None)
+        if not isinstance(found, int) or found < 1:
+            raise ModelError(f"model '{self.model}': config.json tells no vocab_size")
+        return found
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that lies with the artefact."""
@@ -117,6 +125,9 @@ def _shipped(run: Path, name: str) -> list[Place]:
     rows = [row for row in Report.load(run).last.deployments if not row.simulated]
     if not rows:
         raise NotFound(f"{name}: this run ships nothing that can be measured")
+    for row in rows:
+        if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
+            raise ModelError(f"{name}: report.json names '{row.path}', which is no file of a run")
     # On the Hub, and in what was pulled, the content of `model/` lies at the top.
     top = () if (run / "model").is_dir() else ("model",)
     return [

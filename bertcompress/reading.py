@@ -14,6 +14,7 @@ from typing import Any
 
 import transformers
 
+from bertcompress.config_fields import read_fields_of
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily, few, unknown
 from bertcompress.shapes import FAMILIES
 from bertcompress.shapes.modeling import CONFIGS
@@ -39,15 +40,7 @@ def read_fields(folder: Path, name: str) -> dict[str, Any]:
 
     Raises ModelError where there is none, or it is no JSON object.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise ModelError(f"model '{name}': no config.json in the folder")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"model '{name}': config.json is not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ModelError(f"model '{name}': config.json is a {type(raw).__name__}, not an object")
+    raw = read_fields_of(folder / "config.json", name)
     names = class_names(raw, name)
     fields = {key: value for key, value in raw.items() if key not in ("id2label", "label2id")}
     if names:

@@ -5,10 +5,12 @@ By names of files and by config.json alone: nothing is loaded, and nothing is ev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from bertcompress.errors import InputError
+from bertcompress.files import read_json as read
 
 __all__ = ["encoder_folder", "left_out_layers", "read_json", "weights_obstacle", "what_else"]
 
@@ -45,8 +47,8 @@ _OF_TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "scaler"
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds; None where there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read(path)
+    except (OSError, InputError):
         return None
 
 
@@ -55,7 +57,9 @@ def encoder_folder(folder: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     for module in _modules(folder):
-        inner = folder / str(module.get("path", ""))
+        inner = folder / str(module.get("path", "")).strip("/")
+        if ".." in inner.parts or len(inner.name) > 100:
+            continue
         if str(module.get("type", "")).endswith("Transformer") and (inner / "config.json").exists():
             return inner
     return folder

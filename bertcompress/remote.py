@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+from bertcompress.wording import plain
 
 __all__ = ["failures", "hub", "patiently", "reason", "status", "token", "without_secrets"]
 
@@ -16,6 +18,12 @@ WAITS_S = (1.0, 2.0, 4.0)
 
 PATIENCE_S = 10.0
 """A try that took longer is the last one: the client had been trying, or there was much to send."""
+
+NONSENSE = (
+    *(AssertionError, AttributeError, LookupError, TypeError),
+    *(RecursionError, json.JSONDecodeError),
+)
+"""What the client raises where an answer is not of the shape that it expects."""
 
 BUSY = (429, 500, 502, 503, 504)
 """Answers that another try may mend."""
@@ -32,8 +40,7 @@ def without_secrets(text: str) -> str:
     """Return a text without tokens and without passwords in addresses."""
     known = token()
     text = text.replace(known, "(token)") if known else text
-    text = re.sub(r"\bhf_(?!xet\b|transfer\b)[A-Za-z0-9]{3,}", "(token)", text)
-    return re.sub(r"(\w+://)[^\s/@]+@", r"\1", text)
+    return plain(text)
 
 
 def hub() -> str:
@@ -46,11 +53,14 @@ def hub() -> str:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """Return what the client raises; its HTTP library differs from version to version."""
+    """Return what the client raises; its HTTP library differs from version to version.
+
+    It takes answers apart without looking: of a server that answers nonsense it raises anything.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     library = (each for each in HfHubHTTPError.__bases__ if issubclass(each, Exception))
-    return (*library, OSError, RuntimeError, ValueError)
+    return (*library, OSError, RuntimeError, ValueError, *NONSENSE)
 
 
 def patiently(call: Callable[[], _Result]) -> _Result:
@@ -114,8 +124,14 @@ def _without_answer(error: BaseException, chain: list[BaseException]) -> str:
     library = HfHubHTTPError.__bases__[0]
     if any(isinstance(each, library | OSError) for each in chain):
         return f"{hub()} cannot be reached ({type(chain[-1]).__name__})"
+    if isinstance(error, NONSENSE):
+        return f"{hub()} answers nonsense ({type(error).__name__}: {_short(error)})"
     lines = str(error).strip().splitlines() or [""]
     return without_secrets(f"{type(error).__name__}: {lines[0][:300]}")
+
+
+def _short(error: BaseException) -> str:
+    return without_secrets(" ".join(str(error).split())[:200])
 
 
 def _said(chain: list[BaseException]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bertcompress.errors import DataError, InputError, TaskError
+from bertcompress.files import read_json
 from bertcompress.formats import READ, check_format, format_of
 from bertcompress.task import Task
 
@@ -33,13 +32,13 @@ def kept_task(model: str | Path) -> tuple[Task, int | None] | None:
 
 def _read(file: Path) -> tuple[Task, int | None] | None:
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         fields, recipe = content["task"], content["recipe"]
         task = Task.model_validate(fields)
         limit = recipe.get("limit")
     except (KeyError, TypeError, AttributeError):  # of another program
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, InputError):
         raise InputError(f"{file}: its task cannot be read; name one by --task") from None
     return task, limit if isinstance(limit, int) else None
 

@@ -88,6 +88,7 @@ def write_atomically(target: Path, replace: bool = False) -> Iterator[Path]:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
     try:
         yield temporary
+        _let_others_read(temporary)
         _move_into_place(temporary, target, replace)
     except shutil.Error as error:  # of copytree, with one entry per file that failed
         raise OutputError(f"{target}: cannot be written: {error.args[0][0][-1]}") from error
@@ -98,6 +99,23 @@ def write_atomically(target: Path, replace: bool = False) -> Iterator[Path]:
         raise
     finally:
         _remove(temporary)
+
+
+def _let_others_read(made: Path) -> None:
+    """Give what was made the modes that the user's umask gives a new file.
+
+    Some libraries write for the owner alone, and a server often runs as somebody else.
+    """
+    probe = _sibling(made, "tmp")
+    try:
+        probe.touch()
+        usual = probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
+    for path in _files(made) if made.is_dir() else [made]:
+        before = path.stat().st_mode & 0o777
+        if not path.is_symlink() and before | usual != before:
+            path.chmod(before | usual)
 
 
 def _sibling(target: Path, purpose: str) -> Path:

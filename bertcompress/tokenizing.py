@@ -19,6 +19,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertcompress.errors import ModelError, Notice
+from bertcompress.files import read_text
 from bertcompress.reading import config_beside
 from bertcompress.recognising import read_json
 from bertcompress.shapes.anatomy import ShapeError, family_of
@@ -75,7 +76,8 @@ def longest_text(folder: Path, name: str) -> int:
     limit = position_limit(config_beside(folder, name))
     written = read_json(folder / "tokenizer_config.json")
     stated = written.get("model_max_length") if isinstance(written, dict) else None
-    return min(limit, int(stated)) if stated else limit
+    number = isinstance(stated, int | float) and not isinstance(stated, bool) and stated >= 1
+    return int(min(limit, stated)) if number and stated else limit
 
 
 def load_tokenizer(folder: Path, name: str, config: Any) -> PreTrainedTokenizerBase:
@@ -161,7 +163,7 @@ def write_tokenizer(
     path = folder / "tokenizer.json"
     if (found is None and padding_side is None) or not path.is_file():
         return
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = json.loads(read_text(path))
     truncation = found.truncation if found else state.get("truncation")
     padding = copy.deepcopy(found.padding if found else state.get("padding"))
     if padding:

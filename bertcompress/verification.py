@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bertcompress.errors import InputError, MissingExtra, NotFound, WorkerError
+from bertcompress.errors import InputError, MissingExtra, ModelError, NotFound, WorkerError
 from bertcompress.measure import (
     Candidate,
     Row,
@@ -68,7 +68,7 @@ def verify(
         if timing:
             found, warnings = _speeds(timed, seconds, threads)
             speeds = iter(found)
-    except WorkerError as error:  # what was checked stands without its times
+    except (WorkerError, ModelError) as error:  # what was checked stands without its times
         warnings = [f"nothing was timed: {error}"]
     done = [
         row if candidate is None else row.model_copy(update=next(speeds, {}))
@@ -98,7 +98,7 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
     except MissingExtra as error:
         return Verified(**fields, passes=None, words=str(error)), None
     except Exception as error:  # runtimes have one class per cause; the other files go on
-        words = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Verified(**fields, passes=False, words=words), None
     passes, words = alike(got, probe.answers[name], precision)
     ids = probe.inputs["input_ids"]

@@ -333,6 +333,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     monkeypatch.setenv("HF_TOKEN", SECRET)
 
     class Api:
+        def whoami(self) -> dict[str, Any]:
+            return {"name": "me", "auth": {"accessToken": {"role": "fineGrained"}}}
+
+        def preupload_lfs_files(self, *_: Any, **__: Any) -> None:
+            """All files are small."""
+
         def create_repo(self, name: str, **_: Any) -> None:
             if not name.startswith("me/"):
                 raise OSError("no such owner")

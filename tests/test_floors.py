@@ -29,7 +29,8 @@ ROOMS = [
     ],
     ["evaluation verification", "places"],
     ["run_folder run_task"],
-    ["publish", "publish.hub", "publish.contents", "publish.card", "publish.scrubbing"],
+    ["publish", "publish.hub", "publish.contents", "publish.card"],
+    ["publish.scrubbing publish.manifest publish.rights"],
     [
         "report",
         "report.report",
@@ -82,7 +83,7 @@ ROOMS = [
     ],
     [
         "runtimes.masking runtimes.smoothing runtimes.buckets",
-        "runtimes.graph runtimes.process",
+        "runtimes.graph runtimes.process runtimes.ports",
         "runtimes runtimes.host",
     ],
     [
@@ -101,12 +102,12 @@ ROOMS = [
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
     [
-        "catalogue store locking machine ranks noise bars bits recognising heads batches",
+        "config_fields recognising catalogue locking machine ranks noise bits heads batches",
         "fetching",
-        "remote",
     ],
+    ["files store integrity remote bars waiting"],
     ["display"],
-    ["errors"],
+    ["terminal errors", "wording"],
     [""],  # the package itself: lazy, and so below everything
 ]
 FLOOR = {

@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_that_the_design_names(place):
     run = bc.run(recipe(place), place / "run")
     assert {path.name for path in run.folder.iterdir()} == {
         *("recipe.yaml", "report.json", "report.md", "report.html", "environment.json"),
-        *("model", "onnx", "baseline", "figures", "stages"),
+        *("manifest.json", "model", "onnx", "baseline", "figures", "stages"),
     }
     assert [s.name for s in run.report.stages] == [
         "01-finetune",

@@ -7,17 +7,19 @@ artefact holds them in `probe.npz`, with the answers of the files beside it.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.errors import CheckpointError, NotFound
-from bertcompress.runtimes import Batch, Logits, Predictor, open_predictor
+from bertcompress.files import read_arrays
+from bertcompress.runtimes import INPUTS, Batch, Logits, Predictor, open_predictor
+from bertcompress.wording import clean
 
 if TYPE_CHECKING:  # a probe is read without torch
     from bertcompress.artefact import Deployment, Product
@@ -142,29 +144,78 @@ def record(
         write_probe(folder, Probe(inputs, found, host, timed, runs_as))
 
 
+class _Host(BaseModel):
+    """What is read of the machine that gave the answers; more may be there."""
+
+    model_config = ConfigDict(extra="allow")
+
+    processor: str | None = None
+    instruction_sets: list[str] = []
+    threads: int | None = None
+    versions: dict[str, str | None] = {}
+
+
+class _Facts(BaseModel):
+    """What lies beside the arrays of a probe."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: int = Field(ge=1)
+    environment: _Host
+    latency_ms: dict[str, float]
+    runs_as: dict[str, tuple[Literal["torch", "onnxruntime", "openvino"], str]]
+
+
 def read_probe(folder: Path) -> Probe:
     """Return the probe of a folder; raises NotFound, and CheckpointError for a damaged one."""
     file = folder / PROBE_FILE
     if not file.is_file():
         raise NotFound(f"{folder}: no {PROBE_FILE}; it is in the folders that a run ships")
+    tensors = dict(read_arrays(file))
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            tensors = {name: stored[name] for name in stored.files}
-            facts = json.loads(str(tensors.pop("facts")))
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError) as error:
+        plain = json.loads(str(tensors.pop("facts", "{}")))
+        if isinstance(plain, dict) and int(plain.get("format") or 0) > FORMAT:
+            raise CheckpointError(
+                f"{file}: of a newer bertcompress (format {plain['format']}); upgrade"
+            )
+        facts = _Facts.model_validate(clean(plain))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{file}: damaged ({place}: {first['msg']})") from None
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file}: damaged ({error})") from None
-    if facts["format"] > FORMAT:
-        raise CheckpointError(
-            f"{file}: of a newer bertcompress (format {facts['format']}); upgrade"
-        )
     parts: dict[str, dict[str, Any]] = {"inputs": {}, "answers": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    runs_as = {name: (str(pair[0]), str(pair[1])) for name, pair in facts["runs_as"].items()}
-    return Probe(
-        parts["inputs"], parts["answers"], facts["environment"], facts["latency_ms"], runs_as
-    )
+        parts.setdefault(part, {})[rest] = tensor
+    if words := _wrong(parts, facts):
+        raise CheckpointError(f"{file}: damaged ({words})")
+    host = facts.environment.model_dump()
+    return Probe(parts["inputs"], parts["answers"], host, facts.latency_ms, dict(facts.runs_as))
+
+
+def _wrong(parts: Mapping[str, Mapping[str, NDArray[Any]]], facts: _Facts) -> str | None:
+    """Return what does not hold together in a probe; None where all does."""
+    inputs, answered = parts["inputs"], parts["answers"]
+    if unknown := set(parts) - {"inputs", "answers"} or set(inputs) - set(INPUTS):
+        return f"it holds '{min(unknown)}', which no probe has"
+    if {"input_ids", "attention_mask"} - set(inputs) or not answered:
+        return "inputs or answers are missing"
+    shape = inputs["input_ids"].shape
+    if len(shape) != 2 or not all(shape) or any(each.shape != shape for each in inputs.values()):
+        return "its inputs are no rows of tokens"
+    if any(each.dtype.kind not in "iu" or each.min() < 0 for each in inputs.values()):
+        return "its inputs are no numbers of tokens"
+    mask = inputs["attention_mask"]
+    if mask.max() > 1 or mask.sum(axis=1).min() < 1:
+        return "its attention mask is none"
+    for name, each in answered.items():
+        if name not in facts.runs_as or Path(name).name != name or name.startswith("."):
+            return f"'{name}' is no file beside it"
+        if each.dtype.kind != "f" or not each.ndim or len(each) != shape[0]:
+            return f"the answers of '{name}' are not one for each row"
+    return None
 
 
 def alike(got: Logits, wanted: Logits, precision: str) -> tuple[bool, str]:

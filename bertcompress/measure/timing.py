@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertcompress.errors import WorkerError
+from bertcompress.errors import ModelError, WorkerError
 from bertcompress.measure.latency import Candidate, Latency, Timing, within
 from bertcompress.measure.rounds import BUSY, Progress, Shape, take_rounds
 from bertcompress.measure.served import Served, timings_of
@@ -198,7 +198,7 @@ class _Opener:
             return
         one = _Wanted({ONE_TEXT: wanted.requests[ONE_TEXT]}, wanted.longest)
         for serving in serving_modes(first.answer["runtime"])[1:]:
-            with contextlib.suppress(WorkerError):  # not every model can be served so
+            with contextlib.suppress(WorkerError, ModelError):  # not every model can be served so
                 yield self.open(i, candidate, one, serving=serving, max_length=wanted.longest)
 
 

@@ -5,7 +5,6 @@ Neither a token nor a local absolute path gets into it, whatever the recipe hold
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import bertcompress
+from bertcompress.config_fields import read_fields_of
 from bertcompress.methods import METHODS, method_class
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table
@@ -20,8 +20,9 @@ from bertcompress.report.cells import cost_line
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
-from bertcompress.runtimes.buckets import bucket_lengths
+from bertcompress.runtimes.buckets import bucket_lengths, padding_id
 from bertcompress.store import write_atomically
+from bertcompress.wording import NAME, markdown, plain
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -33,6 +34,17 @@ __all__ = ["CardFacts", "Rung", "card_facts", "inherited", "render", "write_card
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
+
+CARD_BYTES = 5_000_000
+"""Of another model's card; the Hub itself reads less."""
+_SAID = {
+    "license_id": re.compile(r"[A-Za-z0-9][\w.-]{0,60}"),
+    "license_name": re.compile(r"[\w .,()+-]{1,100}"),
+    "license_link": re.compile(r"https?://[^\s<>\"'`|()\[\]\\]{1,300}|[\w.-]{1,100}"),
+    "language": re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*|multilingual|code"),
+    "base_model": re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?"),
+}
+"""How what is taken from another card looks; what looks otherwise is left out."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PIPELINES = {
@@ -94,7 +106,7 @@ class CardFacts:
         model = re.split(r"[/\\:]", self.base or str(self.report.recipe.get("model", "encoder")))[
             -1
         ]
-        return f"{model}-{self.task_name.replace('/', '-')}-compressed"
+        return re.sub(r"[^\w.-]+", "-", plain(f"{model}-{self.task_name}-compressed", NAME))
 
     @property
     def task_name(self) -> str:
@@ -129,7 +141,8 @@ class CardFacts:
             if row.runtime == runtime and row.allowed is not False
         ]
         smallest = min(rows, key=lambda row: row.size_mb, default=None)
-        return smallest.path if smallest else None
+        # It is written into code.
+        return smallest.path if smallest and re.fullmatch(r"[\w./-]+", smallest.path) else None
 
 
 def card_facts(
@@ -144,7 +157,7 @@ def card_facts(
     """
     from bertcompress.tokenizing import longest_text  # brings torch along
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_fields_of(folder / "config.json", str(folder))
     own = str(config.get("model_type", "")).startswith("bertcompress-")
     built = next(iter(config.get("architectures") or ()), "")
     head = next((head for head in _PIPELINES if built.endswith(head)), "")
@@ -154,7 +167,7 @@ def card_facts(
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
-        pad_id=int(config.get("pad_token_id") or 0),
+        pad_id=padding_id(folder),
         limit=longest_text(folder, str(folder)),
         papers={method.key: method.paper for method in recipe.methods},
         **known,
@@ -167,23 +180,35 @@ def inherited(readme: Path, *also: str) -> dict[str, Any]:
     `also`: further fields of its metadata. Nothing of a card that is not there, or says it in a way
     that cannot be read: a base model's card is not ours to mend.
     """
+    data = _front_matter(readme)
+    keys = {"license": "license_id", "license_name": "license_name", "license_link": "license_link"}
+    keys |= {key: key for key in also}
+    known: dict[str, Any] = {
+        field: data[key]
+        for key, field in keys.items()
+        if isinstance(data.get(key), str) and _SAID[field].fullmatch(data[key])
+    }
+    spoken = data.get("language")
+    languages = spoken[:100] if isinstance(spoken, list) else [spoken]
+    said = [each for each in languages if isinstance(each, str)]
+    if found := tuple(each for each in said if _SAID["language"].fullmatch(each)):
+        known["language"] = found
+    return known
+
+
+def _front_matter(readme: Path) -> dict[str, Any]:
+    """Return the metadata of a card; nothing where they cannot be read."""
     import yaml
     from huggingface_hub.repocard import metadata_load
 
     try:
-        data = (metadata_load(readme) if readme.is_file() else None) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+        # Bounded before the client reads it.
+        if not readme.is_file() or readme.stat().st_size > CARD_BYTES:
+            return {}
+        data = metadata_load(readme)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return {}
-    keys = {"license": "license_id", "license_name": "license_name", "license_link": "license_link"}
-    keys |= {key: key for key in also}
-    known: dict[str, Any] = {
-        field: data[key] for key, field in keys.items() if isinstance(data.get(key), str)
-    }
-    spoken = data.get("language")
-    languages = spoken if isinstance(spoken, list) else [spoken]
-    if found := tuple(each for each in languages if isinstance(each, str)):
-        known["language"] = found
-    return known
+    return data if isinstance(data, dict) else {}
 
 
 def write_card(report: ReportData, recipe: Recipe, folder: Path, **known: Any) -> Path:
@@ -198,20 +223,30 @@ def render(facts: CardFacts) -> str:
     """Return the card as Markdown with YAML front matter, without anything local or secret."""
     from huggingface_hub import ModelCard
 
-    report = facts.report
+    report, recipe = facts.report, scrub_yaml(facts.recipe)
     text = _template().render(
         card=facts,
         report=report,
-        metadata=_metadata(facts).to_yaml(),
-        tables={t.title: markdown_table(t) for t in (overview(report), story(report))},
-        shape=_or_nothing(shape(report)),
-        cost=_or_nothing(cost(report)),
+        metadata=_Whole(_metadata(facts).to_yaml()),
+        tables={t.title: _Whole(markdown_table(t)) for t in (overview(report), story(report))},
+        shape=_Whole(_or_nothing(shape(report))),
+        cost=_Whole(_or_nothing(cost(report))),
         cost_line=cost_line(report),
-        recipe=scrub_yaml(facts.recipe),
+        recipe=_Whole(recipe),
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0)),
         version=bertcompress.__version__,
     )
     text = scrub(re.sub(r"\n{3,}", "\n\n", text), local_values([report.recipe, report.task]))
     return str(ModelCard(text))  # reads the front matter back: invalid metadata raise here
+
+
+class _Whole(str):
+    """A part of the card that is Markdown, YAML or code already."""
+
+
+def _said(value: Any) -> Any:
+    """Return what the template writes: names are no markup."""
+    return markdown(value) if isinstance(value, str) and not isinstance(value, _Whole) else value
 
 
 def _template() -> Template:
@@ -219,6 +254,7 @@ def _template() -> Template:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        finalize=_said,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,31 +6,45 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bertcompress.errors import OutputError
+from bertcompress.files import read_json, read_text
 from bertcompress.publish.card import card_facts, inherited, render
-from bertcompress.publish.scrubbing import local_values, scrub, scrub_config, scrub_data, scrub_yaml
+from bertcompress.publish.manifest import own_files
+from bertcompress.publish.scrubbing import (
+    local_values,
+    scrub,
+    scrub_config,
+    scrub_data,
+    scrub_yaml,
+    token_in,
+)
 from bertcompress.remote import token
 from bertcompress.report import Report
 
 __all__ = ["contents"]
 
-_LEFT_OUT = ("stages", "baseline")
-"""Intermediate models, and the baseline's files, which others have already."""
-
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json")
 
 
 def contents(run: Path, repository: str) -> Iterator[tuple[str, Path | bytes]]:
-    """Yield the place in the repository and the content of each file."""
+    """Yield the place in the repository and the content of each of the run's own files.
+
+    Raises OutputError for one that goes up as it is and holds what looks like a token.
+    """
     # A server of one's own may give out tokens that look like nothing.
     secrets = [known] if (known := token()) else []
     written = _rendered(run, repository, secrets)
-    for path in sorted(run.rglob("*")):
-        inside = path.relative_to(run)
-        if not path.is_file() or inside.parts[0] in _LEFT_OUT:
-            continue
-        text = written.get(inside.as_posix()) or _scrubbed(path, inside, secrets)
+    for name in own_files(run):
+        path, inside = run / name, Path(name)
+        text = written.get(name) or _scrubbed(path, inside, secrets)
+        content = path if text is None else text.encode()
+        if found := token_in(content, secrets):
+            raise OutputError(
+                f"{path}: holds what looks like a token (it begins with {found}); nothing was "
+                "sent. Take it out, or make the run again without it"
+            )
         place = inside.relative_to("model") if inside.parts[0] == "model" else inside
-        yield place.as_posix(), path if text is None else text.encode()
+        yield place.as_posix(), content
 
 
 def _rendered(run: Path, repository: str, secrets: Sequence[str]) -> dict[str, str]:
@@ -68,14 +82,13 @@ def _scrubbed(path: Path, inside: Path, secrets: Sequence[str]) -> str | None:
     Those are weights, code, and the tables of tokenizers, where anything is a word.
     """
     if path.suffix == ".yaml":
-        return scrub_yaml(path.read_text(encoding="utf-8"), secrets)
+        return scrub_yaml(read_text(path), secrets)
     if path.name in _CONFIGS:
-        return scrub_config(path.read_text(encoding="utf-8"), secrets)
+        return scrub_config(read_text(path), secrets)
     if len(inside.parts) > 1 and path.suffix != ".svg":
         return None
     if path.suffix == ".json":
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return json.dumps(scrub_data(plain, secrets), indent=2) + "\n"
+        return json.dumps(scrub_data(read_json(path), secrets), indent=2) + "\n"
     if path.suffix in (".md", ".svg", ".txt"):
-        return scrub(path.read_text(encoding="utf-8"), secrets)
+        return scrub(read_text(path), secrets)
     return None

@@ -7,22 +7,28 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from bertcompress.bars import by_hand
 from bertcompress.errors import InputError, NotFound, OutputError
 from bertcompress.fetching import fetch
 from bertcompress.publish.contents import contents
+from bertcompress.publish.manifest import own_files, strangers
+from bertcompress.publish.rights import may_write
 from bertcompress.remote import failures, patiently, reason, status, token, without_secrets
 from bertcompress.report import Report
 from bertcompress.store import write_atomically
+from bertcompress.waiting import Say, SlowServer, by_xet, traffic, watched
+from bertcompress.wording import NAME, plain
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
 __all__ = ["pull", "push"]
 
-Say = Callable[[str], None]
-"""Takes one line at a time about what was done."""
+_Answer = TypeVar("_Answer")
+_SHOWN = 10
+"""Names of what is left here that are listed."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OURS = re.compile(
@@ -43,10 +49,12 @@ def push(
     """Upload a run to `owner/name` in one commit and return the commit's URL.
 
     The model goes to the top of the repository, so that `from_pretrained("owner/name")` finds it;
-    ONNX and OpenVINO files, report and figures keep their places. What goes up holds no token, no
-    password and no absolute path; the run itself stays as it is. Files that are there already are
-    not sent again, and where nothing changed no commit is made. Uses the token of the environment
-    or of `hf auth login`.
+    ONNX and OpenVINO files, report and figures keep their places. Only the run's own files go up,
+    which its `manifest.json` lists: `say` names what else lies in the folder and stays, and no link
+    is followed. What goes up holds no token, no password and no absolute path; the run itself stays
+    as it is. Files that are there already are not sent again, and where nothing changed no commit
+    is made. Uses the token of the environment or of `hf auth login`, which is asked first whether
+    it may write.
 
     Args:
         folder: A finished run.
@@ -62,35 +70,70 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    run = Path(folder).expanduser()
+    run, api = Path(folder).expanduser(), HfApi()
     _check(run, repository, revision, create_pr)
-    files = dict(contents(run, repository))
-    api = HfApi()
+
+    def asked(call: Callable[[], _Answer]) -> _Answer:
+        return watched(lambda: patiently(call), what=repository, say=say)
+
+    with _explained(repository):
+        asked(lambda: may_write(api, repository, create_pr))
+    files = _gathered(run, repository, say)
     with _explained(repository):
         if not create_pr:
-            patiently(lambda: _prepare(api, repository, private, revision))
-        head = patiently(lambda: str(api.repo_info(repository, revision=revision).sha))
-        commit = _settled(lambda: _commit(api, repository, files, head, revision, create_pr))
-    url = without_secrets(str(commit.pr_url or commit.commit_url))
+            asked(lambda: _prepare(api, repository, private, revision))
+        head = asked(lambda: str(api.repo_info(repository, revision=revision).sha))
+        commit = _settled(lambda: _sent(api, repository, files, head, revision, create_pr, say))
+        url = without_secrets(str(commit.pr_url or commit.commit_url))
     say(f"{repository}: nothing changed, no commit made" if commit.oid == head else repository)
     return url
 
 
-def pull(repository: str, folder: str | Path, *, revision: str | None = None) -> Path:
+def pull(
+    repository: str,
+    folder: str | Path,
+    *,
+    revision: str | None = None,
+    say: Say = lambda _: None,
+) -> Path:
     """Write a repository of the Hub into a new folder, whole or not at all, and return it.
 
     `load`, `evaluate` and `bench` work on the folder as on the id; ONNX files run from it. What was
-    downloaded before comes from the cache. Raises OutputError where the folder holds something,
-    NotFound for what does not exist or may not be seen, and for a Hub that cannot be reached.
+    downloaded before comes from the cache. Every file is checked against the hash that the server
+    announced for it. `say` is told of a slow server.
+
+    Raises:
+        OutputError where the folder holds something or may not be written, before anything is
+        downloaded; NotFound for what does not exist or may not be seen, and for a Hub that cannot
+        be reached; CheckpointError for bytes that are not those announced: nothing is left then.
     """
     target = Path(folder).expanduser()
     if target.is_file():
         raise OutputError(f"{target}: is a file; a folder was to be written there")
     with write_atomically(target) as partial:
-        source = fetch(repository, revision=revision)
+        partial.mkdir()
+        source = fetch(repository, revision=revision, whole=True, say=say)
         _check_whole(source, repository)
-        shutil.copytree(source, partial)  # follows the links of the cache
+        # Follows the links of the cache.
+        shutil.copytree(source, partial, dirs_exist_ok=True)
     return target
+
+
+def _gathered(run: Path, repository: str, say: Say) -> dict[str, Path | bytes]:
+    """Return what goes up; what lies in the folder besides is named and left."""
+    files = dict(contents(run, repository))
+    left = strangers(run, own_files(run))
+    if left:
+        shown = ", ".join(plain(name, NAME) for name in left[:_SHOWN])
+        more = f", and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        say(f"left here, since the run did not make it: {shown}{more}")
+    size = sum(map(_size, files.values()))
+    say(f"{repository}: {len(files)} files, {size / 1e6:,.1f} MB")
+    return files
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def _check(run: Path, repository: str, revision: str | None, create_pr: bool) -> None:
@@ -136,6 +179,38 @@ def _settled(commit: Callable[[], CommitInfo]) -> CommitInfo:
     return patiently(commit)
 
 
+def _sent(
+    api: HfApi,
+    repository: str,
+    files: dict[str, Path | bytes],
+    head: str,
+    revision: str | None,
+    create_pr: bool,
+    say: Say,
+) -> CommitInfo:
+    """Return the commit with these files, sent while their sending is watched."""
+    paths = {str(path.resolve()) for path in files.values() if isinstance(path, Path)}
+    total = sum(map(_size, files.values()))
+    with by_hand("sending", total, unit="B") as bar:
+        return watched(
+            lambda: _commit(api, repository, files, head, revision, create_pr),
+            lambda: _read_so_far(paths),
+            what=repository,
+            say=say,
+            moved=bar.update,
+        )
+
+
+def _read_so_far(paths: set[str]) -> int:
+    """Return how far the files that are being sent were read, where the system tells that."""
+    import psutil
+
+    if by_xet() or not psutil.LINUX:
+        return traffic()
+    opened = psutil.Process().open_files()
+    return sum(int(getattr(each, "position", 0)) for each in opened if each.path in paths)
+
+
 def _commit(
     api: HfApi,
     repository: str,
@@ -149,10 +224,17 @@ def _commit(
 
     there = api.list_repo_files(repository, revision=revision)
     gone = [path for path in there if _OURS.fullmatch(path) and path not in files]
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+    added = [
         CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
         for path, content in files.items()
     ]
+    for operation in added:
+        # One by one, in this thread: several would use threads that Ctrl-C has to wait for.
+        if isinstance(files[operation.path_in_repo], Path):
+            api.preupload_lfs_files(
+                repository, [operation], revision=revision, create_pr=create_pr, num_threads=1
+            )
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [*added]
     operations += [CommitOperationDelete(path_in_repo=path) for path in gone]
     return api.create_commit(
         repository,
@@ -169,6 +251,9 @@ def _explained(repository: str) -> Iterator[None]:
     """Turn what the client raises into one OutputError, without the traceback of the client."""
     try:
         yield
+    except SlowServer as error:
+        words = f"given up, the server is too slow ({error})"
+        raise OutputError(f"{repository}: nothing was committed: {words}") from None
     except failures() as error:
         words = reason(error)
         if "Invalid metadata in README.md" in str(error):

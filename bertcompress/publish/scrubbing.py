@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["local_values", "scrub", "scrub_config", "scrub_data", "scrub_yaml"]
+from bertcompress.wording import TOKENS, mask
+
+__all__ = ["local_values", "scrub", "scrub_config", "scrub_data", "scrub_yaml", "token_in"]
 
 _SECRETS = (
-    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "(token)"),
-    (re.compile(r"(\w+://)[^\s/@]+@"), r"\1"),
     (re.compile(r"\bfile://\S+"), "(local)"),
     (
         re.compile(
@@ -22,6 +25,8 @@ _SECRETS = (
         "(local)",
     ),
 )
+# One after the other: what begins with a fixed text is searched at the speed of the memory.
+_IN_BYTES = [re.compile(pattern.replace("{8,}", "{20,}").encode()) for pattern in TOKENS]
 _LOCAL = re.compile(r"/|~|[A-Za-z]:\\|\\\\|file:")
 _PLACES = re.compile(r"(path|file|dir|folder)s?$")
 
@@ -41,6 +46,7 @@ def scrub(text: str, known: Sequence[str] = ()) -> str:
     """
     for each in known:
         text = text.replace(each, "(local)")
+    text = mask(text)
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
@@ -73,3 +79,35 @@ def scrub_config(text: str, known: Sequence[str] = ()) -> str:
         return text
     cleaned = {k: scrub_data(v, known) if _PLACES.search(k) else v for k, v in plain.items()}
     return text if cleaned == plain else json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
+
+
+def token_in(content: Path | bytes, known: Sequence[str] = ()) -> str | None:
+    """Return how the first token in a file begins; None without one.
+
+    Tables of tokenizers and weights are scanned too, so only what is as long as a token counts.
+    """
+    with _bytes(content) as held:
+        return _first_token(held, known)
+
+
+def _first_token(held: bytes | mmap.mmap, known: Sequence[str]) -> str | None:
+    if any(secret and held.find(secret.encode()) >= 0 for secret in known):
+        return "the one in use"
+    for pattern in _IN_BYTES:
+        for found in pattern.finditer(held):
+            before = held[found.start() - 1 : found.start()] if found.start() else b""
+            if not before.isalnum():
+                return repr(found[0][:4].decode())
+    return None
+
+
+@contextlib.contextmanager
+def _bytes(content: Path | bytes) -> Iterator[bytes | mmap.mmap]:
+    if isinstance(content, bytes) or not content.stat().st_size:
+        yield content if isinstance(content, bytes) else b""
+        return
+    with (
+        content.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held,
+    ):
+        yield held

@@ -84,6 +84,7 @@ def style(theme: Theme) -> Iterator[None]:
         "svg.fonttype": "none",  # text stays text: a fifth of the bytes, and it can be searched
         "svg.hashsalt": "bertcompress",
         "text.color": ink,
+        "text.parse_math": False,  # names may hold dollar signs
         "xtick.color": ink,
         "ytick.color": ink,
     }

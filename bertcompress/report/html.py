@@ -10,6 +10,7 @@ from bertcompress.report.cells import cost_line
 from bertcompress.report.plots import figure_bytes, figures
 from bertcompress.report.rows import ReportData
 from bertcompress.report.tables import tables
+from bertcompress.wording import clean
 
 __all__ = ["render"]
 
@@ -34,10 +35,12 @@ class _Figure:
 def render(report: ReportData) -> str:
     """Return the page. Every text in it is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -60,4 +63,6 @@ def _figures(report: ReportData) -> list[_Figure]:
 
 
 def _uri(svg: bytes) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+    from markupsafe import Markup
+
+    return Markup("data:image/svg+xml;base64," + base64.b64encode(svg).decode())

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
+from bertcompress.files import read_json
 from bertcompress.report.cells import cost_line
 from bertcompress.report.html import render
 from bertcompress.report.rows import VERSION, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import comparable, judge
 from bertcompress.store import write_atomically
+from bertcompress.wording import markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,12 +63,11 @@ class Report(ReportData):
         given = Path(path).expanduser()
         file = given / "report.json" if given.is_dir() else given
         try:
-            text = file.read_text(encoding="utf-8")
-            raw = json.loads(text)
-        except FileNotFoundError:
+            raw = read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{file}: no such report") from None
-        except ValueError as error:
-            raise InputError(f"{file}: not a report: {error}") from error
+        except InputError as error:
+            raise InputError(f"{file}: not a report: {error}") from None
         version = raw.get("version") if isinstance(raw, dict) else None
         if isinstance(version, int) and version > VERSION:
             raise InputError(
@@ -74,11 +75,14 @@ class Report(ReportData):
                 "upgrade bertcompress"
             )
         try:
-            return cls.model_validate_json(text)
+            report = cls.model_validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InputError(f"{file}: not a report: {place}: {first['msg']}") from error
+        if report.verdict.baseline not in {stage.name for stage in report.stages}:
+            raise InputError(f"{file}: not a report: its verdict names a stage that is not there")
+        return report
 
     def save(self, path: str | Path) -> Path:
         """Write `report.json` (the path may be the run folder) whole or not at all."""
@@ -89,8 +93,8 @@ class Report(ReportData):
 
     def to_markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown."""
-        red = [f"**{line}**" for line in self.verdict.red]
-        parts = [f"# {self.title}"]
+        red = [f"**{markdown(line)}**" for line in self.verdict.red]
+        parts = [f"# {markdown(self.title)}"]
         if red:
             parts += ["> [!CAUTION]\n" + "\n".join(f"> - {line}" for line in red)]
         parts += _bullets(self.verdict.sentences)
@@ -111,9 +115,9 @@ class Report(ReportData):
 
     def __str__(self) -> str:
         """Return what a terminal shows."""
-        from rich.console import Console
+        from bertcompress.terminal import Terminal
 
-        console = Console(
+        console = Terminal(
             width=100, no_color=True, record=True, file=io.StringIO(), force_jupyter=False
         )
         print_report(self, console)
@@ -136,16 +140,18 @@ def report_schema() -> dict[str, Any]:
 
 
 def _bullets(sentences: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
+    return ["\n".join(f"- {markdown(sentence)}" for sentence in sentences)] if sentences else []
 
 
 def markdown_table(table: Table) -> str:
     """Return one table as GitHub-flavoured Markdown."""
     rule = ["---:" if column.number else "---" for column in table.columns]
     lines = [[column.name for column in table.columns], rule, *table.rows]
-    return "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return markdown(text.replace("\\", "\\\\")).replace("|", "\\|")
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -23,6 +23,7 @@ from bertcompress.measure import Latency, Timing, environment, machine_load, spe
 from bertcompress.measure.probe import record
 from bertcompress.methods import method_class
 from bertcompress.publish.card import inherited, write_card
+from bertcompress.publish.manifest import write_manifest
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.report.rows import Reading, Stage
@@ -89,6 +90,8 @@ def finish(
         _write(recipe, done, rows, partial, clock, host)
     check()
     shutil.rmtree(partial / "work", ignore_errors=True)
+    tops = {d.path.relative_to(partial).parts[0] for d, _ in shipped}
+    write_manifest(partial, sorted({*tops, "model", "figures"}))
     if folder.exists():
         raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
     partial.rename(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.bits import precision_name
+from bertcompress.config_fields import lowbit_widths, read_fields_of
 from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
 from bertcompress.recognising import encoder_folder, weights_obstacle, what_else
 
@@ -212,9 +212,8 @@ def _held(place: Path) -> Iterator[tuple[str, str, Path]]:
 
 def _stored(folder: Path) -> str:
     """Return in what the weights of a model folder are stored, by the record in its config."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    edits = (config.get("bertcompress") or {}).get("edits", {})
-    return precision_name(map(int, edits.get("lowbit", {}).get("weights", {}).values()))
+    fields = read_fields_of(folder / "config.json", str(folder))
+    return precision_name(lowbit_widths(fields, str(folder)))
 
 
 def fits(runtime: str, holds: str, asked: str | None, precision: str | None) -> bool:

@@ -7,7 +7,6 @@ is over once the model is open. Which modes a runtime offers is in `runtimes.SER
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bertcompress.config_fields import read_fields_of
 from bertcompress.runtimes import Batch, Logits, Predictor
 
 __all__ = ["BucketPredictor", "bucket_lengths", "example", "pad_to", "padding_id", "text_limit"]
@@ -52,8 +52,9 @@ def text_limit(folder: Path) -> int:
 def padding_id(folder: Path) -> int:
     """Return the token that texts are padded with, by the folder's config.json; else 0."""
     file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return int(config.get("pad_token_id") or 0)
+    fields = read_fields_of(file, str(folder)) if file.is_file() else {}
+    written = fields.get("pad_token_id")
+    return written if isinstance(written, int) else 0
 
 
 def pad_to(batch: Batch, length: int, pad_id: int) -> dict[str, Any]:

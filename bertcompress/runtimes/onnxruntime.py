@@ -20,6 +20,7 @@ from bertcompress.runtimes import (
     require,
 )
 from bertcompress.runtimes.host import overflows_int8
+from bertcompress.runtimes.ports import check_answers, check_ports, one_line
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
     from bertcompress.artefact import Deployment, Product
@@ -154,14 +155,24 @@ class OnnxRuntimePredictor:
                 str(file), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime has one private class per cause
-            raise CheckpointError(f"{file}: not readable by ONNX Runtime: {error}") from error
-        self.precision = precision
-        self._ranks = {i.name: len(i.shape) for i in self._session.get_inputs()}
+            words = one_line(error)
+            raise CheckpointError(f"{file}: not readable by ONNX Runtime: {words}") from error
+        self.precision, self._file = precision, file
+        ports = {i.name: _sizes(i.shape) for i in self._session.get_inputs()}
+        check_ports(file, ports, [_sizes(o.shape) for o in self._session.get_outputs()])
+        self._ranks = {name: len(shape) for name, shape in ports.items()}
 
     def __call__(self, batch: Batch) -> Logits:
         """Return the logits. Shape: (B, T) -> (B, K)."""
         inputs = {name: batch[name] for name in self._ranks if name in batch}
-        return join_outputs(self._session.run(None, inputs))
+        try:
+            outputs = self._session.run(None, inputs)
+        except Exception as error:  # ONNX Runtime has one private class per cause
+            shape = batch["input_ids"].shape
+            words = one_line(error)
+            raise ModelError(f"{self._file}: fails on texts of shape {shape}: {words}") from error
+        check_answers(self._file, outputs, len(batch["input_ids"]))
+        return join_outputs(outputs)
 
     def example(self) -> dict[str, Any]:
         """Return a batch of one row of 8 tokens that this graph takes."""
@@ -170,6 +181,10 @@ class OnnxRuntimePredictor:
             name: np.full((1,) * (rank - 1) + (8,), int(name != "token_type_ids"), np.int64)
             for name, rank in self._ranks.items()
         }
+
+
+def _sizes(shape: Sequence[Any]) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in shape]
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from bertcompress.runtimes import (
 )
 from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, padding_id, text_limit
 from bertcompress.runtimes.onnxruntime import precision_of
+from bertcompress.runtimes.ports import check_answers, check_ports, one_line
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
     from bertcompress.artefact import Deployment, Product
@@ -187,20 +188,28 @@ class OpenVinoPredictor:
         try:
             model = core.compile_model(read, "CPU", options)
         except RuntimeError as error:
-            raise CheckpointError(f"{file}: not readable by OpenVINO: {error}") from error
+            words = one_line(error)
+            raise CheckpointError(f"{file}: not readable by OpenVINO: {words}") from error
+        ports = {port.get_any_name(): _sizes(port) for port in model.inputs}
+        check_ports(file, ports, [_sizes(port) for port in model.outputs])
         if precision == "auto":
             hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             precision = {"f32": "fp32"}.get(hint, hint)
         self.precision = precision
         self._request = model.create_infer_request()
         self._inputs = [port.get_any_name() for port in model.inputs]
-        self._outputs = len(model.outputs)
+        self._outputs, self._file = len(model.outputs), file
 
     def __call__(self, batch: Batch) -> Logits:
         """Return the logits. Shape: (B, T) -> (B, K)."""
         inputs = {name: batch[name] for name in self._inputs if name in batch}
-        self._request.infer(inputs, share_inputs=True)
+        try:
+            self._request.infer(inputs, share_inputs=True)
+        except RuntimeError as error:
+            shape, words = batch["input_ids"].shape, one_line(error)
+            raise ModelError(f"{self._file}: fails on texts of shape {shape}: {words}") from error
         outputs = [self._request.get_output_tensor(i).data for i in range(self._outputs)]
+        check_answers(self._file, outputs, len(batch["input_ids"]))
         # Copied: the request's buffers are written again by the next call.
         return join_outputs([np.array(output) for output in outputs])
 
@@ -209,7 +218,15 @@ def _read(core: Any, file: Path) -> Any:
     try:
         return core.read_model(str(file))
     except RuntimeError as error:
-        raise CheckpointError(f"{file}: not readable by OpenVINO: {error}") from error
+        words = one_line(error)
+        raise CheckpointError(f"{file}: not readable by OpenVINO: {words}") from error
+
+
+def _sizes(port: Any) -> list[int | None]:
+    shape = port.partial_shape
+    if shape.rank.is_dynamic:
+        return [None, None]
+    return [size.get_length() if size.is_static else None for size in shape]
 
 
 def _reshape(model: Any, length: int) -> None:

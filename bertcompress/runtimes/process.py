@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import bertcompress
-from bertcompress.errors import WorkerError
+from bertcompress.errors import ModelError, WorkerError
 
 __all__ = ["WorkerProcess"]
 
@@ -73,13 +73,16 @@ class WorkerProcess:
         """Return the answer to one request.
 
         Raises:
-            WorkerError with what the process said last, where it died, failed or hangs.
+            WorkerError with what the process said last, where it died, failed or hangs; ModelError
+            for a model that cannot be used.
         """
         line = self._exchange(json.dumps({"do": do, **fields}))
         try:
             answer: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
             answer = {"error": f"not an answer: {line[:80]!r}" if line else self._end()}
+        if "refused" in answer:
+            raise ModelError(f"timing {self._name}: {answer['refused']}")
         if "error" in answer:
             raise WorkerError(f"timing {self._name}: {answer['error']}{self._last_words()}")
         return answer

@@ -12,7 +12,8 @@ Speaks JSON, one object a line: a request on standard input, its answer on stand
     {"do": "memory"} -> {"peak_memory_mb"}
     {"do": "close"} -> {}
 
-A request that fails answers {"error": text}; the traceback goes to standard error.
+A request that fails answers {"error": text}, and the traceback goes to standard error; a model
+that is refused answers {"refused": text}.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import IO, Any
 import numpy as np
 import psutil
 
+from bertcompress.errors import BertCompressError
 from bertcompress.runtimes import Batch, Predictor, locate, open_predictor
 from bertcompress.runtimes.host import peak_memory_mb
 
@@ -203,6 +205,8 @@ def main() -> int:
         last = request["do"] == "close"
         try:
             answer = worker.answer(request)
+        except BertCompressError as error:
+            answer = {"refused": str(error)}
         except Exception as error:  # whatever it is, the parent reports it
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

@@ -19,7 +19,7 @@ from hub.repositories import User
 from hub.server import LocalHub
 from hub.support import Done, Site
 
-ANN, BOB, GLUE = (f"hf_{name}{'x' * 20}{name}" for name in ("ann", "bob", "glue"))
+ANN, BOB, GLUE, RON = (f"hf_{name}{'x' * 20}{name}" for name in ("ann", "bob", "glue", "ron"))
 
 WHO = """
 from huggingface_hub import HfApi
@@ -49,6 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.child(program, token=token)
         return
     users = [User("ann", ANN), User("bob", BOB), User("nyu-mll", GLUE)]
+    users.append(User("ron", RON, writes=False))
     with LocalHub(folder / "server", users) as local:
         yield Site(local.url, "ann", ANN, BOB, folder, local, "nyu-mll/glue", GLUE)
 

@@ -20,6 +20,17 @@ class Fault:
     message: str = "a fault of the test"
     after: bool = False
     """Do what was asked first: the client hears of a failure, and the change is made."""
+    body: str | None = None
+    """To answer with 200, instead of what would be right."""
+    corrupt: bool = False
+    """Answer as asked, of the same length, with another last byte."""
+    drip_s: float = 0.0
+    """Answer as asked, byte by byte, with so many seconds between."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the answer looks like a good one."""
+        return self.body is not None or self.corrupt or bool(self.drip_s)
 
 
 class Faults:

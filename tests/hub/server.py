@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -93,10 +94,13 @@ class Handler(BaseHTTPRequestHandler):
             self._control(json.loads(self._body()))
             return
         fault = self.faults.take(f"{self.command} {self.path}")
-        if fault is not None and fault.status is None:
+        if fault is not None and fault.status is None and not fault.answers:
             self._drop()
             return
         body = self._body()
+        if fault is not None and fault.answers:
+            self._send_altered(self._answer(body), fault)
+            return
         # A fault that comes after the change is made answers in place of what was made.
         reply = None if fault and not fault.after else self._answer(body)
         self._send(reply if reply and not fault else self._failed(fault))
@@ -145,7 +149,8 @@ class Handler(BaseHTTPRequestHandler):
         assert fault is not None and fault.status is not None
         # What a proxy might do: repeat the request, secrets included.
         words = f"{fault.message} (asked with {self.headers.get('Authorization')})"
-        return Reply({"error": words}, fault.status, {"X-Error-Message": words})
+        said = {"X-Error-Message": words} if words.isprintable() else {}
+        return Reply({"error": words}, fault.status, said)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -166,7 +171,17 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _send(self, reply: Reply) -> None:
+    def _send_altered(self, reply: Reply, fault: Fault) -> None:
+        content = reply.content
+        if not isinstance(content, bytes):
+            content = json.dumps(content).encode()
+        if fault.body is not None:
+            content = fault.body.encode()
+        if fault.corrupt and content:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self._send(Reply(content, reply.status, reply.headers), drip_s=fault.drip_s)
+
+    def _send(self, reply: Reply, drip_s: float = 0.0) -> None:
         self.log.append(Entry(self.command, self.path, reply.status))
         content = reply.content
         if not isinstance(content, bytes):
@@ -176,7 +191,11 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in {**headers, **reply.headers}.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command != "HEAD":
+        for start in range(len(content)) if drip_s and self.command != "HEAD" else ():
+            self.wfile.write(content[start : start + 1])
+            self.wfile.flush()
+            time.sleep(drip_s)
+        if self.command != "HEAD" and not drip_s:
             self.wfile.write(content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 from hub.conftest import Pushed, Runs
@@ -45,7 +46,9 @@ def test_everything_goes_up_in_one_commit(site: Site, runs: Runs, pushed: Pushed
     for name, said in zip((pushed.cut, pushed.stock), pushed.said.told, strict=True):
         assert said["code"] == 0, said["err"]
         assert said["out"].startswith(f"{site.url}/{name}/commit/")
-        assert said["err"].strip() == name
+        size, last = said["err"].splitlines()
+        assert re.fullmatch(rf"{name}: \d+ files, [\d.]+ MB", size)
+        assert last == name
     program = LOOK.format(names=[pushed.cut, pushed.stock])
     there = site.child(program, token=site.token).told
     cut, stock = there[pushed.cut], there[pushed.stock]
