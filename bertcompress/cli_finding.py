@@ -14,7 +14,6 @@ from rich.table import Table
 from bertcompress.catalogue import Kind, list_names, read_yaml, resolve, schema_file
 from bertcompress.cli_common import Json, command, out, print_json
 from bertcompress.errors import InputError, NotFound, OutputError, unknown
-from bertcompress.terminal import out
 
 __all__ = ["check", "copy", "list_", "show", "store_app"]
 
