@@ -113,8 +113,8 @@ def save(
     With `convert`, a shape that a stock class holds exactly is written as that class; without, an
     edited model keeps its working form. Raises OutputError where the folder cannot be written.
     """
-    final = to_stock(model) if convert else model
-    with write_atomically(Path(folder)) as partial:
+    final, target = to_stock(model) if convert else model, Path(folder).expanduser()
+    with write_atomically(target) as partial:
         try:
             with working_form():  # decided above
                 final.save_pretrained(partial)
@@ -123,7 +123,7 @@ def save(
             raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial, _padding_side(final))
-    return Path(folder)
+    return target
 
 
 def _padding_side(model: PreTrainedModel) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from bertcompress.display import shown
+
 __all__ = ["bar", "by_hand"]
 
 T = TypeVar("T")
@@ -27,4 +29,6 @@ def by_hand(what: str, total: int, unit: str = "it") -> tqdm[Any]:
 
 
 def _options() -> dict[str, Any]:
-    return {"leave": False, "delay": _SILENT_S, "disable": not sys.stderr.isatty()}
+    display = shown.get()
+    silent = display is not None and display.silent
+    return {"leave": False, "delay": _SILENT_S, "disable": silent or not sys.stderr.isatty()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from functools import cache
 from pathlib import Path
@@ -10,9 +9,18 @@ from typing import Any, Literal
 
 import yaml
 
-from bertcompress.errors import InputError, NotFound
+from bertcompress.errors import InputError, NotFound, few, nearest
 
-__all__ = ["FAMILIES", "Kind", "folder", "list_names", "read_yaml", "resolve"]
+__all__ = [
+    "FAMILIES",
+    "Kind",
+    "beside",
+    "folder",
+    "list_names",
+    "read_yaml",
+    "resolve",
+    "schema_file",
+]
 
 Kind = Literal["recipes", "tasks"]
 
@@ -58,12 +66,30 @@ def resolve(kind: Kind, name_or_path: str | Path) -> Path:
     names = list_names(kind)
     if given in names:
         return folder(kind) / f"{given}.yaml"
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
     raise NotFound(
-        f"unknown {kind[:-1]} '{given}'; {hint}Shipped: {', '.join(names)}. "
+        f"unknown {kind[:-1]} '{given}'; {nearest(given, names)}Shipped: {few(names)}. "
         f"A file of your own ends in .yaml"
     )
+
+
+def beside(kind: Kind, given: str, file: Path) -> str:
+    """Return the path of a file that another file names, where it lies beside that one.
+
+    Anything else stays as it was given: a shipped name, an absolute path, one from the working
+    folder.
+    """
+    path = Path(given).expanduser()
+    if given in list_names(kind) or path.is_absolute():
+        return given
+    there = (file.parent / path).absolute()
+    return str(there) if there.is_file() else given
+
+
+def schema_file(kind: Kind) -> Path:
+    """Return the JSON schema of a recipe or a task, in a checkout or an installed wheel."""
+    place = folder(kind).parent
+    inside = place / "schemas" if place.name == "_catalogue" else place / "docs"
+    return inside / f"{kind.removesuffix('s')}.schema.json"
 
 
 MOST_BYTES = 10_000_000

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-import shutil
+import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from bertcompress.catalogue import Kind, list_names, read_yaml, resolve
+from bertcompress.catalogue import Kind, list_names, read_yaml, resolve, schema_file
+from bertcompress.cli_common import Json, command, out, print_json
 from bertcompress.errors import InputError, NotFound, OutputError, unknown
-from bertcompress.terminal import out
 
 __all__ = ["check", "copy", "list_", "show", "store_app"]
 
@@ -23,10 +23,14 @@ LISTS = ("methods", "recipes", "tasks", "families")
 def list_(
     kind: Annotated[str, typer.Argument(help=" | ".join(LISTS))] = "recipes",
     all_: Annotated[bool, typer.Option("--all", help="Research methods too")] = False,
+    json_: Json = False,
 ) -> None:
     """List methods, recipes, tasks or model families."""
     if kind not in LISTS:
         raise InputError(unknown("list", "kind", kind, LISTS))
+    if json_:
+        print_json([{"name": name, "description": line} for name, line in _lines(kind, all_)])
+        return
     table = Table(show_header=False, box=None)
     for name, line in _lines(kind, all_):
         table.add_row(name, line)
@@ -66,57 +70,56 @@ def show(name: Annotated[str, typer.Argument(help="A method, recipe or task")]) 
 
 def _show_method(name: str) -> None:
     from bertcompress.methods import METHODS
+    from bertcompress.settings import settings_class, source_of
 
-    tree = _tree(METHODS[name][0].partition(":")[0])
+    tree = source_of(METHODS[name][0].partition(":")[0])
     # Docstrings have their own line breaks; wrapped once more they would be ragged.
     out.print(ast.get_docstring(tree), markup=False, highlight=False, soft_wrap=True)
-    head = "\nSettings and their defaults (bertcompress check FILE knows their ranges):"
-    out.print(head, highlight=False, soft_wrap=True)
-    for field, (default, line) in _settings(tree).items():
-        out.print(f"  {field}: {line} [{default}]", markup=False, highlight=False, soft_wrap=True)
+    head = f"\nSettings and their defaults, as --set methods.{name}.SETTING=VALUE or in a file"
+    out.print(f"{head} (`check FILE` knows their ranges):", highlight=False, soft_wrap=True)
+    for field, info in _own_first(settings_class(name)).items():
+        line = f"  {field}: {info.description} [{_default(info)}]"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _tree(module: str) -> ast.Module:
-    """Return a module's source, parsed, without importing it: that would import torch."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+def _own_first(cls: Any) -> dict[str, Any]:
+    """Return the fields of a method, those that it shares with others last."""
+    fields: dict[str, Any] = cls.model_fields
+    return {name: fields[name] for name in cls.__annotations__ if name in fields} | fields
 
 
-def _settings(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Return a method's fields with default and description; those it inherits come last."""
-    found: dict[str, tuple[str, str]] = {}
-    trains = False
-    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        trains |= any(ast.unparse(base) == "TrainSettings" for base in cls.bases)
-        for node in cls.body:
-            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call):
-                keywords = {each.arg: each.value for each in node.value.keywords}
-                text = keywords.get("description")
-                if isinstance(text, ast.Constant):
-                    default = node.value.args[0] if node.value.args else keywords.get("default")
-                    shown = ast.unparse(default) if default else "needed"
-                    found[ast.unparse(node.target)] = (shown, str(text.value))
-    inherited = _settings(_tree("bertcompress.training.settings")) if trains else {}
-    return found | {field: row for field, row in inherited.items() if field not in found}
+def _default(info: Any) -> str:
+    if info.is_required():
+        return "needed"
+    default = info.get_default(call_default_factory=True)
+    return "null" if default is None else json.dumps(default, ensure_ascii=False)
 
 
-def check(file: Annotated[str, typer.Argument(help="A recipe or task, by name or file")]) -> None:
+def check(
+    file: Annotated[str, typer.Argument(help="A recipe or task, by name or file")],
+    json_: Json = False,
+) -> None:
     """Check a recipe or task file without running anything."""
-    from bertcompress.recipe import Recipe
+    from bertcompress.data.local import check_local
+    from bertcompress.draft import Draft
     from bertcompress.task import Task
 
-    kind = "recipes"
+    kind = "recipe"
     if file in list_names("tasks"):
-        kind = "tasks"
+        kind = "task"
     elif file not in list_names("recipes"):
-        kind = "recipes" if "methods" in read_yaml(resolve("recipes", file)) else "tasks"
-    if kind == "tasks":
-        Task.load(file)
+        kind = "recipe" if "methods" in read_yaml(resolve("recipes", file)) else "task"
+    found: Draft | Task
+    if kind == "task":
+        found = Task.load(file)
+        check_local(found)
     else:
-        Recipe.load(file).resolved_task()
-    out.print(f"{file}: a good {kind.removesuffix('s')}", highlight=False)
+        found = Draft.load(file)
+        check_local(found.resolved_task())
+    if json_:
+        print_json({"file": file, "kind": kind, kind: found})
+        return
+    out.print(f"{file}: a good {kind}", markup=False, highlight=False)
 
 
 def copy(
@@ -126,13 +129,18 @@ def copy(
     """Copy a recipe or task of the catalogue to a file of your own."""
     kind: Kind = "tasks" if name in list_names("tasks") else "recipes"
     source = resolve(kind, name)
+    target = target.expanduser()
     if target.is_dir():
         target = target / source.name
     if target.exists():
         raise OutputError(f"{target}: exists already")
     if not target.parent.is_dir():
         raise OutputError(f"{target.parent}: no such folder")
-    shutil.copyfile(source, target)
+    text = source.read_text(encoding="utf-8")
+    # The schema that it names is beside the catalogue: from elsewhere only its whole path leads on.
+    body = re.sub(r"^# yaml-language-server:.*\n", "", text)
+    line = f"# yaml-language-server: $schema={schema_file(kind).as_posix()}\n"
+    target.write_text(line + body, encoding="utf-8")
     out.print(f"{target}", highlight=False)
 
 
@@ -140,6 +148,7 @@ store_app = typer.Typer(help="The store of finished stages.")
 
 
 @store_app.command("list")
+@command
 def store_list() -> None:
     """List finished stages that later runs can take."""
     from bertcompress.store import StageStore
@@ -153,6 +162,7 @@ def store_list() -> None:
 
 
 @store_app.command("clear")
+@command
 def store_clear(
     older_than_days: Annotated[float | None, typer.Option(help="Only those unused so long")] = None,
 ) -> None:

@@ -39,8 +39,13 @@ __all__ = [
     "TaskError",
     "UnsupportedFamily",
     "WorkerError",
+    "few",
+    "nearest",
     "unknown",
 ]
+
+SHOWN = 10
+"""Values that a list of what is allowed shows at most."""
 
 
 class BertCompressError(Exception):
@@ -112,6 +117,24 @@ class MissingExtra(BertCompressError):
         )
 
 
+def few(names: Iterable[str], shown: int = SHOWN) -> str:
+    """Return names in one line: the first ten, and how many there are in all.
+
+    >>> few(["a", "b", "c"], shown=2)
+    'a, b, ... (3 in all)'
+    """
+    listed = list(names)
+    if len(listed) <= shown:
+        return ", ".join(listed)
+    return f"{', '.join(listed[:shown])}, ... ({len(listed)} in all)"
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return the words that propose the nearest allowed name; empty where none is near."""
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
 def unknown(where: str, kind: str, name: str, allowed: Iterable[str]) -> str:
     """Return the one sentence for a name that is not known: where, what, nearest, allowed.
 
@@ -119,6 +142,5 @@ def unknown(where: str, kind: str, name: str, allowed: Iterable[str]) -> str:
     "recipes/x.yaml: unknown field 'kep'; did you mean 'keep'? Allowed: keep, seed."
     """
     options, name = list(allowed), plain(name, NAME)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{where}: unknown {kind} '{name}'; {hint}Allowed: {', '.join(options) or 'none'}."
+    hint = nearest(name, options)
+    return f"{where}: unknown {kind} '{name}'; {hint}Allowed: {few(options) or 'none'}."

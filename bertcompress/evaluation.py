@@ -21,6 +21,7 @@ from bertcompress.artefact import (
     rung,
 )
 from bertcompress.data import TaskData, data_of, load_data
+from bertcompress.display import logged
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
 from bertcompress.heads import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
@@ -49,6 +50,7 @@ from bertcompress.measure.probe import record
 from bertcompress.places import Place, Say, all_places, find_place
 from bertcompress.publish.serving import write_serving
 from bertcompress.recognising import left_out_layers
+from bertcompress.run_task import kept_task, with_test_file
 from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
 from bertcompress.tokenizing import check_vocabulary, longest_text
@@ -58,26 +60,28 @@ __all__ = ["BenchRow", "Inspection", "bench", "evaluate", "export", "inspect"]
 
 def evaluate(
     model: str | Path,
-    task: str | Task,
+    task: str | Task | None = None,
     *,
+    test: str | Path | None = None,
     runtime: str | None = None,
     precision: str | None = None,
     split: str = "validation",
     data_dir: str | Path | None = None,
     limit: int | None = None,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> list[Score]:
     """Return the task's metrics of a model with their 95 % intervals.
 
     `model`: a folder, a run, an `.onnx` file or its folder, or a Hub id. A run stands for the
     deployment that its verdict is about; `runtime` and `precision` choose another, and `say` is
-    told which it was. Labels are aligned by name through the model's `id2label`. Raises InputError
-    and its kin.
+    told which it was. Without `task` it is that of the run, its limit of rows included; `test` is a
+    file of rows that takes the place of the validation split. Labels are aligned by name through
+    the model's `id2label`. Raises InputError and its kin.
     """
     place = find_place(model, runtime, precision, revision, say)
     _check_head(place)
-    wanted = task if isinstance(task, Task) else Task.load(task)
+    wanted, limit = _judged_by(place, task, test, limit)
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
     given = names if len(names) > 1 else None
@@ -100,6 +104,22 @@ def evaluate(
         for name in splits
         for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
     ]
+
+
+def _judged_by(
+    place: Place, task: str | Task | None, test: str | Path | None, limit: int | None
+) -> tuple[Task, int | None]:
+    """Return the task that was asked for, else that of the model's run, and the limit of rows."""
+    if task is None:
+        kept = kept_task(place.path)
+        if kept is None:
+            raise InputError(
+                f"task: {place.model} is no run, which would know its own; name one: "
+                "`bertcompress list tasks` shows them"
+            )
+        task, limit = kept[0], limit if limit or test else kept[1]
+    wanted = task if isinstance(task, Task) else Task.load(task)
+    return (wanted if test is None else with_test_file(wanted, test)), limit
 
 
 def _check_head(place: Place) -> None:
@@ -164,7 +184,7 @@ def bench(
     threads: int | None = None,
     seconds: float = 20.0,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> list[BenchRow]:
     """Return load time, memory, latency and throughput of models, timed in turn in one run.
 
@@ -246,7 +266,7 @@ def export(
     out: str | Path,
     *,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> list[Deployment]:
     """Write `onnx/` with fp32 and dynamic int8 files under `out`, and return them.
 
@@ -264,7 +284,8 @@ def export(
     from bertcompress.runtimes.qdq import export_qdq
 
     product = load(model, revision=revision)
-    folder = Path(out) / "onnx"
+    out = Path(out).expanduser()
+    folder = out / "onnx"
     if gone := left_out_layers(locate(str(model), revision=revision)):
         warnings.warn(
             f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
@@ -276,7 +297,7 @@ def export(
         file = export_qdq(product, folder)
         made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
     else:
-        made = _alike(product, Path(out), say)
+        made = _alike(product, out, say)
     if is_classifier(type(product.model)):
         record(made, product, environment())
         longest = max_tokens(product.model, product.tokenizer)

@@ -93,6 +93,10 @@ class Method(BaseModel):
         """Return files that the result depends on: a stage is found again by what is in them."""
         return ()
 
+    def left_out(self) -> tuple[str, ...]:
+        """Return a line for each file that this step leaves out for want of a package."""
+        return ()
+
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product after this step. `product` is a private copy and may be changed."""
         raise NotImplementedError

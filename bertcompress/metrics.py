@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress import weighted
-from bertcompress.errors import ModelError, TaskError, unknown
+from bertcompress.errors import ModelError, TaskError, few, unknown
 
 __all__ = [
     "DEFAULTS",
@@ -149,9 +149,7 @@ def _sides(metric: str, logits: Array, references: Array, problem: str) -> tuple
         raise TaskError(unknown("metrics", "metric", metric, METRICS))
     if problem not in METRICS[metric].problems:
         fitting = [name for name, entry in METRICS.items() if problem in entry.problems]
-        raise TaskError(
-            f"metric '{metric}' does not fit a {problem} task; fitting: {', '.join(fitting)}"
-        )
+        raise TaskError(f"metric '{metric}' does not fit a {problem} task; fitting: {few(fitting)}")
     references = np.asarray(references)
     if len(logits) != len(references) or not len(references):
         raise TaskError(f"{len(logits)} answers for {len(references)} references")

@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["few", "model_html", "pairs_html", "short"]
+from bertcompress.errors import few
+
+__all__ = ["model_html", "pairs_html", "short"]
 
 _LONGEST = 80
 
@@ -17,12 +19,6 @@ def short(text: object) -> str:
     """Return text on one line, cut after 80 characters, without control characters."""
     plain = "".join(c if c.isprintable() else " " for c in str(text))
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}..."
-
-
-def few(names: Sequence[object], most: int = 6) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(short(name) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def pairs_html(title: str, pairs: Sequence[tuple[str, Any]]) -> str:
@@ -39,5 +35,5 @@ def pairs_html(title: str, pairs: Sequence[tuple[str, Any]]) -> str:
 def model_html(title: str, model: BaseModel, *without: str) -> str:
     """Return the fields of a model that are not its defaults as a small table."""
     given = model.model_dump(exclude_defaults=True, exclude=set(without))
-    pairs = [(key, few(v) if isinstance(v, tuple) else v) for key, v in given.items()]
+    pairs = [(key, few(map(str, v)) if isinstance(v, tuple) else v) for key, v in given.items()]
     return pairs_html(title, pairs)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.artefact import config_of, locate
+from bertcompress.display import logged
 from bertcompress.errors import ModelError, NotFound
 from bertcompress.fetching import ALL_FILES, SMALL_FILES
 from bertcompress.reading import config_beside
@@ -65,7 +66,7 @@ def find_place(
     runtime: str | None,
     precision: str | None,
     revision: str | None = None,
-    say: Say = lambda _: None,
+    say: Say = logged,
 ) -> Place:
     """Return what a name stands for; of a run, what its verdict is about."""
     name, local = str(model), Path(model).expanduser()

@@ -15,7 +15,7 @@ from typing import Any
 import transformers
 
 from bertcompress.config_fields import read_fields_of
-from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily, unknown
+from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily, few, unknown
 from bertcompress.shapes import FAMILIES
 from bertcompress.shapes.modeling import CONFIGS
 
@@ -71,7 +71,7 @@ def class_names(raw: Mapping[str, Any], name: str) -> dict[int, str]:
     if sorted(numbered) != list(range(len(numbered))):
         raise ModelError(
             f"model '{name}': the classes of config.json have the numbers "
-            f"{', '.join(map(str, sorted(numbered)))}; they must be 0 to {len(numbered) - 1}"
+            f"{few(map(str, sorted(numbered)))}; they must be 0 to {len(numbered) - 1}"
         )
     return {i: numbered[i] for i in sorted(numbered)}
 

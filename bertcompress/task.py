@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from bertcompress.catalogue import read_yaml, resolve
-from bertcompress.errors import TaskError, unknown
+from bertcompress.errors import TaskError, few, unknown
 from bertcompress.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.kinds import Column
 from bertcompress.metrics import DEFAULTS, METRICS, task_metric
-from bertcompress.notebook import few, model_html, short
+from bertcompress.notebook import model_html, short
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -169,7 +169,8 @@ class Task(BaseModel):
 
         Raises TaskError, also for a file of a format that is not read.
         """
-        source, where = os.fspath(train), "--train" if "name" not in fields else str(fields["name"])
+        source = os.path.expanduser(os.fspath(train))
+        where = "--train" if "name" not in fields else str(fields["name"])
         form = format_of(source)
         given: dict[str, Any] = {"name": name_of(source), "text": text, "label": label, **fields}
         if form is None:
@@ -180,7 +181,7 @@ class Task(BaseModel):
             return cls._checked(where, given)
         files = {"train": os.path.abspath(source)}
         if validation is not None:
-            other = os.fspath(validation)
+            other = os.path.expanduser(os.fspath(validation))
             check_format(other)
             if format_of(other) != form:
                 raise TaskError(f"{other}: must be of the same format as {source} ({form})")
@@ -357,7 +358,7 @@ def _misfit(metrics: Sequence[str], problem: str, classes: int) -> str:
     for name in metrics:
         if problem not in METRICS[name].problems:
             fitting = [key for key, entry in METRICS.items() if problem in entry.problems]
-            return f"metric '{name}' does not fit a {problem} task; fitting: {', '.join(fitting)}"
+            return f"metric '{name}' does not fit a {problem} task; fitting: {few(fitting)}"
         if name == "f1" and classes > 2:
             return f"metric 'f1' is for two classes, here are {classes}; use f1_macro"
     return ""
@@ -369,12 +370,16 @@ def _anchor(fields: dict[str, Any], folder: Path) -> None:
     if isinstance(files, dict):
         for split, paths in files.items():
             if isinstance(paths, str):
-                files[split] = str(folder.absolute() / paths)
+                files[split] = _inside(folder, paths)
             elif isinstance(paths, list):
-                files[split] = [str(folder.absolute() / str(path)) for path in paths]
+                files[split] = [_inside(folder, str(path)) for path in paths]
     dataset = fields.get("dataset")
-    if isinstance(dataset, str) and dataset.startswith(("./", "../")):
-        fields["dataset"] = str(folder.absolute() / dataset)
+    if isinstance(dataset, str) and dataset.startswith(("./", "../", "~")):
+        fields["dataset"] = _inside(folder, dataset)
+
+
+def _inside(folder: Path, path: str) -> str:
+    return str(folder.absolute() / os.path.expanduser(path))
 
 
 def _explain(where: str, error: ValidationError) -> str:

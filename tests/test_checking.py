@@ -9,6 +9,7 @@ import pytest
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
+from bertcompress import runtimes
 from bertcompress.errors import MissingExtra, OutputError, RecipeError, TaskError
 from bertcompress.method import Method
 from bertcompress.methods.quantization import int8
@@ -34,6 +35,10 @@ def place(tmp_path_factory):
 def _nothing_is_computed(monkeypatch):
     for method in ("PruneStructured", "Finetune", "TrimVocabulary", "QuantizeInt8", "Distill"):
         monkeypatch.setattr(getattr(bc, method), "apply", lambda *_: pytest.fail("computed"))
+
+
+def stop(*_):
+    raise KeyboardInterrupt
 
 
 def start(place, out, model, methods, **fields):
@@ -82,6 +87,23 @@ def test_a_format_whose_runtime_is_not_installed(place, tmp_path, monkeypatch):
     steps = [CUT, {"quantize_int8": {"runtimes": ["openvino"]}}]
     with pytest.raises(MissingExtra, match="openvino is not installed"):
         start(place, tmp_path / "out", "2", steps)
+
+
+def test_what_is_left_out_for_want_of_a_package_is_said(place, tmp_path, monkeypatch, capsys):
+    found = runtimes.importlib.util.find_spec
+    monkeypatch.setattr(
+        runtimes.importlib.util, "find_spec", lambda name: None if name == "nncf" else found(name)
+    )
+    monkeypatch.setattr(bc.QuantizeInt8, "apply", stop)
+    files = (place / "train.csv", place / "validation.csv")
+    task = bc.Task.from_files(*files, text="text", label="label", labels=["0", "1"], max_length=24)
+    fields = {"model": str(place / "2"), "task": task, "methods": ["quantize_int8"]}
+    with pytest.raises(KeyboardInterrupt):
+        bc.run(bc.Recipe.parse(fields), tmp_path / "out")
+    words = "no file for openvino: nncf is not installed; it comes with: pip install "
+    assert f"{words}'bertcompress[openvino]'" in capsys.readouterr().err
+    assert bc.QuantizeInt8(runtimes=["onnxruntime"]).left_out() == ()
+    assert bc.Q8bert().left_out()[0].startswith(words)
 
 
 def test_a_disk_that_is_too_small_for_the_stages(place, tmp_path, monkeypatch):

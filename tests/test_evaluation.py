@@ -176,9 +176,9 @@ def test_a_busy_machine_is_told(run, timed, monkeypatch):
 
 def table(monkeypatch, *arguments):
     """The cells that the command prints, line by line."""
-    from bertcompress import cli
+    from bertcompress import cli, cli_models
 
-    monkeypatch.setattr(cli, "out", Console(width=200))
+    monkeypatch.setattr(cli_models, "out", Console(width=200))
     done = CliRunner().invoke(cli.app, ["bench", *map(str, arguments)])
     assert done.exit_code == 0, done.output
     lines = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.count("│") > 5]

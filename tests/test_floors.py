@@ -16,18 +16,24 @@ ROOT = Path(bertcompress.__file__).parent
 # From the roof down. A room is a list of floors of its own, again from the top down: within a floor
 # nothing imports its neighbour.
 ROOMS = [
-    ["__main__", "cli", "cli_finding cli_task cli_errors cli_compare"],
+    [
+        "__main__",
+        "cli",
+        "cli_finding cli_models cli_run cli_compare",
+        "cli_common cli_task cli_errors",
+    ],
     [
         "runs",
         "runs.running",
         "runs.finishing",
-        "runs.chain",
+        "runs.chain runs.outlook",
         "runs.starting runs.judging",
         "runs.contests",
         "runs.stages runs.checking runs.claiming",
         "runs.code",
     ],
     ["evaluation verification", "places"],
+    ["run_folder run_task"],
     [
         "publish",
         "publish.hub",
@@ -52,7 +58,7 @@ ROOMS = [
         "report.rows",
         "report.judgement",
     ],
-    ["recipe"],
+    ["recipe", "draft", "settings", "overrides"],
     ["methods.finetune methods.distillation.distill methods.pruning.structured"],
     ["methods.factorization.trim_vocabulary methods.factorization.factorize_linear"],
     ["methods.factorization.flop"],
@@ -71,6 +77,7 @@ ROOMS = [
     ["engines.average engines.gates engines.masks engines.reconstruct engines.search"],
     ["engines.vocabulary"],
     ["training", "training.fitting", "training.trainer training.callback", "training.progress"],
+    ["training.pacing"],
     ["training.selection", "training.steps training.targets training.schedule training.rates"],
     ["training.loggers", "training.settings training.checkpoints"],
     [
@@ -92,6 +99,7 @@ ROOMS = [
     ],
     [
         "artefact data auto",
+        "data.local",
         "data.for_model",
         "data.loading",
         "data.splitting data.rows data.task_data",
@@ -104,8 +112,12 @@ ROOMS = [
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
-    ["config_fields recognising catalogue ranks noise bits heads batches notebook", "fetching"],
-    ["files store locking machine integrity remote bars waiting"],
+    [
+        "config_fields recognising catalogue locking machine ranks noise bits heads batches",
+        "fetching",
+    ],
+    ["files store integrity remote bars waiting"],
+    ["display notebook"],
     ["terminal errors", "wording"],
     [""],  # the package itself: lazy, and so below everything
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from bertcompress.data.loading import load_data
 from bertcompress.data.matching import differ
 from bertcompress.data.task_data import TaskData
-from bertcompress.errors import ModelError, Notice
+from bertcompress.errors import ModelError, Notice, few
 from bertcompress.task import Task
 
 __all__ = ["data_of"]
@@ -31,14 +31,14 @@ def data_of(
     data = load_data(task, data_dir=data_dir, limit=limit, model_labels=names)
     if names is not None and differ(data.labels, names):
         raise ModelError(
-            f"model '{model}': its classes are {', '.join(names.values())}, those of "
-            f"'{data.task.name}' {', '.join(data.labels)}; by order they are never matched"
+            f"model '{model}': its classes are {few(names.values())}, those of "
+            f"'{data.task.name}' {few(data.labels)}; by order they are never matched"
         )
     if names is not None and data.labels and len(names) != len(data.labels):
         # Of a file whose config is silent on its classes: nothing told the reader their number.
         warnings.warn(
             f"model '{model}': no classes are named in its config; its outputs are taken to be, "
-            f"in this order, {', '.join(data.labels)}",
+            f"in this order, {few(data.labels)}",
             Notice,
             stacklevel=3,
         )

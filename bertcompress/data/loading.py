@@ -21,7 +21,7 @@ from bertcompress.data.rows import normalise, texts_of
 from bertcompress.data.splitting import chosen_splits, evenly, split_off
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
-from bertcompress.errors import DataError, Notice
+from bertcompress.errors import DataError, Notice, few
 from bertcompress.metrics import METRICS
 from bertcompress.task import Task
 
@@ -77,7 +77,8 @@ def load_data(
     if order is not None:
         task = task.model_copy(update={"labels": _reordered(task.labels or (), order)})
         splits = {name: _relabelled(part, order) for name, part in splits.items()}
-    _check_new(task, splits[task.train], splits[task.validation])
+    if task.train != task.validation:  # else a test file alone, which nothing is trained on
+        _check_new(task, splits[task.train], splits[task.validation])
     for line in reader.doubts:
         warnings.warn(line, Notice, stacklevel=2)
     data = _divided(task, splits, seed, order)
@@ -150,7 +151,8 @@ def _numbered(
         part = made[name].limited(limit)
         splits[name] = normalise(task, name, part.table, part.labels, first)
         first += len(part.table)
-        if name == task.train:  # before the others: what is wrong here is the cause there
+        # Before the others: what is wrong here is the cause there.
+        if name == task.train != task.validation:
             _check_train(task, splits[name])
     return splits, notes
 
@@ -162,8 +164,11 @@ def _divided(
     order: tuple[int, ...] | None,
 ) -> TaskData:
     whole, validation = splits[task.train], splits[task.validation]
-    selected = _selected(task, whole, seed)
-    kept = np.setdiff1d(np.arange(len(whole)), selected)
+    if task.train == task.validation:  # a test file alone: nothing is chosen on it
+        selected = kept = np.arange(len(whole))
+    else:
+        selected = _selected(task, whole, seed)
+        kept = np.setdiff1d(np.arange(len(whole)), selected)
     rng = np.random.default_rng([seed, 1])
     shown = rng.permutation(kept)[:CALIBRATION_ROWS]
     data = TaskData(
@@ -202,8 +207,8 @@ def _order_of(
     if order is not None or differ(names, model_labels) or same_numbers(names, model_labels):
         return order, None
     words = (
-        f"the model's classes ({', '.join(map(str, model_labels.values()))}) are not named as "
-        f"those of {task.name}; they are taken to be, in this order, {', '.join(names)}"
+        f"the model's classes ({few(map(str, model_labels.values()))}) are not named as "
+        f"those of {task.name}; they are taken to be, in this order, {few(names)}"
     )
     warnings.warn(words, Notice, stacklevel=3)
     return None, words

@@ -47,7 +47,8 @@ def find_splits(
         return _tables(task, memory, limit)
     if task.dataset == "in-memory":
         raise DataError(
-            f"{task.name}: its data set was in memory and is gone; make it by Task.from_dataset"
+            f"{task.name}: its data set was in memory and is gone; make it by Task.from_dataset, "
+            "or judge on a file (`test`, --test)"
         )
     if task.dataset.startswith(_EMBEDDED):
         return _tables(task, _embedded(task))

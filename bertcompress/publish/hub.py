@@ -70,7 +70,7 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    run, api = Path(folder), HfApi()
+    run, api = Path(folder).expanduser(), HfApi()
     _check(run, repository, revision, create_pr)
 
     def asked(call: Callable[[], _Answer]) -> _Answer:
@@ -107,7 +107,7 @@ def pull(
         downloaded; NotFound for what does not exist or may not be seen, and for a Hub that cannot
         be reached; CheckpointError for bytes that are not those announced: nothing is left then.
     """
-    target = Path(folder)
+    target = Path(folder).expanduser()
     if target.is_file():
         raise OutputError(f"{target}: is a file; a folder was to be written there")
     with write_atomically(target) as partial:

@@ -71,7 +71,8 @@ class Report(ReportData):
     @classmethod
     def load(cls, path: str | Path) -> Report:
         """Read `report.json`, or that of a run folder; raises InputError where it does not fit."""
-        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        given = Path(path).expanduser()
+        file = given / "report.json" if given.is_dir() else given
         try:
             raw = read_json(file)
         except (FileNotFoundError, NotADirectoryError):
@@ -187,7 +188,7 @@ def plot(run: str | Path, out: str | Path) -> list[Path]:
     """
     from bertcompress.report.plots import save_figures
 
-    return save_figures(Report.load(run), Path(out))
+    return save_figures(Report.load(run), Path(out).expanduser())
 
 
 def report_schema() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bertcompress.display import Display
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError
 from bertcompress.method import Context, Method
@@ -14,7 +15,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, trained_alike
 from bertcompress.runs.stages import Finished, Stages
-from bertcompress.runs.starting import Say, Start
+from bertcompress.runs.starting import Start
 
 __all__ = ["Chain", "Done"]
 
@@ -40,8 +41,9 @@ class Done:
 class Chain:
     """Applies the methods one after the other."""
 
-    def __init__(self, recipe: Recipe, start: Start, stages: Stages, say: Say) -> None:
-        self.recipe, self.start, self.stages, self.say = recipe, start, stages, say
+    def __init__(self, recipe: Recipe, start: Start, stages: Stages, display: Display) -> None:
+        self.recipe, self.start, self.stages = recipe, start, stages
+        self.display, self.say = display, display.line
         self.rows: list[Finished] = []
         first = "00-original" if start.finetuned else f"01-{recipe.methods[0].key}"
         self.notes: dict[str, list[str]] = {first: list(start.notes)}
@@ -74,7 +76,6 @@ class Chain:
                         raise
                     note = f"no int8 of the uncompressed model to compare with: {error}"
                     self.notes.setdefault(name, []).append(note)
-            self.say(f"{name}: {method.__doc__ or ''}".strip().splitlines()[0])
             self.rows.append(self._stage(name, self._settled(method)))
             self._note(name, method)
         baseline = self.baseline or self.rows[-1]
@@ -92,6 +93,8 @@ class Chain:
 
     def _methods(self) -> Sequence[Method]:
         kept = steps(self.recipe.methods, self.start.finetuned)
+        for line in dict.fromkeys(line for method in kept for line in method.left_out()):
+            self.say(line)
         if len(kept) < len(self.recipe.methods):
             text = "finetune skipped: the model is fine-tuned for this task already"
             self.notes.setdefault("00-original", []).append(text)
@@ -130,7 +133,9 @@ class Chain:
         )
         source = self.stages.digest(before) if before else self.start.source
         uses = teacher_source if method.uses_teacher else None
-        return self.stages.apply(name, method, before or self.start.product, context, source, uses)
+        started = before or self.start.product
+        with self.display.working(name):
+            return self.stages.apply(name, method, started, context, source, uses)
 
     def _settled(self, method: Method) -> Method:
         """Return the method with the precision that the run's first training found to be faster.
@@ -162,7 +167,6 @@ class Chain:
         control = method.control() if wanted else None
         if control is None:
             return ours
-        self.say(f"{name}: the same without its teacher, as the control")
         as_long = trained_alike(self._settled(control), ours.record.facts)
         theirs = self._apply(f"{name}-control", as_long, before)
         contest = Contest.of(ours, theirs, self.stages)
@@ -177,6 +181,7 @@ class Chain:
         if words := _training_words(self.rows[-1].record.facts):
             self.say(f"{name}: {words}")
         notes += self.rows[-1].record.facts.get("notes", ())
+        notes += method.left_out()
         if not method.speeds_up and method.kind != "train":  # of a training nobody expects any
             kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
             notes.append(f"no speed-up here: the encoder {kept}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertcompress.artefact import Product
 from bertcompress.data import TaskData
-from bertcompress.errors import OutputError, RecipeError, TaskError
+from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.method import Method
 from bertcompress.metrics import DEFAULTS, METRICS
 from bertcompress.recipe import Recipe
@@ -46,7 +46,7 @@ def check_metrics(data: TaskData, outputs: int) -> None:
             has = "one output" if outputs == 1 else f"{outputs} outputs"
             raise TaskError(
                 f"{data.task.name}: metric '{name}' compares {compares}, but the model has {has}; "
-                f"fitting: {', '.join(fitting)}"
+                f"fitting: {few(fitting)}"
             )
 
 

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertcompress.display import Display, logged, showing
 from bertcompress.errors import NotFound
 from bertcompress.locking import Hold, locked
 from bertcompress.machine import check_temporary
@@ -14,10 +15,12 @@ from bertcompress.noise import quiet
 from bertcompress.ranks import Ranks
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
+from bertcompress.run_folder import check_free, partial_of, run_folder
 from bertcompress.runs.chain import Chain
 from bertcompress.runs.checking import check_disk
-from bertcompress.runs.claiming import check_free, claim, done_already, partial_of, run_folder
+from bertcompress.runs.claiming import claim, done_already
 from bertcompress.runs.finishing import finish
+from bertcompress.runs.outlook import TIMING, announce
 from bertcompress.runs.stages import Clock, Stages
 from bertcompress.runs.starting import Say, prepare
 from bertcompress.store import StageStore
@@ -32,13 +35,16 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+
     @classmethod
-    def load(cls, path: str | Path) -> Run:
-        """Return a finished run; raises NotFound where its folder holds no report."""
-        folder = Path(path).expanduser()
-        if not (folder / "report.json").is_file():
-            raise NotFound(f"{folder}: no finished run (it has no report.json)")
-        return cls(folder)
+    def load(cls, folder: str | Path) -> Run:
+        """Return the finished run in a folder. Raises NotFound where none is."""
+        found = cls(Path(folder))
+        if not (found.folder / "report.json").is_file():
+            raise NotFound(f"{folder}: no finished run: there is no report.json in it")
+        return found
 
     def __repr__(self) -> str:
         return f"Run('{self.folder}')"
@@ -80,7 +86,7 @@ class Run:
         private: bool = False,
         revision: str | None = None,
         create_pr: bool = False,
-        say: Say = lambda _: None,
+        say: Say = logged,
     ) -> str:
         """Upload model, ONNX and OpenVINO files, report and card in one commit; return its URL.
 
@@ -106,7 +112,8 @@ def run(
     fresh: bool = False,
     data_dir: str | Path | None = None,
     store: StageStore | None = None,
-    say: Say = lambda _: None,
+    say: Say | None = None,
+    progress: bool | None = None,
 ) -> Run:
     """Do what a recipe says and leave the run folder `out`, whole or not at all.
 
@@ -117,13 +124,17 @@ def run(
         fresh: Take nothing from the stage store, and drop an interrupted run.
         data_dir: Local copy of the data set, instead of the Hub id of the task.
         store: Stage store; by default the user's.
-        say: Called with one line at a time about what is going on.
+        say: Called with one line at a time about what is going on. None: standard error, unless
+            the logger `bertcompress`, which gets every line, shows them already.
+        progress: False: no progress, and nothing on standard error. None: a bar where standard
+            error is a terminal, else a line of a training now and then.
 
     Raises:
         InputError and its kin, before anything is written, for what cannot be run.
     """
     ranks, clock = Ranks(), Clock()
-    folder = run_folder(out)
+    display = Display(say, progress if ranks.main else False)
+    folder, say = run_folder(out), display.line
     if resume and done_already(folder, recipe):
         say(f"{folder}: finished before")
         return Run(folder)
@@ -139,7 +150,7 @@ def run(
                 claim(folder, recipe, resume=resume, fresh=fresh)
         if ranks.agree(finished):
             return Run(folder)
-        return _kept(recipe, folder, ranks, clock, hold, (fresh, data_dir, store, say))
+        return _kept(recipe, folder, ranks, clock, hold, (fresh, data_dir, store, display))
 
 
 def _kept(
@@ -148,12 +159,12 @@ def _kept(
     ranks: Ranks,
     clock: Clock,
     hold: Hold | None,
-    options: tuple[bool, str | Path | None, StageStore | None, Say],
+    options: tuple[bool, str | Path | None, StageStore | None, Display],
 ) -> Run:
     """Run, and remove the folder of the unfinished run where it holds nothing to go on with."""
     partial = partial_of(folder)
     try:
-        with quiet():
+        with quiet(), showing(options[-1]):
             return _run(recipe, folder, ranks, clock, hold, options)
     except BaseException:
         # Nothing worth resuming was made: leave no trace, unless the folder is another's by now.
@@ -169,16 +180,17 @@ def _run(
     ranks: Ranks,
     clock: Clock,
     hold: Hold | None,
-    options: tuple[bool, str | Path | None, StageStore | None, Say],
+    options: tuple[bool, str | Path | None, StageStore | None, Display],
 ) -> Run:
-    fresh, data_dir, store, say = options
-    partial = partial_of(folder)
+    fresh, data_dir, store, display = options
+    say, partial = display.line, partial_of(folder)
     check = hold.check if hold else lambda: None
     check_temporary()
     check_loggers(recipe.report_to)
     with clock("loading"):
         start = prepare(recipe, data_dir, say)
         check_disk(recipe, start.product, start.finetuned, partial)
+    announce(recipe, start, display)
     stages = Stages(
         partial,
         start.data,
@@ -190,9 +202,10 @@ def _run(
         check=check,
         reports=Reporting(recipe.report_to, folder.name, partial / "logs"),
     )
-    done = Chain(recipe, start, stages, say).go()
+    done = Chain(recipe, start, stages, display).go()
     if ranks.main:
         check()
-        finish(recipe, done, partial, folder, clock, say, check)
+        with display.working(TIMING):
+            finish(recipe, done, partial, folder, clock, say, check)
     ranks.wait()
     return Run(folder)

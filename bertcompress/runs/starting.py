@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bertcompress.artefact import Product, class_of, load, locate, max_tokens, precision_of
 from bertcompress.data import TaskData, align_labels, differ, load_data
 from bertcompress.engines.teachers import same_pieces, same_tokens
-from bertcompress.errors import ModelError, Notice, RecipeError
+from bertcompress.errors import ModelError, Notice, RecipeError, few
 from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
@@ -144,14 +144,9 @@ def _replaced(model: Any, data: TaskData) -> str:
     """Return the line on a head that goes, since it answers another question."""
     theirs, ours = _class_names(model), data.labels
     return (
-        f"the model's head ({len(theirs)} outputs: {_few(theirs.values())}) is not for this task "
-        f"({_few(ours) if ours else data.task.problem}): a new one is trained"
+        f"the model's head ({len(theirs)} outputs: {few(theirs.values())}) is not for this task "
+        f"({few(ours) if ours else data.task.problem}): a new one is trained"
     )
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
 
 
 def _check_shapes(recipe: Recipe, model: Any) -> None:
@@ -231,15 +226,15 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None
         _reorder(model, order)
     elif differ(data.labels, _class_names(model)):
         raise ModelError(
-            f"teacher '{recipe.teacher}': its classes are {_few(_class_names(model).values())}, "
-            f"those of '{data.task.name}' {_few(data.labels)}; by order they are never matched"
+            f"teacher '{recipe.teacher}': its classes are {few(_class_names(model).values())}, "
+            f"those of '{data.task.name}' {few(data.labels)}; by order they are never matched"
         )
     words = None
     if order is None and len(data.labels) > 1:
         words = (
-            f"the teacher's classes ({', '.join(_class_names(model).values())}) are not named as "
+            f"the teacher's classes ({few(_class_names(model).values())}) are not named as "
             f"those of {data.task.name}; they are taken to be, in this order, "
-            f"{', '.join(data.labels)}"
+            f"{few(data.labels)}"
         )
         warnings.warn(words, Notice, stacklevel=2)
     return (product, weights_digest(recipe.teacher)), words

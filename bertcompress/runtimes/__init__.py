@@ -34,6 +34,7 @@ __all__ = [
     "fits",
     "join_outputs",
     "locate",
+    "missing_runtimes",
     "open_predictor",
     "require",
     "serving_modes",
@@ -52,6 +53,12 @@ RUNTIMES = ("torch", "onnxruntime", "openvino")
 SERVING: Mapping[str, tuple[str, ...]] = {"openvino": ("dynamic", "warmed", "buckets")}
 """How a runtime can be opened to serve texts, where there is a choice. `dynamic`: any batch as it
 comes. The others pad single texts to a few lengths, for which they are ready once open."""
+
+_NEEDS: Mapping[Int8Runtime, tuple[str, ...]] = {
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino", "nncf"),
+}
+_EXTRA = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MODEL_FILE = "model.onnx"
@@ -89,18 +96,23 @@ Int8Runtime = Literal["onnxruntime", "openvino"]
 
 def available_runtimes() -> list[Int8Runtime]:
     """Return the int8 runtimes that are installed; raises MissingExtra where there is none."""
-    needs: dict[Int8Runtime, tuple[str, ...]] = {
-        "onnxruntime": ("onnx", "onnxruntime"),
-        "openvino": ("onnx", "openvino", "nncf"),
-    }
-    found = [
-        runtime
-        for runtime, packages in needs.items()
-        if all(importlib.util.find_spec(package) for package in packages)
-    ]
+    found = [runtime for runtime in _NEEDS if not _lacking(runtime)]
     if not found:
         raise MissingExtra("onnxruntime", "onnx")
     return found
+
+
+def missing_runtimes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a line for each int8 runtime that is not among `names` for want of a package."""
+    return tuple(
+        f"no file for {runtime}: {MissingExtra(_lacking(runtime)[0], _EXTRA[runtime])}"
+        for runtime in _NEEDS
+        if runtime not in names and _lacking(runtime)
+    )
+
+
+def _lacking(runtime: Int8Runtime) -> list[str]:
+    return [name for name in _NEEDS[runtime] if not importlib.util.find_spec(name)]
 
 
 def depends_on_company(predictor: Predictor) -> bool:
@@ -168,7 +180,7 @@ def locate(
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise ModelError(unknown(str(path), "runtime", runtime, RUNTIMES))
-    place = Path(path)
+    place = Path(path).expanduser()
     if place.is_file():
         return _file(place, runtime)
     if not place.is_dir():

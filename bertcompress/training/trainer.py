@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from bertcompress.display import Display, shown, words_of
 from bertcompress.method import Objective
 from bertcompress.training import checkpoints
 from bertcompress.training.progress import Plan, Progress
@@ -43,6 +44,8 @@ from bertcompress.training.steps import (
 )
 
 __all__ = ["FitTrainer"]
+
+_SHOWN_S = 0.3
 
 
 class FitTrainer(Trainer):
@@ -78,7 +81,10 @@ class FitTrainer(Trainer):
         for unwanted in (PrinterCallback, ProgressCallback):
             self.remove_callback(unwanted)
         self.add_callback(_Flow(self))
-        if not args.disable_tqdm:
+        display = shown.get()
+        if display is not None:
+            self.add_callback(_Shown(self, display))
+        elif not args.disable_tqdm:
             self.add_callback(_Bar(self))
         self._loss = torch.zeros((), dtype=torch.float64, device=args.device)
         self._clock = time.perf_counter()
@@ -210,6 +216,18 @@ class FitTrainer(Trainer):
             self._start_decay(step, "stalled")
         return step >= self.last_step
 
+    @property
+    def loss_so_far(self) -> float | None:
+        """The mean loss since the last evaluation; waits for the device."""
+        count = self.progress.loss_count
+        return (self.progress.loss_sum + float(self._loss)) / count if count else None
+
+    @property
+    def last_score(self) -> float | None:
+        """The score of the last evaluation."""
+        history = self.progress.history
+        return float(history[-1]["score"]) if history else None
+
     def _mean_loss(self) -> float:
         self._take_loss()
         mean = self.progress.loss_sum / max(self.progress.loss_count, 1)
@@ -273,6 +291,7 @@ class _Bar(ProgressCallback):
     def __init__(self, trainer: FitTrainer) -> None:
         super().__init__()
         self.trainer = trainer
+        self._next = 0.0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -281,10 +300,33 @@ class _Bar(ProgressCallback):
         bar: Any = self.training_bar
         if bar is not None and bar.total != self.trainer.last_step:
             bar.total = self.trainer.last_step
+        if bar is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SHOWN_S
+            bar.set_postfix_str(words_of(self.trainer.loss_so_far, self.trainer.last_score), False)
         super().on_step_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing."""
+
+
+class _Shown(TrainerCallback):
+    """Tells the display of the run where the training stands."""
+
+    def __init__(self, trainer: FitTrainer, display: Display) -> None:
+        self.trainer = trainer
+        self.display = display
+        self._next = 0.0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show step, loss and score, a few times a second at most."""
+        if self.display.silent or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _SHOWN_S
+        trainer = self.trainer
+        now, last = state.global_step, trainer.last_step
+        self.display.step(now, last, trainer.loss_so_far, trainer.last_score)
 
 
 class _Flow(TrainerCallback):

@@ -40,6 +40,7 @@ from bertcompress.runtimes import (
     Batch,
     Int8Runtime,
     available_runtimes,
+    missing_runtimes,
     open_predictor,
     require,
 )
@@ -85,6 +86,10 @@ class QuantizeInt8(Method):
         for runtime in self.runtimes:
             if runtime not in found:
                 raise MissingExtra(runtime, "onnx" if runtime == "onnxruntime" else "openvino")
+
+    def left_out(self) -> tuple[str, ...]:
+        """Return a line for each runtime that is not installed, where none was named."""
+        return () if self.runtimes else missing_runtimes(available_runtimes())
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with an fp32 ONNX file and one int8 file per runtime.
@@ -139,13 +144,16 @@ class QuantizeInt8(Method):
 
 
 def quantize_int8(
-    product: Product, folder: Path, runtimes: tuple[Int8Runtime, ...], calibration: Batches
+    product: Product,
+    folder: str | Path,
+    runtimes: tuple[Int8Runtime, ...],
+    calibration: Batches,
 ) -> list[Deployment]:
     """Write `onnx/` and `openvino/` under a folder, and return what can be deployed from them.
 
     Raises ModelError where no file can be made for one of the runtimes.
     """
-    made, failed = _unguarded(product, folder, runtimes, [*array_batches(calibration)])
+    made, failed = _unguarded(product, Path(folder), runtimes, [*array_batches(calibration)])
     if failed:
         raise ModelError("; ".join(failed))
     return made

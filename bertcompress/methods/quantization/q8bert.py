@@ -30,7 +30,7 @@ from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
-from bertcompress.runtimes import available_runtimes
+from bertcompress.runtimes import available_runtimes, missing_runtimes
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Q8bert", "export_int8", "q8bert"]
@@ -124,6 +124,10 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
             decay=self.decay,
             warm_up=self.warm_up_decay,
         )
+
+    def left_out(self) -> tuple[str, ...]:
+        """Return a line for each runtime that is not installed."""
+        return missing_runtimes(available_runtimes())
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product in int8, with a file for each runtime."""

@@ -1,0 +1,229 @@
+"""`Draft`: a recipe as it is written, checked before torch is there.
+
+Names, values, order and task of a recipe need no model. Here they are read and refused with the
+settings of each method alone; `Recipe` adds the methods themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from bertcompress.catalogue import beside, read_yaml, resolve
+from bertcompress.errors import RecipeError, few, unknown
+from bertcompress.methods import METHODS
+from bertcompress.notebook import pairs_html, short
+from bertcompress.overrides import override
+from bertcompress.settings import settings_class
+from bertcompress.task import Task
+
+__all__ = ["Draft", "Measuring", "check_order"]
+
+
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+
+
+class Measuring(BaseModel):
+    """What is measured beside the score."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latency: bool = Field(True, description="Time the deployments, interleaved with the baseline's")
+    shapes: tuple[tuple[int, int], ...] = Field(
+        ((1, 128), (8, 128)), description="Pairs of batch size and length in tokens"
+    )
+    task_lengths: bool = Field(True, description="Time the task's own texts too, batch 1 and 8")
+    threads: int | None = Field(None, ge=1, description="Threads; empty: the physical cores")
+    seconds: float = Field(20.0, gt=0, description="Time spent on each shape, seconds")
+    controls: bool = Field(
+        True, description="Repeat distilling without its teacher, at equal data and steps"
+    )
+
+
+class Draft(BaseModel):
+    """What to do, as it is written: `methods` holds their settings alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method_class: ClassVar[Callable[[str, str], Any]] = staticmethod(settings_class)
+    """Returns the class that a method's settings are read into, by key and place."""
+
+    description: str = Field("", description="One line for `bertcompress list recipes`")
+    model: str = Field("embedded:minilm-l6", description="Hub id, folder, run, or embedded: id")
+    revision: str | None = Field(None, description="Commit or tag of the model on the Hub")
+    task: str | Task = Field("embedded", description="Name in the catalogue, a file, or a task")
+    methods: tuple[Any, ...] = Field(description="Steps, in order")
+    teacher: str | None = Field(
+        None, description="Model to distil from; empty: the model before the first cut"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of everything drawn")
+    limit: int | None = Field(
+        None, ge=8, description="At most so many rows of each split, for a quick look"
+    )
+    max_length: int | None = Field(None, ge=4, description="Tokens per text; empty: the task's")
+    report_to: tuple[Logger, ...] = Field(
+        (), description="Loggers of `transformers.Trainer` that each training reports to"
+    )
+    measure: Measuring = Field(default_factory=lambda: Measuring(), description="What is measured")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_logger(cls, value: Any) -> Any:
+        """Take one name as a list of one, and `none` as the Trainer does."""
+        names = [value] if isinstance(value, str) else value or ()
+        return [] if list(names) == ["none"] else names
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _read_methods(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError("methods must be a list")
+        return tuple(
+            _method(item, f"methods[{i}]", cls.method_class) for i, item in enumerate(value)
+        )
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        check_order(self.methods, self.teacher)
+        return self
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Iterable[str] = (), **fields: Any) -> Self:
+        """Return a recipe of the catalogue or a file, with overrides: `methods.finetune.epochs=1`.
+
+        `fields` replace top-level fields where they are not None. A task that the file names is
+        looked for beside that file first. Raises RecipeError that names the file, the place, what
+        is wrong, and the nearest that is allowed.
+        """
+        path = resolve("recipes", str(name_or_path))
+        raw = read_yaml(path)
+        if isinstance(raw.get("task"), str):
+            raw["task"] = beside("tasks", raw["task"], path)
+        raw.update({key: value for key, value in fields.items() if value is not None})
+        for text in overrides:
+            override(raw, text)
+        return cls.parse(raw, where=str(name_or_path))
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], where: str = "recipe") -> Self:
+        """Return a recipe from plain data; raises RecipeError in the words of `load`."""
+        _check_names(raw, cls.model_fields, where)
+        if isinstance(raw.get("measure"), Mapping):
+            _check_names(raw["measure"], Measuring.model_fields, f"{where}: measure")
+        try:
+            return cls(**raw)
+        except ValidationError as error:
+            raise RecipeError(f"{where}: {_first(error)}") from None
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
+
+    def resolved_task(self) -> Task:
+        """Return the task itself; raises TaskError or NotFound."""
+        task = self.task if isinstance(self.task, Task) else Task.load(self.task)
+        return task.model_copy(update={"max_length": self.max_length}) if self.max_length else task
+
+    def __repr__(self) -> str:
+        methods = few([method.key for method in self.methods], 12)
+        return f"<Recipe: {short(self.model)} on {self._task_name}; {methods}; seed {self.seed}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        methods = [
+            (f"methods.{i} {method.key}", method.model_dump(exclude_defaults=True) or "defaults")
+            for i, method in enumerate(self.methods)
+        ]
+        own = {"model", "task", "methods", "description", "measure"}
+        plain = self.model_dump(mode="json", exclude_defaults=True, exclude=own)
+        title = self.description or "Recipe"
+        pairs = [("model", self.model), ("task", self._task_name), *methods, *plain.items()]
+        return pairs_html(title, pairs)
+
+    @property
+    def _task_name(self) -> str:
+        return short(self.task if isinstance(self.task, str) else self.task.name)
+
+    def to_yaml(self) -> str:
+        """Return the YAML that `load` reads back to an equal recipe."""
+        plain = self.model_dump(mode="json", exclude_defaults=True, exclude={"methods"})
+        plain["model"], plain["seed"] = self.model, self.seed
+        if isinstance(self.task, str):
+            plain["task"] = self.task
+        plain["methods"] = [
+            {method.key: knobs} if knobs else method.key
+            for method in self.methods
+            for knobs in [method.model_dump(mode="json", exclude_defaults=True)]
+        ]
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def check_order(methods: Sequence[Any], teacher: str | None = None) -> None:
+    """Raise RecipeError for an order of methods that cannot work."""
+    if not methods:
+        raise RecipeError(f"methods: empty; allowed: {few(METHODS)}")
+    shaped = False
+    for i, method in enumerate(methods):
+        if method.kind == "precision" and i < len(methods) - 1:
+            later = methods[i + 1].key
+            raise RecipeError(
+                f"methods[{i + 1}].{later}: comes after {method.key}, whose files nothing can "
+                f"change any more; put {method.key} last"
+            )
+        if method.key == "distill" and not shaped and not teacher:
+            raise RecipeError(
+                f"methods[{i}].distill: nothing was cut before it, so the teacher would be the "
+                "model itself; put a method that changes the shape before it, or name a teacher"
+            )
+        before = [each.key for each in methods[:i] if each.uneven]
+        if method.key == "share_layers" and before:
+            raise RecipeError(
+                f"methods[{i}].share_layers: {before[0]} before it leaves layers of different "
+                "shapes, which cannot share weights; put share_layers first"
+            )
+        shaped = shaped or method.kind == "shape"
+
+
+def _method(item: Any, where: str, find: Callable[[str, str], Any]) -> Any:
+    if isinstance(item, BaseModel):
+        return item
+    key: Any = item
+    knobs: Any = {}
+    if isinstance(item, Mapping):
+        if len(item) != 1:
+            raise RecipeError(f"{where}: one method per list item, got {sorted(map(str, item))}")
+        key, knobs = next(iter(item.items()))
+    cls = find(str(key), where)
+    if knobs is not None and not isinstance(knobs, Mapping):
+        raise RecipeError(f"{where}.{key}: settings must be a mapping, got {knobs!r}")
+    _check_names(knobs or {}, cls.model_fields, f"{where}.{key}")
+    try:
+        return cls(**(knobs or {}))
+    except ValidationError as error:
+        raise RecipeError(f"{where}.{key}: {_first(error)}") from None
+
+
+def _check_names(given: Mapping[str, Any], fields: Iterable[str], where: str) -> None:
+    for name in given:
+        if name not in fields:
+            raise RecipeError(unknown(where, "field", str(name), fields))
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first complaint of pydantic in one line: place, what was given, what is wrong."""
+    one = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in one["loc"])
+    message = one["msg"].removeprefix("Value error, ")
+    given = one.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{place}: {message}{shown}" if place else message

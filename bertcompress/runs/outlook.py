@@ -1,0 +1,176 @@
+"""What a run is going to do, and how long that takes at least and at most.
+
+Times are of steps that were timed here on the model as it came; what is smaller later only takes
+less. A training that ends by itself is counted as long as it may last.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bertcompress.display import Display, Work, span
+from bertcompress.measure import count_parameters, macs
+from bertcompress.method import Method
+from bertcompress.methods.quantization.int8 import QuantizeInt8
+from bertcompress.recipe import Recipe
+from bertcompress.runs.checking import steps
+from bertcompress.runs.contests import CONTROL
+from bertcompress.runs.starting import Start
+from bertcompress.runtimes import available_runtimes
+from bertcompress.training import TrainSettings
+from bertcompress.training.pacing import Pace, fewest_steps, time_steps
+
+__all__ = ["TIMING", "announce", "outlook"]
+
+TIMING = "timing"
+"""The name of the work after the last stage."""
+
+_WRAPPED = 2.5
+"""A method that trains and changes shape or precision computes more in each step: at most so many
+times what the plain model does."""
+_ATTEMPTS = 8
+"""Ways to round that are tried for one runtime where the first loses too much."""
+_EXPORTED_S = (0.1, 1.0)
+"""Seconds for a million parameters in which a file is exported, rounded and opened: not timed."""
+_EVALUATED = 32
+"""Rows of a batch where nothing is trained."""
+
+
+def announce(recipe: Recipe, start: Start, display: Display) -> None:
+    """Say what the stages are and how long the whole takes, and let the display count on it."""
+    if display.silent:
+        return
+    methods = steps(recipe.methods, start.finetuned)
+    trained: list[Any] = [m for m in methods if issubclass(type(m), TrainSettings)]
+    size = trained[0].batch_size if trained else _EVALUATED
+    product = start.product
+    pace = time_steps(product.model, start.data, product.tokenizer, size, start.device)
+    works = outlook(recipe, start, pace)
+    display.plan(works)
+    display.line(f"{len(methods)} stage{'s' if len(methods) != 1 else ''}:")
+    for work in works:
+        display.line(f"  {_words(work)}")
+    low, high = (sum(getattr(w, name) for w in works) for name in ("low_s", "high_s"))
+    what, each = ("training step", pace.step_s) if trained else ("batch", pace.forward_s)
+    timed = f"{1000 * size * each:,.0f} ms for a {what} of {size} rows"
+    display.line(
+        f"the whole: {span(low, high, any(w.open_ended for w in works))}, by {timed}, timed here; "
+        "what the store holds already takes no time"
+    )
+
+
+def _words(work: Work) -> str:
+    if work.follows:
+        return f"{work.title}: as many steps"
+    ends = ", until the score on the selection split no longer rises" if work.open_ended else ""
+    most = "at most " if work.open_ended else ""
+    training = f"{most}{work.steps:,} steps{ends}; " if work.steps else ""
+    return f"{work.title}: {training}{span(work.low_s, work.high_s, work.open_ended)}"
+
+
+def outlook(recipe: Recipe, start: Start, pace: Pace) -> list[Work]:
+    """Return the work of a run in order: stages, controls, the baseline's int8, timing."""
+    methods = steps(recipe.methods, start.finetuned)
+    planner = _Planner(recipe, start, pace)
+    works: list[Work] = []
+    compared = False
+    for number, method in enumerate(methods, 1):
+        title = f"stage {number} of {len(methods)}: {method.key}"
+        name = f"{number:02d}-{method.key}"
+        simple = isinstance(method, QuantizeInt8)
+        if method.kind == "precision" and (compared or not simple):
+            plain = method if simple else QuantizeInt8()
+            plain = plain.model_copy(update={"max_drop": None})
+            words = f"stage {number} of {len(methods)}: int8 of the uncompressed model, to compare"
+            works.append(planner.work(f"baseline-{plain.key}", words, plain))
+        works.append(planner.work(name, title, method))
+        control = method.control() if planner.controls else None
+        if control is not None:
+            words = f"{title}, its control ({CONTROL})"
+            made = planner.work(f"{name}-control", words, control)
+            works.append(replace(made, low_s=min(made.low_s, works[-1].low_s), follows=name))
+        planner.shrink(method)
+        compared = compared or method.key != "finetune"
+    return [*works, planner.timing()]
+
+
+@dataclass
+class _Planner:
+    """Counts what is trained, scored and timed."""
+
+    recipe: Recipe
+    start: Start
+    pace: Pace
+    kept: float = 1.0
+    """Share of the work that a forward pass has at least, after the methods so far."""
+
+    @property
+    def controls(self) -> bool:
+        """Whether methods that learn from a teacher are repeated without."""
+        return self.recipe.measure.controls and self.start.data.task.problem != "unlabelled"
+
+    def shrink(self, method: Method) -> None:
+        """Take in that a method leaves less to compute."""
+        share = getattr(method, "keep", None)
+        if method.kind == "shape" and isinstance(share, float):
+            self.kept *= share
+
+    def work(self, name: str, title: str, method: Any) -> Work:
+        """Return the work of one stage."""
+        data = self.start.data
+        judged = len(data.validation) + sum(map(len, data.also.values()))
+        low, high = judged * self.pace.forward_s * self.kept, judged * self.pace.forward_s
+        sample = min(int(getattr(method, "rows", 0)), len(data.calibration))
+        low, high = low + sample * self.pace.forward_s, high + 2 * sample * self.pace.step_s
+        if method.kind == "precision":
+            more = self._rounding(method, judged)
+            low, high = low + more[0], high + more[1]
+        if not isinstance(method, TrainSettings) or method.epochs == 0:
+            return Work(name, title, low, high)
+        few, most, seconds = self._training(method)
+        open_ended = few < most
+        low, high = low + seconds[0], high + seconds[1]
+        return Work(name, title, low, high, most, open_ended)
+
+    def _training(self, method: Any) -> tuple[int, int, tuple[float, float]]:
+        """Return fewest and most steps of a training, and the seconds of both."""
+        rows = len(self.start.data.train)
+        batches = math.ceil(rows / method.batch_size)
+        epoch = math.ceil(batches / method.gradient_accumulation)
+        most = method.steps(batches)
+        few = fewest_steps(method, epoch, most)
+        in_step = method.batch_size * method.gradient_accumulation
+        teacher = self._teacher() if method.uses_teacher and not method.labels_only else 0.0
+        usual = self.pace.step_s * in_step
+        longest = usual * (1.0 if method.kind == "train" else _WRAPPED) + teacher * in_step
+        judged = len(self.start.data.selection) * self.pace.forward_s
+        high = most * longest + judged * max(4, most / max(epoch, 1))
+        if method.max_minutes is not None:
+            high = min(high, 60 * method.max_minutes)
+        return few, most, (few * usual * self.kept, high)
+
+    def _teacher(self) -> float:
+        """Return the seconds in which a teacher answers for one row."""
+        if self.start.teacher is None:
+            return self.pace.forward_s
+        ratio = macs(self.start.teacher[0].model) / macs(self.start.product.model)
+        return self.pace.forward_s * max(1.0, ratio)
+
+    def _rounding(self, method: Any, judged: int) -> tuple[float, float]:
+        """Return the seconds in which int8 files are made and scored, one row at a time."""
+        once = (judged + len(self.start.data.selection)) * self.pace.alone_s
+        files = len(getattr(method, "runtimes", ()) or available_runtimes())
+        attempts = 1 if getattr(method, "max_drop", None) is None else _ATTEMPTS
+        size = count_parameters(self.start.product.model).total / 1e6
+        low, high = (files * size * each for each in _EXPORTED_S)
+        return low + files * once * self.kept / 4, high + files * attempts * once
+
+    def timing(self) -> Work:
+        """Return the work after the last stage."""
+        measure = self.recipe.measure
+        if not measure.latency:
+            return Work(TIMING, "report", 1.0, 5.0)
+        seconds = measure.seconds * (len(measure.shapes) + 2 * measure.task_lengths)
+        return Work(TIMING, "timing and report", seconds, 2 * seconds + 5.0)

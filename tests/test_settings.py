@@ -1,0 +1,70 @@
+"""The settings of a method without what computes: the same as those of its class."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from bertcompress.catalogue import list_names
+from bertcompress.draft import Draft
+from bertcompress.errors import RecipeError
+from bertcompress.methods import METHODS, method_class
+from bertcompress.recipe import Recipe
+from bertcompress.settings import settings_class, settings_named
+from bertcompress.task import Task
+from bertcompress.training import TrainSettings
+
+REFUSED = [
+    ("prune_structured", {"scores": "kprune", "allocation": "even"}),
+    ("prune_structured", {"keep": 0}),
+    ("flop", {"patience": 2}),
+    ("q_bert", {"bits": 8, "high_bits": 4, "high_share": 0.5}),
+    ("quantize_int8", {"runtimes": ["tensorrt"]}),
+    ("distill", {"learning_rate": "fast"}),
+    ("finetune", {"epochs": "many"}),
+]
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_fields_types_bounds_and_words_are_those_of_the_class(key):
+    light, whole = settings_class(key), method_class(key)
+    assert light is not whole
+    assert light.model_json_schema() == whole.model_json_schema()
+    assert (light.key, light.kind, light.tier) == (whole.key, whole.kind, whole.tier)
+    assert light().uneven == whole().uneven
+    assert light().model_dump() == whole().model_dump()
+
+
+@pytest.mark.parametrize(("key", "knobs"), REFUSED)
+def test_what_the_class_refuses_is_refused_in_the_same_words(key, knobs):
+    words = []
+    for cls in (settings_class(key), method_class(key)):
+        with pytest.raises(ValidationError) as error:
+            cls(**knobs)
+        words.append(error.value.errors(include_url=False, include_context=False))
+    assert words[0] == words[1]
+
+
+def test_uneven_goes_by_the_settings():
+    cls = settings_class("prune_structured")
+    assert not cls(keep=0.5).uneven
+    assert cls(keep=0.5, scores="kprune").uneven
+
+
+def test_an_unknown_method_gets_its_nearest():
+    with pytest.raises(RecipeError, match=r"unknown method 'distil'; did you mean 'distill'"):
+        settings_class("distil")
+
+
+def test_shared_settings():
+    light = settings_named("bertcompress.training.settings", "TrainSettings")
+    assert list(light.model_fields) == list(TrainSettings.model_fields)
+
+
+@pytest.mark.parametrize("name", list_names("recipes"))
+def test_a_draft_is_written_as_its_recipe(name):
+    fields = {"seed": 3, "task": Task.from_files("a.csv", text="x", label="y")}
+    given = (["methods.0=prune_structured"] if name == "small" else []), fields
+    draft, recipe = (cls.load(name, given[0], **given[1]) for cls in (Draft, Recipe))
+    assert draft.to_yaml() == recipe.to_yaml()
+    assert draft.resolved_task() == recipe.resolved_task()
