@@ -7,7 +7,23 @@ from pathlib import Path
 
 from bertcompress.errors import OutputError
 
-__all__ = ["check_into", "check_out", "check_parents", "partial_of"]
+__all__ = ["check_free", "check_into", "check_out", "partial_of", "run_folder"]
+
+LONGEST_NAME = 200
+"""Bytes. File systems take 255, and what is written beside a run has a longer name than the run."""
+
+
+def run_folder(out: str | Path) -> Path:
+    """Return the folder of a run that is to be made; raises OutputError for an impossible one."""
+    folder = Path(out).expanduser()
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    length = len(os.fsencode(folder.name))
+    if length > LONGEST_NAME:
+        raise OutputError(
+            f"--out {folder.name[:40]}...: a name of {length} bytes; at most {LONGEST_NAME} fit"
+        )
+    return folder
 
 
 def partial_of(folder: Path) -> Path:
@@ -15,19 +31,25 @@ def partial_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
+def check_free(folder: Path) -> None:
+    """Raise OutputError where something of that name is there, or cannot be."""
+    if os.path.lexists(folder):
+        raise OutputError(f"{folder}: exists already; choose another --out or remove it")
+    _check_parents(folder)
+
+
 def check_out(out: str | Path, wanted: str, *, resume: bool, fresh: bool) -> None:
     """Raise OutputError where a run cannot be begun, or gone on with, in a folder.
 
     `wanted`: the YAML of its recipe.
     """
-    folder = Path(out).expanduser()
-    if os.path.lexists(folder):
-        if resume and _recipe_in(folder) == wanted:
-            return
-        raise OutputError(f"{folder}: exists already; choose another --out or remove it")
-    check_parents(folder)
+    folder = run_folder(out)
+    if resume and _recipe_in(folder) == wanted:  # finished before
+        return
+    check_free(folder)
     partial = partial_of(folder)
-    if not partial.exists():
+    # Whoever holds its lock may be alive: that is told when the lock is asked for.
+    if not partial.exists() or folder.with_name(f".{folder.name}.lock").exists():
         return
     if resume and _recipe_in(partial) != wanted:
         raise OutputError(
@@ -40,19 +62,18 @@ def check_out(out: str | Path, wanted: str, *, resume: bool, fresh: bool) -> Non
         )
 
 
-def check_parents(folder: Path) -> None:
-    """Raise OutputError where a folder would have to lie in a file."""
-    for parent in folder.parents:
-        if parent.exists() and not parent.is_dir():
-            raise OutputError(f"{folder}: cannot be written: {parent} is a file")
-
-
 def check_into(out: str | Path) -> None:
     """Raise OutputError where nothing can be written into a folder, which may be there already."""
     folder = Path(out).expanduser()
-    check_parents(folder)
+    _check_parents(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; a folder was to be written there")
+
+
+def _check_parents(folder: Path) -> None:
+    for parent in folder.parents:
+        if parent.exists() and not parent.is_dir():
+            raise OutputError(f"{folder}: cannot be written: {parent} is a file")
 
 
 def _recipe_in(folder: Path) -> str | None:
