@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bertcompress.errors import OutputError
+from bertcompress.wording import NAME, plain
 
 __all__ = ["check_temporary", "machine_words"]
 
@@ -82,7 +83,7 @@ def check_temporary() -> None:
 
 
 def _of_number(error: OSError) -> str:
-    place: Any = error.filename or "disk"
+    place = plain(error.filename or "disk", NAME)  # what is wrong stands behind it
     advice = NUMBERS[error.errno or 0]
     return f"{place}: {error.strerror}" + (f"; {advice}" if advice else "")
 

@@ -10,7 +10,7 @@ import os
 import re
 from typing import Any
 
-__all__ = ["TOKENS", "clean", "markdown", "mask", "plain"]
+__all__ = ["NAME", "TOKENS", "clean", "markdown", "mask", "plain"]
 
 LINE = 4_000
 """Characters of a line that are shown at most."""

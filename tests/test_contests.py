@@ -143,7 +143,7 @@ def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monk
         pass
 
     def stop(line: str) -> None:
-        if line.startswith("02-"):
+        if line.startswith("stage 2 of"):
             raise Stopped
 
     store = StageStore(tmp_path / "store")

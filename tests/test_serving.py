@@ -190,7 +190,7 @@ def test_the_report_shows_both_passes_and_the_mode():
     assert len(lines) == 2 * len(shown)
     assert all("| 17.25 |" in line for line in lines)
     assert "first pass, batch 8" in text
-    one, eight = (line for line in made.verdict.sentences if "opened as 'buckets'" in line)
+    one, eight = (line for line in made.verdict.deploy if "opened as 'buckets'" in line)
     assert "17.2 in the first pass of a fresh server" in one
     assert "138.0 in the first pass of a fresh server" in eight
 

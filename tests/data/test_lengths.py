@@ -141,7 +141,7 @@ class TestCommandLine:
         assert code == 0, told.err
         line = "max_length 40, the most that the model takes, cuts 13.6% of the rows (6 of 44"
         assert line in told.err and "topic: 2 classes (a, b)" in told.err
-        assert told.err.index(line) < told.err.index("01-prune_structured")
+        assert told.err.index(line) < told.err.index("stage 1 of 1: prune_structured")
         assert line in " ".join(told.out.split())
         assert line in " ".join(bc.Report.load("out").notes)
 
