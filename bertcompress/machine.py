@@ -9,7 +9,6 @@ import errno
 import re
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 from bertcompress.errors import OutputError
 from bertcompress.wording import NAME, plain

@@ -16,6 +16,9 @@ from bertcompress.training.selection import Judged
 
 __all__ = ["Plan", "Progress"]
 
+_LUCK = 0.5
+"""Standard errors that a score must rise by to be a gain: of many evaluations some are lucky."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,7 +46,9 @@ class Progress:
     """Evaluations since the best one."""
     best_loss: float | None = None
     gain_step: int = 0
-    """Of the last gain: a score better than ever, or a loss while the score cannot move yet."""
+    """Of the last gain: a score above the last gain's by more than chance now and then brings, or
+    a loss while the score cannot move yet."""
+    gain_score: float | None = None
     decay_from: int = 0
     """Step after which the rate falls because the score stalled or a cap is near; 0: not yet."""
     decay_steps: int = 0
@@ -68,8 +73,8 @@ class Progress:
             self.best_loss = loss
             if self._stands_still:
                 self.gain_step = step
-        if better:
-            self.gain_step = step
+        if better and (self.gain_score is None or score > self.gain_score + _LUCK * judged.error):
+            self.gain_step, self.gain_score = step, score
         # With a falling rate a later step as good as the best is the better one.
         if better or (self.decay_from and score == best):
             self.best_score, self.best_step, self.stale = score, step, 0

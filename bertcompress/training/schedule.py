@@ -74,13 +74,14 @@ class Horizon:
         planned = {math.ceil(self.epoch * k / self.times) for k in range(1, self.times + 1)}
         return (within + 1 in planned and (number + 1) % self.apart == 0) or step >= last
 
-    def decay_steps(self, step: int, cooldown: float) -> int:
+    def decay_steps(self, step: int, cooldown: float, trained: int | None = None) -> int:
         """Return the steps over which the rate falls, where it begins to fall after `step`.
 
-        `cooldown` is their share of the whole. At least one evaluation apart from the end, unless
-        the training may not last so long.
+        `cooldown` is their share of the steps that make the model: these and the `trained` ones,
+        which are fewer than `step` where some were taken back. At least one evaluation apart from
+        the end, unless the training may not last so long.
         """
-        share = math.ceil(step * cooldown / (1 - cooldown))
+        share = math.ceil((step if trained is None else trained) * cooldown / (1 - cooldown))
         return max(1, min(max(share, min(self.interval, step)), self.most - step))
 
     def last_start(self, cooldown: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ class Judged:
     """Headline metric, without labels the negative loss; higher is better."""
     loss: float
     """Mean loss of the labels, without labels of the objective."""
+    error: float = 0.0
+    """Standard error of the score, at most; 0 for a loss, which has no such scale."""
 
 
 class Selection:
@@ -90,7 +93,7 @@ class Selection:
         references = self.data.references("selection")
         headline = self.task.headline
         value = metrics.compute([headline], logits, references, self.task.problem)[headline]
-        return Judged(value, loss)
+        return Judged(value, loss, 0.5 / math.sqrt(len(references)))
 
     def _loss(self, model: nn.Module) -> float:
         mine = []

@@ -15,7 +15,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
 
 _LOADER_EPOCHS = 3.0
-_PATIENCE = 3
+_PATIENCE = 2
 
 
 class TrainSettings(BaseModel):
@@ -50,10 +50,11 @@ class TrainSettings(BaseModel):
         "where their number is not fixed",
     )
     cooldown: float = Field(
-        0.2,
+        0.5,
         gt=0,
         lt=1,
-        description="Fraction of the steps over which the rate falls, once the score stalls",
+        description="Fraction of the steps that make the model over which the rate falls, once the "
+        "score stalls",
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decay of matrices, times the rate")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm")
@@ -61,7 +62,7 @@ class TrainSettings(BaseModel):
         None,
         ge=1,
         description="Evaluations without a better one before the rate falls, or before a training "
-        "of fixed length stops; null: 3, or never",
+        "of fixed length stops; null: 2, or never",
     )
     evaluations_per_epoch: int | None = Field(
         None,

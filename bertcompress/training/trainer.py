@@ -173,9 +173,14 @@ class FitTrainer(Trainer):
     def _minutes(self) -> float:
         return (self.progress.seconds + time.perf_counter() - self._clock) / 60
 
-    def _start_decay(self, step: int, reason: str, left: int | None = None) -> None:
-        """Let the rate fall from here, over at most so many steps as are left."""
-        steps = self.horizon.decay_steps(step, self.settings.cooldown)
+    def _start_decay(
+        self, step: int, reason: str, left: int | None = None, trained: int | None = None
+    ) -> None:
+        """Let the rate fall from here, over at most so many steps as are left.
+
+        `trained`: the steps behind the model as it is, where some were taken back.
+        """
+        steps = self.horizon.decay_steps(step, self.settings.cooldown, trained)
         self.progress.decay_from, self.progress.reason = step, reason
         self.progress.decay_steps = steps if left is None else max(1, min(steps, left))
 
@@ -213,7 +218,9 @@ class FitTrainer(Trainer):
         if not progress.decay_from and stalled(
             self.horizon, step, progress.gain_step, settings.stall_patience
         ):
-            self._start_decay(step, "stalled")
+            goes_back = progress.gain_step and not self.plan.keep_last
+            trained = self._go_back() if goes_back else step
+            self._start_decay(step, "stalled", trained=trained)
         return step >= self.last_step
 
     @property
@@ -227,6 +234,19 @@ class FitTrainer(Trainer):
         """The score of the last evaluation."""
         history = self.progress.history
         return float(history[-1]["score"]) if history else None
+
+    def _go_back(self) -> int:
+        """Take back the steps since the last gain, and return the step of that.
+
+        Holding the rate taught them nothing that the selection split knows, only the rows by heart.
+        """
+        gain = self.progress.gain_step
+        folder = checkpoints.folder_of(self.plan.workdir, gain)
+        checkpoints.load_weights(self.net, folder)
+        state = checkpoints.load_state(folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(state["objective"])
+        return gain
 
     def _mean_loss(self) -> float:
         self._take_loss()
@@ -263,8 +283,11 @@ class FitTrainer(Trainer):
             "progress": asdict(self.progress),
         }
         if self.args.process_index == 0:
-            step, best = self.state.global_step, self.progress.best_step
-            checkpoints.write(self.plan.workdir, step, self.net, state, self.state, keep={best})
+            step, progress = self.state.global_step, self.progress
+            keep = {progress.best_step}
+            if not progress.decay_from:
+                keep.add(progress.gain_step)  # where the fall may have to begin
+            checkpoints.write(self.plan.workdir, step, self.net, state, self.state, keep=keep)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
