@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 GIB = 1 << 30
 
@@ -47,6 +47,37 @@ def warm() -> None:
     gc.freeze()  # else each fork would touch, and so copy, all that was imported
 
 
+def become(
+    arguments: Sequence[str],
+    folder: Path,
+    files: Sequence[Path],
+    environment: dict[str, str],
+    before: Callable[[], Any],
+    memory: int | None = None,
+    cpu_seconds: int | None = None,
+) -> NoReturn:
+    """Turn this process, a fork of its parent, into a command; see `Command`."""
+    status = 70
+    try:
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        for number, file in enumerate(files, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+        os.environ.update(environment)
+        before()
+        sys.stdout, sys.stderr = _stream(1), _stream(2)
+        if memory is not None:
+            _limit_memory(memory)
+        if cpu_seconds is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+        status = _command(list(arguments))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+
 class Command:
     """A `bertcompress` command in a process of its own, started by forking this one."""
 
@@ -70,25 +101,7 @@ class Command:
             self.pid = os.fork()
         if self.pid:
             return
-        status = 70
-        try:
-            os.setpgid(0, 0)
-            os.chdir(folder)
-            for number, file in enumerate(self._files, 1):
-                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
-            os.environ.update(environment or {})
-            before()
-            sys.stdout, sys.stderr = _stream(1), _stream(2)
-            if memory is not None:
-                _limit_memory(memory)
-            if cpu_seconds is not None:
-                resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-            status = _command(list(arguments))
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
-                    stream.flush()
-            os._exit(status)
+        become(arguments, folder, self._files, environment or {}, before, memory, cpu_seconds)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process alone."""
@@ -108,7 +121,7 @@ class Command:
             time.sleep(0.01)
         took = time.monotonic() - self._start
         code = os.waitstatus_to_exitcode(status)
-        texts = [_text(file) for file in self._files]
+        texts = [text_of(file) for file in self._files]
         peak = used.ru_maxrss * 1024 / 1e6
         cpu = used.ru_utime + used.ru_stime
         return Ended(code if code >= 0 else 128 - code, *texts, took, cpu, peak, late)
@@ -122,7 +135,8 @@ def _stream(number: int) -> Any:
         return None
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Return what was written to a file, and remove it."""
     if not file.exists():
         return ""
     text = file.read_bytes()[-200_000:].decode(errors="replace")

@@ -81,8 +81,10 @@ def check_words(
     """Raise for what is wrong with recipe, task, the user's files or the folder, without torch."""
     from bertcompress.data.local import check_local
     from bertcompress.draft import Draft
+    from bertcompress.machine import check_temporary
     from bertcompress.run_folder import check_out
 
+    check_temporary()  # importing torch wants one
     draft = Draft.load(recipe, overrides, **fields)
     task = draft.resolved_task()
     if out_folder is not None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +21,17 @@ from bertcompress.cli import main
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import torture_material
-from torture_process import Command, Ended
+from endings_support import (
+    Command,
+    closed_output,
+    closed_pipe,
+    few_open_files,
+    full_output,
+    limited_files,
+    no_temporary_folder,
+    stubborn,
+)
+from torture_process import Ended
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="commands are forked")
 METHODS = [{"finetune": {**torture_material.TRAIN, "epochs": 3}}]
@@ -53,9 +61,9 @@ def told(end: Ended) -> list[str]:
     return [line for line in end.err.splitlines() if line.startswith(("error", "note", "Exc"))]
 
 
-def start(place: Path, *more: str, **options) -> Command:
+def start(place: Path, *more: str) -> Command:
     """Start a run, and return it once it trains."""
-    command = Command([*RUN, *more], place, **options)
+    command = Command([*RUN, *more], place)
     deadline = time.monotonic() + 120
     while not list(place.glob(".out.partial/work/*/training/checkpoint-*")):
         assert time.monotonic() < deadline
@@ -89,21 +97,6 @@ def test_a_signal_ends_a_run_in_order(place, signals, status, words):
 
 
 def test_who_does_not_end_in_order_ends_at_once(place):
-    def stubborn() -> None:
-        """Stand for a library that takes the interrupt for itself."""
-        import bertcompress.runs
-
-        def run(*_, **__):
-            (place / "out-busy").touch()
-            while True:
-                try:
-                    time.sleep(0.01)
-                except KeyboardInterrupt:
-                    continue
-
-        bertcompress.runs.run = run
-        bertcompress.cli_errors.GRACE_S = 0.05
-
     command = Command(RUN, place, before=stubborn)
     deadline = time.monotonic() + 60
     while not (place / "out-busy").exists() and time.monotonic() < deadline:
@@ -116,10 +109,7 @@ def test_who_does_not_end_in_order_ends_at_once(place):
 
 
 def test_a_file_limit_is_a_line_and_what_is_done_is_kept(place):
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    end = Command(RUN, place, before=limit).wait(120)
+    end = Command(RUN, place, before=limited_files).wait(120)
     assert end.status == 2
     (line,) = told(end)
     assert "cannot write the checkpoint: a file may not become that large here (ulimit -f)" in line
@@ -129,11 +119,7 @@ def test_a_file_limit_is_a_line_and_what_is_done_is_kept(place):
 
 
 def test_too_many_open_files_is_a_line(place):
-    def limit() -> None:
-        here = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 16
-        resource.setrlimit(resource.RLIMIT_NOFILE, (here + 1, here + 1))
-
-    end = Command(RUN, place, before=limit).wait(120)
+    end = Command(RUN, place, before=few_open_files).wait(120)
     assert end.status == 2, end.err
     (line,) = told(end)
     assert "raise the limit on open files (ulimit -n)" in line
@@ -141,11 +127,7 @@ def test_too_many_open_files_is_a_line(place):
 
 
 def test_no_temporary_folder_is_found_out_first(place):
-    def forget() -> None:
-        tempfile.tempdir = None
-        tempfile._candidate_tempdir_list = lambda: ["/nowhere"]
-
-    end = Command(RUN, place, before=forget).wait(120)
+    end = Command(RUN, place, before=no_temporary_folder).wait(120)
     assert end.status == 2
     assert told(end) == [
         "error: no temporary folder can be written to; make room, or set TMPDIR to one"
@@ -207,19 +189,12 @@ def test_an_ascii_terminal_shows_what_it_can(place, monkeypatch):
     assert "none-\\xe9.yaml" in shown["stderr"]
 
 
-def _closed_pipe() -> None:
-    reader, writer = os.pipe()
-    os.dup2(writer, 1)
-    os.close(reader)
-    os.close(writer)
-
-
 @pytest.mark.parametrize(
     ("before", "status", "lines"),
     [
-        (_closed_pipe, 141, 0),
-        (lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1), 2, 1),
-        (lambda: os.close(1), 0, 0),
+        (closed_pipe, 141, 0),
+        (full_output, 2, 1),
+        (closed_output, 0, 0),
     ],
     ids=["nobody reads", "full", "closed"],
 )
