@@ -25,13 +25,13 @@ demo: $(VENV)/.demo  ## the main job on an embedded model and task, no network; 
 	$(BIN)/bertcompress run quickstart --out runs/quickstart
 
 test: $(VENV)/.dev  ## the test suite
-	$(BIN)/python -m pytest -n 2 -q $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
 
 check: $(VENV)/.dev  ## what CI and pre-commit run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow"
 
 schema: $(VENV)/.demo  ## regenerate docs/*.schema.json and the tables in docs/
 	$(BIN)/python docs/generate.py
@@ -49,4 +49,4 @@ clean:
 	touch $@
 
 optimum: .venv-optimum/.done  ## prove that optimum opens the ONNX folders; the suite on transformers 4.57
-	.venv-optimum/bin/python -m pytest -n 2 -q $(ARGS)
+	.venv-optimum/bin/python -m pytest -n 2 --dist loadgroup -q $(ARGS)

@@ -16,10 +16,20 @@ import torch
 import transformers
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
+ROOT = Path(__file__).parent
+
 transformers.utils.logging.disable_progress_bar()
 # One thread per test process: two of them fill two cores, and sums round the same everywhere.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Let one process run a whole file, and the whole of `hub`: fixtures are made once."""
+    for item in items:
+        group = "hub" if item.path.parent.name == "hub" else str(item.path.relative_to(ROOT))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
