@@ -50,7 +50,7 @@ class TrainSettings(BaseModel):
         "where their number is not fixed",
     )
     cooldown: float = Field(
-        0.5,
+        0.33,
         gt=0,
         lt=1,
         description="Fraction of the steps that make the model over which the rate falls, once the "
