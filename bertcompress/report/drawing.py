@@ -302,5 +302,7 @@ def lines(axes: Axes, curves: Mapping[str, Points], theme: Theme, dashed: bool =
 def legend_below(figure: Figure, axes: Axes) -> None:
     """Name the lines of a panel below the figure."""
     handles, names = axes.get_legend_handles_labels()
-    across = 1 if sum(map(len, names)) > 11 * figure.get_figwidth() else max(len(names), 1)
+    # Each name has its mark, as wide as five letters, beside it.
+    letters = sum(len(name) + 5 for name in names)
+    across = 1 if letters > 11 * figure.get_figwidth() else max(len(names), 1)
     figure.legend(handles, names, loc="outside lower center", ncols=across, frameon=False)
