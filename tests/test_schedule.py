@@ -99,6 +99,15 @@ def test_a_lucky_evaluation_is_no_gain():
     assert (progress.gain_step, progress.best_step) == (4, 5)
 
 
+def test_a_slow_rise_is_no_stall(data, tmp_path, monkeypatch):
+    scores = iter([0.5 + 0.001 * n for n in range(6)] + [0.4] * 50)
+    monkeypatch.setattr(Selection, "judge", lambda *_: Judged(next(scores), 1.0, error=0.1))
+    fitted = open_ended(data, tmp_path, max_epochs=200, patience=2)
+    falling = [row["step"] for row in fitted.history][6]  # the first that is not the best so far
+    assert fitted.ended.reason == "stalled"
+    assert fitted.steps == falling + max(fitted.evaluation_steps, 1)
+
+
 def test_a_score_that_is_never_a_number_is_let_fall_from_where_it_is(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Selection, "judge", lambda *_: Judged(math.nan, math.nan))
     fitted = open_ended(data, tmp_path, max_epochs=30, patience=1, warmup=0.0)

@@ -215,9 +215,9 @@ class FitTrainer(Trainer):
             over = settings.patience is not None and progress.stale >= settings.patience
             progress.reason = "stalled" if over and step < self.last_step else progress.reason
             return over or step >= self.last_step
-        if not progress.decay_from and stalled(
-            self.horizon, step, progress.gain_step, settings.stall_patience
-        ):
+        # The best score so far, by however little: a slow rise is a rise.
+        held = not progress.decay_from and progress.stale > 0
+        if held and stalled(self.horizon, step, progress.gain_step, settings.stall_patience):
             goes_back = progress.gain_step and not self.plan.keep_last
             trained = self._go_back() if goes_back else step
             self._start_decay(step, "stalled", trained=trained)
