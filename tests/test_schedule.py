@@ -185,11 +185,17 @@ def test_fixed_steps_are_the_linear_schedule_of_transformers():
 
 
 def test_a_stall_is_so_many_evaluations_or_a_quarter_of_the_way():
-    assert not stalled(horizon(), 399, 100, patience=3)
-    assert stalled(horizon(), 400, 100, patience=3)
+    assert not stalled(horizon(), 599, 300, patience=3)
+    assert stalled(horizon(), 600, 300, patience=3)
     assert not stalled(horizon(most=9_000), 4_900, 4_000, patience=3)
     assert stalled(horizon(most=9_000), 5_000, 4_000, patience=3)
     assert not stalled(horizon(warmup=500), 400, 0, patience=3)
+
+
+def test_waiting_begins_with_the_second_evaluation_at_the_earliest():
+    for gain in (0, 100, 200):
+        assert not stalled(horizon(), 399, gain, patience=2)
+        assert stalled(horizon(), 400, gain, patience=2)
 
 
 def judged(progress, scores_and_losses):

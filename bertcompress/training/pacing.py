@@ -116,5 +116,5 @@ def fewest_steps(settings: TrainSettings, epoch: int, most: int) -> int:
         if settings.patience is None:
             return most
         return min(most, (settings.patience + 1) * horizon.interval)
-    held = max(horizon.warmup + 1, (settings.stall_patience + 1) * horizon.interval)
+    held = max(horizon.warmup + 1, (settings.stall_patience + 2) * horizon.interval)
     return min(most, held + horizon.decay_steps(min(held, most - 1), settings.cooldown))

@@ -108,10 +108,12 @@ def stalled(horizon: Horizon, step: int, gain_step: int, patience: int) -> bool:
     """Return whether the last gain is so long ago that holding the rate brings no more.
 
     `gain_step` is the last evaluation at which the score was better than ever, or the loss on the
-    same rows while the score has not moved yet: of many classes it starts late.
+    same rows while the score has not moved yet: of many classes it starts late. Waiting begins
+    with the second evaluation at the earliest: a lucky first one would end what has just begun.
     """
     pause = max(patience * horizon.interval, math.ceil(_STALE_SHARE * gain_step))
-    return step > horizon.warmup and step - gain_step >= pause
+    waited = step - max(gain_step, 2 * horizon.interval)
+    return step > horizon.warmup and waited >= pause
 
 
 @dataclass(frozen=True)
