@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -22,6 +23,8 @@ transformers.utils.logging.disable_progress_bar()
 # One thread per test process: two of them fill two cores, and sums round the same everywhere.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# Every training collects garbage three times: not among what the imports above have made.
+gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -50,6 +53,18 @@ def _home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTCOMPRESS_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture
+def without_figures(request, monkeypatch):
+    """Draw no figures, a third of a tiny run's time; a test that asks for `with_figures` does."""
+    if "with_figures" not in request.fixturenames:
+        monkeypatch.setattr("bertcompress.report.plots.figure_names", lambda report: ())
+
+
+@pytest.fixture
+def with_figures():
+    """Draw the figures where a file's tests otherwise do without."""
 
 
 @pytest.fixture(scope="session")

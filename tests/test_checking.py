@@ -15,6 +15,8 @@ from bertcompress.method import Method
 from bertcompress.methods.quantization import int8
 from bertcompress.runs import checking
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 CUT = {"prune_structured": {"keep": 0.5, "rows": 8}}
 TRAIN = {"epochs": 1, "batch_size": 8, "precision": "fp32"}
 

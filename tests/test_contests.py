@@ -20,6 +20,8 @@ from bertcompress.runs.contests import Contest
 from bertcompress.store import StageStore
 from bertcompress.training import fitting
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, monkeypatch_module):

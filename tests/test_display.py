@@ -13,6 +13,8 @@ import bertcompress as bc
 from bertcompress import display as module
 from bertcompress.display import Display, Work, duration, span
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
 
 

@@ -10,6 +10,8 @@ from tests_support import WORDS, write_rows
 import bertcompress as bc
 from bertcompress.errors import ModelError, Notice, RecipeError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 CUT = {"prune_structured": {"keep": 0.5, "rows": 8}}
 FINETUNE = {"finetune": {"epochs": 0.5, "batch_size": 8, "precision": "fp32"}}
 

@@ -14,6 +14,8 @@ from transformers.integrations import integration_utils
 import bertcompress as bc
 from bertcompress.errors import InputError, RecipeError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 METHODS = [
     {"finetune": {**TRAIN, "max_steps": 4}},
     {"prune_structured": {"keep": 0.5, "rows": 8}},

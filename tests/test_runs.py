@@ -27,6 +27,8 @@ from bertcompress.runs.judging import batch_note
 from bertcompress.runs.stages import BATCHED
 from bertcompress.store import StageStore
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
 METHODS = [
     {"finetune": {**TRAIN, "epochs": 2}},
@@ -64,7 +66,7 @@ def recipe(place: Path, methods=METHODS, **fields):
     )
 
 
-def test_a_run_leaves_everything_that_the_design_names(place):
+def test_a_run_leaves_everything_that_the_design_names(place, with_figures):
     run = bc.run(recipe(place), place / "run")
     assert {path.name for path in run.folder.iterdir()} == {
         *("recipe.yaml", "report.json", "report.md", "report.html", "environment.json"),
@@ -259,24 +261,26 @@ def kill_when(process: subprocess.Popen[bytes], there: Path, pattern: str) -> No
     process.wait()
 
 
-@pytest.mark.parametrize(
-    "pattern", ["work/01-finetune-*/training/checkpoint-*", "stages/02-prune_structured/stage.json"]
-)
-def test_a_killed_run_goes_on_and_ends_the_same(place, pattern):
-    assert start(place, "calm", False, "home-a").wait() == 0
-    kill_when(start(place, "killed", False, "home-b"), place / ".killed.partial", pattern)
-    assert not (place / "killed").exists()
-    # The store of the killed process is not the one of the second: only --resume can help it.
-    assert start(place, "killed", True, "home-c").wait() == 0
-    reports = [Report.load(place / name) for name in ("calm", "killed")]
-    scores = [
-        [s.value for stage in r.stages for d in stage.deployments for s in d.scores]
-        for r in reports
-    ]
-    assert scores[0] == scores[1]
-    answers = [np.load(place / n / "stages/03-distill/logits.npz") for n in ("calm", "killed")]
-    for name in answers[0].files:
-        np.testing.assert_allclose(answers[0][name], answers[1][name], atol=1e-6)
+def test_a_killed_run_goes_on_and_ends_the_same(place):
+    calm = bc.run(recipe(place, LONGER), place / "calm").report
+    for number, pattern in enumerate(
+        ("work/01-finetune-*/training/checkpoint-*", "stages/02-prune_structured/stage.json")
+    ):
+        out = f"killed-{number}"
+        first = start(place, out, False, f"home-{number}")
+        kill_when(first, place / f".{out}.partial", pattern)
+        assert not (place / out).exists()
+        # The store of the killed process is not the one of this: only `resume` can help it.
+        store = StageStore(place / f"store-{number}")
+        bc.run(recipe(place, LONGER), place / out, resume=True, store=store)
+        assert all_scores(Report.load(place / out)) == all_scores(calm)
+        answers = [np.load(place / n / "stages/03-distill/logits.npz") for n in ("calm", out)]
+        for name in answers[0].files:
+            np.testing.assert_allclose(answers[0][name], answers[1][name], atol=1e-6)
+
+
+def all_scores(report: Report) -> list[float]:
+    return [s.value for stage in report.stages for d in stage.deployments for s in d.scores]
 
 
 @pytest.mark.slow

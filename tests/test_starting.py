@@ -22,6 +22,8 @@ from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import ShapeError
 from bertcompress.training import TrainSettings, fit
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
 FINETUNE = {"finetune": {**TRAIN, "epochs": 6}}
 CUT = {"prune_structured": {"keep": 0.5, "rows": 32}}

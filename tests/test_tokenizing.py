@@ -14,6 +14,8 @@ from bertcompress.artefact import max_tokens
 from bertcompress.errors import ModelError, Notice
 from bertcompress.evaluation import longest_text
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 NAMES = {"num_labels": 2, "id2label": {0: "0", 1: "1"}, "label2id": {"0": 0, "1": 1}}
 CUT = {"prune_structured": {"keep": 0.5, "rows": 8}}
 FEW_ROWS = 40

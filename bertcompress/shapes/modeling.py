@@ -257,6 +257,7 @@ def edited(model: nn.Module) -> bool:
     return bool(read_record(getattr(model, "config", None)))
 
 
+@functools.cache
 def bundle_source() -> str:
     """Return the one source file that is shipped with a model: this folder's modules joined.
 
@@ -282,13 +283,22 @@ def bundle_source() -> str:
 
 def _split(text: str, imports: dict[str, set[str]], bodies: list[str]) -> None:
     """Sort the top level of a module into imports from outside and everything else."""
+    lines = [line.encode() for line in text.split("\n")]
     for i, node in enumerate(ast.parse(text).body):
-        source = ast.get_source_segment(text, node) or ""
+        source = _source(lines, node)
         if isinstance(node, ast.Import | ast.ImportFrom):
             place = getattr(node, "module", None) or ""
             if not place.startswith(("bertcompress", "__future__")):
                 imports.setdefault(place, set()).update(alias.name for alias in node.names)
         elif not (i == 0 and isinstance(node, ast.Expr)) and "__all__" not in source[:9]:
             decorators = getattr(node, "decorator_list", [])
-            marks = "".join(f"@{ast.get_source_segment(text, d)}\n" for d in decorators)
+            marks = "".join(f"@{_source(lines, each)}\n" for each in decorators)
             bodies.append(f"\n\n{marks}{source}" if "\n" in source else f"\n{source}")
+
+
+def _source(lines: list[bytes], node: Any) -> str:
+    """Return the text of a node; `ast.get_source_segment` splits the whole module for each."""
+    found = lines[node.lineno - 1 : node.end_lineno]
+    found[-1] = found[-1][: node.end_col_offset]
+    found[0] = found[0][node.col_offset :]
+    return b"\n".join(found).decode()
