@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -215,7 +216,15 @@ def test_another_try_gets_the_bytes_anew(pulled: dict[str, Any]) -> None:
 
 SLOW = """
 import sys
-from bertcompress import waiting
+from bertcompress import bars, waiting
+class Told(bars.tqdm):
+    def __init__(self, items, what, total, **how):
+        super().__init__(items, what, total, **how)
+        self.moved, self.words = 0, (what, total)
+    def update(self, n=1):
+        self.moved += n
+        print(f"bar {{self.words[0]}} {{self.moved}} of {{self.words[1]}}", file=sys.stderr)
+bars.tqdm = Told
 waiting.SLOW_S, waiting.GIVE_UP_S = 0.5, {give_up}
 sys.argv[1:] = {words!r}
 from bertcompress.cli import main
@@ -238,9 +247,16 @@ def test_a_slow_server_is_said_to_be_slow_and_can_be_interrupted(
     program = SLOW.format(give_up=999, words=words)
     process = faulty.start(program, token=faulty.token, PYTHONUNBUFFERED="1")
     assert process.stderr is not None
+    name, moved, total = "", 0, 0
     for line in process.stderr:
-        if ": slow, " in line:
+        for found in re.findall(r"bar (\w+) (\d+) of (\d+)", line):
+            name, moved, total = found[0], int(found[1]), int(found[2])
+        # Of a file nothing is sent before the server has answered.
+        if ": slow, " in line and (moved or verb == "push"):
             break
+    assert name == {"pull": "downloading", "push": "sending"}[verb]
+    assert moved < total
+    assert total > (runs.stock / "onnx" / "model.onnx").stat().st_size
     assert "Ctrl-C stops it" in line
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
