@@ -312,3 +312,71 @@ def test_what_was_decided_is_stored(data, tmp_path):
     control = OPEN.model_copy(update=OPEN.equal_steps(facts))
     assert (control.max_steps, control.learning_rate) == (facts["steps"], 5e-4)
     assert control.is_fixed and control.patience is None
+
+
+AUTO = {"learning_rate": "auto", "max_epochs": 12, "patience": 2}
+
+
+def alike_at_first(monkeypatch, times, dies_at=None, begin=0):
+    """Let so many evaluations find every row answered alike, and all of them a slow rise."""
+    count = iter(range(begin, 10_000))
+
+    def judge(*_):
+        number = next(count)
+        if number == dies_at:
+            raise KeyboardInterrupt
+        return Judged(0.5 + 0.001 * number, 1.0, error=0.1, spread=0.0 if number < times else 1.0)
+
+    monkeypatch.setattr(Selection, "judge", judge)
+
+
+def weights(fitted):
+    return torch.cat([p.detach().flatten() for p in fitted.model.parameters()])
+
+
+def test_a_training_that_learns_nothing_begins_again_at_half_the_rate(data, tmp_path, monkeypatch):
+    model = tiny_model(num_labels=2)
+    rate = learning_rate(OPEN.model_copy(update={"learning_rate": "auto"}), model)
+    alike_at_first(monkeypatch, 2)
+    fitted = open_ended(data, tmp_path / "auto", **AUTO)
+    assert fitted.collapsed_at == (rate,)
+    assert fitted.settings.learning_rate == rate / 2
+    assert fitted.facts["collapsed_at"] == [rate]
+
+    alike_at_first(monkeypatch, 0)
+    given = open_ended(data, tmp_path / "given", **{**AUTO, "learning_rate": rate / 2})
+    assert given.collapsed_at == ()
+    assert torch.equal(weights(fitted), weights(given))
+    assert fitted.steps == given.steps
+    spent = 2 * given.evaluation_steps
+    assert fitted.samples - given.samples == pytest.approx(spent * OPEN.batch_size, rel=0.1)
+
+    # Killed in the second attempt, it goes on there.
+    alike_at_first(monkeypatch, 2, dies_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        open_ended(data, tmp_path / "killed", **AUTO)
+    alike_at_first(monkeypatch, 0, begin=5)
+    resumed = open_ended(data, tmp_path / "killed", **AUTO)
+    assert resumed.collapsed_at == (rate,)
+    assert torch.equal(weights(resumed), weights(given))
+    checkpoints.clear(tmp_path / "killed")
+    assert not list((tmp_path / "killed").iterdir())
+
+
+def test_it_begins_again_twice_at_most_and_never_at_a_rate_that_was_given(
+    data, tmp_path, monkeypatch
+):
+    alike_at_first(monkeypatch, 999)
+    short = {**AUTO, "max_epochs": 4}
+    twice = open_ended(data, tmp_path / "auto", **short)
+    assert len(twice.collapsed_at) == 2
+    assert twice.settings.learning_rate == twice.collapsed_at[0] / 4
+    assert open_ended(data, tmp_path / "given", **{**short, "learning_rate": 1e-3}).steps > 0
+
+
+def test_answers_that_do_not_depend_on_the_row_are_seen(data):
+    model = tiny_model(num_labels=2)
+    selection = Selection(data, tiny_tokenizer(), LabelLoss(), torch.device("cpu"))
+    assert 0 < selection.judge(model).spread < math.inf
+    torch.nn.init.zeros_(model.classifier.weight)
+    assert selection.judge(model).spread == pytest.approx(0.0, abs=1e-6)

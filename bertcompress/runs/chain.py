@@ -203,4 +203,7 @@ def _training_words(facts: Mapping[str, Any]) -> str:
         "fixed": "a fixed length",
     }[ended["reason"]]
     rate, precision = facts["learning_rate"], facts["precision"]
-    return f"{facts['steps']} steps ({why}) at a peak rate of {rate:g}, in {precision}"
+    words = f"{facts['steps']} steps ({why}) at a peak rate of {rate:g}, in {precision}"
+    collapsed = " and ".join(f"{each:g}" for each in facts.get("collapsed_at", ()))
+    again = f"; begun again, since at {collapsed} every row was answered alike"
+    return words + (again if collapsed else "")

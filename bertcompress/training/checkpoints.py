@@ -11,7 +11,7 @@ import contextlib
 import random
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bertcompress.errors import OutputError
 from bertcompress.machine import machine_words
 
 __all__ = [
+    "begin_again",
     "clear",
     "folder_of",
     "latest",
@@ -35,9 +36,11 @@ __all__ = [
     "restore_random_state",
     "step_of",
     "write",
+    "write_start",
 ]
 
 _NAME = re.compile(r"checkpoint-(\d+)")
+_START = "start"
 _WEIGHTS = "model.safetensors"
 _STATE = "state.pt"
 _TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it
@@ -73,7 +76,7 @@ def write(
     """
     target = folder_of(workdir, step)
     temporary = workdir / f".{target.name}.partial"
-    try:
+    with _told(target, temporary):
         _discard(temporary)
         temporary.mkdir(parents=True)
         save_model(model, str(temporary / _WEIGHTS))
@@ -81,17 +84,26 @@ def write(
         trainer_state.save_to_json(str(temporary / _TRAINER_STATE))
         _discard(target)
         temporary.rename(target)
-    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own words
-        with contextlib.suppress(OSError):
-            _discard(temporary)
-        reason = machine_words(error)
-        if reason is None and not isinstance(error, OSError):
-            raise
-        raise OutputError(f"{target}: cannot write the checkpoint: {reason or error}") from error
     for other, folder in _all(workdir).items():
         if other != step and other not in keep:
             _discard(folder)
     return target
+
+
+def write_start(workdir: Path, model: nn.Module) -> None:
+    """Write the weights that a training begins with, so that it can begin again.
+
+    Raises OutputError where they cannot be written.
+    """
+    folder = workdir / _START
+    with _told(folder, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / _WEIGHTS))
+
+
+def begin_again(workdir: Path, model: nn.Module) -> None:
+    """Fill the model in place with what `write_start` wrote."""
+    load_weights(model, workdir / _START)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -106,8 +118,9 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def clear(workdir: Path) -> None:
-    """Delete every checkpoint, and what a killed process left of one."""
-    for folder in [*_all(workdir).values(), *workdir.glob(".checkpoint-*.partial")]:
+    """Delete every checkpoint, the start, and what a killed process left of one."""
+    left = [*workdir.glob(".checkpoint-*.partial"), workdir / _START]
+    for folder in [*_all(workdir).values(), *left]:
         _discard(folder)
 
 
@@ -130,6 +143,20 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextlib.contextmanager
+def _told(target: Path, temporary: Path) -> Iterator[None]:
+    """Say what could not be written, and leave nothing half-written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own words
+        with contextlib.suppress(OSError):
+            _discard(temporary)
+        reason = machine_words(error)
+        if reason is None and not isinstance(error, OSError):
+            raise
+        raise OutputError(f"{target}: cannot write the checkpoint: {reason or error}") from error
 
 
 def _all(workdir: Path) -> dict[int, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -24,6 +25,7 @@ from bertcompress.batches import Batches, train_loader
 from bertcompress.data import TaskData, collator
 from bertcompress.errors import InputError, ModelError, OutputError
 from bertcompress.method import Context, Objective
+from bertcompress.ranks import Ranks
 from bertcompress.training import checkpoints
 from bertcompress.training.loggers import logging_to
 from bertcompress.training.progress import Plan, Progress
@@ -38,6 +40,8 @@ from bertcompress.training.trainer import FitTrainer
 __all__ = ["Fitted", "fit", "fit_batches", "fit_stage"]
 
 _ABSENT = object()
+_RESTARTS = 2
+"""Of a training that learns nothing at the rate that `auto` stands for: each at half the rate."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ class Fitted:
     """Steps from one evaluation to the next."""
     step_seconds: Mapping[str, float]
     """What `precision: auto` measured; empty where it was given or had one candidate."""
+    collapsed_at: tuple[float, ...] = ()
+    """Peak rates at which nothing was learned before the training began again at half of them; what
+    was spent then is in `samples` and `seconds`, not in `steps`."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -78,6 +85,7 @@ class Fitted:
             "selection_score": self.selection_score,
             "precision": self.settings.precision,
             "learning_rate": self.settings.learning_rate,
+            "collapsed_at": list(self.collapsed_at),
             "ended": dict(self.ended.facts),
             "evaluation_steps": self.evaluation_steps,
             "earlier_seconds": self.earlier_seconds,
@@ -136,7 +144,8 @@ def fit(
 
     with standardised_head(model, TargetScale.of(data)) as scale:
         judge = Selection(data, tokenizer, objective, device, scale).judge
-        plan = Plan(loader, Path(workdir), judge, len(data.selection), mark, keep_last)
+        restarts = _RESTARTS if settings.learning_rate == "auto" and not keep_last else 0
+        plan = Plan(loader, Path(workdir), judge, len(data.selection), mark, keep_last, restarts)
         return _train(model, objective, plan, settings, seed, device, progress)
 
 
@@ -210,18 +219,24 @@ def _train(
             precision, reached = agreed(choose(timed)), Progress()
         else:
             precision, reached = settings.precision, Progress()
-        rate = learning_rate(settings, model)
-        resolved = settings.model_copy(update={"precision": precision, "learning_rate": rate})
-        steps = resume.step if resume else 0
+        start = _Start(model, objective, plan)
         earlier = reached.seconds
-        if resume is not None and reached.finished:
-            objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])
-        else:
-            with logging_to(args, settings) as callbacks:
-                trainer = FitTrainer(model, args, objective, plan, resolved, callbacks)
-                trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-            trainer.tick()
-            steps, reached = trainer.state.global_step, trainer.progress
+        while True:
+            rate = learning_rate(settings, model) / 2 ** len(reached.collapsed_at)
+            resolved = settings.model_copy(update={"precision": precision, "learning_rate": rate})
+            steps = resume.step if resume else 0
+            if resume is not None and reached.finished:
+                objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])
+            else:
+                with logging_to(args, settings) as callbacks:
+                    trainer = FitTrainer(model, args, objective, plan, resolved, reached, callbacks)
+                    trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+                trainer.tick()
+                steps, reached = trainer.state.global_step, trainer.progress
+            if reached.reason != "collapsed":
+                break
+            start.again()
+            resume, reached = None, reached.again(rate)
     best = steps if plan.keep_last else reached.best_step or steps
     if plan.judge is not None:
         checkpoints.load_weights(model, checkpoints.folder_of(plan.workdir, best))
@@ -240,7 +255,30 @@ def _train(
         ended=Ended.of(resolved, reached.reason, reached.history, plan.judged_rows),
         evaluation_steps=reached.interval,
         step_seconds=timed,
+        collapsed_at=tuple(reached.collapsed_at),
     )
+
+
+class _Start:
+    """What a training begins with, so that it can begin again."""
+
+    def __init__(self, model: nn.Module, objective: Objective, plan: Plan) -> None:
+        self.model, self.objective, self.workdir = model, objective, plan.workdir
+        self.ranks = Ranks()
+        if plan.restarts:
+            self._objective = copy.deepcopy(dict(objective.state_dict()))
+            if self.ranks.main:
+                checkpoints.write_start(self.workdir, model)
+
+    def again(self) -> None:
+        """Take back everything that was learned, and the checkpoints of it."""
+        self.ranks.wait()
+        checkpoints.begin_again(self.workdir, self.model)
+        self.objective.load_state_dict(self._objective)
+        self.ranks.wait()
+        if self.ranks.main:
+            checkpoints.clear(self.workdir)
+            checkpoints.write_start(self.workdir, self.model)
 
 
 def _arguments(

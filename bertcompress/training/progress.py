@@ -16,6 +16,9 @@ from bertcompress.training.selection import Judged
 
 __all__ = ["Plan", "Progress"]
 
+_ALIKE = 0.1
+"""Standard deviation of the answers over the rows, of logits or of standardised targets: below it
+a model answers every row alike. One that has begun to learn is far above."""
 _LUCK = 0.5
 """Standard errors that a score must rise by to be a gain: of many evaluations some are lucky."""
 
@@ -34,6 +37,8 @@ class Plan:
     """Of everything that a resumed training must have in common with the killed one."""
     keep_last: bool = False
     """Whether the last step is what is wanted, whatever the scores."""
+    restarts: int = 0
+    """How often a training that learns nothing may begin again at half the rate."""
 
 
 @dataclass
@@ -54,8 +59,13 @@ class Progress:
     decay_steps: int = 0
     interval: int = 0
     """Steps from one evaluation to the next."""
+    alike: int = 0
+    """Evaluations in a row, up to the last one, at which all rows were answered alike."""
+    collapsed_at: list[float] = field(default_factory=list)
+    """Higher peak rates at which this training learned nothing before it began again."""
     reason: str = "fixed"
-    """Why the training ends: `stalled`, `fixed`, `max_epochs` or `max_minutes`."""
+    """Why the training ends: `stalled`, `fixed`, `max_epochs` or `max_minutes`; `collapsed`, where
+    it learned nothing and begins again."""
     finished: bool = False
     rows: int = 0
     """Rows trained on, over all processes."""
@@ -67,6 +77,7 @@ class Progress:
 
     def judge(self, judged: Judged, step: int) -> None:
         """Take in score and loss of the selection split."""
+        self.alike = self.alike + 1 if judged.spread < _ALIKE else 0
         score, loss, best = judged.score, judged.loss, self.best_score
         better = not math.isnan(score) and (best is None or score > best)
         if not math.isnan(loss) and (self.best_loss is None or loss < self.best_loss):
@@ -80,6 +91,11 @@ class Progress:
             self.best_score, self.best_step, self.stale = score, step, 0
         else:
             self.stale += 1
+
+    def again(self, rate: float) -> Progress:
+        """Return where the training stands that begins again: what was spent remains spent."""
+        tried = [*self.collapsed_at, rate]
+        return Progress(rows=self.rows, seconds=self.seconds, collapsed_at=tried)
 
     @property
     def _stands_still(self) -> bool:

@@ -35,6 +35,9 @@ class Judged:
     """Mean loss of the labels, without labels of the objective."""
     error: float = 0.0
     """Standard error of the score, at most; 0 for a loss, which has no such scale."""
+    spread: float = math.inf
+    """Standard deviation of the answers over the rows, the mean of the outputs; infinite where
+    there are no labels."""
 
 
 class Selection:
@@ -88,12 +91,13 @@ class Selection:
         loss = float(np.average([part[2] for part in parts], weights=rows))
         order = np.argsort(np.concatenate([part[0] for part in parts]))
         logits = self.data.in_task_order(np.concatenate([part[1] for part in parts])[order])
+        spread = float(logits.std(axis=0).mean())
         if self.scale is not None:
             logits = logits * self.scale.std + self.scale.mean
         references = self.data.references("selection")
         headline = self.task.headline
         value = metrics.compute([headline], logits, references, self.task.problem)[headline]
-        return Judged(value, loss, 0.5 / math.sqrt(len(references)))
+        return Judged(value, loss, 0.5 / math.sqrt(len(references)), spread)
 
     def _loss(self, model: nn.Module) -> float:
         mine = []

@@ -65,13 +65,14 @@ class FitTrainer(Trainer):
         objective: Objective,
         plan: Plan,
         settings: TrainSettings,
+        progress: Progress,
         callbacks: list[TrainerCallback],
     ) -> None:
         self.net = model  # never wrapped
         self.objective = objective
         self.plan = plan
         self.settings = settings
-        self.progress = Progress()
+        self.progress = progress
         self.sampler: Any = None
         self.steps_per_epoch = 1
         self.horizon: Horizon
@@ -211,6 +212,10 @@ class FitTrainer(Trainer):
     def _ends_at(self, step: int) -> bool:
         """Return whether this evaluation is the last; let the rate fall where the score stalls."""
         settings, progress = self.settings, self.progress
+        may_begin_again = len(progress.collapsed_at) < self.plan.restarts
+        if may_begin_again and progress.alike >= settings.stall_patience:
+            progress.reason = "collapsed"
+            return True
         if self.horizon.fixed:
             over = settings.patience is not None and progress.stale >= settings.patience
             progress.reason = "stalled" if over and step < self.last_step else progress.reason
