@@ -62,6 +62,7 @@ def test_trains_until_the_score_stalls_and_says_so(to_the_end):
         "improving": False,
         "setting": "",
         "value": None,
+        "learned": True,
     }
 
 
@@ -371,7 +372,10 @@ def test_it_begins_again_twice_at_most_and_never_at_a_rate_that_was_given(
     twice = open_ended(data, tmp_path / "auto", **short)
     assert len(twice.collapsed_at) == 2
     assert twice.settings.learning_rate == twice.collapsed_at[0] / 4
-    assert open_ended(data, tmp_path / "given", **{**short, "learning_rate": 1e-3}).steps > 0
+    given = open_ended(data, tmp_path / "given", **{**short, "learning_rate": 1e-3})
+    assert (given.collapsed_at, given.settings.learning_rate) == ((), 1e-3)
+    for each in (twice, given):
+        assert each.facts["ended"]["learned"] is False
 
 
 def test_answers_that_do_not_depend_on_the_row_are_seen(data):

@@ -270,6 +270,17 @@ def test_a_training_that_was_cut_short_is_the_first_line_everywhere():
         assert _first(text, "was stopped by max_epochs = 20", ["openvino int8"]), name
 
 
+def test_a_training_that_learned_nothing_is_red():
+    collapsed = {**ENDED, "improving": False, "learned": False}
+    stage = _with(baseline(), facts={"ended": collapsed})
+    report = sample_report((stage, distilled(), quantized()))
+    assert "01-finetune learned nothing: it answers every row alike" in report.verdict.red[0]
+    assert "Give finetune a lower learning_rate" in report.verdict.red[0]
+    control = _control(False, 0.9, 0.4, ended=collapsed)
+    report = sample_report((baseline(), _with(distilled(), control=control), quantized()))
+    assert any("the control of 03-distill learned nothing" in line for line in report.verdict.red)
+
+
 def _control(goes_on: bool, ours: float, theirs: float, **fields: Any) -> Control:
     return Control(
         name="no teacher",

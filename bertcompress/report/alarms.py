@@ -73,6 +73,7 @@ def red_lines(
         *_by_order(data),
         *_cut(data, task),
         *(line for stage in stages if (line := _stopped(stage))),
+        *(line for stage in stages for line in _learned_nothing(stage)),
         *_above(baseline, row),
         *(line for stage in stages if (line := _beaten(stage))),
     ]
@@ -175,6 +176,19 @@ def _stopped(stage: Stage) -> str:
         f"{stage.name} was stopped by {cap} while its selection score was still improving: it is "
         f"not at its best. Raise {cap.partition(' ')[0]} of {stage.method}."
     )
+
+
+def _learned_nothing(stage: Stage) -> list[str]:
+    """Return which trainings of a stage collapsed: every row is answered alike to the end."""
+    control = stage.control
+    ours = control.method.ended if control and control.method else stage.facts.get("ended")
+    what = {stage.name: ours, f"the control of {stage.name}": control.ended if control else None}
+    return [
+        f"{name} learned nothing: it answers every row alike. Give {stage.method} a lower "
+        "learning_rate."
+        for name, ended in what.items()
+        if ended and ended.get("learned") is False
+    ]
 
 
 def _above(baseline: Stage, row: DeploymentRow | None) -> list[str]:

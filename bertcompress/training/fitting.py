@@ -252,7 +252,9 @@ def _train(
         history=tuple(reached.history),
         selection_score=reached.history[-1]["score"] if plan.keep_last else reached.best_score,
         settings=resolved,
-        ended=Ended.of(resolved, reached.reason, reached.history, plan.judged_rows),
+        ended=Ended.of(
+            resolved, reached.reason, reached.history, plan.judged_rows, reached.learned
+        ),
         evaluation_steps=reached.interval,
         step_seconds=timed,
         collapsed_at=tuple(reached.collapsed_at),

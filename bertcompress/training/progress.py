@@ -98,6 +98,11 @@ class Progress:
         return Progress(rows=self.rows, seconds=self.seconds, collapsed_at=tried)
 
     @property
+    def learned(self) -> bool:
+        """Whether some evaluation found that not all rows are answered alike, or there was none."""
+        return self.alike < len(self.history) or not self.history
+
+    @property
     def _stands_still(self) -> bool:
         """Whether the score has not risen since it was first taken, and could."""
         first = self.history[0]["score"] if self.history else None

@@ -126,6 +126,8 @@ class Ended:
     setting: str
     """The setting to raise where it was improving; empty where there is none."""
     value: float | None
+    learned: bool = True
+    """False where every evaluation found all rows answered alike."""
 
     @classmethod
     def of(
@@ -134,13 +136,14 @@ class Ended:
         reason: str,
         history: list[dict[str, Any]],
         rows: int,
+        learned: bool = True,
     ) -> Ended:
         """Return how a training ended. `history`: its evaluations, on so many rows each."""
         if reason == "stalled":
-            return cls(reason, False, "", None)
-        fixed_by = "max_steps" if settings.max_steps else "epochs"
-        setting = fixed_by if reason == "fixed" else reason
-        return cls(reason, _still_rising(history, rows), setting, getattr(settings, setting))
+            return cls(reason, False, "", None, learned)
+        setting = ("max_steps" if settings.max_steps else "epochs") if reason == "fixed" else reason
+        rising = _still_rising(history, rows)
+        return cls(reason, rising, setting, getattr(settings, setting), learned)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -150,6 +153,7 @@ class Ended:
             "improving": self.improving,
             "setting": self.setting,
             "value": self.value,
+            "learned": self.learned,
         }
 
 
