@@ -132,10 +132,18 @@ class Display:
         self._last = (step, last)
         if self._bars:
             self._move(step, last, words_of(loss, score))
-        elif now - self._told >= EVERY_S:
-            self._told = now
-            words = ", ".join(filter(None, (f"step {step:,} of {last:,}", words_of(loss, score))))
-            self.line(f"{self._at.title}: {words}, {self.left}")
+            return
+        self.meanwhile(
+            ", ".join(filter(None, (f"step {step:,} of {last:,}", words_of(loss, score))))
+        )
+
+    def meanwhile(self, words: str) -> None:
+        """Say where the work at hand stands, now and then and where no bar shows it."""
+        now = time.monotonic()
+        if self._at is None or self.silent or self._bars or now - self._told < EVERY_S:
+            return
+        self._told = now
+        self.line(f"{self._at.title}: {words}, {self.left}")
 
     @property
     def left(self) -> str:

@@ -11,7 +11,8 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress import display as module
-from bertcompress.display import Display, Work, duration, span
+from bertcompress.display import Display, Work, duration, showing, span
+from bertcompress.runs.judging import _turns
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -50,6 +51,18 @@ def test_into_a_log_a_training_is_at_most_one_line_a_minute(clock):
         "at most 25 min left of the whole"
     )
     assert said[-1] == "stage 1 of 2: finetune: done in 8 min; about 17 min left of the whole"
+
+
+def test_into_a_log_timing_too_says_how_far_it_is(clock):
+    said: list[str] = []
+    display = Display(said.append)
+    display.plan([Work("timing", "timing and report", 60, 180)])
+    with display.working("timing"), showing(display):
+        for turn in range(1, 13):
+            clock[0] += 10
+            _turns(0, turn, 20)
+    assert said[1] == "timing and report: 6 of 20 turns timed, about 2 min left of the whole"
+    assert len(said) == 1 + 2 + 1
 
 
 def test_a_control_is_expected_to_take_as_long_as_its_method(clock):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bertcompress.artefact import Deployment, Product, max_tokens, rung
 from bertcompress.data import TaskData
+from bertcompress.display import shown
 from bertcompress.measure import (
     BATCH,
     Candidate,
@@ -226,6 +227,13 @@ class Timed:
     """`torch`, `dense_int8` or None."""
 
 
+def _turns(_: int, done: int, turns: int) -> None:
+    """Say how far the timing is, where no bar shows it."""
+    display = shown.get()
+    if display is not None:
+        display.meanwhile(f"{done} of {turns} turns timed")
+
+
 def time_deployments(
     timed: Sequence[Timed],
     data: TaskData,
@@ -258,5 +266,6 @@ def time_deployments(
         measuring.shapes,
         threads=measuring.threads,
         seconds=measuring.seconds * count,
+        progress=_turns,
     )
     return {each.deployment.path: timing for each, timing in zip(timed, timings, strict=True)}
