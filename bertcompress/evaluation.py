@@ -76,8 +76,8 @@ def evaluate(
     `model`: a folder, a run, an `.onnx` file or its folder, or a Hub id. A run stands for the
     deployment that its verdict is about; `runtime` and `precision` choose another, and `say` is
     told which it was. Without `task` it is that of the run, its limit of rows included; `test` is a
-    file of rows that takes the place of the validation split. Labels are aligned by name through
-    the model's `id2label`. Raises InputError and its kin.
+    file of rows that takes the place of the validation split, and is called `test` in the result.
+    Labels are aligned by name through the model's `id2label`. Raises InputError and its kin.
     """
     place = find_place(model, runtime, precision, revision, say)
     _check_head(place)
@@ -99,11 +99,14 @@ def evaluate(
     data = data.fitted(tokenizer)
     for line in data.notes:
         say(line)
-    return [
+    rows = [
         row
         for name in splits
         for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
     ]
+    if test is None:
+        return rows
+    return [row.model_copy(update={"split": "test"}) for row in rows]
 
 
 def _judged_by(

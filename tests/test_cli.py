@@ -108,6 +108,7 @@ def test_a_run_knows_its_task_and_a_test_file_is_enough(finished, monkeypatch, c
     )
     rows = json.loads(text)
     assert status == 0 and {row["n"] for row in rows} == {16}
+    assert {row["split"] for row in rows} == {"test"}
     again = bc.evaluate("run", test="test.csv")
     assert [row.value for row in again] == [row["value"] for row in rows]
     columns = ["--text", "text", "--label", "label"]
