@@ -50,7 +50,7 @@ from bertcompress.measure.probe import record
 from bertcompress.places import Place, Say, all_places, find_place
 from bertcompress.publish.serving import write_serving
 from bertcompress.recognising import left_out_layers
-from bertcompress.run_task import kept_task, with_test_file
+from bertcompress.run_task import TEST, is_test_file, kept_task, with_test_file
 from bertcompress.runtimes import open_predictor
 from bertcompress.task import Task
 from bertcompress.tokenizing import check_vocabulary, longest_text
@@ -104,9 +104,9 @@ def evaluate(
         for name in splits
         for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
     ]
-    if test is None:
+    if not is_test_file(wanted):
         return rows
-    return [row.model_copy(update={"split": "test"}) for row in rows]
+    return [row.model_copy(update={"split": TEST}) for row in rows]
 
 
 def _judged_by(

@@ -11,7 +11,10 @@ from bertcompress.files import read_json
 from bertcompress.formats import READ, check_format, format_of
 from bertcompress.task import Task
 
-__all__ = ["kept_task", "task_of_file", "with_test_file"]
+__all__ = ["TEST", "is_test_file", "kept_task", "task_of_file", "with_test_file"]
+
+TEST = "test"
+"""What the rows of a test file are called."""
 
 _REPORT = "report.json"
 _LEVELS = 3
@@ -56,8 +59,13 @@ def with_test_file(task: Task, file: str | Path) -> Task:
     if form is None:
         raise TaskError(f"--test {file}: not a format that is read; those are {READ}")
     gone = dict.fromkeys(("config", "train_config", "revision", "chance"))
-    split = {"files": {"test": path}, "train": "test", "validation": "test", "also": {}}
+    split = {"files": {TEST: path}, "train": TEST, "validation": TEST, "also": {}}
     return task.model_copy(update={**gone, **split, "dataset": form})
+
+
+def is_test_file(task: Task) -> bool:
+    """Return whether a task is what `with_test_file` makes: judged on the rows of one file."""
+    return task.train == task.validation == TEST
 
 
 def task_of_file(
