@@ -224,15 +224,13 @@ def _train(
         while True:
             rate = learning_rate(settings, model) / 2 ** len(reached.collapsed_at)
             resolved = settings.model_copy(update={"precision": precision, "learning_rate": rate})
-            steps = resume.step if resume else 0
             if resume is not None and reached.finished:
+                steps = resume.step
                 objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])
             else:
                 with logging_to(args, settings) as callbacks:
                     trainer = FitTrainer(model, args, objective, plan, resolved, reached, callbacks)
-                    trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-                trainer.tick()
-                steps, reached = trainer.state.global_step, trainer.progress
+                    steps, reached = _to_the_end(trainer, resume)
             if reached.reason != "collapsed":
                 break
             start.again()
@@ -259,6 +257,13 @@ def _train(
         step_seconds=timed,
         collapsed_at=tuple(reached.collapsed_at),
     )
+
+
+def _to_the_end(trainer: FitTrainer, resume: _Resume | None) -> tuple[int, Progress]:
+    """Return the steps in all and where the training stands after them."""
+    trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+    trainer.tick()
+    return trainer.state.global_step, trainer.progress
 
 
 class _Start:
