@@ -34,6 +34,8 @@ _ATTEMPTS = 8
 """Ways to round that are tried for one runtime where the first loses too much."""
 _EXPORTED_S = (0.1, 1.0)
 """Seconds for a million parameters in which a file is exported, rounded and opened: not timed."""
+_OPENED_S = (1.0, 12.0)
+"""Seconds in which a file that is timed is opened in its own process and has its first pass."""
 _EVALUATED = 32
 """Rows of a batch where nothing is trained."""
 
@@ -173,4 +175,7 @@ class _Planner:
         if not measure.latency:
             return Work(TIMING, "report", 1.0, 5.0)
         seconds = measure.seconds * (len(measure.shapes) + 2 * measure.task_lengths)
-        return Work(TIMING, "timing and report", seconds, 2 * seconds + 5.0)
+        # Of the model before and after: in torch, and in fp32 and int8 of each runtime.
+        files = 2 * (1 + 2 * len(available_runtimes()))
+        low, high = (files * each for each in _OPENED_S)
+        return Work(TIMING, "timing and report", seconds + low, 2 * seconds + high + 5.0)
