@@ -108,6 +108,9 @@ def test_a_timing_that_was_disturbed_or_spreads_is_no_figure():
         value, detail, good = _tiles(sample_report((baseline(), last)))["Milliseconds"]
         assert (value, good) == ("no difference measurable", False)
         assert why in detail and " ms" not in detail
+    # Nor is it said of a busy machine that nothing is slower than the fastest.
+    report = sample_report((baseline(), _disturbed(quantized())))
+    assert not any("not measurably slower" in line for line in report.verdict.deploy)
 
 
 def test_what_is_slower_is_not_green_and_what_was_not_timed_says_so():

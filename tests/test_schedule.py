@@ -315,6 +315,18 @@ def test_what_was_decided_is_stored(data, tmp_path):
     assert control.is_fixed and control.patience is None
 
 
+def test_the_end_of_the_fall_is_kept_unless_an_earlier_step_is_clearly_better():
+    progress = Progress()
+    for step, score in ((1, 0.80), (2, 0.78)):
+        progress.judge(Judged(score, 1.0, error=0.04), step)
+    assert (progress.best_step, progress.best_score) == (1, 0.80)
+    progress.decay_from = 2
+    for step, score, kept in ((3, 0.79, 3), (4, 0.77, 3), (5, 0.785, 5), (6, math.nan, 5)):
+        progress.judge(Judged(score, 1.0, error=0.04), step)
+        assert progress.best_step == kept
+    assert (progress.best_score, progress.top_score) == (0.785, 0.80)
+
+
 AUTO = {"learning_rate": "auto", "max_epochs": 12, "patience": 2}
 
 

@@ -134,7 +134,8 @@ def _use(rows: Sequence[DeploymentRow], baseline: Stage, batch: int, length: int
         as_fast=tuple(
             other.label
             for other, its in pairs
-            if other is not row and not speed_claim(its, time).stands
+            # Of a disturbed timing it says nothing that two differ by less than their spread.
+            if other is not row and not ((c := speed_claim(its, time)).stands or c.disturbed)
         ),
         best_dense=dense[0].label if dense else None,
         best_dense_ms=dense[1].batch_ms if dense else None,

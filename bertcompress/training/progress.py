@@ -46,7 +46,10 @@ class Progress:
     """Where a training stands; JSON-plain, part of each checkpoint."""
 
     best_score: float | None = None
+    """Of the step that is kept so far."""
     best_step: int = 0
+    top_score: float | None = None
+    """The highest so far."""
     stale: int = 0
     """Evaluations since the best one."""
     best_loss: float | None = None
@@ -78,7 +81,7 @@ class Progress:
     def judge(self, judged: Judged, step: int) -> None:
         """Take in score and loss of the selection split."""
         self.alike = self.alike + 1 if judged.spread < _ALIKE else 0
-        score, loss, best = judged.score, judged.loss, self.best_score
+        score, loss, best = judged.score, judged.loss, self.top_score
         better = not math.isnan(score) and (best is None or score > best)
         if not math.isnan(loss) and (self.best_loss is None or loss < self.best_loss):
             self.best_loss = loss
@@ -86,8 +89,13 @@ class Progress:
                 self.gain_step = step
         if better and (self.gain_score is None or score > self.gain_score + _LUCK * judged.error):
             self.gain_step, self.gain_score = step, score
-        # With a falling rate a later step as good as the best is the better one.
-        if better or (self.decay_from and score == best):
+        if better:
+            self.top_score = score
+        # With a falling rate a later step about as good as the best is the better one: of many
+        # evaluations at a held rate the best one was lucky.
+        top = self.top_score
+        falling = self.decay_from and top is not None and score >= top - _LUCK * judged.error
+        if better or falling:
             self.best_score, self.best_step, self.stale = score, step, 0
         else:
             self.stale += 1
@@ -106,4 +114,4 @@ class Progress:
     def _stands_still(self) -> bool:
         """Whether the score has not risen since it was first taken, and could."""
         first = self.history[0]["score"] if self.history else None
-        return self.best_score is None or (self.best_score == first and self.best_score < 1)
+        return self.top_score is None or (self.top_score == first and self.top_score < 1)
