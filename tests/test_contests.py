@@ -210,6 +210,17 @@ def test_a_run_over_a_baseline_at_chance_ends_well_and_red(made, tmp_path):
     assert done.output.index("! The baseline") < done.output.index("Stage by stage")
 
 
+@pytest.mark.parametrize("option", [[], ["--no-controls"]])
+def test_controls_can_be_left_out(made, tmp_path, option):
+    wanted = _misled(made, [CUT, DISTIL])
+    (tmp_path / "recipe.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
+    words = ["run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), *option]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert (bc.Report.load(tmp_path / "run").last.control is None) == bool(option)
+    assert ("its control" in done.output) != bool(option)
+
+
 # -- numbers
 
 
