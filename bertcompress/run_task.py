@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from bertcompress.errors import DataError, InputError, TaskError
@@ -27,7 +28,8 @@ def kept_task(model: str | Path) -> tuple[Task, int | None] | None:
     None for what is in no run. Raises InputError for a run whose task cannot be read.
     """
     place = Path(model).expanduser().absolute()
-    for folder in (place, *place.parents)[:_LEVELS]:
+    # Not all of them: a name of fifty thousand parts would take most of a minute.
+    for folder in (place, *islice(place.parents, _LEVELS - 1)):
         if (folder / _REPORT).is_file() and folder.is_dir():
             return _read(folder / _REPORT)
     return None
