@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import chain
 from pathlib import Path
 
 from bertcompress.errors import TaskError
@@ -70,8 +71,7 @@ def name_of(source: str) -> str:
     stem = path.name
     while Path(stem).suffix.lower() in (*_SUFFIXES, ".gz"):
         stem = Path(stem).stem
-    names = [stem, *(parent.name for parent in Path(os.path.abspath(path)).parents)]
-    for name in names:
+    for name in chain((stem,), (parent.name for parent in Path(os.path.abspath(path)).parents)):
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
         if slug and not _GENERIC.fullmatch(slug):
             return slug

@@ -327,6 +327,23 @@ def test_the_end_of_the_fall_is_kept_unless_an_earlier_step_is_clearly_better():
     assert (progress.best_score, progress.top_score) == (0.785, 0.80)
 
 
+@pytest.mark.parametrize(
+    ("spreads", "losses", "alike"),
+    [
+        ((0.01, 0.01), (1.104, 1.098), 2),  # the loss of the constant answer
+        ((0.01, 0.01), (0.20, 0.15), 0),  # how rare the classes are is learned first
+        ((0.01, 0.30), (1.1, 1.1), 0),
+        ((0.01, 0.30, 0.01), (1.1, 1.1, 1.1), 1),
+    ],
+)
+def test_alike_is_what_answers_every_row_alike_and_learns_nothing(spreads, losses, alike):
+    progress = Progress()
+    for step, (spread, loss) in enumerate(zip(spreads, losses, strict=True), start=1):
+        progress.judge(Judged(0.3, loss, error=0.03, spread=spread), step)
+        progress.history.append({"step": step, "score": 0.3, "selection_loss": loss})
+    assert progress.alike == alike
+
+
 AUTO = {"learning_rate": "auto", "max_epochs": 12, "patience": 2}
 
 

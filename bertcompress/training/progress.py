@@ -19,6 +19,9 @@ __all__ = ["Plan", "Progress"]
 _ALIKE = 0.1
 """Standard deviation of the answers over the rows, of logits or of standardised targets: below it
 a model answers every row alike. One that has begun to learn is far above."""
+_FALLS = 0.98
+"""Share of the loss before, below which a model learns, even if what it learns yet is how rare the
+classes are: of many labels that is the first thing."""
 _LUCK = 0.5
 """Standard errors that a score must rise by to be a gain: of many evaluations some are lucky."""
 
@@ -63,7 +66,8 @@ class Progress:
     interval: int = 0
     """Steps from one evaluation to the next."""
     alike: int = 0
-    """Evaluations in a row, up to the last one, at which all rows were answered alike."""
+    """Evaluations in a row, up to the last one, at which all rows were answered alike and the loss
+    did not fall."""
     collapsed_at: list[float] = field(default_factory=list)
     """Higher peak rates at which this training learned nothing before it began again."""
     reason: str = "fixed"
@@ -80,7 +84,9 @@ class Progress:
 
     def judge(self, judged: Judged, step: int) -> None:
         """Take in score and loss of the selection split."""
-        self.alike = self.alike + 1 if judged.spread < _ALIKE else 0
+        before = self.history[-1].get("selection_loss", math.nan) if self.history else math.nan
+        learns = judged.spread >= _ALIKE or judged.loss < _FALLS * before
+        self.alike = 0 if learns else self.alike + 1
         score, loss, best = judged.score, judged.loss, self.top_score
         better = not math.isnan(score) and (best is None or score > best)
         if not math.isnan(loss) and (self.best_loss is None or loss < self.best_loss):
