@@ -393,6 +393,16 @@ def test_a_training_that_learns_nothing_begins_again_at_half_the_rate(data, tmp_
     assert not list((tmp_path / "killed").iterdir())
 
 
+def test_what_has_learned_is_never_begun_again(data, tmp_path, monkeypatch):
+    spreads, scores = iter([1.0, *[0.0] * 99]), iter([0.9, *[0.5] * 99])
+    monkeypatch.setattr(
+        Selection, "judge", lambda *_: Judged(next(scores), 1.0, error=0.1, spread=next(spreads))
+    )
+    fitted = open_ended(data, tmp_path, **AUTO)
+    assert (fitted.collapsed_at, fitted.ended.learned) == ((), True)
+    assert fitted.selection_score == 0.9 and fitted.best_step == fitted.evaluation_steps
+
+
 def test_it_begins_again_twice_at_most_and_never_at_a_rate_that_was_given(
     data, tmp_path, monkeypatch
 ):

@@ -213,7 +213,7 @@ class FitTrainer(Trainer):
         """Return whether this evaluation is the last; let the rate fall where the score stalls."""
         settings, progress = self.settings, self.progress
         may_begin_again = len(progress.collapsed_at) < self.plan.restarts
-        if may_begin_again and progress.alike >= settings.stall_patience:
+        if may_begin_again and not progress.learned and progress.alike >= settings.stall_patience:
             progress.reason = "collapsed"
             return True
         if self.horizon.fixed:
