@@ -12,6 +12,7 @@ from bertcompress.runtimes import require
 
 __all__ = [
     "initializer_bytes",
+    "merged",
     "share",
     "share_transposed",
     "unshare_transposed",
@@ -54,6 +55,16 @@ def share(model: Any) -> int:
         _drop(items, lambda item: item.name in renamed)
     _drop(graph.node, lambda node: not renamed.keys().isdisjoint(node.output))
     return int(before - graph.ByteSize())
+
+
+def merged(model: Any) -> Any:
+    """Return a model in which nodes that compute the same from the same are one."""
+    ir = require("onnx_ir", "onnx")
+    passes = require("onnx_ir.passes.common", "onnx")
+    found = ir.from_proto(model)
+    passes.CommonSubexpressionEliminationPass()(found)
+    passes.RemoveUnusedNodesPass()(found)
+    return ir.to_proto(found)
 
 
 def share_transposed(model: Any) -> int:

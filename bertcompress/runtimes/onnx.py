@@ -8,7 +8,8 @@ import inspect
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertcompress.artefact import Product
 from bertcompress.errors import ModelError
 from bertcompress.runtimes import INPUTS, MODEL_FILE, Batch, require
-from bertcompress.runtimes.graph import share, share_transposed
+from bertcompress.runtimes.graph import merged, share, share_transposed
 from bertcompress.stock import plain_config
 from bertcompress.tokenizing import position_limit, write_tokenizer
 
-__all__ = ["OUTPUTS", "Exporter", "companions", "export_onnx", "task_of"]
+__all__ = ["OUTPUTS", "TOLERANCE", "Exporter", "Integers", "companions", "export_onnx", "task_of"]
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -44,11 +45,35 @@ OUTPUTS = {
 Exporter = Literal["torchscript", "dynamo"]
 
 
-def export_onnx(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Path:
+@dataclass(frozen=True)
+class Integers:
+    """How a model that is stored in few bits is written."""
+
+    model: PreTrainedModel
+    """The same model, of modules that say what nodes they become."""
+    file: str
+    domains: Mapping[str, int]
+    """Operators that are not ONNX' own: domain and version."""
+    tolerance: float
+    """Largest difference to torch, per unit of the largest output (at least 1)."""
+
+
+def export_onnx(
+    product: Product,
+    folder: Path,
+    exporter: Exporter = "torchscript",
+    integers: Integers | None = None,
+) -> Path:
     """Write `folder/model.onnx` with tokenizer and the plain family's config; return the file.
 
     Batch and length stay free. The file is run beside torch on a few shapes before it is returned.
     TorchScript is the default since it is quicker, fuses best and knows fake quantisation.
+
+    Args:
+        product: What is written.
+        folder: Where to.
+        exporter: Of torch.
+        integers: What is written instead, and has to answer as the product does.
 
     Raises:
         ModelError for a head that is not known here, or where the file answers other than torch.
@@ -60,15 +85,20 @@ def export_onnx(product: Product, folder: Path, exporter: Exporter = "torchscrip
     names = _input_names(product.model, product.tokenizer)
     task = task_of(product.model)
     graph = _Graph(_export_copy(product.model), names, OUTPUTS[task]).eval()
+    written, file = graph, folder / MODEL_FILE
+    if integers:
+        written = _Graph(_export_copy(integers.model), names, OUTPUTS[task]).eval()
+        file = folder / integers.file
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / MODEL_FILE
     with _quiet(), torch.no_grad():
-        _write(graph, file, task, exporter)
+        _write(written, file, task, exporter, integers.domains if integers else {})
     proto = onnx.load(file)
     share(proto)
     share_transposed(proto)
+    if integers:
+        proto = merged(proto)
     onnx.save(proto, file)
-    _check(graph, file, task)
+    _check(graph, file, task, integers.tolerance if integers else None)
     write_tokenizer(product.tokenizer, folder)
     plain_config(product.model).save_pretrained(folder)
     return file
@@ -136,7 +166,9 @@ def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
     return ours  # type: ignore[no-any-return]
 
 
-def _write(graph: _Graph, file: Path, task: str, exporter: Exporter) -> None:
+def _write(
+    graph: _Graph, file: Path, task: str, exporter: Exporter, domains: Mapping[str, int]
+) -> None:
     axes = _axes(task)
     shape = (2,) * (len(axes) - 1) + (8,)
     # One tensor each: dynamo takes the same tensor given twice for one input.
@@ -154,6 +186,7 @@ def _write(graph: _Graph, file: Path, task: str, exporter: Exporter) -> None:
             **dict.fromkeys(graph.names, axes),
             **dict.fromkeys(graph.outputs, _output_axes(task)),
         }
+        common["custom_opsets"] = dict(domains)
     torch.onnx.export(graph, example, file, dynamo=exporter == "dynamo", **common)
 
 
@@ -183,11 +216,17 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check(graph: _Graph, file: Path, task: str) -> None:
-    """Raise ModelError unless ONNX Runtime answers as torch does, padding included."""
-    session = require("onnxruntime", "onnx").InferenceSession(
-        str(file), providers=["CPUExecutionProvider"]
-    )
+def _check(graph: _Graph, file: Path, task: str, tolerance: float | None) -> None:
+    """Raise ModelError unless ONNX Runtime answers as torch does, padding included.
+
+    `tolerance`: of a file of integers; None for one in floats.
+    """
+    ort = require("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    if tolerance is not None:  # optimised, it may round inputs where nothing else does
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    allowed = TOLERANCE if tolerance is None else tolerance
+    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     for batch in _examples(graph, task):
         answers = session.run(list(graph.outputs), dict(batch))
         with torch.no_grad():
@@ -195,10 +234,10 @@ def _check(graph: _Graph, file: Path, task: str) -> None:
         for name, got, tensor in zip(graph.outputs, answers, wanted, strict=True):
             want = tensor.numpy()
             off = float(np.abs(got - want).max()) if got.shape == want.shape else float("inf")
-            if not off <= TOLERANCE * max(1.0, float(np.abs(want).max())):
+            if not off <= allowed * max(1.0, float(np.abs(want).max())):
                 raise ModelError(
                     f"{file}: output '{name}' differs from torch by {off:.1e} at input shape "
-                    f"{batch['input_ids'].shape}; {TOLERANCE:.0e} is allowed"
+                    f"{batch['input_ids'].shape}; {allowed:.0e} is allowed"
                 )
 
 

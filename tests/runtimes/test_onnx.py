@@ -76,8 +76,8 @@ def test_config_is_the_plain_family_s(tmp_path):
 def test_a_file_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
     write = exporter._write
 
-    def forgetful(graph, file, task, kind):
-        write(graph, file, task, kind)
+    def forgetful(graph, file, task, *rest):
+        write(graph, file, task, *rest)
         proto = onnx.load(file)
         bias = next(t for t in proto.graph.initializer if t.name.endswith("classifier.bias"))
         changed = onnx.numpy_helper.to_array(bias) + 0.01

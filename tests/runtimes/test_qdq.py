@@ -10,6 +10,7 @@ import torch
 from tests_support import FAMILIES, thin, tiny_inputs, tiny_model, tiny_tokenizer
 from torch import nn
 
+import bertcompress.runtimes.qdq
 from bertcompress.artefact import Product
 from bertcompress.engines.fakequant import quantizable, store, with_rounding
 from bertcompress.errors import ModelError
@@ -105,7 +106,7 @@ def test_cut_thin_and_shared_models_hold_each_weight_once(tmp_path):
 
 @pytest.mark.parametrize("group", [-1, 32])
 def test_modules_with_the_same_weights_keep_their_own_ranges(group, tmp_path):
-    """Twins are found by their values too, though each rounds its input by a scale of its own."""
+    """Each rounds its input by a scale of its own."""
     model = tiny_model()
     first, second = (layer.get("ffn_in") for layer in anatomy(model).layers[:2])
     second.weight.data.copy_(first.weight.data)
@@ -142,7 +143,7 @@ def test_grouped_weights_are_packed_and_answer_alike(bits, runtime, tmp_path):
     assert alike > 0.995
     assert file.name == ("model_q4.onnx" if bits == 4 else "model_quantized.onnx")
     graph = onnx.load(file).graph
-    packed = [t for t in graph.initializer if t.name.endswith("/blocks")]
+    packed = [t for t in graph.initializer if t.name.endswith(".blocks")]
     assert len(packed) == 6 * 3 + 2
     held = sum(int(np.prod(t.dims)) for t in packed)
     full = sum(m.out_features * -(-m.in_features // 32) * 32 for m in linears(model))
@@ -172,11 +173,25 @@ def test_a_file_is_called_what_it_holds(bits, group, tmp_path):
     assert open_predictor(file).precision == "int8"
 
 
-def test_inputs_with_two_scales_are_refused(tmp_path):
+def test_an_input_that_is_rounded_by_two_scales_is_rounded_twice(tmp_path):
     model = stored(tiny_model())
     with torch.no_grad():
         anatomy(model).layers[1].get("key").input_scale.mul_(1.5)
-    with pytest.raises(ModelError, match="different scales"):
+    alike, file = compared(model, tmp_path, "onnxruntime")
+    assert alike > 0.99
+    graph = onnx.load(file).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 4 * 3 + 2 + 1
+
+
+def test_a_file_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
+    model = stored(tiny_model(), -1)
+    whole = bertcompress.runtimes.qdq.unpack
+    monkeypatch.setattr(bertcompress.runtimes.qdq, "unpack", lambda *args: whole(*args).flip(0))
+    wrong = bertcompress.runtimes.qdq._in_integers(model)
+    monkeypatch.undo()
+    # What is written is what is checked: against the model, not against its own integers.
+    monkeypatch.setattr(bertcompress.runtimes.qdq, "_in_integers", lambda _: wrong)
+    with pytest.raises(ModelError, match="differs from torch"):
         export_qdq(Product(model, tiny_tokenizer()), tmp_path)
 
 
