@@ -8,7 +8,8 @@ fills the tensors: cutting and reloading are one code path.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar, cast
 
 from torch import nn
 
@@ -19,15 +20,19 @@ from bertcompress.shapes.lowrank import Embedding, LowRanks
 from bertcompress.shapes.sharing import Sharing
 from bertcompress.shapes.vocabulary import Vocabulary
 
-__all__ = ["FORMAT", "KINDS", "Edit", "read_record", "record_edit", "replay"]
+__all__ = ["FORMAT", "KINDS", "Edit", "Record", "read_record", "record_edit", "replay"]
 
 FORMAT = 1
 """Raised when an older release could not replay what this one writes."""
 
 
+Same = TypeVar("Same")
+
+
 class Edit(Protocol):
     """What each kind offers; kinds are stdlib dataclasses of plain lists."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
 
     def check(self, view: Anatomy) -> None:
@@ -36,8 +41,29 @@ class Edit(Protocol):
     def apply(self, view: Anatomy) -> None:
         """Change the model in place."""
 
+    def merged(self: Same, earlier: Same | None, at: Sequence[int], total: int) -> Same:
+        """Return what the record holds after this edit of a model that had `earlier` before.
 
-KINDS: dict[str, Any] = {
+        `at`: the layers that the model has now, in the original numbering; `total`: layers that it
+        had at first.
+        """
+        ...
+
+
+class Record(TypedDict, total=False):
+    """The edits of a model by kind, in the original numbering; a kind that is not there: none."""
+
+    vocabulary: Vocabulary
+    embedding: Embedding
+    heads: Heads
+    neurons: Neurons
+    lowrank: LowRanks
+    sharing: Sharing
+    layers: Layers
+    lowbit: LowBit
+
+
+KINDS: Mapping[str, Callable[..., Edit]] = {
     "vocabulary": Vocabulary,
     "embedding": Embedding,
     "heads": Heads,
@@ -51,7 +77,7 @@ KINDS: dict[str, Any] = {
 shared is shared when it has its shape; what is stored in few bits has its last shape."""
 
 
-def read_record(config: Any) -> dict[str, Any]:
+def read_record(config: Any) -> Record:
     """Return the edits that a config records, by kind; raises ShapeError for an unknown format."""
     raw = getattr(config, "bertcompress", None)
     if not raw:
@@ -62,10 +88,11 @@ def read_record(config: Any) -> dict[str, Any]:
             f"this model was written by a newer bertcompress (format {raw.get('format')}, "
             f"unknown edits {unknown}): upgrade bertcompress"
         )
-    return {kind: KINDS[kind](**raw["edits"][kind]) for kind in KINDS if kind in raw["edits"]}
+    edits = {kind: KINDS[kind](**raw["edits"][kind]) for kind in KINDS if kind in raw["edits"]}
+    return cast(Record, edits)
 
 
-def record_edit(config: Any, edit: Any, view: Anatomy) -> None:
+def record_edit(config: Any, edit: Edit, view: Anatomy) -> None:
     """Merge an edit, about to be applied to the model in `view`, into the config's record."""
     records = read_record(config)
     if "lowbit" in records and edit.kind != "lowbit":
@@ -74,17 +101,18 @@ def record_edit(config: Any, edit: Any, view: Anatomy) -> None:
         )
     total = _original_layers(view, records)
     at = records["layers"].kept if "layers" in records and not view.family.shared else range(total)
-    records[edit.kind] = edit.merged(records.get(edit.kind), list(at), total)
+    by_kind = cast(dict[str, Edit], records)
+    by_kind[edit.kind] = edit.merged(by_kind.get(edit.kind), list(at), total)
     # Neurons keeps its indices only until they are applied: the record of a shape needs widths.
     edits = {
-        kind: {k: v for k, v in dataclasses.asdict(records[kind]).items() if v is not None}
+        kind: {k: v for k, v in dataclasses.asdict(by_kind[kind]).items() if v is not None}
         for kind in KINDS
-        if kind in records
+        if kind in by_kind
     }
     config.bertcompress = {"format": FORMAT, "edits": edits}
 
 
-def _original_layers(view: Anatomy, records: dict[str, Any]) -> int:
+def _original_layers(view: Anatomy, records: Record) -> int:
     for record in records.values():
         if isinstance(record, Heads | Neurons | LowRanks | Sharing):
             return record.layers
@@ -95,7 +123,7 @@ def _original_layers(view: Anatomy, records: dict[str, Any]) -> int:
 
 def replay(model: nn.Module) -> None:
     """Give a freshly built plain model the shape that its config records, in place."""
-    for edit in read_record(model.config).values():
+    for edit in cast(dict[str, Edit], read_record(model.config)).values():
         view = anatomy(model)
         edit.check(view)
         edit.apply(view)

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy, family_of
-from bertcompress.shapes.edits import read_record, record_edit, replay
+from bertcompress.shapes.edits import Edit, read_record, record_edit, replay
 from bertcompress.shapes.sharing import shared_names
 
 __all__ = [
@@ -234,7 +234,7 @@ def declare_shared(model: Any) -> None:
         model._dynamic_tied_weights_keys = [f"^{re.escape(name)}$" for name in names]
 
 
-def apply_edit(model: nn.Module, edit: Any) -> nn.Module:
+def apply_edit(model: nn.Module, edit: Edit) -> nn.Module:
     """Edit a model in place, record the edit in its config, and return the model.
 
     From that moment it is of our class. Raises ShapeError, before anything is changed, where the
