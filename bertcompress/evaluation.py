@@ -94,7 +94,7 @@ def evaluate(
         )
     tokenizer = place.tokenizer()
     check_vocabulary(tokenizer, data.split(split)["text"][:], str(model))
-    predictor = open_predictor(place.path, place.runtime, None, place.precision)
+    predictor = open_predictor(place.path, place.runtime, None, place.precision, device="auto")
     splits = [split, *data.also] if split == "validation" else [split]
     data = data.fitted(tokenizer)
     for line in data.notes:

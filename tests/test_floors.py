@@ -30,7 +30,7 @@ ROOMS = [
         "runs.starting runs.judging",
         "runs.contests",
         "runs.stages runs.checking runs.claiming",
-        "runs.code",
+        "runs.code runs.results",
     ],
     ["evaluation verification", "places"],
     ["run_folder run_task"],
@@ -95,7 +95,8 @@ ROOMS = [
     [
         "runtimes.masking runtimes.smoothing runtimes.buckets",
         "runtimes.graph runtimes.process runtimes.ports",
-        "runtimes runtimes.host",
+        "runtimes",
+        "runtimes.host",
     ],
     [
         "artefact data auto",

@@ -62,6 +62,8 @@ class Encoded:
                     parts.setdefault(name, []).append(
                         np.concatenate([np.asarray(r) for r in tokens[name]])
                     )
+        if not len(rows):
+            parts = {name: [np.zeros(0, np.int64)] for name in ("input_ids", "attention_mask")}
         flat = {name: np.concatenate(chunks).astype(np.int64) for name, chunks in parts.items()}
         single: dict[str, Sequence[Any]] = {"row_id": rows["row_id"][:], "length": lengths}
         if "label" in rows.column_names:
@@ -122,7 +124,7 @@ def _table(flat: Mapping[str, Any], offsets: NDArray[np.int64], single: Mapping[
     for name, values in single.items():
         kind = None
         if name == "labels":
-            first = values[0]
+            first = values[0] if len(values) else None
             kind = pa.list_(pa.float32()) if isinstance(first, list) else None
             kind = pa.float32() if isinstance(first, float) else kind
         columns[name] = pa.array(values, type=kind)

@@ -127,8 +127,18 @@ class TaskData:
         return permuted(labels, tuple(np.argsort(self.order).tolist()))
 
     def without_validation(self) -> TaskData:
-        """Return the same data for a method, which has no business with the reported rows."""
-        return replace(self, validation=self.validation.select([]), also={})
+        """Return the same data for methods: no reported row, and none that was encoded before.
+
+        What is encoded of the other splits is handed on; from then on each keeps its own.
+        """
+        reported = {"validation", *self.also}
+        handed_on: WeakKeyDictionary[Any, dict[Any, Encoded]] = WeakKeyDictionary()
+        for tokenizer, encoded in self._cache.items():
+            handed_on[tokenizer] = {k: v for k, v in encoded.items() if k[0] not in reported}
+        nothing = type(self.validation).from_dict(
+            {name: [] for name in self.validation.column_names}, features=self.validation.features
+        )
+        return replace(self, validation=nothing, also={}, _cache=handed_on)
 
     @property
     def num_labels(self) -> int:
@@ -196,10 +206,9 @@ class TaskData:
         return where
 
     def _encoded(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Encoded:
-        # With its length: a tokenizer whose vocabulary was changed in place is another one. With
-        # the rows: `without_validation` shares what is kept, not the validation rows.
+        # With its length: a tokenizer whose vocabulary was changed in place is another one.
         rows = self.split(split)
-        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(tokenizer), len(rows))
+        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(tokenizer))
         if key not in kept:
             kept[key] = Encoded.of(rows, tokenizer, self.task.max_length)
         return kept[key]

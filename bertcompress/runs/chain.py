@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bertcompress.artefact import Product
 from bertcompress.display import Display
 from bertcompress.engines.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError
@@ -14,7 +15,8 @@ from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, trained_alike
-from bertcompress.runs.stages import Finished, Stages
+from bertcompress.runs.results import StageResult
+from bertcompress.runs.stages import Stages
 from bertcompress.runs.starting import Start
 
 __all__ = ["Chain", "Done"]
@@ -25,11 +27,11 @@ class Done:
     """All stages of a run, before they are judged."""
 
     start: Start
-    rows: list[Finished]
-    baseline: Finished
-    shaped: Finished
+    rows: list[StageResult]
+    baseline: StageResult
+    shaped: StageResult
     """The last stage that has a model of its own."""
-    dense: Finished | None
+    dense: StageResult | None
     """int8 of the baseline, where that is another model than what is shipped."""
     contests: dict[str, Contest]
     """Stage name to method and control, where a method has one."""
@@ -44,19 +46,24 @@ class Chain:
     def __init__(self, recipe: Recipe, start: Start, stages: Stages, display: Display) -> None:
         self.recipe, self.start, self.stages = recipe, start, stages
         self.display, self.say = display, display.line
-        self.rows: list[Finished] = []
+        self.data = start.data.without_validation()
+        self.first: Product | None = start.release()
+        """Until a stage has it on disk."""
+        self.rows: list[StageResult] = []
         first = "00-original" if start.finetuned else f"01-{recipe.methods[0].key}"
         self.notes: dict[str, list[str]] = {first: list(start.notes)}
         self.contests: dict[str, Contest] = {}
         self.precision: str | None = None
-        self.baseline: Finished | None = None
+        self.baseline: StageResult | None = None
         self.teacher: tuple[LiveTeacher, str] | None = None
 
     def go(self) -> Done:
         """Return the finished stages."""
         dense = None
         if self.start.finetuned:
-            self.rows.append(self.stages.original(self.start.product, self.start.source))
+            assert self.first is not None
+            self.rows.append(self.stages.original(self.first, self.start.source))
+            self.first = None
         for number, method in enumerate(self._methods(), start=1):
             name = f"{number:02d}-{method.key}"
             if method.key != "finetune" and self.baseline is None:
@@ -77,6 +84,7 @@ class Chain:
                     note = f"no int8 of the uncompressed model to compare with: {error}"
                     self.notes.setdefault(name, []).append(note)
             self.rows.append(self._stage(name, self._settled(method)))
+            self.first = None
             self._note(name, method)
         baseline = self.baseline or self.rows[-1]
         models = [row for row in self.rows if (row.folder / "model").is_dir()]
@@ -115,17 +123,16 @@ class Chain:
         teacher = LiveTeacher(
             product.model,
             product.tokenizer,
-            self.start.teacher_data or self.start.data,
+            (self.start.teacher_data or self.start.data).without_validation(),
             device=self.start.device,
         )
         self.teacher = (teacher, source)
 
-    def _apply(self, name: str, method: Method, before: Finished | None) -> Finished:
+    def _apply(self, name: str, method: Method, before: StageResult | None) -> StageResult:
         teacher, teacher_source = self.teacher or (None, None)
-        data = self.start.data
         context = Context(
-            data.task,
-            data.without_validation(),
+            self.data.task,
+            self.data,
             teacher,
             self.start.device,
             self.recipe.seed,
@@ -133,7 +140,8 @@ class Chain:
         )
         source = self.stages.digest(before) if before else self.start.source
         uses = teacher_source if method.uses_teacher else None
-        started = before or self.start.product
+        started = before or self.first
+        assert started is not None
         with self.display.working(name):
             return self.stages.apply(name, method, started, context, source, uses)
 
@@ -146,7 +154,7 @@ class Chain:
             return method
         return method.model_copy(update={"precision": self.precision})
 
-    def _decide_precision(self, name: str, method: Method, done: Finished) -> None:
+    def _decide_precision(self, name: str, method: Method, done: StageResult) -> None:
         found = done.record.facts.get("precision")
         if self.precision or getattr(method, "precision", None) != "auto" or not found:
             return
@@ -155,7 +163,7 @@ class Chain:
         self.notes.setdefault(name, []).append(text)
         self.say(f"{name}: {text}")
 
-    def _stage(self, name: str, method: Method) -> Finished:
+    def _stage(self, name: str, method: Method) -> StageResult:
         """Return what goes on after a method: its model, or its control's where that is better.
 
         The method comes first: its control takes its steps, its rate and its precision.

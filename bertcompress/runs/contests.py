@@ -10,8 +10,9 @@ from typing import Any
 from bertcompress import metrics
 from bertcompress.measure import count_parameters, predict
 from bertcompress.method import Method
-from bertcompress.runs.stages import Finished, Stages
-from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.runs.results import StageResult
+from bertcompress.runs.stages import Stages
+from bertcompress.runtimes.torch import scoring
 from bertcompress.training import TrainSettings
 
 __all__ = ["CONTROL", "Contest", "trained_alike"]
@@ -27,15 +28,15 @@ LARGER = 1.01
 class Contest:
     """A method, its control, and how they stand on the selection split."""
 
-    method: Finished
-    control: Finished
+    method: StageResult
+    control: StageResult
     method_score: float
     control_score: float
     goes_on: bool
     """Whether the control is better, and no larger: it then takes the place of the method."""
 
     @classmethod
-    def of(cls, method: Finished, control: Finished, stages: Stages) -> Contest:
+    def of(cls, method: StageResult, control: StageResult, stages: Stages) -> Contest:
         """Return the contest, decided by the headline on the selection split alone."""
         ours, theirs = (_selection_score(each, stages) for each in (method, control))
         sizes = [count_parameters(each.product.model).total for each in (method, control)]
@@ -43,7 +44,7 @@ class Contest:
         return cls(method, control, ours, theirs, better)
 
     @property
-    def winner(self) -> Finished:
+    def winner(self) -> StageResult:
         """What goes on, under the name of the method's stage."""
         if not self.goes_on:
             return self.method
@@ -61,7 +62,7 @@ class Contest:
         )
 
 
-def _selection_score(finished: Finished, stages: Stages) -> float:
+def _selection_score(finished: StageResult, stages: Stages) -> float:
     """Return the headline on the selection split: as training found it, else of the model now."""
     known = finished.record.facts.get("selection_score")
     if known is not None:
@@ -69,7 +70,8 @@ def _selection_score(finished: Finished, stages: Stages) -> float:
     data, product = stages.data, finished.product
     value = 0.0
     if stages.ranks.main:
-        logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
+        with scoring(product.model) as predictor:
+            logits = predict(predictor, data, "selection", product.tokenizer)
         name, problem = data.task.headline, data.task.problem
         value = metrics.compute([name], logits, data.references("selection"), problem)[name]
     return float(stages.ranks.agree(value))

@@ -14,6 +14,7 @@ from typing import Any
 from bertcompress.artefact import (
     EMBEDDED_HUB,
     Deployment,
+    Product,
     imitates,
     locate,
     max_tokens,
@@ -32,7 +33,8 @@ from bertcompress.report import Report
 from bertcompress.report.rows import Reading, Stage
 from bertcompress.runs.chain import Done
 from bertcompress.runs.judging import Judge, Timed, time_deployments
-from bertcompress.runs.stages import Clock, Finished
+from bertcompress.runs.results import StageResult
+from bertcompress.runs.stages import Clock
 from bertcompress.runs.starting import Say
 from bertcompress.store import write_atomically
 
@@ -60,17 +62,9 @@ def finish(
         shipped += [(d, final) for d in _placed(final, partial)]
         dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
     timings: dict[Path, Timing] = {}
-    baseline_torch = done.baseline.deployments[0]
     if recipe.measure.latency:
         say("timing the deployments, in turn")
-        timed = [Timed(baseline_torch, done.baseline.product, "torch")]
-        timed += [Timed(d, done.baseline.product, _mark(d)) for d, _ in dense]
-        is_dense = done.shaped is done.baseline
-        timed += [
-            Timed(d, product, _mark(d) if is_dense else None)
-            for d, _ in shipped
-            if not (is_dense and d.runtime == "torch")
-        ]
+        timed = _timed(done, product, shipped, dense)
         doubtful = _doubtful(done, partial)
         known = {each.deployment.path for each in timed}
         for pair in doubtful.values():
@@ -100,6 +94,24 @@ def finish(
     partial.rename(folder)
 
 
+def _timed(
+    done: Done,
+    product: Product,
+    shipped: Sequence[tuple[Deployment, StageResult]],
+    dense: Sequence[tuple[Deployment, Any]],
+) -> list[Timed]:
+    """Return the baseline, its int8 files and what ships (of `product`), to be timed."""
+    before = done.baseline.product
+    timed = [Timed.of(done.baseline.deployments[0], before, "torch")]
+    timed += [Timed.of(d, before, _mark(d)) for d, _ in dense]
+    is_dense = done.shaped is done.baseline
+    return timed + [
+        Timed.of(d, product, _mark(d) if is_dense else None)
+        for d, _ in shipped
+        if not (is_dense and d.runtime == "torch")
+    ]
+
+
 def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
     """Return the median of one text of 128 tokens, of what was timed so."""
     return {
@@ -113,10 +125,10 @@ def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
 def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
     """Return the stages whose speed only timing tells, each with the one before it."""
 
-    def torch(row: Finished) -> Timed:
+    def torch(row: StageResult) -> Timed:
         shipped = row is done.shaped and row is not done.baseline
         path = partial / "model" if shipped else row.deployments[0].path
-        return Timed(Deployment("torch", "fp32", path), row.product)
+        return Timed.of(Deployment("torch", "fp32", path), row.product)
 
     return {
         after.record.name: (torch(before), torch(after))
@@ -146,7 +158,7 @@ def _mark(deployment: Deployment) -> str | None:
     return "dense_int8" if deployment.precision == "int8" else None
 
 
-def _placed(finished: Finished | None, target: Path) -> list[Deployment]:
+def _placed(finished: StageResult | None, target: Path) -> list[Deployment]:
     """Copy the files of a precision stage to where the run ships them, and return them."""
     if finished is None:
         return []
@@ -179,7 +191,7 @@ def _link(source: str, target: str) -> None:
 def _rows(
     done: Done,
     judge: Judge,
-    shipped: list[tuple[Deployment, Finished]],
+    shipped: list[tuple[Deployment, StageResult]],
     dense: list[tuple[Deployment, Any]],
     timings: dict[Path, Timing],
 ) -> list[Stage]:

@@ -1,4 +1,4 @@
-"""Finished stages become rows of the report: scores, sizes, shapes and timings."""
+"""StageResult stages become rows of the report: scores, sizes, shapes and timings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bertcompress.recipe import Measuring
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
 from bertcompress.runs.contests import CONTROL, Contest
-from bertcompress.runs.stages import Finished
+from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits
 from bertcompress.shapes import LINEARS, LayerParts, anatomy, read_record
 
@@ -48,7 +48,7 @@ class Judge:
     """Compares every deployment with the baseline's torch model on the validation split."""
 
     data: TaskData
-    baseline: Finished
+    baseline: StageResult
     folder: Path
     """The run folder that paths are told relative to."""
 
@@ -59,8 +59,8 @@ class Judge:
 
     def stage(
         self,
-        finished: Finished,
-        deployments: Sequence[tuple[Deployment, Finished]],
+        finished: StageResult,
+        deployments: Sequence[tuple[Deployment, StageResult]],
         timings: dict[Path, Timing],
         control: Control | None = None,
         notes: Sequence[str] = (),
@@ -87,7 +87,7 @@ class Judge:
         )
 
     def deployment(
-        self, deployment: Deployment, owner: Finished, timing: Timing | None
+        self, deployment: Deployment, owner: StageResult, timing: Timing | None
     ) -> DeploymentRow:
         """Return one deployment's row."""
         scores, logits = self.scores(deployment, owner), owner.logits(deployment, "validation")
@@ -113,7 +113,7 @@ class Judge:
         )
         return row.model_copy(update=against.model_dump() | self._batched(deployment, owner))
 
-    def _batched(self, deployment: Deployment, owner: Finished) -> dict[str, float | None]:
+    def _batched(self, deployment: Deployment, owner: StageResult) -> dict[str, float | None]:
         """Return how the answers in batches differ from those one by one, where they may."""
         batched = owner.batched_logits(deployment)
         if batched is None:
@@ -136,7 +136,7 @@ class Judge:
             **theirs,
         )
 
-    def _outcome(self, finished: Finished, selection_score: float) -> dict[str, Any]:
+    def _outcome(self, finished: StageResult, selection_score: float) -> dict[str, Any]:
         scores = self.scores(finished.deployments[0], finished)
         return {
             "score": next((each for each in scores if each.headline), None),
@@ -145,7 +145,7 @@ class Judge:
             "history": tuple(finished.record.facts.get("history") or ()),
         }
 
-    def scores(self, deployment: Deployment, owner: Finished) -> list[Score]:
+    def scores(self, deployment: Deployment, owner: StageResult) -> list[Score]:
         """Return the metrics on the validation split and on the further ones."""
         found = []
         for split in ("validation", *self.data.also):
@@ -163,7 +163,7 @@ class Judge:
         return self.data.references(split)
 
 
-def _allowed(deployment: Deployment, owner: Finished) -> bool | None:
+def _allowed(deployment: Deployment, owner: StageResult) -> bool | None:
     """Return whether the gate of the stage let an int8 file pass; None where none judged it.
 
     The best of what was tried is within the limit as soon as any of it is.
@@ -222,9 +222,23 @@ class Timed:
     """A deployment to be timed, and what others are compared with."""
 
     deployment: Deployment
-    product: Product
-    baseline: Any = None
+    tokenizer: Any
+    vocab_size: int
+    longest: int
+    """Tokens of the longest text that the model takes."""
+    baseline: str | None = None
     """`torch`, `dense_int8` or None."""
+
+    @classmethod
+    def of(cls, deployment: Deployment, product: Product, baseline: str | None = None) -> Timed:
+        """Return a deployment of a model, whose weights are not held."""
+        return cls(
+            deployment,
+            product.tokenizer,
+            int(product.model.config.vocab_size),
+            max_tokens(product.model, product.tokenizer),
+            baseline,
+        )
 
 
 def _turns(_: int, done: int, turns: int) -> None:
@@ -244,7 +258,7 @@ def time_deployments(
     batches: dict[int, Any] = {}
     candidates = []
     for each in timed:
-        tokenizer = each.product.tokenizer
+        tokenizer = each.tokenizer
         if measuring.task_lengths and id(tokenizer) not in batches:
             batches[id(tokenizer)] = task_batches(data, "validation", tokenizer)
         candidates.append(
@@ -252,9 +266,9 @@ def time_deployments(
                 path=each.deployment.path,
                 runtime=each.deployment.runtime,
                 precision=each.deployment.precision,
-                baseline=each.baseline,
-                vocab_size=int(each.product.model.config.vocab_size),
-                longest=max_tokens(each.product.model, tokenizer),
+                baseline=each.baseline,  # type: ignore[arg-type]
+                vocab_size=each.vocab_size,
+                longest=each.longest,
                 task_batches=batches.get(id(tokenizer)),
             )
         )

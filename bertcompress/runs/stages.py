@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.artefact import Deployment, Product, imitates, load, precision_of, save
 from bertcompress.data import TaskData
@@ -28,6 +27,14 @@ from bertcompress.measure import BATCH, Cost, peak_memory_mb, predict
 from bertcompress.method import Context, Method
 from bertcompress.ranks import Ranks
 from bertcompress.runs.code import code_digest
+from bertcompress.runs.results import (
+    BATCHED,
+    OpenModels,
+    StageRecord,
+    StageResult,
+    logits_name,
+    read_record_of,
+)
 from bertcompress.runtimes import Logits, depends_on_company, open_predictor
 from bertcompress.runtimes.host import forget_peak_memory, host_kind
 from bertcompress.shapes import edited
@@ -35,13 +42,10 @@ from bertcompress.store import StageStore, file_digest, stage_key, write_atomica
 from bertcompress.training import TrainSettings
 from bertcompress.training.loggers import Reporting, reporting
 
-__all__ = ["Clock", "Finished", "StageRecord", "Stages"]
+__all__ = ["Clock", "Stages"]
 
 FORMAT = 3
 """Raised when what a stage folder holds, or what it depends on, changes."""
-
-BATCHED = "validation-batched"
-"""The name of the validation split where it is answered in batches, though one by one is served."""
 
 _VERSIONS = ("bertcompress", "torch", "transformers")
 _RUNTIME_VERSIONS = ("onnx", "onnxruntime", "openvino", "nncf")
@@ -69,56 +73,6 @@ class Clock:
         return time.perf_counter() - self.started
 
 
-class StageRecord(BaseModel):
-    """What `stage.json` holds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    key: str = Field(description="Hash of everything that determines the stage")
-    name: str = Field(description="Folder name")
-    method: str = Field(description="Key of the method, or original")
-    facts: dict[str, Any] = Field(description="What the method found and chose")
-    cost: Cost = Field(description="What the step cost")
-    files: tuple[tuple[str, str, str, bool], ...] = Field(
-        description="Deployments: runtime, precision, path in the folder, simulated"
-    )
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A stage that is done."""
-
-    record: StageRecord
-    folder: Path
-    product: Product
-
-    @property
-    def deployments(self) -> list[Deployment]:
-        """What can be run, with absolute paths."""
-        return [
-            Deployment(runtime, precision, self.folder / path, simulated)  # type: ignore[arg-type]
-            for runtime, precision, path, simulated in self.record.files
-        ]
-
-    def logits(self, deployment: Deployment, split: str) -> Logits:
-        """Return the stored answers to a split, given as they are served. Shape: (N, K)."""
-        with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
-            return np.asarray(stored[_logits_name(deployment, split)], np.float32)
-
-    def batched_logits(self, deployment: Deployment) -> Logits | None:
-        """Return the answers to the validation split in batches of like length. Shape: (N, K).
-
-        None where they do not depend on the batch.
-        """
-        with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
-            name = _logits_name(deployment, BATCHED)
-            return np.asarray(stored[name], np.float32) if name in stored else None
-
-
-def _logits_name(deployment: Deployment, split: str) -> str:
-    return f"{deployment.runtime}-{deployment.precision}-{split}"
-
-
 @dataclass
 class Stages:
     """Runs stages into a folder, with the store behind it."""
@@ -135,9 +89,10 @@ class Stages:
     """Called before a stage is made and before it is written: raises where it must not be."""
     reports: Reporting = field(default_factory=lambda: Reporting((), "", Path()))
     """Where trainings report to; its run's name is the front of theirs."""
+    models: OpenModels = field(default_factory=OpenModels)
     _digests: dict[Path, str] = field(default_factory=dict)
 
-    def original(self, product: Product, source: str) -> Finished:
+    def original(self, product: Product, source: str) -> StageResult:
         """Write the model as it came as stage `00-original`, and return it."""
         key = stage_key(
             {
@@ -147,19 +102,19 @@ class Stages:
                 "format": FORMAT,
             }
         )
-        return self._obtain("00-original", "original", key, lambda _: product, "loading")
+        self._obtain("00-original", "original", key, lambda _: product, "loading")
+        return self._result("00-original", product)
 
     def apply(
         self,
         name: str,
         method: Method,
-        before: Finished | Product,
+        before: StageResult | Product,
         context: Context,
         source: str,
         teacher_source: str | None,
-    ) -> Finished:
+    ) -> StageResult:
         """Return the stage after a method. `source`: digest of what it starts from."""
-        product = before.product if isinstance(before, Finished) else before
         runtime = _RUNTIME_VERSIONS if method.kind == "precision" else ()
         key = stage_key(
             {
@@ -169,7 +124,7 @@ class Stages:
                 "data": self.data.fingerprint,
                 "seed": context.seed,
                 "versions": _versions((*_VERSIONS, *runtime)),
-                "code": code_digest(type(method).__module__, edited(product.model)),
+                "code": code_digest(type(method).__module__, _edited(before)),
                 "files": file_digest(method.files()),
                 # `auto` settings are resolved by trying, so by the machine that they were tried on.
                 "host": [context.device.type, self.ranks.count, host_kind()],
@@ -178,25 +133,22 @@ class Stages:
         )
 
         def compute(workdir: Path) -> Product:
-            private = Product(copy.deepcopy(product.model), product.tokenizer)
             to = dataclasses.replace(self.reports, run=f"{self.reports.run}/{name}")
             with reporting(to):
-                return method.apply(private, dataclasses.replace(context, workdir=workdir))
+                return method.apply(_private(before), dataclasses.replace(context, workdir=workdir))
 
         trains = isinstance(method, TrainSettings)
         activity = "compressing" if trains or method.kind != "precision" else "exporting"
-        found = self._obtain(name, method.key, key, compute, activity, together=trains)
-        if not (found.folder / "model").is_dir():
-            whole = Product(product.model, product.tokenizer, tuple(found.deployments))
-            return Finished(found.record, found.folder, whole)
-        return found
+        self._obtain(name, method.key, key, compute, activity, together=trains)
+        return self._result(name, before)
 
-    def digest(self, finished: Finished) -> str:
+    def digest(self, result: StageResult) -> str:
         """Return the digest of a stage's model folder."""
-        if finished.folder not in self._digests:
+        folder = result.model_folder
+        if folder not in self._digests:
             with self.clock("saving"):
-                self._digests[finished.folder] = file_digest([finished.folder / "model"])
-        return self._digests[finished.folder]
+                self._digests[folder] = file_digest([folder])
+        return self._digests[folder]
 
     def _obtain(
         self,
@@ -206,7 +158,8 @@ class Stages:
         compute: Callable[[Path], Product],
         activity: str,
         together: bool = False,
-    ) -> Finished:
+    ) -> None:
+        """Have the stage's folder written, unless it is there or in the store."""
         self.check()
         folder = self.folder / "stages" / name
         if not self.ranks.agree(self.ranks.main and self._present(folder, key)):
@@ -235,18 +188,17 @@ class Stages:
             self.ranks.wait()
             if self.ranks.main:
                 shutil.rmtree(workdir, ignore_errors=True)
-        return self._read(folder)
 
     def _present(self, folder: Path, key: str) -> bool:
         """Return whether the stage is in the run's folder, taken from the store if it is there."""
-        record = _record(folder)
+        record = read_record_of(folder)
         if record is not None and record.key == key:
             self.say(f"{folder.name}: done before the run was interrupted")
             return True
         if folder.exists():
             shutil.rmtree(folder)
         stored = self.store.get(key) if self.store and not self.fresh else None
-        record = _record(stored) if stored else None
+        record = read_record_of(stored) if stored else None
         if stored is None or record is None:
             return False
         with self.clock("saving"), write_atomically(folder) as partial:
@@ -299,30 +251,35 @@ class Stages:
     def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:
         answers: dict[str, Logits] = {}
         for each in deployments:
-            predictor = open_predictor(each.path, each.runtime, None, each.precision)
+            predictor = open_predictor(each.path, each.runtime, None, each.precision, device="auto")
             for split in ("validation", *self.data.also):
                 logits = predict(predictor, self.data, split, product.tokenizer)
-                answers[_logits_name(each, split)] = logits
+                answers[logits_name(each, split)] = logits
             if depends_on_company(predictor):
                 batched = predict(predictor, self.data, "validation", product.tokenizer, BATCH)
-                answers[_logits_name(each, BATCHED)] = batched
+                answers[logits_name(each, BATCHED)] = batched
         np.savez(folder / "logits.npz", **answers)  # type: ignore[arg-type]
 
-    def _read(self, folder: Path) -> Finished:
-        record = _record(folder)
+    def _result(self, name: str, before: StageResult | Product) -> StageResult:
+        folder = self.folder / "stages" / name
+        record, own = read_record_of(folder), folder / "model"
         assert record is not None, folder
-        with self.clock("loading"):
-            if not (folder / "model").is_dir():
-                return Finished(record, folder, Product(None, None))  # type: ignore[arg-type]
-            product = load(folder / "model")
-        return Finished(record, folder, dataclasses.replace(product, facts=record.facts))
+        if not own.is_dir():  # files of the model before it
+            assert isinstance(before, StageResult), name
+            own = before.model_folder
+        return StageResult(record, folder, own, self.models)
 
 
-def _record(folder: Path) -> StageRecord | None:
-    try:
-        return StageRecord.model_validate_json((folder / "stage.json").read_text("utf-8"))
-    except (FileNotFoundError, ValidationError):
-        return None
+def _edited(before: StageResult | Product) -> bool:
+    return before.edited if isinstance(before, StageResult) else edited(before.model)
+
+
+def _private(before: StageResult | Product) -> Product:
+    """Return a copy of a stage's model that a method may change."""
+    if isinstance(before, StageResult):
+        before.models.close()
+        return load(before.model_folder)
+    return Product(copy.deepcopy(before.model), before.tokenizer)
 
 
 def _cost(facts: Mapping[str, Any], seconds: float) -> Cost:

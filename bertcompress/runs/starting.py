@@ -18,7 +18,8 @@ from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
-from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.runtimes.host import compute_device
+from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import anatomy
 from bertcompress.store import file_digest, stage_key
 from bertcompress.tokenizing import check_vocabulary
@@ -34,12 +35,13 @@ Say = Callable[[str], None]
 """Takes one line at a time about what is going on."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Start:
     """What a run begins with."""
 
     data: TaskData
     product: Product
+    """The model as it came. Gone once it is released: its stages have it on disk."""
     finetuned: bool
     """Whether the model, as it came, answers this task."""
     source: str
@@ -55,9 +57,16 @@ class Start:
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
 
+    def release(self) -> Product:
+        """Return the model and keep it no longer."""
+        product = self.product
+        del self.product
+        return product
+
 
 def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     """Read task, data and models, and refuse what cannot work before anything is computed."""
+    import torch
     from transformers import set_seed
 
     task = recipe.resolved_task()
@@ -109,7 +118,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     guessed = {"model": data.by_order, "teacher": taught}
     by_order = tuple(whose for whose, words in guessed.items() if words)
     notes = (*notes, *data.notes, *told, *filter(None, guessed.values()))
-    device = _device()
+    device = torch.device(compute_device())
     return Start(data, product, finetuned, source, device, teacher, read, notes, by_order, half)
 
 
@@ -180,7 +189,8 @@ def _answers(
     verdict = already_finetuned(product.model, data)
     if verdict is not None:
         return verdict, False, () if verdict else (_replaced(product.model, data),)
-    logits = predict(TorchPredictor(product.model), data, "selection", product.tokenizer)
+    with scoring(product.model) as predictor:
+        logits = predict(predictor, data, "selection", product.tokenizer)
     rows = score(data.task, data, "selection", logits)
     found = next((row for row in rows if row.headline), None)
     if found is None:  # rows of one kind have no such score
@@ -326,9 +336,3 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
     base = anatomy(fresh).base
     base.load_state_dict(anatomy(product.model).base.state_dict())
     return replace(product, model=to_target_units(fresh.eval(), data))
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

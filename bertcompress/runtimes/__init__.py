@@ -20,8 +20,10 @@ from bertcompress.bits import precision_name
 from bertcompress.config_fields import lowbit_widths, read_fields_of
 from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
 from bertcompress.recognising import encoder_folder, weights_obstacle, what_else
+from bertcompress.runtimes.host import compute_device
 
 __all__ = [
+    "DEVICES",
     "ONNX_FILES",
     "RUNTIMES",
     "SERVING",
@@ -53,6 +55,9 @@ RUNTIMES = ("torch", "onnxruntime", "openvino")
 SERVING: Mapping[str, tuple[str, ...]] = {"openvino": ("dynamic", "warmed", "buckets")}
 """How a runtime can be opened to serve texts, where there is a choice. `dynamic`: any batch as it
 comes. The others pad single texts to a few lengths, for which they are ready once open."""
+
+DEVICES: Mapping[str, tuple[str, ...]] = {"torch": ("cpu", "cuda")}
+"""Where a runtime can compute, if not on the processor alone."""
 
 _NEEDS: Mapping[Int8Runtime, tuple[str, ...]] = {
     "onnxruntime": ("onnx", "onnxruntime"),
@@ -134,6 +139,7 @@ def open_predictor(
     serving: str | None = None,
     max_length: int | None = None,
     limit: int | None = None,
+    device: str = "cpu",
 ) -> Predictor:
     """Return an artefact ready to run: a model folder, `.onnx` file, run folder or Hub id.
 
@@ -150,6 +156,7 @@ def open_predictor(
             when this returns. Other batches, and longer texts, are answered as by `dynamic`.
         max_length: Tokens of the longest text that is padded so; None takes the model's limit.
         limit: Tokens of the longest text that the model takes; None tells it by its config.
+        device: `cpu`, `cuda`, or `auto` for the GPU where there is one that the runtime uses.
 
     Raises:
         NotFound, ModelError, CheckpointError, MissingExtra.
@@ -162,6 +169,13 @@ def open_predictor(
         raise ModelError(unknown(f"{path} ({runtime})", "serving", serving, modes))
     if serving not in (None, "dynamic"):
         options |= {"serving": serving, "max_length": max_length, "limit": limit}
+    devices = DEVICES.get(runtime, ("cpu",))
+    if device == "auto":
+        device = compute_device() if compute_device() in devices else "cpu"
+    if device not in devices:
+        raise ModelError(unknown(f"{path} ({runtime})", "device", device, devices))
+    if device != "cpu":
+        options["device"] = device
     return cast(Predictor, module.predictor(found, threads=threads, **options))
 
 

@@ -17,6 +17,7 @@ import psutil
 __all__ = [
     "Look",
     "Others",
+    "compute_device",
     "environment",
     "forget_peak_memory",
     "host_kind",
@@ -36,6 +37,13 @@ _PACKAGES = (
     *("bertcompress", "torch", "transformers", "datasets", "accelerate", "optimum", "numpy"),
     *("onnx", "onnxruntime", "openvino", "nncf"),
 )
+
+
+def compute_device() -> str:
+    """Return where a model is trained and scored: `cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import statistics
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from bertcompress import artefact
 from bertcompress.artefact import Deployment, Product
 from bertcompress.errors import ModelError, unknown
 from bertcompress.runtimes import INPUTS, Batch, Logits, join_outputs, require
+from bertcompress.runtimes.host import compute_device
 
-__all__ = ["TorchPredictor", "export", "predictor", "quantize"]
+__all__ = ["TorchPredictor", "export", "predictor", "quantize", "scoring"]
 
 PRECISIONS = ("fp32", "bf16", "int8", "torchao")
 OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
@@ -55,7 +57,7 @@ def predictor(
         precision: `fp32`, `bf16` (weights and activations), or `int8`: torch.ao's dynamic
             quantisation made on loading, or `torchao`, the same by that package and compiled; both
             for comparison only.
-        device: Where to run.
+        device: `cpu` or `cuda`.
 
     Raises:
         ModelError for another precision; what `artefact.load` raises.
@@ -101,6 +103,16 @@ class TorchPredictor:
             outputs = self._model(**inputs, return_dict=True)
         names = next(names for names in OUTPUTS if names[0] in outputs)
         return join_outputs([outputs[name].float().cpu().numpy() for name in names])
+
+
+@contextlib.contextmanager
+def scoring(model: PreTrainedModel) -> Iterator[TorchPredictor]:
+    """Yield a model ready to be scored, on the GPU where there is one; later it is back again."""
+    before = model.device
+    try:
+        yield TorchPredictor(model, device=compute_device())
+    finally:
+        model.to(before)  # type: ignore[arg-type]
 
 
 def bf16_gain(model: PreTrainedModel, rounds: int = 5) -> float:

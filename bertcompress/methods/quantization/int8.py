@@ -46,7 +46,7 @@ from bertcompress.runtimes import (
 )
 from bertcompress.runtimes.graph import uses
 from bertcompress.runtimes.host import overflows_int8
-from bertcompress.runtimes.torch import TorchPredictor, bf16_gain
+from bertcompress.runtimes.torch import bf16_gain, scoring
 
 __all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]
 
@@ -105,7 +105,8 @@ class QuantizeInt8(Method):
             made, failed = _unguarded(product, ctx.workdir, chosen, calibration)
             facts["notes"] += failed
             return Product(product.model, product.tokenizer, (*made, *halved), facts)
-        original = predict(TorchPredictor(product.model), ctx.data, "selection", product.tokenizer)
+        with scoring(product.model) as predictor:
+            original = predict(predictor, ctx.data, "selection", product.tokenizer)
         guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
         for half in list(halved):
             judged = _judged(functools.partial(_bf16, guard, half.path))
@@ -254,7 +255,7 @@ def _failures(tried: Mapping[str, Tried]) -> list[str]:
 
 
 def _bf16(guard: Guard, path: Path) -> Attempt:
-    return guard.judge(open_predictor(path, "torch", None, "bf16"), {})
+    return guard.judge(open_predictor(path, "torch", None, "bf16", device="auto"), {})
 
 
 def _judged(

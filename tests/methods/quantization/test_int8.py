@@ -296,7 +296,7 @@ def test_a_bf16_model_that_cannot_be_opened_is_a_note(trained, data, tmp_path, m
     monkeypatch.setattr(int8, "bf16_gain", lambda model: 2.0)
     real = int8.open_predictor
 
-    def opened(path, runtime, *rest):
+    def opened(path, runtime, *rest, **where):
         if rest:
             raise ModelError(f"{path}: no kernel for it")
         return real(path, runtime)
