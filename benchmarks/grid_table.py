@@ -166,10 +166,12 @@ def retention_interval(pairs: list[Any], task: dict[str, Any], labels: Any) -> A
 def resampled(pairs: list[Any], task: Any, labels: Any) -> Any:
     """Return the scores of both sides of each pair, in turn. Shape: (2 pairs, resamples)."""
     from bertcompress import metrics
+    from bertcompress.heads import HEADS
 
     # All in one call: every seed and both sides are judged on the same drawn rows.
-    sides = [metrics.decisions(task["headline"], x, task["problem"]) for p in pairs for x in p]
-    return metrics.resampled(task["headline"], sides, labels)
+    head, metric = HEADS[task["problem"]], metrics.METRICS[task["headline"]]
+    sides = [head.decided(metric, x) for p in pairs for x in p]
+    return metrics.resampled(metric, sides, labels)
 
 
 def difference(first: Column, second: Column, cells: Any) -> list[str] | None:

@@ -23,7 +23,7 @@ from bertcompress.artefact import (
 from bertcompress.data import TaskData, data_of, load_data
 from bertcompress.display import logged
 from bertcompress.errors import InputError, ModelError, NotFound, Notice
-from bertcompress.heads import check_one_output, head_words, is_classifier
+from bertcompress.heads.stock import check_one_output, head_words, is_classifier
 from bertcompress.measure import (
     Candidate,
     Claim,
@@ -87,7 +87,7 @@ def evaluate(
     given = names if len(names) > 1 else None
     data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit)
     check_one_output(place.config, data.task, str(model))
-    if data.task.problem == "unlabelled":
+    if not data.task.head.has_labels:
         raise InputError(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "
             "bench, or run a recipe: its report gives the agreement with the original"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-__all__ = ["Column", "Written", "cell_kind", "is_list_text", "list_of"]
+from bertcompress.errors import TaskError
+
+__all__ = ["Column", "Written", "cell_kind", "is_list_text", "list_of", "posed_by"]
 
 # What begins with a zero that is not alone is an identifier, and so are more digits than a float
 # can hold.
@@ -163,3 +165,24 @@ def _stand_for_classes(cells: Sequence[Any]) -> bool:
     numbers = [Decimal(str(c).strip()) for c in cells if cell_kind(c) in ("whole", "fraction")]
     distinct = len(set(numbers))
     return distinct <= _MANY or len(numbers) >= _ROWS_EACH * distinct
+
+
+def posed_by(splits: Mapping[str, Any], label: str) -> str | None:
+    """Return the problem that the labels of splits in memory pose; None where none can be read.
+
+    Raises TaskError for labels of no known kind.
+    """
+    cells: list[Any] = []
+    for part in splits.values():
+        feature = (getattr(part, "features", None) or {}).get(label)
+        if hasattr(feature, "names"):
+            return "single_label"
+        if hasattr(feature, "feature"):
+            return "multi_label"
+        if feature is None or not hasattr(part, "__len__"):
+            return None
+        cells += part.with_format(None)[label][:]
+    try:
+        return Column.of(cells).problem
+    except ValueError as error:
+        raise TaskError(f"label: '{label}': {error}") from None

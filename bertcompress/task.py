@@ -8,23 +8,32 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from bertcompress.catalogue import read_yaml, resolve
 from bertcompress.errors import TaskError, few, unknown
 from bertcompress.formats import FORMATS, check_format, format_of, name_of
-from bertcompress.kinds import Column
-from bertcompress.metrics import DEFAULTS, METRICS, task_metric
+from bertcompress.heads import HEADS, Head, all_metrics, head_named
+from bertcompress.heads.agreement import Agreement
+from bertcompress.heads.head import misfit
+from bertcompress.heads.problem import AUTO, Problem
+from bertcompress.heads.scoring import task_metric
+from bertcompress.kinds import posed_by
 from bertcompress.notebook import model_html, short
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
 
 __all__ = ["FORMATS", "Problem", "Task", "task_schema"]
-
-Problem = Literal["auto", "single_label", "multi_label", "regression", "unlabelled"]
 
 Names = tuple[str, ...]
 
@@ -55,7 +64,7 @@ class Task(BaseModel):
     )
     label: str | None = Field(None, description="Column that holds the label; null: unlabelled.")
     problem: Problem = Field(
-        "auto",
+        AUTO,
         description="auto: fractions are regression, lists multi_label, the rest single_label.",
     )
     label_separator: str | None = Field(
@@ -68,7 +77,7 @@ class Task(BaseModel):
         None, description="Names of the classes in the order of their numbers; null: from the data."
     )
     metrics: Names = Field(
-        (), description=f"Scores to report, of {', '.join(METRICS)}; empty: usual ones."
+        (), description=f"Scores to report, of {', '.join(all_metrics())}; empty: usual ones."
     )
     headline: str = Field(
         "", description="The metric that verdicts go by; empty: the first of `metrics`."
@@ -141,7 +150,7 @@ class Task(BaseModel):
         }
         splits = data if isinstance(data, Mapping) else {str(given.get("train", "train")): data}
         if label is not None and "problem" not in given and not given.get("label_separator"):
-            given["problem"] = _posed_by(splits, label)
+            given["problem"] = posed_by(splits, label) or AUTO
         task = cls._checked("Task.from_dataset", given)
         task._memory = splits
         return task
@@ -197,6 +206,18 @@ class Task(BaseModel):
     __str__ = __repr__
 
     @property
+    def is_open(self) -> bool:
+        """Whether only the data can tell what kind of problem it is."""
+        return self.problem == AUTO
+
+    @property
+    def head(self) -> Head:
+        """What knows the kind of problem. Raises TaskError where only the data can tell."""
+        if self.is_open:
+            raise TaskError(f"{self.name}: what its labels are is not known before they are read")
+        return HEADS[self.problem]
+
+    @property
     def in_memory(self) -> Mapping[str, Any] | None:
         """The splits given to `from_dataset`, otherwise None."""
         return self._memory
@@ -212,20 +233,21 @@ class Task(BaseModel):
         For a training script of the user's own. Raises TaskError for a task whose kind of problem
         is not known before its data are read: take `load_data(task).task` there.
         """
-        if self.problem == "auto":
+        if self.is_open:
             raise TaskError(
                 f"{self.name}: its metrics follow from its data; use load_data(task).task.metric()"
             )
-        names = self.metrics or _usual(self.problem, len(self.labels or ()))
-        return task_metric(names, self.problem)
+        names = self.metrics or self.head.usual_for(len(self.labels or ()))
+        return task_metric(names, self.head)
 
     def resolved(self, problem: Problem, labels: Sequence[str] = ()) -> Task:
         """Return a copy with problem, labels, metrics and headline filled in. Raises TaskError."""
-        names = None if problem == "regression" else (tuple(labels) or self.labels or None)
-        metrics = self.metrics or _usual(problem, len(names or ()))
+        head = head_named(problem, self.name)
+        names = (tuple(labels) or self.labels or None) if head.has_classes else None
+        metrics = self.metrics or head.usual_for(len(names or ()))
         if self.headline and self.headline not in metrics:
             metrics = (self.headline, *metrics)
-        if wrong := _misfit(metrics, problem, len(names or ())):
+        if wrong := misfit(head, metrics, len(names or ())):
             raise TaskError(f"{self.name}: {wrong}")
         changes = {
             "problem": problem,
@@ -251,17 +273,18 @@ class Task(BaseModel):
         for key in ("text", "metrics", "labels"):
             if isinstance(fields.get(key), str):
                 fields[key] = (fields[key],)
-        if fields.get("label") is None and fields.get("problem", "auto") == "auto":
-            fields["problem"] = "unlabelled"
+        if fields.get("label") is None and fields.get("problem", AUTO) == AUTO:
+            fields["problem"] = Agreement.key
         return fields
 
     @model_validator(mode="after")
     def _holds_together(self) -> Task:
-        if self.problem == "unlabelled" and self.label is not None:
+        labelled = self.is_open or self.head.has_labels
+        if not labelled and self.label is not None:
             raise ValueError(
-                f"label: an unlabelled task has no label column, '{self.label}' was given"
+                f"label: an {self.problem} task has no label column, '{self.label}' was given"
             )
-        if self.problem != "unlabelled" and self.label is None:
+        if labelled and self.label is None:
             raise ValueError(f"label: a {self.problem} task needs a label column")
         if len(set(self.text)) != len(self.text):
             raise ValueError(f"text: column '{self.text[0]}' is given twice")
@@ -269,20 +292,19 @@ class Task(BaseModel):
             raise ValueError(f"label: '{self.label}' is a text column too")
         self._check_labels()
         self._check_splits()
+        known = all_metrics()
         for name in self.metrics:
-            if name not in METRICS:
-                raise ValueError(unknown("metrics", "metric", name, METRICS))
-        if self.headline and self.headline not in (self.metrics or METRICS):
-            raise ValueError(unknown("headline", "metric", self.headline, self.metrics or METRICS))
+            if name not in known:
+                raise ValueError(unknown("metrics", "metric", name, known))
+        if self.headline and self.headline not in (self.metrics or known):
+            raise ValueError(unknown("headline", "metric", self.headline, self.metrics or known))
         decides = self.headline or next(iter(self.metrics), "")
-        if decides and METRICS[decides].report_only:
+        if decides and known[decides].report_only:
             raise ValueError(
                 f"headline: '{decides}' is an error in the units of the target, which nothing can "
                 "be chosen by; put spearman or pearson first"
             )
-        if self.problem != "auto" and (
-            wrong := _misfit(self.metrics, self.problem, len(self.labels or ()))
-        ):
+        if not self.is_open and (wrong := misfit(self.head, self.metrics, len(self.labels or ()))):
             raise ValueError(wrong)
         return self
 
@@ -292,9 +314,10 @@ class Task(BaseModel):
         twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
         if twice:
             raise ValueError(f"labels: '{twice[0]}' is given twice")
-        if self.problem == "regression":
-            raise ValueError("labels: a regression task has no class names")
-        if len(self.labels) < 2 and self.problem != "multi_label":
+        head = HEADS.get(self.problem)
+        if head is not None and not head.has_classes:
+            raise ValueError(f"labels: a {head.key} task has no class names")
+        if len(self.labels) < (head.least_classes if head is not None else 2):
             raise ValueError("labels: one class alone leaves nothing to learn; name at least two")
 
     def _check_splits(self) -> None:
@@ -314,28 +337,6 @@ class Task(BaseModel):
             raise ValueError(f"validation: '{self.validation}' is the training split")
 
 
-def _posed_by(splits: Mapping[str, Any], label: str) -> Problem:
-    """Return the problem that the labels of splits in memory pose; `auto` where none can be read.
-
-    Raises TaskError for labels of no known kind.
-    """
-    cells: list[Any] = []
-    for part in splits.values():
-        feature = (getattr(part, "features", None) or {}).get(label)
-        if hasattr(feature, "names"):
-            return "single_label"
-        if hasattr(feature, "feature"):
-            return "multi_label"
-        if feature is None or not hasattr(part, "__len__"):
-            return "auto"
-        cells += part.with_format(None)[label][:]
-    try:
-        problem: Problem = Column.of(cells).problem  # type: ignore[assignment]
-    except ValueError as error:
-        raise TaskError(f"label: '{label}': {error}") from None
-    return problem
-
-
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors."""
     schema = Task.model_json_schema()
@@ -346,22 +347,6 @@ def task_schema() -> dict[str, Any]:
         "title": schema["properties"]["text"].pop("title"),
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _usual(problem: str, classes: int) -> Names:
-    usual = DEFAULTS[problem]
-    return ("accuracy", "f1", "matthews") if problem == "single_label" and classes == 2 else usual
-
-
-def _misfit(metrics: Sequence[str], problem: str, classes: int) -> str:
-    """Return what is wrong with these metrics for this problem, or an empty string."""
-    for name in metrics:
-        if problem not in METRICS[name].problems:
-            fitting = [key for key, entry in METRICS.items() if problem in entry.problems]
-            return f"metric '{name}' does not fit a {problem} task; fitting: {few(fitting)}"
-        if name == "f1" and classes > 2:
-            return f"metric 'f1' is for two classes, here are {classes}; use f1_macro"
-    return ""
 
 
 def _anchor(fields: dict[str, Any], folder: Path) -> None:

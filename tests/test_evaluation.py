@@ -67,8 +67,8 @@ def opened(monkeypatch, *arguments, **options):
     """Evaluate, and return runtime, precision and what was said."""
     seen, said = [], []
 
-    def spy(*given):
-        seen.append(bc.open_predictor(*given))
+    def spy(*given, **where):
+        seen.append(bc.open_predictor(*given, **where))
         return seen[-1]
 
     monkeypatch.setattr(evaluation, "open_predictor", spy)

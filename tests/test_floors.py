@@ -109,12 +109,20 @@ ROOMS = [
     ["data.text_files", "data.tables data.matching", "data.embedded", "data.lexicon"],
     ["stock task", "stock_albert"],
     ["tensors tokenizing", "reading"],
-    ["metrics formats kinds", "weighted"],
+    [
+        "heads.problem",
+        "heads",
+        "heads.agreement heads.multi_label heads.scoring",
+        "heads.classes heads.numbers",
+        "heads.head heads.stock",
+    ],
+    ["metrics", "metrics.bootstrap", "metrics.table", "metrics.weighted"],
+    ["formats kinds"],
     ["shapes", "shapes.modeling", "shapes.edits"],
     ["shapes.cutting shapes.lowrank shapes.lowbit shapes.sharing shapes.vocabulary"],
     ["shapes.parts", "shapes.anatomy"],
     [
-        "config_fields recognising catalogue locking machine ranks noise bits heads batches",
+        "config_fields recognising catalogue locking machine ranks noise bits batches",
         "fetching",
     ],
     ["files store integrity remote bars waiting"],
@@ -243,3 +251,30 @@ def test_finding_ones_way_imports_no_torch(arguments):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def compared(tree: ast.AST, noun: str) -> list[int]:
+    """Lines on which something called `noun` is compared with a text."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            named = any(getattr(s, "attr", getattr(s, "id", None)) == noun for s in sides)
+            inner = [e for s in sides for e in getattr(s, "elts", [s])]
+            if named and any(
+                isinstance(e, ast.Constant) and isinstance(e.value, str) for e in inner
+            ):
+                found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_problem_is_only_heads_know(name):
+    if not name.startswith("heads"):
+        assert compared(TREES[name], "problem") == []
+
+
+def test_a_comparison_with_a_problem_is_found():
+    for text in ('task.problem == "x"', 'problem in ("x", "y")', '"x" != self.problem'):
+        assert compared(ast.parse(text), "problem") == [1]
+    assert compared(ast.parse("problem == other"), "problem") == []

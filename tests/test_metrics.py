@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from bertcompress import metrics
 from bertcompress.errors import ModelError, TaskError
+from bertcompress.heads import HEADS, scoring
 from bertcompress.task import Task
 
 N = 300
@@ -53,8 +54,11 @@ CASES = [
 ]
 
 
-def problem_of(kind: str) -> str:
-    return kind.rsplit("_", 1)[0] if kind.startswith("single") else kind
+CLASSES, NUMBERS = HEADS["single_label"], HEADS["regression"]
+
+
+def head_of(kind: str):
+    return HEADS[kind.rsplit("_", 1)[0] if kind.startswith("single") else kind]
 
 
 def oracle(metric, logits, truth):
@@ -83,7 +87,7 @@ def oracle(metric, logits, truth):
 @pytest.mark.parametrize(("metric", "kind"), CASES)
 def test_value(metric, kind):
     logits, truth = made(kind)
-    value = metrics.compute([metric], logits, truth, problem_of(kind))[metric]
+    value = scoring.compute(head_of(kind), [metric], logits, truth)[metric]
     assert value == pytest.approx(oracle(metric, logits, truth), abs=1e-9)
 
 
@@ -91,9 +95,7 @@ def test_value(metric, kind):
 def test_resamples_are_the_metric_of_resampled_rows(metric, kind):
     """Counts over kinds of rows give exactly what indexing the rows gives."""
     logits, truth = made(kind, rows=60)
-    problem = problem_of(kind)
-    decided = metrics.decisions(metric, logits, problem)
-    sided = metrics.decisions(metric, truth, problem) if problem == "unlabelled" else truth
+    decided, sided = scoring.sides(head_of(kind), metric, logits, truth)
     rng = np.random.default_rng(1)
     for _ in range(5):
         index = rng.integers(0, 60, 60)
@@ -108,7 +110,7 @@ def test_interval_is_that_of_a_plain_bootstrap(metric, kind):
     rng = np.random.default_rng(7)
     draws = [oracle(metric, logits[i], truth[i]) for i in rng.integers(0, N, (400, N))]
     low, high = np.quantile(draws, [0.025, 0.975])
-    value, ours_low, ours_high = metrics.interval(metric, logits, truth, problem_of(kind), seed=0)
+    value, ours_low, ours_high = scoring.interval(head_of(kind), metric, logits, truth, seed=0)
     width = high - low
     assert ours_low < value < ours_high
     assert ours_low == pytest.approx(low, abs=0.2 * width)
@@ -118,7 +120,7 @@ def test_interval_is_that_of_a_plain_bootstrap(metric, kind):
 def test_interval_is_fixed_by_its_seed():
     logits, truth = made("single_label_2")
     one, again, other = (
-        metrics.interval("accuracy", logits, truth, "single_label", seed=s) for s in (3, 3, 4)
+        scoring.interval(CLASSES, "accuracy", logits, truth, seed=s) for s in (3, 3, 4)
     )
     assert one == again
     assert one != other
@@ -127,11 +129,11 @@ def test_interval_is_fixed_by_its_seed():
 def test_intervals_cover_the_truth():
     """A 95 % interval of 200 rows holds the score of a million in about 95 of 100 draws."""
     logits, truth = made("single_label_2", rows=200_000)
-    whole = metrics.compute(["matthews"], logits, truth, "single_label")["matthews"]
+    whole = scoring.compute(CLASSES, ["matthews"], logits, truth)["matthews"]
     inside = 0
     for k in range(100):
         part = slice(k * 200, (k + 1) * 200)
-        _, low, high = metrics.interval("matthews", logits[part], truth[part], "single_label")
+        _, low, high = scoring.interval(CLASSES, "matthews", logits[part], truth[part])
         inside += low <= whole <= high
     assert 88 <= inside <= 99
 
@@ -140,14 +142,15 @@ def test_intervals_cover_the_truth():
 def test_paired_difference(metric, kind):
     better, truth = made(kind, rows=600, noise=0.5)
     worse, _ = made(kind, rows=600, noise=2.5)
-    problem = problem_of(kind)
-    difference, low, high, p = metrics.paired_difference(metric, better, worse, truth, problem)
-    values = [metrics.compute([metric], x, truth, problem)[metric] for x in (better, worse)]
+    difference, low, high, p = scoring.paired_difference(
+        head_of(kind), metric, better, worse, truth
+    )
+    values = [scoring.compute(head_of(kind), [metric], x, truth)[metric] for x in (better, worse)]
     assert difference == pytest.approx(values[0] - values[1])
     assert low <= difference <= high
     assert (difference > 0) == (metric not in metrics.LOWER_IS_BETTER)
     assert low * high > 0 and p < 0.01
-    same = metrics.paired_difference(metric, better, better, truth, problem)
+    same = scoring.paired_difference(head_of(kind), metric, better, better, truth)
     assert same == (0.0, 0.0, 0.0, 1.0)
 
 
@@ -162,9 +165,13 @@ def test_constant_answers_know_nothing():
     truth = np.arange(20.0)
     logits = np.full((20, 1), 0.3)
     for metric in ("pearson", "spearman"):
-        assert metrics.interval(metric, logits, truth, "regression") == (0.0, 0.0, 0.0)
+        assert scoring.interval(NUMBERS, metric, logits, truth) == (0.0, 0.0, 0.0)
     classes = (np.arange(20) % 2, np.tile([1.0, 0.0], (20, 1)))
-    assert metrics.interval("matthews", classes[1], classes[0], "single_label") == (0.0, 0.0, 0.0)
+    assert scoring.interval(CLASSES, "matthews", classes[1], classes[0]) == (
+        0.0,
+        0.0,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,15 +194,15 @@ def test_constant_answers_know_nothing():
 )
 def test_refusals(metric, logits, truth, problem, says, error):
     with pytest.raises(error, match=says):
-        metrics.compute([metric], np.asarray(logits), np.asarray(truth), problem)
+        scoring.compute(HEADS[problem], [metric], np.asarray(logits), np.asarray(truth))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
 def test_ten_thousand_rows_are_quick(metric):
     logits, truth = made("single_label_2", rows=10_000)
-    metrics.interval(metric, logits[:10], truth[:10], "single_label")  # imports
+    scoring.interval(CLASSES, metric, logits[:10], truth[:10])  # imports
     start = time.process_time()
-    metrics.interval(metric, logits, truth, "single_label")
+    scoring.interval(CLASSES, metric, logits, truth)
     assert time.process_time() - start < 0.2
 
 
@@ -210,12 +217,11 @@ def test_ten_thousand_rows_are_quick(metric):
 )
 def test_evaluate_metric(names, kind, tmp_path, monkeypatch):
     logits, truth = made(kind)
-    problem = problem_of(kind)
-    metric = metrics.task_metric(names, problem)
+    metric = scoring.task_metric(names, head_of(kind))
     for part in (slice(0, 100), slice(100, N)):
         metric.add_batch(predictions=logits[part], references=truth[part])
     assert metric.compute() == pytest.approx(
-        metrics.compute(names, logits, truth, problem), abs=1e-6
+        scoring.compute(head_of(kind), names, logits, truth), abs=1e-6
     )
 
 

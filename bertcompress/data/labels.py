@@ -11,8 +11,9 @@ from typing import Any
 from bertcompress.data.matching import match, nameless
 from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
+from bertcompress.heads import head_named
 from bertcompress.kinds import Column, Written, cell_kind, list_of
-from bertcompress.task import Problem, Task
+from bertcompress.task import Task
 
 __all__ = ["LabelReader", "rows_named"]
 
@@ -56,10 +57,10 @@ class LabelReader:
             cells = {name: _as_lists(each) for name, each in cells.items()}
         task = _posed(task, column)
         first = next(iter(cells.values()))
-        if task.problem == "multi_label":
+        if not task.head.one_value:
             return cls._of_lists(task, tables, cells)
         reader = cls(task, (), column, cells)
-        return reader if task.problem == "regression" else reader._named(tables, first)
+        return reader._named(tables, first) if task.head.has_classes else reader
 
     @classmethod
     def _of_lists(
@@ -141,7 +142,7 @@ class LabelReader:
         """Return the labels of a split as numbers, or as bits for multi-label. Raises DataError."""
         where = f"{self.task.name}: {split}: column '{self.task.label}'"
         values = self.cells[split]
-        lists = self.task.problem == "multi_label"
+        lists = not self.task.head.one_value
         missing = [i for i, value in enumerate(values) if self._is_missing(value)]
         if missing:
             raise DataError(f"{where} has a missing or NaN label in {rows_named(missing)}")
@@ -151,7 +152,7 @@ class LabelReader:
             kind = "text" if kind == "Written" else kind
             problem = self.task.problem
             raise DataError(f"{where} holds {kind} in {rows_named(wrong)}; {problem} does not")
-        if self.task.problem == "regression":
+        if not self.task.head.has_classes:
             return _floats(where, values)
         if lists:
             return [self._bits(where, i, row) for i, row in enumerate(values)]
@@ -199,13 +200,13 @@ class LabelReader:
 
     def told(self) -> str:
         """Return what the labels were taken for, in one line."""
-        label, problem = self.task.label, self.task.problem
-        if problem == "regression":
+        label, head = self.task.label, self.task.head
+        if not head.has_classes:
             return f"{label}: numbers; 'problem: single_label' makes them classes"
         shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
-        several = ", several for a row" if problem == "multi_label" else ""
+        several = "" if head.one_value else ", several for a row"
         other = "; 'problem: regression' makes them numbers"
-        numeric = self.column.kind == "numbers" and problem == "single_label"
+        numeric = self.column.kind == "numbers" and head.one_value
         classes = f"{len(self.names)} class{'es' if len(self.names) != 1 else ''}"
         return f"{label}: {classes} ({shown}){several}{other if numeric else ''}"
 
@@ -235,18 +236,18 @@ def _as_lists(cells: Sequence[Any]) -> list[Any]:
 
 def _posed(task: Task, column: Column) -> Task:
     """Return the task with its kind of problem. Raises DataError where the labels do not fit it."""
-    if task.problem == "auto":
-        problem: Problem = column.problem  # type: ignore[assignment]
-        if task.labels and problem == "regression":  # what has names is classes
+    if task.is_open:
+        problem = column.problem
+        if task.labels and not head_named(problem).has_classes:  # what has names is classes
             problem = "single_label"
         return task.model_copy(update={"problem": problem})
     lists = column.kind == "lists"
-    if lists != (task.problem == "multi_label"):
+    if lists == task.head.one_value:
         kind = "lists" if lists else "one value per row"
         hint = "" if lists else "; `label_separator` says what parts several labels in one cell"
         raise DataError(
             f"{task.name}: column '{task.label}' holds {kind}, which does not fit problem "
-            f"{task.problem}{hint if task.problem == 'multi_label' else ''}"
+            f"{task.problem}{'' if task.head.one_value else hint}"
         )
     return task
 
@@ -344,7 +345,7 @@ def _alike(names: Iterable[str]) -> Iterable[str]:
 
 def _combined(task: Task, names: Sequence[str]) -> str:
     """Return a hint where classes look like several labels in one cell."""
-    if task.problem != "single_label":
+    if not task.head.has_order:
         return ""
     for separator in _SEPARATORS:
         parts = {name: [part.strip() for part in name.split(separator)] for name in names}

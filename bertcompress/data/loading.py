@@ -22,7 +22,6 @@ from bertcompress.data.splitting import chosen_splits, evenly, split_off
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
 from bertcompress.errors import DataError, Notice, few
-from bertcompress.metrics import METRICS
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def load_data(
 
 def _is_guess(task: Task) -> bool:
     """Return whether what the labels are was told by the data, not by the task."""
-    return task.problem == "auto" or task.in_memory is not None
+    return task.is_open or task.in_memory is not None
 
 
 def _with_classes_of(
@@ -233,7 +232,7 @@ def _check_train(task: Task, train: Dataset) -> None:
         raise DataError(
             f"{task.name}: the split '{task.train}' has one row; selection needs another"
         )
-    labels = set(train["label"][:]) if task.problem in ("single_label", "regression") else set()
+    labels = set(train["label"][:]) if task.head.one_value else set()
     if len(labels) == 1:
         value = labels.pop()
         what = f"class, '{task.labels[value]}'" if task.labels else f"value, {value:g}"
@@ -267,15 +266,7 @@ def _keys(part: Dataset) -> list[tuple[str, ...]]:
 
 def _chance(task: Task, validation: Dataset) -> float:
     """Return the headline of the best constant answer on the validation set; 0 without classes."""
-    if task.problem not in ("single_label", "multi_label"):
+    if not (task.head.has_labels and task.head.has_classes):
         return 0.0
     labels = np.asarray(validation["label"][:])
-    ones = np.ones((1, len(labels)))
-    if task.problem == "single_label":
-        constants = [np.full_like(labels, c) for c in np.unique(labels)]
-    else:
-        labels = labels > 0.5
-        usual = np.broadcast_to(labels.mean(axis=0) > 0.5, labels.shape)
-        constants = [np.zeros_like(labels), np.ones_like(labels), usual]
-    score = METRICS[task.headline].weighted
-    return round(max(float(score(constant, labels, ones)[0]) for constant in constants), 4)
+    return task.head.chance(labels, task.head.metrics[task.headline])

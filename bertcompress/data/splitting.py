@@ -110,7 +110,7 @@ def evenly(
     Rows in the order of their labels, ties at random, and each n-th of them.
     """
     shuffled = rng.permutation(rows)
-    if labels is not None and task.problem in ("single_label", "regression"):
+    if labels is not None and task.head.one_value:
         known = np.asarray(labels)
         shuffled = shuffled[np.argsort(known[shuffled], kind="stable")]
     picks = ((np.arange(count) + rng.random()) * rows / count).astype(np.int64)

@@ -143,7 +143,7 @@ class TaskData:
     @property
     def num_labels(self) -> int:
         """Width of the logits: classes, 1 for regression; 0 where no classes are known."""
-        return 1 if self.task.problem == "regression" else len(self.labels)
+        return self.task.head.width(self.labels)
 
     def split(self, name: str) -> Dataset:
         """Return `train`, `selection`, `validation`, `calibration` or one of `also`.

@@ -17,35 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from bertcompress import weighted
 from bertcompress.data import TaskData, calibration_batches
 from bertcompress.measure import predict
 from bertcompress.measure.scores import compare
 from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
 
-__all__ = ["FAR", "Attempt", "Guard", "moved", "search"]
+__all__ = ["FAR", "Attempt", "Guard", "search"]
 
 SENSITIVITY_ROWS = 128
 
 FAR = 0.05
-"""Beyond this, by `moved`, answers have moved far; int8 that loses nothing moves them by 0.01."""
-
-
-def moved(logits: Logits, original: Logits, problem: str) -> float:
-    """Return the mean KL divergence from the original's answers, in nats. Shape: both (N, K).
-
-    Of numbers: the mean squared difference over the variance of the original's.
-    """
-    if problem == "regression":
-        spread = max(float(original.var()), 1e-12)
-        return float(np.square(logits - original).mean() / spread)
-    if problem == "multi_label":
-        ours, theirs = (
-            np.stack([x, np.zeros_like(x)], 2).reshape(-1, 2) for x in (logits, original)
-        )
-        return float(weighted.kl(ours, theirs).reshape(logits.shape).sum(1).mean())
-    return float(weighted.kl(logits, original).mean())
+"""Beyond this, by `Head.movement`, answers have moved far; int8 that loses nothing: 0.01."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +44,7 @@ class Attempt:
     drop_low: float
     """Lower end of its paired 95 % interval."""
     moved: float
-    """See `moved`."""
+    """See `Head.movement`."""
     passes: bool
     """Whether nothing is lost that could be told from noise."""
     allowed: bool = False
@@ -134,10 +117,10 @@ class Guard:
         if not np.isfinite(logits).all():
             return Attempt.failed(options, kept, "it answers with infinities or NaN")
         task = self.data.task
-        labelled = task.problem != "unlabelled"
+        labelled = task.head.has_labels
         references = self.data.references("selection") if labelled else self.original
         against = compare(task, logits, self.original, references)
-        far = moved(logits, self.original, _answers(task.problem, logits))
+        far = task.head.movement(logits, self.original)
         drop, low = -against.difference, -against.difference_high
         if task.headline in LOWER_IS_BETTER:
             drop, low = against.difference, against.difference_low
@@ -153,12 +136,6 @@ class Guard:
             allowed=allowed,
             significant=significant,
         )
-
-
-def _answers(problem: str, logits: Logits) -> str:
-    if problem == "unlabelled":
-        return "regression" if logits.shape[1] == 1 else "single_label"
-    return problem
 
 
 def search(

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bertcompress.bars import bar
-from bertcompress.engines.importance import class_logits, head_problem, model_inputs, task_loss
+from bertcompress.engines.importance import class_logits, head_of, model_inputs, task_loss
 from bertcompress.errors import DataError
+from bertcompress.heads import Head
 from bertcompress.shapes import anatomy
 
 __all__ = ["hessian_product", "layer_sharpness", "top_eigenvalue"]
@@ -79,9 +80,9 @@ def layer_sharpness(
     view = anatomy(model)
     was_training = model.training
     model.eval()
-    problem = head_problem(model)
-    parts = list(_shards([_answered(model, batch, problem) for batch in batches]))
-    loss = task_loss(problem)
+    head = head_of(model)
+    parts = list(_shards([_answered(model, batch, head) for batch in batches]))
+    loss = task_loss(head)
     found: list[float] = []
     with twice_differentiable():
         for layer in bar(view.layers, "curvature of each layer"):
@@ -112,17 +113,12 @@ def layer_sharpness(
 
 
 @torch.no_grad()
-def _answered(model: nn.Module, batch: Mapping[str, Tensor], problem: str) -> Mapping[str, Tensor]:
+def _answered(model: nn.Module, batch: Mapping[str, Tensor], head: Head) -> Mapping[str, Tensor]:
     """Return a batch with labels: its own, or what the model answers."""
     if "labels" in batch:
         return batch
     logits = class_logits(model.eval(), model_inputs(model, batch))
-    answers = {
-        "regression": logits.squeeze(-1),
-        "multi_label": (logits > 0).float(),
-        "single_label": logits.argmax(-1),
-    }
-    return {**batch, "labels": answers[problem]}
+    return {**batch, "labels": head.labels_of(logits)}
 
 
 def _shards(

@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bertcompress.bars import bar
 from bertcompress.engines.masks import sites, unit_masks
 from bertcompress.errors import ModelError
+from bertcompress.heads import Head, head_of_config
 from bertcompress.shapes import anatomy
 
 __all__ = [
     "Loss",
     "class_logits",
-    "drawn_loss",
     "frozen",
-    "head_problem",
+    "head_of",
     "mask_fisher",
     "model_inputs",
     "random_scores",
@@ -112,57 +111,24 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def head_problem(model: nn.Module) -> str:
-    """Return the problem that a classification head was made for: see `Task.problem`."""
-    config = anatomy(model).config
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        return "multi_label"
-    return "regression" if config.num_labels == 1 else "single_label"
+def head_of(model: nn.Module) -> Head:
+    """Return what a model's classification head answers, by its config."""
+    return head_of_config(anatomy(model).config)
 
 
-def task_loss(problem: str) -> Loss:
-    """Return the loss against the labels of a problem (see `Task.problem`), per example."""
-
-    def loss(batch: Mapping[str, Tensor], logits: Tensor) -> Tensor:
-        labels = batch["labels"].to(logits.device)
-        if problem == "regression":
-            return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
-        if problem == "multi_label":
-            return functional.binary_cross_entropy_with_logits(
-                logits, labels.float(), reduction="none"
-            ).sum(-1)
-        return functional.cross_entropy(logits, labels, reduction="none")
-
-    return loss
+def task_loss(head: Head) -> Loss:
+    """Return the loss against the labels of a head, per example."""
+    return lambda batch, logits: head.losses(logits, batch["labels"].to(logits.device))
 
 
-def sampled_loss(problem: str, seed: int = 0) -> Loss:
+def sampled_loss(head: Head, seed: int = 0) -> Loss:
     """Return the loss against answers drawn from the model's own distribution.
 
     Its squared gradients are the true Fisher information, the curvature of the KL divergence to the
     present model: it needs no labels and does not vanish where the model is sure and right.
     """
     generator = torch.Generator().manual_seed(seed)
-    return lambda _, logits: drawn_loss(problem, logits, logits.detach(), generator)
-
-
-def drawn_loss(
-    problem: str, logits: Tensor, reference: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Return the loss of logits against answers drawn from reference logits, per example.
-
-    Regression draws with unit variance. Shape: (B, K), (B, K) -> (B,).
-    """
-    scores = reference.float().cpu()
-    if problem == "regression":
-        target = scores + torch.randn(scores.shape, generator=generator)
-        return 0.5 * (logits - target.to(logits)).pow(2).sum(-1)
-    if problem == "multi_label":
-        drawn = torch.bernoulli(scores.sigmoid(), generator=generator).to(logits)
-        each = functional.binary_cross_entropy_with_logits(logits, drawn, reduction="none")
-        return each.sum(-1)
-    drawn = torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(-1)
-    return functional.cross_entropy(logits, drawn.to(logits.device), reduction="none")
+    return lambda _, logits: head.drawn_losses(logits, logits.detach(), generator)
 
 
 def weight_magnitude(model: nn.Module) -> list[Tensor]:

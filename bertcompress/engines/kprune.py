@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from bertcompress.bars import bar
 from bertcompress.engines.importance import (
     class_logits,
-    drawn_loss,
     frozen,
-    head_problem,
+    head_of,
     model_inputs,
 )
 from bertcompress.engines.masks import Site, sites, unit_masks
@@ -145,7 +144,7 @@ class _Survey:
         self.goals = sites(original)
         self.device = next(model.parameters()).device
         self.seed = seed
-        self.problem = head_problem(model)
+        self.head = head_of(model)
         with torch.no_grad():
             inputs = [model_inputs(model, batch) for batch in batches]
             self.batches = [(each, class_logits(original, each)) for each in inputs]
@@ -170,7 +169,7 @@ class _Survey:
                 wanted = self._original_stream(inputs, position)
                 with _captured(open_sites, target) as seen, torch.enable_grad():
                     logits = self.model(**inputs).logits
-                    losses = drawn_loss(self.problem, logits, answer, generator)
+                    losses = self.head.drawn_losses(logits, answer, generator)
                     torch.autograd.backward(losses.sum())
                 tokens = inputs["attention_mask"].bool()
                 for i in range(len(open_sites)):

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from bertcompress.artefact import Product, max_tokens
-from bertcompress.engines.guard import FAR, Attempt, moved
-from bertcompress.engines.importance import head_problem
+from bertcompress.engines.guard import FAR, Attempt
+from bertcompress.engines.importance import head_of
+from bertcompress.heads import HEADS, Head
 from bertcompress.measure import flips
 from bertcompress.measure.probe import probe_inputs
 from bertcompress.runtimes import Batch, Logits, Predictor
@@ -35,7 +36,7 @@ so much of its variance: answers near a tie, as of a head that was hardly traine
 whatever they are. Healthy int8 was off by 0.13 at most (MiniLM on MRPC, tiny models), spoiled by
 one channel by 0.5 and more."""
 FAR_HIDDEN = 0.1
-"""The limit of `moved` for the hidden states of single tokens: healthy MiniLM is at 0.03."""
+"""The limit of `movement` for the hidden states of single tokens: healthy MiniLM is at 0.03."""
 IMPOSSIBLE = -1e4
 """The logit of a place that a text does not have."""
 
@@ -48,12 +49,12 @@ class Likeness:
     """One text each, without padding; choices have that of their longest."""
     stack: Callable[[Sequence[Logits]], Logits]
     """Makes rows of decisions from the answers. Shape: (1, ...) each -> (N, K)."""
-    problem: str
-    """What such a row answers: see `Task.problem`."""
+    head: Head
+    """What such a row answers."""
     original: Logits
     """Rows of the original. Shape: (N, K)."""
     limit: float = FAR
-    """Beyond this, by `moved`, answers have moved far."""
+    """Beyond this, by `Head.movement`, answers have moved far."""
 
     def judge(
         self, predictor: Predictor, options: Mapping[str, Any], kept: Sequence[str] = ()
@@ -65,9 +66,8 @@ class Likeness:
         rows = self.stack([predictor(batch) for batch in self.batches])
         if not np.isfinite(rows).all():
             return Attempt.failed(options, kept, "it answers with infinities or NaN")
-        far = moved(rows, self.original, self.problem)
-        numbers = self.problem == "regression"
-        changed = None if numbers else flips(rows, self.original, self.problem)
+        far = self.head.movement(rows, self.original)
+        changed = flips(rows, self.original, self.head)
         drop = far if changed is None else changed
         near = far <= self.limit and not (drop > CHANGED and _apart(rows, self.original) > APART)
         told = "compared by numbers" if changed is None else f"{changed:.1%} of decisions change"
@@ -88,12 +88,12 @@ def likeness(product: Product) -> Likeness:
     batches, stack = _HEADS[head]
     texts = tuple(batches(probe_inputs(product.tokenizer, max_tokens(product.model))))
     hidden = head == "feature-extraction"
-    problem = "regression" if hidden else "single_label"
+    answered = HEADS["regression" if hidden else "single_label"]
     if head == "text-classification":
-        problem = head_problem(product.model)
+        answered = head_of(product.model)
     predictor = TorchPredictor(product.model)
     original = stack([predictor(text) for text in texts])
-    return Likeness(texts, stack, problem, original, FAR_HIDDEN if hidden else FAR)
+    return Likeness(texts, stack, answered, original, FAR_HIDDEN if hidden else FAR)
 
 
 def _apart(rows: Logits, original: Logits) -> float:

@@ -16,7 +16,7 @@ from bertcompress.bars import bar
 from bertcompress.engines.importance import (
     class_logits,
     frozen,
-    head_problem,
+    head_of,
     model_inputs,
     sampled_loss,
 )
@@ -64,7 +64,7 @@ def linear_statistics(
     rows = {p: torch.zeros(linear.out_features, device=device) for p, linear in places.items()}
     met = dict.fromkeys(places, 0)
     times = dict.fromkeys(places, 1)
-    loss = sampled_loss(head_problem(model), seed)
+    loss = sampled_loss(head_of(model), seed)
     with _judged(model), frozen(model):
         for batch in bar(batches, "looking at the linears"):
             inputs = model_inputs(model, batch)

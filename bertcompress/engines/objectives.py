@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertcompress.errors import DataError, ModelError
+from bertcompress.heads import Head, head_named
 from bertcompress.method import Teacher
 from bertcompress.training import label_loss, logits_of, standardised_logits
 
@@ -32,28 +33,9 @@ __all__ = [
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float, problem: str) -> Tensor:
     """Return how far the student's logits are from the teacher's; exactly 0 where they are equal.
 
-    T^2 times the mean divergence KL(teacher || student) of the softened answers; T^2 keeps the
-    gradient's size whatever T is (Hinton et al. 2015, 1503.02531, section 2). Multi-label: of each
-    label's yes or no. Regression: mean squared error, T plays no part. `problem` as in `Task`.
-
-    Shape: student, teacher (B, K).
+    See `Head.divergence`; `problem` is a key of `HEADS`. Shape: student, teacher (B, K).
     """
-    student, teacher = student.float(), teacher.float()
-    if problem == "regression":
-        return functional.mse_loss(student, teacher)
-    student, teacher = student / temperature, teacher / temperature
-    if problem == "multi_label":
-        yes, no = functional.logsigmoid(teacher), functional.logsigmoid(-teacher)
-        divergence = yes.exp() * (yes - functional.logsigmoid(student))
-        divergence = divergence + no.exp() * (no - functional.logsigmoid(-student))
-        return divergence.mean() * temperature**2
-    divergence = functional.kl_div(
-        functional.log_softmax(student, -1),
-        functional.log_softmax(teacher, -1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return divergence * temperature**2
+    return head_named(problem, "distilling").divergence(student, teacher, temperature)
 
 
 def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
@@ -99,9 +81,12 @@ def projection(student_width: int, teacher_width: int, seed: int = 0) -> nn.Line
 
 
 class LabelLoss:
-    """The loss of the labels alone: cross entropy, per-class cross entropy or squared error."""
+    """The loss of the labels alone, by the head of the task, else by what the labels look like."""
 
     needs: frozenset[str] = frozenset()
+
+    def __init__(self, head: Head | None = None) -> None:
+        self.head = head
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
@@ -109,7 +94,7 @@ class LabelLoss:
         """Return the mean loss of the batch; raises DataError without labels."""
         if "labels" not in batch:
             raise DataError("training on labels: the rows have none; distil, or name the column")
-        return label_loss(logits_of(outputs).float(), batch["labels"])
+        return label_loss(logits_of(outputs).float(), batch["labels"], self.head)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return no groups."""
@@ -146,7 +131,7 @@ class Distillation:
         self,
         teacher: Teacher | None,
         *,
-        problem: str = "single_label",
+        problem: str | None = None,
         label_weight: float = 0.1,
         logit_weight: float = 0.9,
         hidden_weight: float = 1.0,
@@ -163,7 +148,8 @@ class Distillation:
                 "to 0 (logits need no alignment)"
             )
         self.teacher = teacher
-        self.problem = problem
+        self.head = head_named(problem or "single_label", "distilling")
+        self.label_head = self.head if problem else None
         self.label_weight = label_weight
         self.logit_weight = logit_weight
         self.hidden_weight = hidden_weight
@@ -179,7 +165,7 @@ class Distillation:
         """Return the weighted sum of the terms."""
         terms = []
         if self.label_weight and "labels" in batch:
-            loss = label_loss(logits_of(outputs).float(), batch["labels"])
+            loss = label_loss(logits_of(outputs).float(), batch["labels"], self.label_head)
             terms.append(self.label_weight * loss)
         if self.logit_weight or self.hidden_weight:
             terms += self._teacher_terms(batch, outputs, self._compares_hidden(model))
@@ -206,7 +192,7 @@ class Distillation:
         terms = []
         if self.logit_weight:
             theirs = standardised_logits(answer.logits, batch)
-            loss = kd_loss(logits_of(outputs), theirs, self.temperature, self.problem)
+            loss = self.head.divergence(logits_of(outputs), theirs, self.temperature)
             terms.append(self.logit_weight * loss)
         if compares_hidden:
             student, teacher = outputs["hidden_states"], answer.hidden_states

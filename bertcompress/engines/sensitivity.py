@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from bertcompress.bars import bar
 from bertcompress.engines.fakequant import FakeEmbedding, FakeLinear, quantizable
-from bertcompress.engines.guard import moved
-from bertcompress.engines.importance import head_problem, model_inputs
+from bertcompress.engines.importance import head_of, model_inputs
 from bertcompress.shapes.parts import replace_modules
 
 __all__ = ["sensitivities"]
@@ -32,7 +31,7 @@ def sensitivities(
     original = _answer(probe, inputs)
     found = quantizable(probe)
     ranges = _ranges(probe, inputs, found)
-    problem = head_problem(probe)
+    head = head_of(probe)
     far: dict[str, float] = {}
     for name, module in bar(found.items(), "rounding one module at a time", len(found)):
         if isinstance(module, nn.Linear):
@@ -41,7 +40,7 @@ def sensitivities(
         else:
             rounding = FakeEmbedding(module, bits, -1)
         replace_modules(probe, {id(module): rounding.eval()})
-        far[name] = moved(_answer(probe, inputs), original, problem)
+        far[name] = head.movement(_answer(probe, inputs), original)
         replace_modules(probe, {id(rounding): module})
     return dict(sorted(far.items(), key=lambda item: -item[1]))
 

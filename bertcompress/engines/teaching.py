@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from bertcompress.artefact import Product
-from bertcompress.engines.importance import head_problem
+from bertcompress.engines.importance import head_of
 from bertcompress.engines.objectives import Distillation, LabelLoss, projection
 from bertcompress.engines.teachers import (
     CachedTeacher,
@@ -63,10 +63,8 @@ class TeacherTerms(BaseModel):
 
         Raises RecipeError where a term needs a teacher and there is none.
         """
-        problem: str = ctx.task.problem
-        unlabelled = problem == "unlabelled"
-        if problem in ("auto", "unlabelled"):
-            problem = head_problem(product.model)
+        unlabelled = not ctx.task.head.has_labels
+        problem = (head_of(product.model) if unlabelled else ctx.task.head).key
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, problem)
@@ -109,7 +107,7 @@ class TeacherTerms(BaseModel):
         live = LiveTeacher(teacher, device=device)
         widths = [int(m.config.hidden_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
         project = projection(widths[0], widths[1], seed) if self.hidden_weight else None
-        return self.objective(live, head_problem(model), project, device=device)
+        return self.objective(live, head_of(model).key, project, device=device)
 
     def objective(
         self,

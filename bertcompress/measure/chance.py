@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bertcompress import metrics
+from bertcompress.heads.head import finite
 from bertcompress.measure.row import Row
 from bertcompress.task import Task
 
@@ -82,14 +82,14 @@ def standing_of(
 
     Shape: logits (N, K); references (N,) or (N, K). `interval`: of the headline, None for one row.
     """
-    if task.problem == "unlabelled" or task.chance is None:
+    if not task.head.has_labels or task.chance is None:
         return None
     low, high = interval if interval else (-np.inf, np.inf)
-    ratio = _error_ratio(logits, references) if task.problem == "regression" else None
+    ratio = _error_ratio(logits, references) if task.head.has_units else None
     above = bool(low > task.chance) and (ratio is None or ratio < 1)
     order: dict[str, str] = {}
     accuracy = None
-    if labels and task.problem == "single_label" and not above:
+    if labels and task.head.has_order and not above:
         order, accuracy = best_order(logits.argmax(axis=1), np.asarray(references), labels)
     return Standing(
         chance=task.chance,
@@ -105,7 +105,7 @@ def _error_ratio(logits: Array, references: Array) -> float | None:
     """Return squared error over variance; None where all targets are equal."""
     truth = np.asarray(references, float).ravel()
     variance = float(np.var(truth))
-    answers = metrics.decisions("mae", logits, "regression")
+    answers = finite(logits)[:, 0]
     return float(np.mean((answers - truth) ** 2)) / variance if variance > 0 else None
 
 

@@ -13,6 +13,8 @@ from bertcompress import metrics
 from bertcompress.bars import bar
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
+from bertcompress.heads import Head
+from bertcompress.heads.scoring import compute, interval, paired_difference, sides
 from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor, depends_on_company
@@ -153,9 +155,9 @@ def score(
     labels = tuple(data.labels[i] for i in data.order) if data.order else data.labels
     rows = []
     for metric in task.metrics:
-        if not metrics.given(metric, references):
+        if not metrics.given(task.head.metrics[metric], references):
             continue
-        value, low, high = metrics.interval(metric, logits, references, task.problem)
+        value, low, high = interval(task.head, metric, logits, references)
         span = (low, high) if len(logits) > 1 else None
         headline = metric == task.headline
         rows.append(
@@ -182,11 +184,11 @@ def compare(
 
     Shape: both (N, K); references (N,) or (N, K), without labels the baseline's logits.
     """
-    name, problem = task.headline, task.problem
-    difference, low, high, p_value = metrics.paired_difference(
-        name, logits, baseline_logits, references, problem
+    name, head = task.headline, task.head
+    difference, low, high, p_value = paired_difference(
+        head, name, logits, baseline_logits, references
     )
-    base = metrics.compute([name], baseline_logits, references, problem)[name]
+    base = compute(head, [name], baseline_logits, references)[name]
     retention = _ratio(base + difference, base)
     span = (
         _retention_interval(task, logits, baseline_logits, references)
@@ -194,7 +196,7 @@ def compare(
         else None
     )
     # Nobody agrees with the original by chance: there is nothing to correct for.
-    chance = None if problem == "unlabelled" else task.chance
+    chance = task.chance if head.has_labels else None
     return Comparison(
         retention=retention,
         retention_low=span[0] if span else None,
@@ -202,9 +204,9 @@ def compare(
         retention_chance_corrected=(
             None if chance is None else _ratio(base + difference - chance, base - chance)
         ),
-        flipped=flips(logits, baseline_logits, problem),
+        flipped=flips(logits, baseline_logits, head),
         # Without labels the baseline is right by definition: there is nothing to test.
-        p_value=None if problem == "unlabelled" else p_value,
+        p_value=p_value if head.has_labels else None,
         difference=difference,
         difference_low=low,
         difference_high=high,
@@ -219,26 +221,20 @@ def _ratio(value: float, base: float) -> float | None:
 def _retention_interval(
     task: Task, logits: Logits, baseline_logits: Logits, references: NDArray[Any]
 ) -> tuple[float, float] | None:
-    sides = [metrics.decisions(task.headline, x, task.problem) for x in (logits, baseline_logits)]
-    truth = np.asarray(references)
-    if task.problem == "unlabelled":
-        truth = metrics.decisions(task.headline, truth, task.problem)
-    elif task.problem == "multi_label":
-        truth = truth > 0.5
-    ours, theirs = metrics.resampled(task.headline, sides, truth)
+    head, name = task.head, task.headline
+    ours, right = sides(head, name, logits, references)
+    theirs, _ = sides(head, name, baseline_logits, references)
+    ours, theirs = metrics.resampled(head.metrics[name], [ours, theirs], right)
     if (theirs <= 0).any():
         return None
     low, high = np.quantile(ours / theirs, [0.025, 0.975])
     return float(low), float(high)
 
 
-def flips(logits: Logits, baseline_logits: Logits, problem: str) -> float | None:
+def flips(logits: Logits, baseline_logits: Logits, head: Head) -> float | None:
     """Return the share of rows that are decided otherwise; None for numbers. Shape: both (N, K)."""
-    if logits.shape[1] == 1:
-        return None
-    ours, theirs = (metrics.decisions("agreement", x, problem) for x in (logits, baseline_logits))
-    changed = ours != theirs
-    return float((changed.any(axis=1) if changed.ndim == 2 else changed).mean())
+    changed = head.changed(logits, baseline_logits)
+    return None if changed is None else float(changed.mean())
 
 
 def task_batches(

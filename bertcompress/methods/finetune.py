@@ -23,7 +23,7 @@ from bertcompress.batches import Batches
 from bertcompress.data import TaskData, align_labels, differ
 from bertcompress.engines.objectives import LabelLoss
 from bertcompress.errors import DataError
-from bertcompress.heads import is_classifier
+from bertcompress.heads.stock import is_classifier
 from bertcompress.method import Context, Method
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -40,11 +40,11 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
     config: Any = getattr(model, "config", None)
     if not is_classifier(type(model)):
         return False
-    if data.task.problem == "unlabelled":
+    if not data.task.head.has_labels:
         return True
     if int(config.num_labels) != data.num_labels:
         return False
-    if data.task.problem == "regression":
+    if not data.task.head.has_classes:
         return None
     names = {int(i): str(name) for i, name in config.id2label.items()}
     if differ(data.labels, names):
@@ -86,4 +86,4 @@ class Finetune(Method, TrainSettings):
                 f"finetune: the model answers with {width} numbers, task '{ctx.task.name}' has "
                 f"{ctx.data.num_labels}; load the model with a fresh head"
             )
-        return fit_stage(product, ctx, LabelLoss(), self)
+        return fit_stage(product, ctx, LabelLoss(ctx.task.head), self)

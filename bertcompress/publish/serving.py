@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from bertcompress.heads import HEADS, head_named
 from bertcompress.runtimes import MODEL_FILE
 from bertcompress.runtimes.buckets import bucket_lengths
 from bertcompress.store import write_atomically
@@ -34,14 +35,11 @@ def answers_of(config: Any, problem: str | None = None) -> Answers:
             not.
         problem: Of the task, where one is known; of rows without labels it tells nothing.
     """
-    by_task: dict[str, Answers] = {
-        "regression": "number",
-        "multi_label": "sigmoid",
-        "single_label": "softmax",
-        "multi_label_classification": "sigmoid",
-        "single_label_classification": "softmax",
+    by_task = head_named(problem).serves if problem else None
+    by_type: dict[str | None, Answers | None] = {
+        head.problem_type: head.serves for head in HEADS.values() if head.has_labels
     }
-    told = by_task.get(problem or "") or by_task.get(getattr(config, "problem_type", None) or "")
+    told = by_task or by_type.get(getattr(config, "problem_type", None))
     return told or ("number" if int(config.num_labels) == 1 else "softmax")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bertcompress.heads import has_labels
 from bertcompress.measure import Score, Standing
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, Reading, Stage
@@ -34,7 +35,7 @@ def at_chance(score: Score | None, task: Mapping[str, Any]) -> str:
     if score.standing is not None:
         return score.alarm
     chance = task.get("chance")
-    if chance is None or task.get("problem") == "unlabelled":
+    if chance is None or not has_labels(task):
         return ""
     low = -1.0 if score.ci_low is None else score.ci_low
     high = 1.0 if score.ci_high is None else score.ci_high

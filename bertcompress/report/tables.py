@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from bertcompress.heads import has_labels
 from bertcompress.measure import Cost, Score
 from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
@@ -115,7 +116,7 @@ def quality(report: ReportData) -> Table:
         columns.append(on_row("changed in batches", lambda row: share(row.batch_flips)))
         note += " Changed in batches: against one text at a time, as int8 is scored."
     # Agreement has no chance level to correct for.
-    if kept and report.task.get("problem") != "unlabelled":
+    if kept and has_labels(report.task):
         above = compared("kept above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
         note = f"Kept above chance: share of what exceeds the chance level. {note}"

@@ -171,7 +171,7 @@ class Chain:
         before = self.rows[-1] if self.rows else None
         ours = self._apply(name, method, before)
         self._decide_precision(name, method, ours)
-        wanted = self.recipe.measure.controls and self.start.data.task.problem != "unlabelled"
+        wanted = self.recipe.measure.controls and self.start.data.task.head.has_labels
         control = method.control() if wanted else None
         if control is None:
             return ours

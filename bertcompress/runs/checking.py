@@ -12,8 +12,8 @@ from typing import Any
 from bertcompress.artefact import Product
 from bertcompress.data import TaskData
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
+from bertcompress.heads import Head
 from bertcompress.method import Method
-from bertcompress.metrics import DEFAULTS, METRICS
 from bertcompress.recipe import Recipe
 from bertcompress.shapes import anatomy
 from bertcompress.task import Task
@@ -29,17 +29,18 @@ def metrics_for(task: Task, outputs: int) -> Task:
 
     Metrics that the user named stay: `check_metrics` judges them.
     """
-    if task.problem != "unlabelled" or outputs != 1 or task.metrics or task.headline:
+    if task.is_open or task.head.has_labels or outputs != 1 or task.metrics or task.headline:
         return task
-    usual = tuple(name for name in DEFAULTS["regression"] if name in _of_numbers())
+    allowed = _of_outputs(task.head, outputs)
+    usual = tuple(name for name in task.head.of_width(outputs).usual if name in allowed)
     return task.model_copy(update={"metrics": usual, "headline": usual[0]})
 
 
 def check_metrics(data: TaskData, outputs: int) -> None:
     """Raise TaskError for a metric that a head with so many outputs has no answer for."""
-    if data.task.problem != "unlabelled":
+    if data.task.head.has_labels:
         return
-    fitting = _of_numbers() if outputs == 1 else [*DEFAULTS["unlabelled"]]
+    fitting = _of_outputs(data.task.head, outputs)
     for name in data.task.metrics:
         if name not in fitting:
             compares = "classes" if outputs == 1 else "one number"
@@ -50,17 +51,17 @@ def check_metrics(data: TaskData, outputs: int) -> None:
             )
 
 
-def _of_numbers() -> list[str]:
-    """Return the metrics that compare one number with the original's."""
-    both = {"regression", "unlabelled"}
-    return [name for name, metric in METRICS.items() if both <= metric.problems]
+def _of_outputs(head: Head, outputs: int) -> list[str]:
+    """Return the metrics of a head that compare so many outputs with the original's."""
+    numbers = outputs == 1
+    return [name for name, each in head.metrics.items() if (each.reads == "numbers") == numbers]
 
 
 def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: bool) -> None:
     """Raise for a step that the model, its tokenizer or a task without labels cannot serve."""
     for method in steps(recipe.methods, finetuned):
         method.check_tokenizer(product.model, product.tokenizer)
-    if data.task.problem != "unlabelled":
+    if data.task.head.has_labels:
         return
     for i, method in enumerate(recipe.methods):
         if method not in steps(recipe.methods, finetuned):

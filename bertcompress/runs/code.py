@@ -17,7 +17,7 @@ __all__ = ["code_digest"]
 _PACKAGE = Path(bertcompress.__file__).parent
 _ROOMS = (
     *("data", "methods", "engines", "runtimes", "shapes", "training"),
-    *("metrics", "weighted", "measure.scores"),
+    *("heads", "metrics", "measure.scores"),
 )
 """Where the code lies that decides what a method makes, scores that it chooses by included; the
 rest measures and reports. What writes and reads a stage folder has `stages.FORMAT` instead."""

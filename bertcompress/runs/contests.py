@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bertcompress import metrics
+from bertcompress.heads.scoring import compute
 from bertcompress.measure import count_parameters, predict
 from bertcompress.method import Method
 from bertcompress.runs.results import StageResult
@@ -72,8 +72,8 @@ def _selection_score(finished: StageResult, stages: Stages) -> float:
     if stages.ranks.main:
         with scoring(product.model) as predictor:
             logits = predict(predictor, data, "selection", product.tokenizer)
-        name, problem = data.task.headline, data.task.problem
-        value = metrics.compute([name], logits, data.references("selection"), problem)[name]
+        name = data.task.headline
+        value = compute(data.task.head, [name], logits, data.references("selection"))[name]
     return float(stages.ranks.agree(value))
 
 

@@ -121,7 +121,7 @@ class Judge:
         alone, task = owner.logits(deployment, "validation"), self.data.task
         rows = score(task, self.data, "validation", batched, self._references("validation"))
         return {
-            "batch_flips": flips(batched, alone, task.problem),
+            "batch_flips": flips(batched, alone, task.head),
             "batch_score": next((each.value for each in rows if each.headline), None),
         }
 
@@ -158,7 +158,7 @@ class Judge:
         return found
 
     def _references(self, split: str) -> NDArray[Any]:
-        if self.data.task.problem == "unlabelled":
+        if not self.data.task.head.has_labels:
             return self.baseline.logits(self.baseline.deployments[0], split)
         return self.data.references(split)
 

@@ -111,7 +111,7 @@ class _Planner:
     @property
     def controls(self) -> bool:
         """Whether methods that learn from a teacher are repeated without."""
-        return self.recipe.measure.controls and self.start.data.task.problem != "unlabelled"
+        return self.recipe.measure.controls and self.start.data.task.head.has_labels
 
     def shrink(self, method: Method) -> None:
         """Take in that a method leaves less to compute."""

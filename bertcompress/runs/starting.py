@@ -13,7 +13,7 @@ from bertcompress.artefact import Product, class_of, load, locate, max_tokens, p
 from bertcompress.data import TaskData, align_labels, differ, load_data
 from bertcompress.engines.teachers import same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, RecipeError, few
-from bertcompress.heads import check_one_output, head_words, is_classifier, keeps_its_head
+from bertcompress.heads.stock import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure import half_size, predict, score
 from bertcompress.methods.finetune import already_finetuned
 from bertcompress.recipe import Recipe
@@ -310,15 +310,14 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
             + "".join(f" ({note})" for note in notes)
             + "; put finetune first, or give a model that is fine-tuned for it"
         )
-    if data.task.problem == "unlabelled":
+    if not data.task.head.has_labels:
         raise RecipeError(
             f"methods: task '{data.task.name}' has no labels to fine-tune on; give a model that is "
             "fine-tuned already"
         )
-    kind = {"regression": "regression", "multi_label": "multi_label_classification"}
     fields: dict[str, Any] = {
         "num_labels": data.num_labels,
-        "problem_type": kind.get(data.task.problem, "single_label_classification"),
+        "problem_type": data.task.head.problem_type,
     }
     if data.labels:
         fields["id2label"] = dict(enumerate(data.labels))

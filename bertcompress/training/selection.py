@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress import metrics
 from bertcompress.data import TaskData, collator
+from bertcompress.heads.scoring import compute
 from bertcompress.method import Objective
 from bertcompress.training.steps import forward, label_loss, logits_of
 from bertcompress.training.targets import TargetScale
@@ -72,7 +72,7 @@ class Selection:
         training = model.training
         model.eval()
         with torch.no_grad():
-            if self.task.problem == "unlabelled":
+            if not self.task.head.has_labels:
                 loss = self._loss(model)
                 judged = Judged(-loss, loss)
             else:
@@ -84,7 +84,7 @@ class Selection:
         mine = []
         for positions, batch in self._batches():
             answers = logits_of(forward(model, batch)).float()
-            loss = float(label_loss(answers, batch["labels"]))
+            loss = float(label_loss(answers, batch["labels"], self.task.head))
             mine.append((positions, answers.cpu().numpy(), loss))
         parts = _from_all(mine)
         rows = [len(part[0]) for part in parts]
@@ -96,7 +96,7 @@ class Selection:
             logits = logits * self.scale.std + self.scale.mean
         references = self.data.references("selection")
         headline = self.task.headline
-        value = metrics.compute([headline], logits, references, self.task.problem)[headline]
+        value = compute(self.task.head, [headline], logits, references)[headline]
         return Judged(value, loss, 0.5 / math.sqrt(len(references)), spread)
 
     def _loss(self, model: nn.Module) -> float:

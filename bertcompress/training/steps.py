@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Sampler
 
+from bertcompress.heads import Head, head_of_labels
 from bertcompress.method import Objective
 
 __all__ = [
@@ -87,18 +87,12 @@ def logits_of(outputs: Any) -> Tensor:
     return logits
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean loss that the kind of label asks for.
-
-    Integers: cross entropy; floats per class: binary cross entropy; one float: squared error.
+def label_loss(logits: Tensor, labels: Tensor, head: Head | None = None) -> Tensor:
+    """Return the mean loss of a head; without one, of that which such labels are for.
 
     Shape: logits (B, K); labels (B,) int64, (B, K) float32, or (B,) float32 with K = 1.
     """
-    if not labels.is_floating_point():
-        return functional.cross_entropy(logits, labels)
-    if labels.ndim == 2:
-        return functional.binary_cross_entropy_with_logits(logits, labels)
-    return functional.mse_loss(logits.squeeze(-1), labels)
+    return (head or head_of_labels(labels)).loss(logits, labels)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ class TargetScale:
     @classmethod
     def of(cls, data: TaskData) -> TargetScale | None:
         """Return the scale of a task's targets; None for what is no regression with labels."""
-        if data.task.problem != "regression":
+        if not data.task.head.has_units:
             return None
         targets = np.asarray(data.train["label"][:], np.float64)
         std = float(targets.std())

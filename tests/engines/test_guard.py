@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from bertcompress.data import load_data
-from bertcompress.engines.guard import Attempt, Guard, moved, search
+from bertcompress.engines.guard import Attempt, Guard, search
+from bertcompress.heads import HEADS
 from bertcompress.task import Task
 
 ROWS, DRAWS = 900, 60
@@ -135,10 +136,10 @@ def test_moved_is_the_divergence_and_of_numbers_the_relative_square():
     other = np.array([[0.5, 1.0], [2.0, 0.0]], np.float32)
     p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, other))
     expected = (p * np.log(p / q)).sum(1).mean()
-    assert moved(other, logits, "single_label") == pytest.approx(expected, rel=1e-5)
-    assert moved(logits, logits, "multi_label") == 0
+    assert HEADS["single_label"].movement(other, logits) == pytest.approx(expected, rel=1e-5)
+    assert HEADS["multi_label"].movement(logits, logits) == 0
     numbers = np.array([[0.0], [2.0]], np.float32)
-    assert moved(numbers + 1, numbers, "regression") == pytest.approx(1.0)
+    assert HEADS["regression"].movement(numbers + 1, numbers) == pytest.approx(1.0)
 
 
 def test_numbers_are_judged_by_their_correlation():

@@ -8,9 +8,8 @@ from tests_support import FAMILIES, tiny_inputs, tiny_model
 from torch.nn import functional
 
 from bertcompress.engines.importance import (
-    drawn_loss,
     frozen,
-    head_problem,
+    head_of,
     mask_fisher,
     random_scores,
     sampled_loss,
@@ -18,6 +17,7 @@ from bertcompress.engines.importance import (
     weight_magnitude,
 )
 from bertcompress.engines.masks import sites, unit_masks
+from bertcompress.heads import HEADS
 
 LABELS = torch.tensor([2, 0, 1])
 
@@ -70,21 +70,21 @@ def test_fisher_is_the_sum_over_examples(family, power):
     for batch in batches():
         for total, rows in zip(expected, slow_gradients(model, batch), strict=True):
             total += rows.abs().pow(power).sum(0)
-    found = mask_fisher(model, batches(), task_loss("single_label"), power=power)
+    found = mask_fisher(model, batches(), task_loss(HEADS["single_label"]), power=power)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_the_batch_size_does_not_matter(bert):
-    whole = mask_fisher(bert, batches()[:1], task_loss("single_label"))
+    whole = mask_fisher(bert, batches()[:1], task_loss(HEADS["single_label"]))
     single = [{k: v[i : i + 1] for k, v in batches()[0].items()} for i in range(3)]
-    parts = mask_fisher(bert, single, task_loss("single_label"))
+    parts = mask_fisher(bert, single, task_loss(HEADS["single_label"]))
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-4)
 
 
 def test_the_model_is_left_as_it_was(bert):
     bert.train()
     before = {k: v.clone() for k, v in bert.state_dict().items()}
-    mask_fisher(bert, batches(), task_loss("single_label"))
+    mask_fisher(bert, batches(), task_loss(HEADS["single_label"]))
     assert bert.training
     assert all(p.requires_grad and p.grad is None for p in bert.parameters())
     assert all(torch.equal(before[k], v) for k, v in bert.state_dict().items())
@@ -104,14 +104,14 @@ def test_task_losses_by_hand(problem):
     else:
         logits, labels = logits[:, :1], torch.tensor([0.5, 1.0])
         expected = (logits[:, 0] - labels) ** 2
-    found = task_loss(problem)({"labels": labels}, logits)
+    found = task_loss(HEADS[problem])({"labels": labels}, logits)
     torch.testing.assert_close(found, expected)
 
 
 def test_drawn_answers_have_the_models_distribution():
     logits = torch.tensor([[2.0, 0.0, -1.0]]).repeat(20_000, 1)
     generator = torch.Generator().manual_seed(0)
-    losses = drawn_loss("single_label", logits, logits, generator)
+    losses = HEADS["single_label"].drawn_losses(logits, logits, generator)
     nats = -logits[0].log_softmax(0)
     share = torch.stack([(losses - each).abs().lt(1e-5).float().mean() for each in nats])
     torch.testing.assert_close(share, logits[0].softmax(0), atol=0.01, rtol=0)
@@ -122,9 +122,11 @@ def test_drawn_scores_need_no_labels_and_repeat(problem):
     model = tiny_model(num_labels=1 if problem == "regression" else 3)
     if problem == "multi_label":
         model.config.problem_type = "multi_label_classification"
-    assert head_problem(model) == problem
+    assert head_of(model).key == problem
     unlabelled = [{k: v for k, v in b.items() if k != "labels"} for b in batches()]
-    one, two, other = (mask_fisher(model, unlabelled, sampled_loss(problem, s)) for s in (1, 1, 2))
+    one, two, other = (
+        mask_fisher(model, unlabelled, sampled_loss(HEADS[problem], s)) for s in (1, 1, 2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert all(row.sum() > 0 for row in one)

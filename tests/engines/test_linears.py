@@ -10,6 +10,7 @@ from bertcompress.engines.importance import sampled_loss
 from bertcompress.engines.linears import linear_statistics
 from bertcompress.engines.spectra import spectrum
 from bertcompress.errors import ModelError
+from bertcompress.heads import HEADS
 from bertcompress.shapes import LINEARS, Sharing, anatomy, apply_edit
 
 
@@ -39,7 +40,7 @@ def by_autograd(model, data, place, seed=0):
     """
     part, layer = place
     linear = anatomy(model).layers[layer].get(part)
-    loss, outputs = sampled_loss("single_label", seed), []
+    loss, outputs = sampled_loss(HEADS["single_label"], seed), []
 
     def leaf(_, args, output):
         made = output.detach().requires_grad_()

@@ -14,6 +14,7 @@ from training_support import toy_data
 
 from bertcompress.artefact import Product
 from bertcompress.errors import DataError
+from bertcompress.heads import HEADS
 from bertcompress.method import Context
 from bertcompress.methods.finetune import Finetune, already_finetuned, finetune
 
@@ -64,7 +65,7 @@ def test_function_trains_on_the_users_own_loader():
 
 
 def fake_data(problem, *labels):
-    task = SimpleNamespace(problem=problem)
+    task = SimpleNamespace(head=HEADS[problem])
     return SimpleNamespace(task=task, labels=labels, num_labels=len(labels) or 1)
 
 

@@ -27,7 +27,7 @@ from bertcompress.batches import Batches, in_fp32, tensor_batches
 from bertcompress.data import calibration_batches
 from bertcompress.engines.importance import (
     Loss,
-    head_problem,
+    head_of,
     mask_fisher,
     random_scores,
     sampled_loss,
@@ -161,7 +161,7 @@ def prune_structured(
         if scores == "kprune":
             settings = KPruneSettings(reconstruct=reconstruct)
             return kprune(model, shown, keep, at_least=at_least, seed=seed, settings=settings)
-        loss = loss or sampled_loss(head_problem(model), seed)
+        loss = loss or sampled_loss(head_of(model), seed)
         ranked = score_units(model, shown, scores, loss, seed)
         kept = choose_units(model, ranked, keep, even=even, at_least=at_least)
         return _cut(model, kept)
@@ -247,7 +247,7 @@ class PruneStructured(Method):
                 scores=self.scores,
                 even=self.allocation == "even",
                 at_least=self.at_least,
-                loss=task_loss(ctx.task.problem) if ctx.task.label else None,
+                loss=task_loss(ctx.task.head) if ctx.task.head.has_labels else None,
                 reconstruct=self.reconstruct,
                 seed=ctx.seed,
             )

@@ -24,6 +24,7 @@ from bertcompress.artefact import Product
 from bertcompress.engines.importance import task_loss
 from bertcompress.engines.kprune import unit_costs
 from bertcompress.engines.masks import sites, unit_masks
+from bertcompress.heads import HEADS
 from bertcompress.method import Context
 from bertcompress.methods.pruning.structured import (
     PruneStructured,
@@ -110,7 +111,7 @@ def test_any_number_of_layers_can_stay(depth):
 
 
 def test_even_keeps_the_best_of_each_layer(bert):
-    scores = score_units(bert, batches(), "fisher", task_loss("single_label"), 0)
+    scores = score_units(bert, batches(), "fisher", task_loss(HEADS["single_label"]), 0)
     for row, kept in zip(scores, choose_units(bert, scores, 0.5), strict=True):
         assert len(kept) == round(row.numel() * 0.5)
         gone = [i for i in range(row.numel()) if i not in kept]
@@ -118,7 +119,7 @@ def test_even_keeps_the_best_of_each_layer(bert):
 
 
 def test_uneven_fills_the_budget_of_operations(bert):
-    scores = score_units(bert, batches(), "fisher", task_loss("single_label"), 0)
+    scores = score_units(bert, batches(), "fisher", task_loss(HEADS["single_label"]), 0)
     kept = choose_units(bert, scores, 0.5, even=False)
     found = sites(bert)
     costs = unit_costs(bert, found, 128)
@@ -129,7 +130,7 @@ def test_uneven_fills_the_budget_of_operations(bert):
 
 
 def test_scores_differ_from_each_other(bert):
-    loss = task_loss("single_label")
+    loss = task_loss(HEADS["single_label"])
     one = {
         kind: score_units(bert, batches(), kind, loss, 0)[1] for kind in SCORES if kind != "kprune"
     }
@@ -163,7 +164,7 @@ def test_importance_beats_chance_on_what_it_is_for(bert):
             layer.get("ffn_out").weight[:, units] *= 10
     before = answer(bert, tiny_inputs())
     for scores in ("fisher", "taylor"):
-        ranked = score_units(bert, batches(), scores, task_loss("single_label"), 0)
+        ranked = score_units(bert, batches(), scores, task_loss(HEADS["single_label"]), 0)
         for row, units in zip(ranked[1::2], idle, strict=True):
             assert set(row.topk(WIDTH // 2, largest=False).indices.tolist()) == set(units)
     bc.prune_neurons(bert, idle)

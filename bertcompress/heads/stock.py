@@ -48,7 +48,7 @@ def check_one_output(config: Any, task: Any, name: str) -> None:
 
     `task`: as resolved, with its problem and labels.
     """
-    if task.problem != "single_label" or int(config.num_labels) != 1:
+    if not (task.head.has_order and int(config.num_labels) == 1):
         return
     classes = len(task.labels or ())
     if classes != 2:

@@ -1,0 +1,71 @@
+"""The kinds of problem: one file each, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bertcompress.errors import TaskError, unknown
+from bertcompress.heads.agreement import Agreement
+from bertcompress.heads.classes import Classes
+from bertcompress.heads.head import Head
+from bertcompress.heads.multi_label import MultiLabel
+from bertcompress.heads.numbers import Numbers
+from bertcompress.metrics import METRICS, Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "HEADS",
+    "Head",
+    "all_metrics",
+    "has_labels",
+    "head_named",
+    "head_of_config",
+    "head_of_labels",
+]
+
+HEADS: dict[str, Head] = {
+    "single_label": Classes(),
+    "multi_label": MultiLabel(),
+    "regression": Numbers(),
+    "unlabelled": Agreement(),
+}
+"""`problem` of a task to its head."""
+
+
+def head_named(problem: str, where: str = "task") -> Head:
+    """Return the head of a problem. Raises TaskError with the nearest."""
+    if problem not in HEADS:
+        raise TaskError(unknown(where, "problem", problem, HEADS))
+    return HEADS[problem]
+
+
+def has_labels(task: Mapping[str, Any]) -> bool:
+    """Return whether the task of a stored report has labels."""
+    head = HEADS.get(str(task.get("problem")))
+    return head is None or head.has_labels
+
+
+def all_metrics() -> Mapping[str, Metric]:
+    """Return the metrics of all heads by name: those of the table first, in its order."""
+    found = {name: each for head in HEADS.values() for name, each in head.metrics.items()}
+    return {name: found[name] for name in dict.fromkeys((*METRICS, *found)) if name in found}
+
+
+def head_of_config(config: Any) -> Head:
+    """Return what a sequence classification head of a model answers, by the model's config."""
+    if getattr(config, "problem_type", None) == MultiLabel.problem_type:
+        return HEADS["multi_label"]
+    return HEADS["unlabelled"].of_width(int(config.num_labels))
+
+
+def head_of_labels(labels: Tensor) -> Head:
+    """Return the head that labels of a batch are for: whole numbers, bits, or one fraction a row.
+
+    Shape: (B,), or (B, K) for bits.
+    """
+    if not labels.is_floating_point():
+        return HEADS["single_label"]
+    return HEADS["multi_label" if labels.ndim == 2 else "regression"]

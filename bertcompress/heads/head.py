@@ -1,0 +1,164 @@
+"""`Head`: what a kind of problem is. Labels, losses, answers and scores of a task come from here.
+
+A head needs no torch to be read, so that a task file is checked in a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.errors import ModelError, TaskError, few, unknown
+from bertcompress.metrics import METRICS, Metric
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["Array", "Head", "check_fits", "classes_of", "finite", "metrics_named", "misfit"]
+
+Array = NDArray[Any]
+
+
+class Head(Protocol):
+    """A kind of problem. Axes: B or N rows, K outputs of the model."""
+
+    key: ClassVar[str]
+    """Name in a task file (`problem`)."""
+    auto_class: ClassVar[str] = "ForSequenceClassification"
+    """End of the name of the stock class with this head."""
+    problem_type: ClassVar[str] = "single_label_classification"
+    """As configs of transformers call it."""
+    metrics: ClassVar[Mapping[str, Metric]]
+    """What an answer can be scored by."""
+    usual: ClassVar[tuple[str, ...]]
+    """The metrics where the task names none, the headline first."""
+    has_labels: ClassVar[bool] = True
+    """False where the original's answers stand for labels."""
+    has_classes: ClassVar[bool] = True
+    """Whether labels have names."""
+    one_value: ClassVar[bool] = True
+    """Whether the label of a row is one value."""
+    has_units: ClassVar[bool] = False
+    """Whether labels are quantities, which are trained in standard deviations."""
+    has_order: ClassVar[bool] = False
+    """Whether classes read in a wrong order can be told by the confusions."""
+    least_classes: ClassVar[int] = 2
+    """So many have to be named, where any are."""
+    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "softmax"
+    """What `serve.py` makes of the outputs; None: the model's config tells."""
+
+    def width(self, labels: Sequence[str]) -> int:
+        """Return the number of outputs of the model for these classes; 0 where nothing tells."""
+        return len(labels)
+
+    def usual_for(self, classes: int) -> tuple[str, ...]:
+        """Return the metrics for so many classes where the task names none."""
+        return self.usual
+
+    def chance(self, labels: Array, metric: Metric) -> float:
+        """Return the score of the best constant answer. Shape: labels (N,) or (N, K)."""
+        return 0.0
+
+    def of_width(self, outputs: int) -> Head:
+        """Return the head of a model with so many outputs: itself, where labels say what it is."""
+        return self
+
+    def decided(self, metric: Metric, logits: Array) -> Array:
+        """Return what a metric compares. Shape: (N, K) -> (N,) or (N, K).
+
+        Raises ModelError on NaN, TaskError where the outputs have no such answer.
+        """
+        ...
+
+    def right(self, metric: Metric, references: Array) -> Array:
+        """Return what a metric compares it with: labels, or of the original's logits.
+
+        Shape: (N,) or (N, K).
+        """
+        return references
+
+    def changed(self, logits: Array, original: Array) -> Array | None:
+        """Return which rows are answered otherwise, None for numbers. Shape: (N, K) -> (N,)."""
+        ...
+
+    def movement(self, logits: Array, original: Array) -> float:
+        """Return how far answers are from the original's: KL divergence in nats, mean over rows.
+
+        Of numbers the squared difference over the variance of the original's. Shape: both (N, K).
+        """
+        ...
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss that is trained on. Shape: (B, K), (B,) or (B, K) -> ()."""
+        ...
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the negative log-likelihood of each row. Shape: as `loss` -> (B,)."""
+        ...
+
+    def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+        """Return `losses` against answers drawn from reference logits. Shape: (B, K) -> (B,)."""
+        ...
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return the mean distance to a teacher's answers, 0 where they are equal.
+
+        T^2 times KL(teacher || student) of the softened answers; T^2 keeps the gradient's size
+        whatever T is (Hinton et al. 2015, 1503.02531, section 2). Shape: (B, K) twice -> ().
+        """
+        ...
+
+    def labels_of(self, logits: Tensor) -> Tensor:
+        """Return a model's answers in the form of labels. Shape: (B, K) -> (B,) or (B, K)."""
+        ...
+
+
+def metrics_named(*names: str) -> dict[str, Metric]:
+    """Return some of the metrics by name, in the order of the table."""
+    return {name: metric for name, metric in METRICS.items() if name in names}
+
+
+def finite(logits: Array) -> Array:
+    """Return logits as floats, (N, K). Raises ModelError on NaN and infinity."""
+    logits = np.asarray(logits, dtype=float)
+    logits = logits.reshape(len(logits), -1)
+    if not np.isfinite(logits).all():
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise ModelError(f"the model answers NaN or infinity for {bad} of {len(logits)} rows")
+    return logits
+
+
+def classes_of(metric: Metric, logits: Array) -> Array:
+    """Return the class of each row. Shape: (N, K) -> (N,). Raises TaskError for one output."""
+    if logits.shape[1] == 1:
+        raise TaskError(
+            f"metric '{metric.name}' compares classes, but the model has one output; use spearman"
+        )
+    return np.asarray(logits.argmax(axis=1))
+
+
+def check_fits(head: Head, metric: str) -> Metric:
+    """Return a metric of a head. Raises TaskError for one that does not fit it."""
+    if metric not in {**METRICS, **head.metrics}:
+        raise TaskError(unknown("metrics", "metric", metric, METRICS))
+    if metric not in head.metrics:
+        raise TaskError(
+            f"metric '{metric}' does not fit a {head.key} task; fitting: {few([*head.metrics])}"
+        )
+    return head.metrics[metric]
+
+
+def misfit(head: Head, metrics: Sequence[str], classes: int) -> str:
+    """Return what is wrong with these metrics for so many classes, or an empty string."""
+    for name in metrics:
+        try:
+            only = check_fits(head, name).classes
+        except TaskError as error:
+            return str(error)
+        if only is not None and classes > only:
+            return f"metric '{name}' is for two classes, here are {classes}; use f1_macro"
+    return ""
