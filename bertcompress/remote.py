@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from bertcompress.bounding import bounded
 from bertcompress.wording import plain
 
 __all__ = ["failures", "hub", "patiently", "reason", "status", "token", "without_secrets"]
@@ -64,7 +65,11 @@ def failures() -> tuple[type[BaseException], ...]:
 
 
 def patiently(call: Callable[[], _Result]) -> _Result:
-    """Return what a call returns, tried again where the server was busy or broke down."""
+    """Return what a call returns, tried again where the server was busy or broke down.
+
+    Answers are read up to a bound.
+    """
+    bounded()
     for wait in WAITS_S:
         began = time.monotonic()
         try:

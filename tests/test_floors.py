@@ -125,7 +125,7 @@ ROOMS = [
         "config_fields recognising catalogue locking machine ranks noise bits batches",
         "fetching",
     ],
-    ["files store integrity remote bars waiting"],
+    ["files store integrity remote bars waiting", "bounding"],
     ["display notebook"],
     ["terminal errors", "wording"],
     [""],  # the package itself: lazy, and so below everything

@@ -133,7 +133,9 @@ from pathlib import Path
 from huggingface_hub import constants
 from hub.stories import command, faults, impatient
 from hub.support import told
+from bertcompress import bounding
 impatient()
+bounding.MOST_BYTES = 60_000
 seen, place = {{}}, Path({place!r})
 def pull(what, *broken):
     if what != "again":  # in the cache lies what came whole
@@ -145,7 +147,7 @@ def pull(what, *broken):
 for what, answer in {answers!r}.items():
     pull(what, {{"pattern": "GET /api/models", "body": answer, "times": 99}})
 pull("words", {{"pattern": "GET /api/models", "status": 403, "times": 99,
-               "message": "\\x1b[31mred[/red] " + "x" * 90_000}})
+               "message": "\\x1b[31mred[/red] " + "x" * 50_000}})
 pull("large", {{"pattern": "GET .*/resolve/.*/model.safetensors", "corrupt": True, "times": 9}})
 pull("small", {{"pattern": "GET .*/resolve/.*/recipe.yaml", "corrupt": True, "times": 9}})
 pull("again")
@@ -170,6 +172,7 @@ ANSWERS = {
     "outside": listing([{"rfilename": "../../evil"}]),
     "size": listing([{"rfilename": "x", "size": "y"}]),
     "deep": "[" * 20_000,
+    "endless": json.dumps({"id": "a/b", "sha": "0" * 40, "siblings": [], "more": "x" * 70_000}),
 }
 
 
@@ -203,6 +206,7 @@ def test_nonsense_and_other_bytes_leave_nothing(pulled: dict[str, Any], what: st
         ("small", "the bytes of recipe.yaml are not those that were announced"),
         ("outside", "lists '../../evil', which is no name of a file"),
         ("words", "\\x1b[31mred[/red]"),
+        ("endless", "an answer of more than 0 MB"),
     ],
 )
 def test_what_was_wrong_is_said(pulled: dict[str, Any], what: str, words: str) -> None:
