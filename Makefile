@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export GOMP_SPINCOUNT = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test check schema optimum clean
+.PHONY: demo test check schema optimum older clean
 
 $(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,6 +47,13 @@ clean:
 	.venv-optimum/bin/python -m pip install --quiet torch==2.13.0
 	.venv-optimum/bin/python -m pip install --quiet -e ".[dev]" "optimum-onnx[onnxruntime]>=0.1,<0.2" "transformers<4.58"
 	touch $@
+
+# What touches classes, weights, tokenizers, training, export and the Hub of transformers.
+OLDER = tests/shapes tests/test_artefact.py tests/test_stock_albert.py tests/test_tokenizing.py \
+	tests/test_training.py tests/test_results.py tests/runtimes/test_onnx.py tests/hub/test_client.py
+
+older: .venv-optimum/.done  ## the tests of what touches transformers, on the 4.57 line
+	.venv-optimum/bin/python -m pytest -n 2 --dist loadgroup -q -m "not slow" $(OLDER)
 
 optimum: .venv-optimum/.done  ## prove that optimum opens the ONNX folders; the suite on transformers 4.57
 	.venv-optimum/bin/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
