@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export GOMP_SPINCOUNT = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test check schema optimum older clean
+.PHONY: demo test lint check schema optimum older clean
 
 $(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,10 +27,12 @@ demo: $(VENV)/.demo  ## the main job on an embedded model and task, no network; 
 test: $(VENV)/.dev  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
 
-check: $(VENV)/.dev  ## what CI and pre-commit run
+lint: $(VENV)/.dev  ## what pre-commit runs: style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint  ## style, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow"
 
 schema: $(VENV)/.demo  ## regenerate docs/*.schema.json and the tables in docs/

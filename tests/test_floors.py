@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,7 @@ ROOMS = [
     ["display notebook"],
     ["terminal errors", "wording"],
     [""],  # the package itself: lazy, and so below everything
+    ["_version"],
 ]
 FLOOR = {
     name: number
@@ -178,7 +180,8 @@ def test_imports_only_go_down(name):
 def test_the_package_imports_its_rooms_only_for_type_checkers():
     checked = next(n for n in TREES[""].body if isinstance(n, ast.If))
     assert ast.unparse(checked.test) == "TYPE_CHECKING"
-    assert {line for line, _ in imports("")} <= {n.lineno for n in checked.body}
+    rooms = {line for line, other in imports("") if other != "_version"}
+    assert rooms <= {n.lineno for n in checked.body}
 
 
 def test_what_travels_with_a_model_needs_nothing_else():
@@ -278,3 +281,17 @@ def test_a_comparison_with_a_problem_is_found():
     for text in ('task.problem == "x"', 'problem in ("x", "y")', '"x" != self.problem'):
         assert compared(ast.parse(text), "problem") == [1]
     assert compared(ast.parse("problem == other"), "problem") == []
+
+
+def test_nothing_but_the_face_imports_the_package_as_a_whole():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import) and name not in ("", "__main__"):
+                assert "bertcompress" not in [alias.name for alias in node.names], name
+
+
+def test_the_build_reads_the_version_of_the_package():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    path = ROOT.parent / project["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{bertcompress.__version__}"' in path.read_text(encoding="utf-8")

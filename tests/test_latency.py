@@ -12,7 +12,7 @@ from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
 from bertcompress.errors import ModelError, WorkerError
-from bertcompress.measure import Candidate, cut_words, measure_latency, time_candidates
+from bertcompress.measure import Candidate, cut_words, time_candidates
 from bertcompress.measure.latency import within
 from bertcompress.measure.rounds import Times
 from bertcompress.measure.served import Served, timings_of
@@ -188,7 +188,7 @@ def test_a_broken_artefact_is_refused_in_one_line(tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes(b"not a model")
     with pytest.raises(ModelError, match=r"model\.onnx: not readable by ONNX Runtime") as error:
-        measure_latency([Candidate(file)], [(1, 8)])
+        time_candidates([Candidate(file)], [(1, 8)])
     assert "\n" not in str(error.value)
 
 

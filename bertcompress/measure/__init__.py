@@ -34,7 +34,7 @@ from bertcompress.measure.scores import (
     score,
     task_batches,
 )
-from bertcompress.measure.timing import measure_latency, time_candidates
+from bertcompress.measure.timing import time_candidates
 from bertcompress.runtimes.host import environment, peak_memory_mb, physical_cores
 
 __all__ = [
@@ -63,7 +63,6 @@ __all__ = [
     "layer_table",
     "machine_load",
     "macs",
-    "measure_latency",
     "peak_memory_mb",
     "physical_cores",
     "predict",

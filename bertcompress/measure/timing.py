@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertcompress.errors import ModelError, WorkerError
-from bertcompress.measure.latency import Candidate, Latency, Timing, within
+from bertcompress.measure.latency import Candidate, Timing, within
 from bertcompress.measure.rounds import BUSY, Progress, Shape, take_rounds
 from bertcompress.measure.served import Served, timings_of
 from bertcompress.runtimes import Batch, serving_modes
@@ -23,7 +23,7 @@ from bertcompress.runtimes.host import Others, physical_cores
 from bertcompress.runtimes.process import WorkerProcess
 from bertcompress.runtimes.worker import save_batches
 
-__all__ = ["measure_latency", "time_candidates"]
+__all__ = ["time_candidates"]
 
 Watch = Callable[[], float]
 """Returns the cores that others used since it was called last."""
@@ -33,15 +33,6 @@ FIRST_PASS_S = 10.0
 
 ONE_TEXT: Shape = (1, "task")
 """What serving modes differ in: the task's own texts, one at a time."""
-
-
-def measure_latency(
-    candidates: Sequence[Candidate],
-    shapes: Sequence[tuple[int, int]] = ((1, 128), (8, 128)),
-    **options: Any,
-) -> list[list[Latency]]:
-    """Return each candidate's rows: `time_candidates` without load time and memory."""
-    return [timing.latency for timing in time_candidates(candidates, shapes, **options)]
 
 
 def time_candidates(

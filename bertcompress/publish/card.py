@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import bertcompress
+from bertcompress._version import __version__
 from bertcompress.config_fields import read_fields_of
 from bertcompress.methods import METHODS, method_class
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
@@ -242,7 +242,7 @@ def render(facts: CardFacts) -> str:
         cost=_Whole(_or_nothing(cost(report))),
         recipe=_Whole(recipe),
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0)),
-        version=bertcompress.__version__,
+        version=__version__,
     )
     text = scrub(re.sub(r"\n{3,}", "\n\n", text), local_values([report.recipe, report.task]))
     return str(ModelCard(text))  # reads the front matter back: invalid metadata raise here

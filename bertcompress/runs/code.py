@@ -10,11 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import bertcompress
-
 __all__ = ["code_digest"]
 
-_PACKAGE = Path(bertcompress.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _ROOMS = (
     *("data", "methods", "engines", "runtimes", "shapes", "training"),
     *("heads", "metrics", "measure.scores"),

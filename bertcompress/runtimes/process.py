@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import bertcompress
 from bertcompress.errors import ModelError, WorkerError
 
 __all__ = ["WorkerProcess"]
@@ -127,6 +126,6 @@ def clean_environment() -> dict[str, str]:
     """Return this process's environment without thread settings, this package on its path."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(_UNCLEAN)}
     # A checkout that is not installed must be found by its workers too.
-    here = str(Path(bertcompress.__file__).parents[1])
+    here = str(Path(__file__).parents[2])
     clean["PYTHONPATH"] = os.pathsep.join(filter(None, [here, clean.get("PYTHONPATH")]))
     return clean

@@ -260,8 +260,8 @@ class FactorizeEmbedding(Method):
         if self.weighted:
             rows = ctx.data.encode(product.tokenizer, "train")["input_ids"]
             ids = np.concatenate([np.asarray(row) for row in rows])
-            size = int(product.model.config.vocab_size)
-            counts = torch.from_numpy(np.bincount(ids, minlength=size)).float()
+            texts = {"input_ids": torch.from_numpy(ids)}
+            counts = token_counts(int(product.model.config.vocab_size), [texts])
         batches = (
             calibration_batches(ctx.data, product.tokenizer, self.rows)
             if self.tables == "all"
