@@ -1,6 +1,6 @@
-"""Write the JSON schemas of recipes, tasks and reports, and the tables in `docs/report.md`.
+"""Write the JSON schemas of recipes, tasks and reports, the tables in `docs/report.md`, and `docs/rooms.md`.
 
-Run it after changing a setting of a method, a field of a task or a row of the report.
+Run it after changing a setting of a method, a field of a task, a row of the report or a file of the package.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
 from report_reference import documents as report_documents  # noqa: E402
+from rooms_page import documents as rooms_documents  # noqa: E402
 
 from bertcompress.recipe import recipe_schema  # noqa: E402
 from bertcompress.task import task_schema  # noqa: E402
@@ -22,7 +23,7 @@ def documents() -> dict[Path, str]:
     """Return the content that every generated file ought to have."""
     schemas = {"recipe.schema.json": recipe_schema(), "task.schema.json": task_schema()}
     texts = {FOLDER / name: json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
-    return {**report_documents(), **texts}
+    return {**report_documents(), **rooms_documents(), **texts}
 
 
 if __name__ == "__main__":

@@ -89,27 +89,12 @@ def test_the_table_of_commands_is_complete():
     assert {words[0] for words in called(section)} == set(COMMANDS)
 
 
-def mapped() -> set[Path]:
-    """The files and folders that the map of the tree in the README names."""
-    section = README.partition("## The tree")[2]
-    found: set[Path] = set()
-    above: list[str] = []
-    for line in blocks_of(section, "text")[0].splitlines():
-        if not line.strip():
-            continue
-        name, *remark = line.split()
-        depth = (len(line) - len(line.lstrip())) // 2
-        above[depth:] = [name]
-        assert remark or name.endswith("/"), f"{name}: a file without a remark"
-        found.add(Path(*above))
-    return found
-
-
-def test_the_map_is_the_tree():
-    named = mapped()
-    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
-    package = {path.relative_to(ROOT) for path in (ROOT / "bertcompress").rglob("*.py")}
-    assert package - named == set()
+def test_the_page_of_rooms_names_every_file():
+    # What it says of each, and that it is up to date: test_generated_documents_are_up_to_date.
+    page = (ROOT / "docs" / "rooms.md").read_text(encoding="utf-8")
+    for path in (ROOT / "bertcompress").rglob("*.py"):
+        assert f"| `{path.name}` |" in page, path
+    assert "(docs/rooms.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_links_lead_somewhere():
