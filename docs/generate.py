@@ -1,6 +1,7 @@
-"""Write the JSON schemas of recipes, tasks and reports, the tables in `docs/report.md`, and `docs/rooms.md`.
+"""Write the JSON schemas, the tables in `docs/report.md`, and `docs/rooms.md`.
 
-Run it after changing a setting of a method, a field of a task, a row of the report or a file of the package.
+Run it after changing a setting of a method, a field of a task, a row of the report,
+or a file of the package.
 """
 
 from __future__ import annotations
