@@ -14,7 +14,7 @@ from torch.nn import functional
 import bertcompress as bc
 from bertcompress.errors import TaskError
 from bertcompress.heads import HEADS
-from bertcompress.heads.head import finite
+from bertcompress.heads.head import Head, finite
 from bertcompress.heads.numbers import Numbers
 from bertcompress.metrics import Metric
 
@@ -101,3 +101,11 @@ def test_a_head_is_one_class_and_one_line(task, tmp_path, monkeypatch):
 def test_an_unknown_problem_is_told_the_known_ones(task):
     with pytest.raises(TaskError, match=r"problem: unknown problem 'count'.*single_label"):
         task(problem="count")
+
+
+def test_a_head_that_lacks_a_part_is_no_head():
+    class Half(Head):
+        key: ClassVar[str] = "half"
+
+    with pytest.raises(TypeError, match=r"abstract.*decided.*losses"):
+        Half()

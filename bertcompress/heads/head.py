@@ -5,6 +5,7 @@ A head needs no torch to be read, so that a task file is checked in a moment.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -67,6 +68,7 @@ class Head(Protocol):
         """Return the head of a model with so many outputs: itself, where labels say what it is."""
         return self
 
+    @abstractmethod
     def decided(self, metric: Metric, logits: Array) -> Array:
         """Return what a metric compares. Shape: (N, K) -> (N,) or (N, K).
 
@@ -81,10 +83,12 @@ class Head(Protocol):
         """
         return references
 
+    @abstractmethod
     def changed(self, logits: Array, original: Array) -> Array | None:
         """Return which rows are answered otherwise, None for numbers. Shape: (N, K) -> (N,)."""
         ...
 
+    @abstractmethod
     def movement(self, logits: Array, original: Array) -> float:
         """Return how far answers are from the original's: KL divergence in nats, mean over rows.
 
@@ -92,18 +96,22 @@ class Head(Protocol):
         """
         ...
 
+    @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss that is trained on. Shape: (B, K), (B,) or (B, K) -> ()."""
         ...
 
+    @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the negative log-likelihood of each row. Shape: as `loss` -> (B,)."""
         ...
 
+    @abstractmethod
     def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
         """Return `losses` against answers drawn from reference logits. Shape: (B, K) -> (B,)."""
         ...
 
+    @abstractmethod
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Return the mean distance to a teacher's answers, 0 where they are equal.
 
@@ -112,6 +120,7 @@ class Head(Protocol):
         """
         ...
 
+    @abstractmethod
     def labels_of(self, logits: Tensor) -> Tensor:
         """Return a model's answers in the form of labels. Shape: (B, K) -> (B,) or (B, K)."""
         ...
