@@ -14,6 +14,7 @@ import bertcompress as bc
 from bertcompress.cli import app
 from bertcompress.engines.likeness import Likeness, likeness
 from bertcompress.errors import ModelError
+from bertcompress.heads import HEADS
 from bertcompress.methods.quantization import int8
 from bertcompress.runtimes import onnxruntime, open_predictor
 from bertcompress.shapes import anatomy
@@ -71,7 +72,7 @@ def test_export_writes_no_int8_file_that_answers_otherwise(tmp_path, monkeypatch
 def test_near_ties_that_all_change_are_no_likeness():
     """They diverge little, whatever they are: the rows must still be told apart."""
     rows = np.random.default_rng(0).normal(0, 0.05, (64, 2)).astype(np.float32)
-    same = Likeness((), lambda answers: answers[0], "single_label", rows)
+    same = Likeness((), lambda answers: answers[0], HEADS["single_label"], rows)
 
     def judged(answers):
         whole = dataclasses.replace(same, batches=({},))

@@ -17,7 +17,7 @@ import bertcompress.runtimes.torch
 from bertcompress.errors import DataError, ModelError
 from bertcompress.shapes.edits import KINDS, Record
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.xdist_group("results")
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32", "epochs": 1}
 METHODS = [
@@ -30,9 +30,10 @@ METHODS = [
 ]
 
 
-@pytest.fixture
-def recipe(tmp_path):
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
     """Six stages on a model without head."""
+    tmp_path = tmp_path_factory.mktemp("results")
     tiny_model("bert", "Model").save_pretrained(tmp_path / "bert")
     tiny_tokenizer().save_pretrained(tmp_path / "bert")
     write_rows(tmp_path / "train.csv", 120, 0, yes="yes", no="no")
@@ -54,49 +55,71 @@ def recipe(tmp_path):
     )
 
 
-def test_a_run_holds_three_models_at_a_time_however_many_stages(recipe, tmp_path, monkeypatch):
-    opened: list[weakref.ref] = []
-    alive: list[int] = []
+class Spied:
+    """A run, and what was seen while it went on."""
 
-    def counted(load):
+    def __init__(self, recipe, folder, patch):
+        self.opened: list[weakref.ref] = []
+        self.alive: list[int] = []
+        self.reachable: list[set[int]] = []
+        self.devices: list[str] = []
+        for module in (bertcompress.runs.results, bertcompress.runs.stages):
+            patch.setattr(module, "load", self.counted(module.load))
+        patch.setattr(bc.Distill, "apply", self.prying(bc.Distill.apply))
+        opening = self.on_device(bertcompress.runtimes.torch.predictor)
+        patch.setattr(bertcompress.runtimes.torch, "predictor", opening)
+        patch.setattr(bertcompress.runtimes, "compute_device", lambda: "cuda")
+        self.run = bc.run(recipe, folder)
+
+    def counted(self, load):
         def opening(*args, **named):
             product = load(*args, **named)
-            opened.append(weakref.ref(product.model))
+            self.opened.append(weakref.ref(product.model))
             gc.collect()
-            alive.append(sum(model() is not None for model in opened))
+            self.alive.append(sum(model() is not None for model in self.opened))
             return product
 
         return opening
 
-    for module in (bertcompress.runs.results, bertcompress.runs.stages):
-        monkeypatch.setattr(module, "load", counted(module.load))
-    bc.run(recipe, tmp_path / "run")
-    assert len(opened) >= 6
+    def prying(self, apply):
+        def prying_apply(method, product, ctx):
+            for data in (ctx.data, ctx.teacher.data):
+                assert len(data.validation) == 0
+                for tokenizer in (product.tokenizer, ctx.teacher.tokenizer):
+                    assert len(data.encode(tokenizer, "validation")) == 0
+                known = {*data.train["row_id"], *data.selection["row_id"]}
+                with pytest.raises(DataError, match="no row has the id"):
+                    data.rows([max(known) + 1], product.tokenizer)
+                with pytest.raises(DataError, match="no row has the id"):
+                    ctx.teacher(torch.tensor([max(known) + 1]))
+                self.reachable.append(known)
+            return apply(method, product, ctx)
+
+        return prying_apply
+
+    def on_device(self, predictor):
+        def recorded(path, threads=None, precision="fp32", device="cpu"):
+            self.devices.append(device)
+            return predictor(path, threads, precision)
+
+        return recorded
+
+
+@pytest.fixture(scope="module")
+def spied(recipe, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertcompress.report.plots.figure_names", lambda report: ())
+        yield Spied(recipe, tmp_path_factory.mktemp("spied") / "run", patch)
+
+
+def test_a_run_holds_three_models_at_a_time_however_many_stages(spied):
+    assert len(spied.opened) >= 6
     # The teacher, what the method changes, and what is compared with it.
-    assert max(alive) <= 3
+    assert max(spied.alive) <= 3
 
 
-def test_no_method_reaches_a_reported_row(recipe, tmp_path, monkeypatch):
-    seen = []
-    apply = bc.Distill.apply
-
-    def prying(self, product, ctx):
-        for data in (ctx.data, ctx.teacher.data):
-            assert len(data.validation) == 0
-            for tokenizer in (product.tokenizer, ctx.teacher.tokenizer):
-                assert len(data.encode(tokenizer, "validation")) == 0
-            everything = {*data.train["row_id"], *data.selection["row_id"]}
-            outside = max(everything) + 1
-            with pytest.raises(DataError, match="no row has the id"):
-                data.rows([outside], product.tokenizer)
-            with pytest.raises(DataError, match="no row has the id"):
-                ctx.teacher(torch.tensor([outside]))
-            seen.append(len(everything))
-        return apply(self, product, ctx)
-
-    monkeypatch.setattr(bc.Distill, "apply", prying)
-    bc.run(recipe, tmp_path / "run")
-    assert set(seen) == {120}
+def test_no_method_reaches_a_reported_row(spied):
+    assert [len(known) for known in spied.reachable] == [120] * 8  # two stages and their controls
 
 
 def test_what_was_encoded_for_scoring_is_not_handed_to_methods(recipe):
@@ -111,30 +134,19 @@ def test_what_was_encoded_for_scoring_is_not_handed_to_methods(recipe):
     assert cut.validation.features == data.validation.features
 
 
-def test_stages_and_evaluate_are_scored_where_a_model_is_trained(recipe, tmp_path, monkeypatch):
-    asked = []
-    predictor = bertcompress.runtimes.torch.predictor
-
-    def recorded(path, threads=None, precision="fp32", device="cpu"):
-        asked.append(device)
-        return predictor(path, threads, precision)
-
-    monkeypatch.setattr(bertcompress.runtimes, "compute_device", lambda: "cuda")
-    monkeypatch.setattr(bertcompress.runtimes.torch, "predictor", recorded)
-    run = bc.run(recipe, tmp_path / "run")
+def test_stages_and_evaluate_are_scored_where_a_model_is_trained(spied):
     # Each stage with a model, controls too; what is recorded for `verify` is the processor's.
-    assert asked == ["cuda"] * 7 + ["cpu"]
-    asked.clear()
-    bc.evaluate(run.folder)
-    assert asked == ["cuda"]
+    assert spied.devices[:8] == ["cuda"] * 7 + ["cpu"]
+    spied.devices.clear()
+    bc.evaluate(spied.run.folder)
+    assert spied.devices == ["cuda"]
     # One file of each of the others, on the processor as ever.
-    asked.clear()
-    onnx = run.folder / "onnx" / "model.onnx"
+    onnx = spied.run.folder / "onnx" / "model.onnx"
     assert bertcompress.runtimes.open_predictor(onnx, device="auto").runtime == "onnxruntime"
     with pytest.raises(ModelError, match="unknown device 'cuda'"):
         bertcompress.runtimes.open_predictor(onnx, device="cuda")
-    bertcompress.runtimes.open_predictor(run.folder)
-    assert asked == ["cpu"]
+    bertcompress.runtimes.open_predictor(spied.run.folder)
+    assert spied.devices == ["cuda", "cpu"]
 
 
 def test_every_kind_of_edit_has_its_place_in_the_record():
