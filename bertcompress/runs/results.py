@@ -88,7 +88,8 @@ class StageResult:
     @property
     def edited(self) -> bool:
         """Whether the shape of the model was changed, by its config alone."""
-        return bool(read_fields_of(self.model_folder / "config.json", "").get("bertcompress"))
+        fields = read_fields_of(self.model_folder / "config.json", str(self.model_folder))
+        return bool((fields.get("bertcompress") or {}).get("edits"))
 
     @property
     def deployments(self) -> list[Deployment]:
