@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bertcompress.heads.head import finite
 from bertcompress.measure.row import Row
 from bertcompress.task import Task
 
@@ -85,7 +84,10 @@ def standing_of(
     if not task.head.has_labels or task.chance is None:
         return None
     low, high = interval if interval else (-np.inf, np.inf)
-    ratio = _error_ratio(logits, references) if task.head.has_units else None
+    ratio = None
+    if task.head.has_units:
+        metric = task.head.metrics[task.headline]
+        ratio = _error_ratio(task.head.decided(metric, logits), references)
     above = bool(low > task.chance) and (ratio is None or ratio < 1)
     order: dict[str, str] = {}
     accuracy = None
@@ -101,11 +103,10 @@ def standing_of(
     )
 
 
-def _error_ratio(logits: Array, references: Array) -> float | None:
-    """Return squared error over variance; None where all targets are equal."""
+def _error_ratio(answers: Array, references: Array) -> float | None:
+    """Return squared error over variance; None where all targets are equal. Shape: (N,) twice."""
     truth = np.asarray(references, float).ravel()
     variance = float(np.var(truth))
-    answers = finite(logits)[:, 0]
     return float(np.mean((answers - truth) ** 2)) / variance if variance > 0 else None
 
 

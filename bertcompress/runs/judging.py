@@ -1,4 +1,4 @@
-"""StageResult stages become rows of the report: scores, sizes, shapes and timings."""
+"""Results of stages become rows of the report: scores, sizes, shapes and timings."""
 
 from __future__ import annotations
 
