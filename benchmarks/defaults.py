@@ -183,7 +183,7 @@ def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
     from grid import commit
 
     import bertcompress as bc
-    from bertcompress.noise import silence
+    from bertcompress.support.quiet import silence
 
     silence()
     folder = Path(tempfile.mkdtemp(prefix="defaults-")) / "run"

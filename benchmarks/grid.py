@@ -149,7 +149,7 @@ def _within(made: Any, now: Any) -> bool:
 def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
     """Compute one cell in this process and write its JSON and its answers."""
     import bertcompress as bc
-    from bertcompress.noise import silence
+    from bertcompress.support.quiet import silence
 
     silence()
     folder = Path(tempfile.mkdtemp(prefix="grid-")) / "run"

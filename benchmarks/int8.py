@@ -59,7 +59,7 @@ def per_tensor(source: Path, out: Path) -> Path:
 
 def candidates(place: Path, data_dir: str) -> dict[str, tuple[Any, Path | None]]:
     """Return what is timed, by name, with the file whose bytes count; None: made on loading."""
-    from bertcompress.measure import Candidate
+    from bertcompress.measure.timing.candidates import Candidate
 
     dense = make([INT8], place / "dense", data_dir)
     trained = make([{"q8bert": TWO_STEPS}], place / "q8bert", data_dir)
@@ -102,15 +102,12 @@ def main() -> None:
     args = parser.parse_args()
 
     import bertcompress as bc
-    from bertcompress.measure import (
-        Timing,
-        disk_bytes,
-        environment,
-        machine_load,
-        task_batches,
-        time_candidates,
-    )
-    from bertcompress.noise import silence
+    from bertcompress.measure.footprint import disk_bytes
+    from bertcompress.measure.scores import task_batches
+    from bertcompress.measure.timing.candidates import Timing, machine_load
+    from bertcompress.measure.timing.interleaved import time_candidates
+    from bertcompress.runtimes.hardware import environment
+    from bertcompress.support.quiet import silence
 
     silence()
     rows: list[dict[str, Any]] = []

@@ -25,8 +25,8 @@ def main() -> None:
     args = parser.parse_args()
 
     import bertcompress as bc
-    from bertcompress.measure import environment
-    from bertcompress.noise import silence
+    from bertcompress.runtimes.hardware import environment
+    from bertcompress.support.quiet import silence
 
     silence()
     fields = {"task": "glue/mnli", "limit": args.limit, "measure": {"latency": False}}

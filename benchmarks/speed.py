@@ -35,7 +35,7 @@ def make(recipe: str, data_dir: str, folder: Path) -> Any:
 
 def candidates(run: Path) -> dict[str, Any]:
     """Return what is timed, by name: the dense model on each runtime, then what is shipped."""
-    from bertcompress.measure import Candidate
+    from bertcompress.measure.timing.candidates import Candidate
 
     dense, base = run / "stages" / "01-finetune" / "model", run / "baseline"
     quantized = Path("onnx") / "model_quantized.onnx"
@@ -62,16 +62,13 @@ def main() -> None:
     args = parser.parse_args()
 
     import bertcompress as bc
-    from bertcompress.artefact import Deployment
-    from bertcompress.measure import (
-        Timing,
-        environment,
-        machine_load,
-        size_of,
-        task_batches,
-        time_candidates,
-    )
-    from bertcompress.noise import silence
+    from bertcompress.deployment import Deployment
+    from bertcompress.measure.footprint import size_of
+    from bertcompress.measure.scores import task_batches
+    from bertcompress.measure.timing.candidates import Timing, machine_load
+    from bertcompress.measure.timing.interleaved import time_candidates
+    from bertcompress.runtimes.hardware import environment
+    from bertcompress.support.quiet import silence
 
     silence()
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +107,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from bertcompress.measure import Latency
+    from bertcompress.measure.timing.candidates import Latency
 
     table = Table(
         "candidate",

@@ -38,9 +38,9 @@ class Ended:
 
 def warm() -> None:
     """Import what every command needs, so that forks need not."""
-    import bertcompress.evaluation
     import bertcompress.runs
-    import bertcompress.verification  # noqa: F401
+    import bertcompress.verbs.evaluate
+    import bertcompress.verbs.verify  # noqa: F401
     from bertcompress.training import trainer  # noqa: F401
 
     gc.collect()
@@ -151,7 +151,7 @@ def _limit_memory(more: int) -> None:
 
 
 def _command(arguments: list[str]) -> int:
-    from bertcompress.cli import main
+    from bertcompress.cli.main import main
 
     sys.argv = ["bertcompress", *arguments]
     try:

@@ -29,13 +29,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
-from bertcompress.artefact import Product, load
 from bertcompress.data import TaskData, collator, load_data
-from bertcompress.engines.objectives import Distillation, LabelLoss
-from bertcompress.engines.teachers import CachedTeacher, LiveTeacher, hidden_cache_bytes
-from bertcompress.measure import environment
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.objectives import Distillation, LabelLoss
+from bertcompress.engines.distillation.teachers import (
+    CachedTeacher,
+    LiveTeacher,
+    hidden_cache_bytes,
+)
 from bertcompress.method import Objective
 from bertcompress.methods.quantization.q8bert import Q8bert
+from bertcompress.models.io import load
+from bertcompress.runtimes.hardware import environment
 from bertcompress.task import Task
 from bertcompress.training import TrainSettings, fit_batches, forward
 from bertcompress.training.steps import LengthGrouped, decay_groups

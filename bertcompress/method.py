@@ -11,8 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bertcompress.artefact import Product
 from bertcompress.data import TaskData
+from bertcompress.deployment import Product
 from bertcompress.task import Task
 
 __all__ = ["Context", "Method", "Objective", "Teacher", "TeacherOutputs"]

@@ -19,16 +19,16 @@ from pydantic import (
     model_validator,
 )
 
-from bertcompress.catalogue import read_yaml, resolve
 from bertcompress.errors import TaskError, few, unknown
-from bertcompress.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.heads import HEADS, Head, all_metrics, head_named
 from bertcompress.heads.agreement import Agreement
 from bertcompress.heads.head import misfit
+from bertcompress.heads.kinds import posed_by
 from bertcompress.heads.problem import AUTO, Problem
 from bertcompress.heads.scoring import task_metric
-from bertcompress.kinds import posed_by
-from bertcompress.notebook import model_html, short
+from bertcompress.support.catalogue import read_yaml, resolve
+from bertcompress.support.formats import FORMATS, check_format, format_of, name_of
+from bertcompress.support.notebook import model_html, short
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset

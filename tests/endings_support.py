@@ -22,9 +22,9 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from torture_process import Ended, become, text_of
 
 WARM = [
-    "bertcompress.evaluation",
+    "bertcompress.verbs.evaluate",
     "bertcompress.runs",
-    "bertcompress.verification",
+    "bertcompress.verbs.verify",
     "bertcompress.training.trainer",
 ]
 """What the server imports before it forks."""
@@ -65,7 +65,7 @@ def closed_output() -> None:
 
 def stubborn() -> None:
     """Stand for a library that takes the interrupt for itself."""
-    import bertcompress.cli_errors
+    import bertcompress.cli.errors
     import bertcompress.runs
 
     def run(*_: Any, **__: Any) -> None:
@@ -77,7 +77,7 @@ def stubborn() -> None:
                 continue
 
     bertcompress.runs.run = run
-    bertcompress.cli_errors.GRACE_S = 0.05
+    bertcompress.cli.errors.GRACE_S = 0.05
 
 
 class Command:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests_support import tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.cli import main
+from bertcompress.cli.main import main
 
 Tensors = dict[str, torch.Tensor]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bertcompress.measure import Cost, Latency, Score
+from bertcompress.measure.scores import Cost, Score
+from bertcompress.measure.timing.candidates import Latency
 from bertcompress.report import Report
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Stage
 

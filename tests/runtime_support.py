@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
 
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.shapes import Heads, Layers, Neurons, anatomy, apply_edit
 
 

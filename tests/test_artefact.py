@@ -17,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress import artefact
-from bertcompress.artefact import locate, max_tokens, rung
 from bertcompress.errors import (
     CheckpointError,
     MissingExtra,
@@ -27,6 +25,9 @@ from bertcompress.errors import (
     OutputError,
     UnsupportedFamily,
 )
+from bertcompress.models import io as artefact
+from bertcompress.models.io import max_tokens, rung
+from bertcompress.models.locate import locate
 from bertcompress.shapes import Layers, anatomy, apply_edit, edited
 
 TEXTS = ["the cat sleeps .", "a very old red house and a bird"]

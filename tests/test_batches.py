@@ -11,7 +11,7 @@ import transformers
 from tests_support import random_batches, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.errors import DataError
 
 KNOBS = {"epochs": 1, "precision": "fp32"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bertcompress import catalogue
 from bertcompress.errors import InputError, NotFound
+from bertcompress.support import catalogue
 
 GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli", "ax"]
 
@@ -42,7 +42,7 @@ def test_an_installed_wheel_carries_its_own(tmp_path, monkeypatch):
     (package / "_catalogue" / "tasks").mkdir(parents=True)
     (package / "_catalogue" / "tasks" / "only.yaml").write_text("name: only\n")
     (tmp_path / "site" / "tasks").mkdir()  # of another package
-    monkeypatch.setattr(catalogue, "__file__", str(package / "catalogue.py"))
+    monkeypatch.setattr(catalogue, "__file__", str(package / "support" / "catalogue.py"))
     catalogue.folder.cache_clear()
     try:
         assert catalogue.list_names("tasks") == ["only"]

@@ -8,8 +8,8 @@ from datasets import Dataset, DatasetDict
 
 from bertcompress.data import load_data
 from bertcompress.errors import TaskError
-from bertcompress.measure import score
 from bertcompress.measure.chance import best_order
+from bertcompress.measure.scores import score
 from bertcompress.task import Task
 
 NAMES = ("red", "green", "blue")

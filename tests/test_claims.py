@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertcompress.measure import ratio_claim, speed_claim
+from bertcompress.measure.timing.claims import ratio_claim, speed_claim
 
 
 @pytest.mark.parametrize(

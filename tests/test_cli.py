@@ -14,13 +14,13 @@ import yaml
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
-from bertcompress import catalogue
-from bertcompress.cli import main
-from bertcompress.display import shown
+from bertcompress.cli.main import main
 from bertcompress.errors import InputError, NotFound
-from bertcompress.evaluation import BenchRow
-from bertcompress.measure import Score
+from bertcompress.measure.scores import Score
 from bertcompress.recipe import Recipe, recipe_schema
+from bertcompress.support import catalogue
+from bertcompress.support.display import shown
+from bertcompress.verbs.bench import BenchRow
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
 

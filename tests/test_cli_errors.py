@@ -15,7 +15,7 @@ import yaml
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.cli import main
+from bertcompress.cli.main import main
 
 FINETUNE = {"finetune": {"epochs": 1, "batch_size": 8, "precision": "fp32"}}
 HEADER = "sentence,verdict"
@@ -391,12 +391,12 @@ def test_an_interrupt_says_how_to_go_on(place, monkeypatch, capsys):
 
 
 def test_only_what_can_be_resumed_is_said_to_be(place, monkeypatch, capsys):
-    import bertcompress.evaluation
+    import bertcompress.verbs.evaluate
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bertcompress.evaluation, "inspect", stop)
+    monkeypatch.setattr(bertcompress.verbs.evaluate, "inspect", stop)
     status, text = command(monkeypatch, capsys, "inspect", "tuned")
     assert (status, text) == (130, "error: interrupted\n")
 

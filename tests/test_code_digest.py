@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertcompress.runs import code
+from bertcompress.runs import code_digest as code
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _digest(package: Path, edited: bool = False) -> str:
     # The module's own file is found through sys.modules; its imports are those of the copy.
-    return code.code_digest.__wrapped__("bertcompress.methods.finetune", edited)
+    return code.code_digest.__wrapped__("bertcompress.methods.training.finetune", edited)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def _digest(package: Path, edited: bool = False) -> str:
     ],
 )
 def test_depends_on_what_it_imports(package: Path, file: str, edited: bool, depends: bool) -> None:
-    import bertcompress.methods.finetune  # noqa: F401
+    import bertcompress.methods.training.finetune  # noqa: F401
 
     before = _digest(package, edited)
     target = package / file
@@ -60,7 +60,7 @@ def test_what_a_guard_decides_by_counts(package: Path) -> None:
 
 
 def test_comments_and_docstrings_do_not_count(package: Path) -> None:
-    import bertcompress.methods.finetune  # noqa: F401
+    import bertcompress.methods.training.finetune  # noqa: F401
 
     before = _digest(package)
     target = package / "training" / "settings.py"

@@ -13,10 +13,10 @@ from test_verdict import _scoring
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress.cli import app
+from bertcompress.cli.main import app
 from bertcompress.errors import InputError, OutputError
 from bertcompress.report import Report
-from bertcompress.runs import Run
+from bertcompress.runs.run import Run
 
 
 def _faster(factor: float) -> Any:

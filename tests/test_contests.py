@@ -15,9 +15,9 @@ from tests_support import WORDS, tiny_model, tiny_tokenizer, write_rows
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress.cli import app
+from bertcompress.cli.main import app
 from bertcompress.runs.contests import Contest
-from bertcompress.store import StageStore
+from bertcompress.runs.store import StageStore
 from bertcompress.training import fitting
 
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -10,9 +10,9 @@ import pytest
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
-from bertcompress import display as module
-from bertcompress.display import Display, Work, duration, showing, span
-from bertcompress.runs.judging import _turns
+from bertcompress.runs.report_rows import _turns
+from bertcompress.support import display as module
+from bertcompress.support.display import Display, Work, duration, showing, span
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

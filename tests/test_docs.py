@@ -11,9 +11,9 @@ import pytest
 import typer
 
 import bertcompress
-from bertcompress import catalogue
-from bertcompress.cli import app
+from bertcompress.cli.main import app
 from bertcompress.methods import METHODS
+from bertcompress.support import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

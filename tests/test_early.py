@@ -13,7 +13,7 @@ import yaml
 
 PROGRAM = """
 import contextlib, io, json, os, sys
-from bertcompress.cli import main
+from bertcompress.cli.main import main
 found = {}
 for name, arguments in json.loads(sys.stdin.read()).items():
     sys.argv[1:] = arguments

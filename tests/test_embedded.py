@@ -9,8 +9,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from bertcompress.data.embedded import PHENOMENA, acceptability, make_pairs
-from bertcompress.data.lexicon import LEXICON, Verb, plural
+from bertcompress.data.demo.acceptability import PHENOMENA, acceptability, make_pairs
+from bertcompress.data.demo.lexicon import LEXICON, Verb, plural
 
 TAUGHT, PAIRS = 2_000, 2_500
 

@@ -15,8 +15,8 @@ import pytest
 from test_locking import hold
 
 import bertcompress
-import bertcompress.cli_errors
-from bertcompress.cli import main
+import bertcompress.cli.errors
+from bertcompress.cli.main import main
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -243,7 +243,7 @@ def test_a_worker_ends_with_its_parent_in_the_middle_of_its_work():
 
 PARENT = """
 import sys, time
-from bertcompress.runtimes.process import WorkerProcess
+from bertcompress.measure.timing.process import WorkerProcess
 with WorkerProcess("x") as worker:
     print(worker.pid, flush=True)
     time.sleep(300)

@@ -10,7 +10,7 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress.cli import app
+from bertcompress.cli.main import app
 from bertcompress.runs.contests import trained_alike
 
 OPEN = {**TRAIN, "max_epochs": 3, "patience": 1}

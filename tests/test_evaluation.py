@@ -16,11 +16,11 @@ from tests_support import WORDS, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress import evaluation
 from bertcompress.errors import NotFound
-from bertcompress.measure import Latency, Timing
+from bertcompress.measure.timing.candidates import Latency, Timing
 from bertcompress.runtimes import onnxruntime, openvino
 from bertcompress.runtimes import torch as torch_runtime
+from bertcompress.verbs import evaluate as evaluation
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
@@ -176,7 +176,8 @@ def test_a_busy_machine_is_told(run, timed, monkeypatch):
 
 def table(monkeypatch, *arguments):
     """The cells that the command prints, line by line."""
-    from bertcompress import cli, cli_models
+    from bertcompress.cli import main as cli
+    from bertcompress.cli import models as cli_models
 
     monkeypatch.setattr(cli_models, "out", Console(width=200))
     done = CliRunner().invoke(cli.app, ["bench", *map(str, arguments)])
@@ -213,7 +214,7 @@ def test_beside_others_a_run_is_one(run, timed):
 
 def test_the_command_names_each_model_once_and_whole(run, timed):
     """A column of 80 is too narrow for paths: the table has their numbers."""
-    from bertcompress.cli import app
+    from bertcompress.cli.main import app
 
     models = [str(run / "model"), str(run / "onnx" / "model_quantized.onnx")]
     done = CliRunner().invoke(app, ["bench", *models])

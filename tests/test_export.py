@@ -11,8 +11,8 @@ from tests_support import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress.cli import app
-from bertcompress.engines.likeness import Likeness, likeness
+from bertcompress.cli.main import app
+from bertcompress.engines.quantization.likeness import Likeness, likeness
 from bertcompress.errors import ModelError
 from bertcompress.heads import HEADS
 from bertcompress.methods.quantization import int8

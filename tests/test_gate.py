@@ -20,12 +20,12 @@ from report_support import sample_report
 from tests_support import tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.cli import main
+from bertcompress.cli.main import main
 from bertcompress.errors import Notice, OutputError
 from bertcompress.measure.probe import PROBE_FILE, read_probe, write_probe
 from bertcompress.publish.card import CardFacts, inherited, render
 from bertcompress.report import Report, print_report
-from bertcompress.terminal import Terminal
+from bertcompress.support.terminal import Terminal
 from bertcompress.wording import plain
 
 onnx = pytest.importorskip("onnx")

@@ -12,14 +12,16 @@ from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
 from bertcompress.errors import ModelError, WorkerError
-from bertcompress.measure import Candidate, cut_words, time_candidates
-from bertcompress.measure.latency import within
-from bertcompress.measure.rounds import Times
-from bertcompress.measure.served import Served, timings_of
-from bertcompress.runtimes import host, onnxruntime, process, worker
+from bertcompress.measure.timing import process, worker
+from bertcompress.measure.timing.candidates import Candidate, cut_words, within
+from bertcompress.measure.timing.interleaved import time_candidates
+from bertcompress.measure.timing.process import WorkerProcess, clean_environment
+from bertcompress.measure.timing.rounds import Times
+from bertcompress.measure.timing.served import Served, timings_of
+from bertcompress.measure.timing.worker import load_batches, random_batch, save_batches
+from bertcompress.runtimes import hardware as host
+from bertcompress.runtimes import onnxruntime
 from bertcompress.runtimes import torch as torch_runtime
-from bertcompress.runtimes.process import WorkerProcess, clean_environment
-from bertcompress.runtimes.worker import load_batches, random_batch, save_batches
 
 WORDS = len(VOCABULARY)
 
@@ -227,7 +229,7 @@ def test_the_protocol_has_standard_output_to_itself():
 
 def test_workers_of_other_runtimes_carry_no_torch():
     code = (
-        "import sys, bertcompress.runtimes.worker, bertcompress.runtimes.onnxruntime,"
+        "import sys, bertcompress.measure.timing.worker, bertcompress.runtimes.onnxruntime,"
         "bertcompress.runtimes.openvino; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=clean_environment()).returncode == 0

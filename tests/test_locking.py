@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 import bertcompress
-from bertcompress import locking
 from bertcompress.errors import OutputError
-from bertcompress.locking import locked
+from bertcompress.support import locking
+from bertcompress.support.locking import locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bertcompress.locking import locked
+from bertcompress.support.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(300)

@@ -10,21 +10,18 @@ from runtime_support import cut, wide_product
 from tests_support import FAMILIES, WORDS, tiny_model, tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from bertcompress.artefact import Deployment, Product
 from bertcompress.data import load_data
+from bertcompress.deployment import Deployment, Product
 from bertcompress.errors import CheckpointError, DataError, ModelError
-from bertcompress.measure import (
-    compare,
+from bertcompress.measure.footprint import (
     count_parameters,
     disk_bytes,
     encoder_bytes,
     layer_table,
     macs,
-    predict,
-    score,
     size_of,
-    task_batches,
 )
+from bertcompress.measure.scores import compare, predict, score, task_batches
 from bertcompress.runtimes import onnxruntime, openvino
 from bertcompress.runtimes import torch as torch_runtime
 from bertcompress.runtimes.torch import TorchPredictor

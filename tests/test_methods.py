@@ -14,10 +14,10 @@ from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokeni
 from training_support import toy_data
 
 import bertcompress as bc
-from bertcompress.artefact import Deployment, Product
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.deployment import Deployment, Product
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import RecipeError
-from bertcompress.measure import size_of
+from bertcompress.measure.footprint import size_of
 from bertcompress.method import Context, Method
 from bertcompress.methods import METHODS, RESEARCH, method_class
 from bertcompress.recipe import Recipe

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from report_support import baseline, deployment, distilled, quantized, sample_report, scores
 
-from bertcompress.measure import LayerRow
+from bertcompress.measure.footprint import LayerRow
 from bertcompress.report import Report, plots
 from bertcompress.report.rows import Stage
 

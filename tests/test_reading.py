@@ -9,7 +9,7 @@ from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokeni
 
 import bertcompress as bc
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily
-from bertcompress.reading import class_names
+from bertcompress.models.config import class_names
 from bertcompress.shapes import anatomy
 
 NAMES = {0: "no", 1: "maybe", 2: "yes"}

@@ -12,10 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 import bertcompress as bc
-from bertcompress.catalogue import list_names, resolve
 from bertcompress.errors import InputError, NotFound, RecipeError
 from bertcompress.methods import METHODS
 from bertcompress.recipe import Measuring, Recipe, recipe_schema
+from bertcompress.support.catalogue import list_names, resolve
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = """

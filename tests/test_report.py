@@ -26,14 +26,14 @@ from report_support import (
 from rich.console import Console
 from tests_support import tiny_model
 
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report import Report, plot, print_report, report_schema
 from bertcompress.report.cells import NOT_MEASURED
 from bertcompress.report.plots import figures
 from bertcompress.report.rows import VERSION, DeploymentRow, Stage
 from bertcompress.report.tables import tables
-from bertcompress.runs.judging import layer_shapes
+from bertcompress.runs.report_rows import layer_shapes
 from bertcompress.shapes import (
     Embedding,
     Layers,

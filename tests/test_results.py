@@ -11,7 +11,7 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 import bertcompress.runs.results
-import bertcompress.runs.stages
+import bertcompress.runs.stage
 import bertcompress.runtimes
 import bertcompress.runtimes.torch
 from bertcompress.errors import DataError, ModelError
@@ -63,7 +63,7 @@ class Spied:
         self.alive: list[int] = []
         self.reachable: list[set[int]] = []
         self.devices: list[str] = []
-        for module in (bertcompress.runs.results, bertcompress.runs.stages):
+        for module in (bertcompress.runs.results, bertcompress.runs.stage):
             patch.setattr(module, "load", self.counted(module.load))
         patch.setattr(bc.Distill, "apply", self.prying(bc.Distill.apply))
         opening = self.on_device(bertcompress.runtimes.torch.predictor)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from report_support import sample_report
 
-from bertcompress.measure import busy_words, machine_load
-from bertcompress.measure.latency import Candidate
-from bertcompress.measure.rounds import Times, counted, take_rounds
-from bertcompress.measure.served import Served, timings_of
+from bertcompress.measure.timing.candidates import Candidate, busy_words, machine_load
+from bertcompress.measure.timing.rounds import Times, counted, take_rounds
+from bertcompress.measure.timing.served import Served, timings_of
 from bertcompress.report import Report
-from bertcompress.runtimes.host import Others
+from bertcompress.runtimes.hardware import Others
 
 
 class Machine:

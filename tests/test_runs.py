@@ -20,12 +20,13 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.errors import ModelError, OutputError, RecipeError
-from bertcompress.measure import Latency, speed_claim
+from bertcompress.measure.timing.candidates import Latency
+from bertcompress.measure.timing.claims import speed_claim
 from bertcompress.report import Report
-from bertcompress.runs.finishing import paid
-from bertcompress.runs.judging import batch_note
-from bertcompress.runs.stages import BATCHED
-from bertcompress.store import StageStore
+from bertcompress.runs.report_rows import batch_note
+from bertcompress.runs.ship import paid
+from bertcompress.runs.stage import BATCHED
+from bertcompress.runs.store import StageStore
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -114,7 +115,7 @@ def test_a_run_leaves_everything_that_the_design_names(place, with_figures):
 
 
 def test_the_scores_are_those_of_the_shipped_files(place):
-    from bertcompress.evaluation import evaluate
+    from bertcompress.verbs.evaluate import evaluate
 
     run = bc.run(recipe(place), place / "run")
     task = recipe(place).resolved_task()

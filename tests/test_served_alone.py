@@ -13,7 +13,7 @@ from tests_support import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress.cli import app
+from bertcompress.cli.main import app
 from bertcompress.publish.serving import SERVE_FILE, answers_of, serve_source, write_serving
 from bertcompress.runtimes.buckets import bucket_lengths
 

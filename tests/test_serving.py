@@ -12,9 +12,11 @@ from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
 from bertcompress.errors import WorkerError
-from bertcompress.measure import Candidate, time_candidates, timing
-from bertcompress.measure.rounds import Times
-from bertcompress.measure.served import Served, timings_of
+from bertcompress.measure.timing import interleaved as timing
+from bertcompress.measure.timing.candidates import Candidate
+from bertcompress.measure.timing.interleaved import time_candidates
+from bertcompress.measure.timing.rounds import Times
+from bertcompress.measure.timing.served import Served, timings_of
 from bertcompress.runtimes import onnxruntime
 
 MS = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from bertcompress.catalogue import list_names
 from bertcompress.draft import Draft
 from bertcompress.errors import RecipeError
 from bertcompress.methods import METHODS, method_class
+from bertcompress.methods.settings import settings_class, settings_named
 from bertcompress.recipe import Recipe
-from bertcompress.settings import settings_class, settings_named
+from bertcompress.support.catalogue import list_names
 from bertcompress.task import Task
 from bertcompress.training import TrainSettings
 

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.errors import ModelError, Notice, RecipeError
-from bertcompress.evaluation import evaluate
-from bertcompress.measure import predict
-from bertcompress.runs.starting import prepare
+from bertcompress.measure.scores import predict
+from bertcompress.runs.prepare import prepare
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import ShapeError
 from bertcompress.training import TrainSettings, fit
+from bertcompress.verbs.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -306,7 +306,7 @@ def test_a_model_of_another_width_is_not_scored(place):
 
 
 def test_checkpoints_of_other_weights_are_not_gone_on_with(place, tmp_path):
-    from bertcompress.engines.objectives import LabelLoss
+    from bertcompress.engines.distillation.objectives import LabelLoss
     from bertcompress.errors import OutputError
 
     data, tokenizer = load_data(task(place)), tiny_tokenizer()

@@ -12,9 +12,9 @@ import transformers
 from tests_support import thin, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.artefact import rung
+from bertcompress.models.io import rung
+from bertcompress.models.stock_albert import HEADS, albert_obstacle, to_albert
 from bertcompress.shapes import Embedding, Heads, LowRanks, Sharing, apply_edit
-from bertcompress.stock_albert import HEADS, albert_obstacle, to_albert
 
 PADDED = {
     "input_ids": torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]]),

@@ -12,13 +12,8 @@ from pathlib import Path
 import pytest
 
 from bertcompress.errors import OutputError
-from bertcompress.store import (
-    StageStore,
-    file_digest,
-    remove_leftovers,
-    stage_key,
-    write_atomically,
-)
+from bertcompress.runs.store import StageStore, stage_key
+from bertcompress.support.files import file_digest, remove_leftovers, write_atomically
 
 
 def _stage(folder: Path, size: int = 1000, text: str = "w") -> Path:

@@ -12,10 +12,10 @@ from tests_support import tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_rows
 
 from bertcompress.data import collator, load_data
-from bertcompress.engines.fakequant import with_rounding
-from bertcompress.engines.objectives import Distillation, LabelLoss
-from bertcompress.engines.teachers import LiveTeacher
-from bertcompress.measure import predict
+from bertcompress.engines.distillation.objectives import Distillation, LabelLoss
+from bertcompress.engines.distillation.teachers import LiveTeacher
+from bertcompress.engines.quantization.fake_quantize import with_rounding
+from bertcompress.measure.scores import predict
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.task import Task
 from bertcompress.training import fit, forward

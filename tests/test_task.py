@@ -11,9 +11,9 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from bertcompress import catalogue
 from bertcompress.data import load_data
 from bertcompress.errors import InputError, NotFound, TaskError
+from bertcompress.support import catalogue
 from bertcompress.task import Task, task_schema
 
 SHIPPED = catalogue.list_names("tasks")

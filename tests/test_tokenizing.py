@@ -10,9 +10,9 @@ from models_support import change_json, command, saved
 from tests_support import WORDS, tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
-from bertcompress.artefact import max_tokens
 from bertcompress.errors import ModelError, Notice
-from bertcompress.evaluation import longest_text
+from bertcompress.models.io import max_tokens
+from bertcompress.verbs.evaluate import longest_text
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

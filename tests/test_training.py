@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from training_support import SETTINGS, toy_data, toy_objective, train
 
 from bertcompress import training
-from bertcompress.engines.objectives import Distillation, LabelLoss, projection
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import InputError, ModelError, OutputError
 from bertcompress.training import TrainSettings, checkpoints, fit, fit_batches
 from bertcompress.training.selection import Selection
@@ -422,8 +422,8 @@ def main(model, teacher, rows, folder):
 """
 CHANGES = {
     "from transformers import Trainer, TrainingArguments": (
-        "from bertcompress.engines.objectives import Distillation\n"
-        "from bertcompress.engines.teachers import LiveTeacher\n"
+        "from bertcompress.engines.distillation.objectives import Distillation\n"
+        "from bertcompress.engines.distillation.teachers import LiveTeacher\n"
         "from bertcompress.training import ObjectiveCallback\n"
         "from transformers import Trainer, TrainingArguments"
     ),

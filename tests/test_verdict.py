@@ -20,13 +20,13 @@ from report_support import (
 from rich.console import Console
 from test_report import _last, _with
 
-from bertcompress.artefact import Deployment
-from bertcompress.measure import Standing
+from bertcompress.deployment import Deployment
+from bertcompress.measure.chance import Standing
 from bertcompress.publish import CardFacts, render
 from bertcompress.report import Report, print_report
 from bertcompress.report.rows import Control, Outcome, Reading, Stage
 from bertcompress.report.tables import tables
-from bertcompress.runs.judging import _allowed
+from bertcompress.runs.report_rows import _allowed
 
 CHANCE = 0.509
 

@@ -13,9 +13,8 @@ from training_support import toy_rows
 from typer.testing import CliRunner
 
 import bertcompress as bc
-from bertcompress import verification
-from bertcompress.cli import app
-from bertcompress.engines.fakequant import quantizable, store, with_rounding
+from bertcompress.cli.main import app
+from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.errors import CheckpointError, InputError, MissingExtra, NotFound, WorkerError
 from bertcompress.measure.probe import (
     PROBE_FILE,
@@ -29,6 +28,7 @@ from bertcompress.measure.probe import (
 from bertcompress.methods.quantization import int8, q8bert
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.verbs import verify as verification
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")

@@ -13,8 +13,8 @@ from datasets import Dataset, DatasetDict
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 from bertcompress.data import TaskData, load_data
-from bertcompress.engines.objectives import Distillation, LabelLoss, projection
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.task import Task
 from bertcompress.training import Fitted, TrainSettings, fit
 

@@ -12,7 +12,7 @@ from bertcompress.data.matching import match, nameless
 from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
 from bertcompress.heads import head_named
-from bertcompress.kinds import Column, Written, cell_kind, list_of
+from bertcompress.heads.kinds import Column, Written, cell_kind, list_of
 from bertcompress.task import Task
 
 __all__ = ["LabelReader", "rows_named"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.splitting import chosen_splits
 from bertcompress.data.tables import check_columns
-from bertcompress.formats import FORMATS
+from bertcompress.support.formats import FORMATS
 from bertcompress.task import Task
 
 __all__ = ["check_local"]

@@ -15,7 +15,7 @@ from bertcompress.data.parquet_files import read_parquet
 from bertcompress.data.tables import Table, by_name, joined, table_of
 from bertcompress.data.text_files import read_csv
 from bertcompress.errors import DataError, TaskError, unknown
-from bertcompress.formats import FORMATS, check_format, format_of
+from bertcompress.support.formats import FORMATS, check_format, format_of
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _tables(task: Task, splits: Mapping[str, Any], limit: int | None = None) -> 
 
 
 def _embedded(task: Task) -> Mapping[str, Dataset]:
-    from bertcompress.data.embedded import acceptability
+    from bertcompress.data.demo.acceptability import acceptability
 
     made = {"acceptability": acceptability}
     name = task.dataset.removeprefix(_EMBEDDED)

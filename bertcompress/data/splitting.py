@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bertcompress.data.sources import Splits, find_splits
 from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
-from bertcompress.formats import VALIDATION_NAMES
+from bertcompress.support.formats import VALIDATION_NAMES
 from bertcompress.task import Task
 
 __all__ = ["Found", "chosen_splits", "evenly", "split_off"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bertcompress.data.tables import Table, needed
 from bertcompress.errors import DataError, unknown
-from bertcompress.kinds import Written
+from bertcompress.heads.kinds import Written
 from bertcompress.task import Task
 
 __all__ = ["decoded", "read_csv"]

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.errors import ModelError, RecipeError
-from bertcompress.tokenizing import hand_on_settings
+from bertcompress.models.tokenizers import hand_on_settings
 
 __all__ = ["Choice", "changed_tokens", "choose_tokens", "trimmed_tokenizer", "used_tokens"]
 

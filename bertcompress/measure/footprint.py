@@ -13,12 +13,12 @@ from pydantic import Field
 from bertcompress.errors import CheckpointError
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import require
-from bertcompress.runtimes.graph import initializer_bytes
+from bertcompress.runtimes.onnx.graph import initializer_bytes
 
 if TYPE_CHECKING:  # a report is read without torch
     from torch import Tensor, nn
 
-    from bertcompress.artefact import Deployment
+    from bertcompress.deployment import Deployment
     from bertcompress.shapes.anatomy import Anatomy, LayerParts
 
 __all__ = [

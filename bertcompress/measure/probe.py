@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.errors import CheckpointError, NotFound
-from bertcompress.files import read_arrays
 from bertcompress.runtimes import INPUTS, Batch, Logits, Predictor, open_predictor
+from bertcompress.support.reading import read_arrays
 from bertcompress.wording import clean
 
 if TYPE_CHECKING:  # a probe is read without torch
-    from bertcompress.artefact import Deployment, Product
+    from bertcompress.deployment import Deployment, Product
 
 __all__ = [
     "PROBE_FILE",
@@ -125,7 +125,7 @@ def record(
 
     `host`: the machine, as `environment` tells it; `latency_ms`: of what was timed, by path.
     """
-    from bertcompress.artefact import max_tokens
+    from bertcompress.models.io import max_tokens
 
     inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
     files: dict[Path, dict[str, Deployment]] = {}

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bertcompress import metrics
-from bertcompress.bars import bar
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.heads import Head
@@ -18,6 +17,7 @@ from bertcompress.heads.scoring import compute, interval, paired_difference, sid
 from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor, depends_on_company
+from bertcompress.support.progress import bar
 from bertcompress.task import Task
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ __all__ = ["METHODS", "RESEARCH", "method_class"]
 
 METHODS: dict[str, tuple[str, str]] = {
     "finetune": (
-        "bertcompress.methods.finetune:Finetune",
+        "bertcompress.methods.training.finetune:Finetune",
         "Train on the task's labels and keep the best evaluation",
     ),
     "prune_structured": (

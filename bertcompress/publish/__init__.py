@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from bertcompress.publish.card import CardFacts, card_facts, render, write_card
-from bertcompress.publish.hub import pull, push
+from bertcompress.publish.push import pull, push
 
 __all__ = ["CardFacts", "card_facts", "pull", "push", "render", "write_card"]

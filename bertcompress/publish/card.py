@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertcompress._version import __version__
-from bertcompress.config_fields import read_fields_of
 from bertcompress.methods import METHODS, method_class
+from bertcompress.models.config_fields import read_fields_of
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.report import markdown_table, markdown_tiles
 from bertcompress.report.head import head
@@ -22,7 +22,7 @@ from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
 from bertcompress.runtimes.buckets import bucket_lengths, padding_id
-from bertcompress.store import write_atomically
+from bertcompress.support.files import write_atomically
 from bertcompress.wording import NAME, markdown, plain
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def card_facts(
 
     `known`: further fields of `CardFacts`, such as `repo_id` and what is `inherited`.
     """
-    from bertcompress.tokenizing import longest_text  # brings torch along
+    from bertcompress.models.tokenizers import longest_text  # brings torch along
 
     config = read_fields_of(folder / "config.json", str(folder))
     own = str(config.get("model_type", "")).startswith("bertcompress-")

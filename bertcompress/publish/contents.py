@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bertcompress.errors import OutputError
-from bertcompress.files import read_json, read_text
+from bertcompress.hub.failures import token
 from bertcompress.publish.card import card_facts, inherited, render
 from bertcompress.publish.manifest import own_files
 from bertcompress.publish.scrubbing import (
@@ -18,8 +18,8 @@ from bertcompress.publish.scrubbing import (
     scrub_yaml,
     token_in,
 )
-from bertcompress.remote import token
 from bertcompress.report import Report
+from bertcompress.support.reading import read_json, read_text
 
 __all__ = ["contents"]
 

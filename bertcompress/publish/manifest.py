@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.errors import InputError
-from bertcompress.files import read_json
-from bertcompress.store import write_atomically
+from bertcompress.support.files import write_atomically
+from bertcompress.support.reading import read_json
 
 __all__ = ["MANIFEST", "own_files", "strangers", "write_manifest"]
 

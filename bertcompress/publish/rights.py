@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.errors import OutputError
-from bertcompress.remote import failures, status
+from bertcompress.hub.failures import failures, status
 from bertcompress.wording import NAME, plain
 
 if TYPE_CHECKING:

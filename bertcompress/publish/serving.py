@@ -9,10 +9,10 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.heads import HEADS, head_named
+from bertcompress.models.tokenizers import position_limit
 from bertcompress.runtimes import MODEL_FILE
 from bertcompress.runtimes.buckets import bucket_lengths
-from bertcompress.store import write_atomically
-from bertcompress.tokenizing import position_limit
+from bertcompress.support.files import write_atomically
 
 __all__ = ["SERVE_FILE", "answers_of", "serve_source", "write_serving"]
 

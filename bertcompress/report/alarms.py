@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bertcompress.heads import has_labels
-from bertcompress.measure import Score, Standing
+from bertcompress.measure.chance import Standing
+from bertcompress.measure.scores import Score
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, Reading, Stage
 from bertcompress.report.speed import served, uses

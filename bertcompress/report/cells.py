@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertcompress.measure import Score
+from bertcompress.measure.scores import Score
 from bertcompress.report.rows import DeploymentRow, ReportData
 
 __all__ = [

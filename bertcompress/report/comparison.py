@@ -19,7 +19,7 @@ from bertcompress.report.report import Report, markdown_table, print_lines, rich
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import judged, time_of
 from bertcompress.report.speed_tables import shape_words
-from bertcompress.store import write_atomically
+from bertcompress.support.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertcompress.measure import Score
+from bertcompress.measure.scores import Score
 from bertcompress.report.rows import DeploymentRow
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.notebook import short
 from bertcompress.report.columns import Table
 from bertcompress.report.drawing import Theme
 from bertcompress.report.head import Head, head
 from bertcompress.report.plots import figure_bytes, figures
 from bertcompress.report.rows import ReportData
 from bertcompress.report.tables import tables
+from bertcompress.support.notebook import short
 from bertcompress.wording import clean
 
 if TYPE_CHECKING:

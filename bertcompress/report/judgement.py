@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bertcompress.measure import Row
+from bertcompress.measure.row import Row
 
 __all__ = ["SpeedUp", "Use", "Verdict"]
 

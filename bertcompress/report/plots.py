@@ -37,7 +37,7 @@ from bertcompress.report.speed import served, texts_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bertcompress.measure import LayerRow
+    from bertcompress.measure.footprint import LayerRow
 
 __all__ = [
     "RESHAPED",

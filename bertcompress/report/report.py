@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bertcompress.errors import InputError, NotFound
-from bertcompress.files import read_json
 from bertcompress.report.head import Tile, head
 from bertcompress.report.html import head_html, render
 from bertcompress.report.rows import VERSION, DeploymentRow, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import comparable, judge
-from bertcompress.store import write_atomically
+from bertcompress.support.files import write_atomically
+from bertcompress.support.reading import read_json
 from bertcompress.wording import markdown
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Report(ReportData):
 
 def as_printed(show: Callable[[Console], None]) -> str:
     """Return as text what is printed to a terminal, without colours and at its width."""
-    from bertcompress.terminal import Terminal
+    from bertcompress.support.terminal import Terminal
 
     width = shutil.get_terminal_size((100, 24)).columns
     console = Terminal(

@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import Field
 
-from bertcompress.measure import Cost, Latency, Row, Score
+from bertcompress.measure.row import Row
+from bertcompress.measure.scores import Cost, Score
+from bertcompress.measure.timing.candidates import Latency
 from bertcompress.report.judgement import Verdict
 
 __all__ = [

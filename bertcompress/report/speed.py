@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bertcompress.measure import Claim, Latency, ratio_claim, speed_claim
+from bertcompress.measure.timing.candidates import Latency
+from bertcompress.measure.timing.claims import Claim, ratio_claim, speed_claim
 from bertcompress.report.judgement import SpeedUp, Use
 from bertcompress.report.rows import DeploymentRow, Stage
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bertcompress.measure import Latency, speed_claim
+from bertcompress.measure.timing.candidates import Latency
+from bertcompress.measure.timing.claims import speed_claim
 from bertcompress.report.cells import NOT_MEASURED, percent, shown
 from bertcompress.report.columns import (
     MB,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bertcompress.heads import has_labels
-from bertcompress.measure import Cost, Score
+from bertcompress.measure.scores import Cost, Score
 from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
     count,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertcompress.measure import busy_words
+from bertcompress.measure.timing.candidates import busy_words
 from bertcompress.report.alarms import (
     SIGNIFICANT,
     above_the_baseline,

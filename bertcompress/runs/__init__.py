@@ -1,5 +1,1 @@
-"""`run`: a recipe, stage by stage, into a run folder; resumable, and sparing what was done."""
-
-from bertcompress.runs.running import Run, run
-
-__all__ = ["Run", "run"]
+"""A recipe, stage by stage, into a run folder; resumable, and sparing what was done."""

@@ -9,8 +9,8 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from bertcompress.artefact import Product
 from bertcompress.data import TaskData
+from bertcompress.deployment import Product
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
 from bertcompress.method import Method

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bertcompress.errors import OutputError
 from bertcompress.recipe import Recipe
-from bertcompress.run_folder import partial_of
-from bertcompress.store import remove_leftovers, write_atomically
+from bertcompress.runs.folder import partial_of
+from bertcompress.support.files import remove_leftovers, write_atomically
 
 __all__ = ["claim", "done_already"]
 

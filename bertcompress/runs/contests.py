@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertcompress.heads.scoring import compute
-from bertcompress.measure import count_parameters, predict
+from bertcompress.measure.footprint import count_parameters
+from bertcompress.measure.scores import predict
 from bertcompress.method import Method
 from bertcompress.runs.results import StageResult
-from bertcompress.runs.stages import Stages
+from bertcompress.runs.stage import Stages
 from bertcompress.runtimes.torch import scoring
 from bertcompress.training import TrainSettings
 

@@ -10,15 +10,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bertcompress.display import Display, Work, span
-from bertcompress.measure import count_parameters, macs
+from bertcompress.measure.footprint import count_parameters, macs
 from bertcompress.method import Method
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import CONTROL
-from bertcompress.runs.starting import Start
+from bertcompress.runs.prepare import Start
 from bertcompress.runtimes import available_runtimes
+from bertcompress.support.display import Display, Work, span
 from bertcompress.training import TrainSettings
 from bertcompress.training.pacing import Pace, fewest_steps, time_steps
 

@@ -14,9 +14,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertcompress.artefact import Deployment, Product, load
-from bertcompress.config_fields import read_fields_of
-from bertcompress.measure import Cost
+from bertcompress.deployment import Deployment, Product
+from bertcompress.measure.scores import Cost
+from bertcompress.models.config_fields import read_fields_of
+from bertcompress.models.io import load
 from bertcompress.runtimes import Logits
 
 __all__ = ["BATCHED", "OpenModels", "StageRecord", "StageResult", "logits_name", "read_record_of"]

@@ -16,11 +16,11 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.bits import precision_name
-from bertcompress.config_fields import lowbit_widths, read_fields_of
+from bertcompress.deployment import precision_name
 from bertcompress.errors import MissingExtra, ModelError, NotFound, unknown
-from bertcompress.recognising import encoder_folder, weights_obstacle, what_else
-from bertcompress.runtimes.host import compute_device
+from bertcompress.models.config_fields import lowbit_widths, read_fields_of
+from bertcompress.models.recognising import encoder_folder, weights_obstacle, what_else
+from bertcompress.runtimes.hardware import compute_device
 
 __all__ = [
     "DEVICES",

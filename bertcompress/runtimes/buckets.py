@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bertcompress.config_fields import read_fields_of
+from bertcompress.models.config_fields import read_fields_of
 from bertcompress.runtimes import Batch, Logits, Predictor
 
 __all__ = ["BucketPredictor", "bucket_lengths", "example", "pad_to", "padding_id", "text_limit"]
@@ -42,8 +42,8 @@ def text_limit(folder: Path) -> int:
     if not (folder / "config.json").is_file():
         return UNKNOWN
     # They need torch, which whoever knows the limit does without.
-    from bertcompress.reading import config_beside
-    from bertcompress.tokenizing import position_limit
+    from bertcompress.models.config import config_beside
+    from bertcompress.models.tokenizers import position_limit
 
     config = config_beside(folder, str(folder))
     return position_limit(config) if getattr(config, "max_position_embeddings", None) else UNKNOWN

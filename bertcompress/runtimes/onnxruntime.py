@@ -19,20 +19,20 @@ from bertcompress.runtimes import (
     join_outputs,
     require,
 )
-from bertcompress.runtimes.host import overflows_int8
-from bertcompress.runtimes.ports import check_answers, check_ports, one_line
+from bertcompress.runtimes.hardware import overflows_int8
+from bertcompress.runtimes.onnx.ports import check_answers, check_ports, one_line
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
-    from bertcompress.artefact import Deployment, Product
-    from bertcompress.runtimes.onnx import Exporter
+    from bertcompress.deployment import Deployment, Product
+    from bertcompress.runtimes.onnx.export import Exporter
 
 __all__ = ["OnnxRuntimePredictor", "export", "predictor", "quantize"]
 
 
 def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
     """Write `folder/model.onnx` in fp32, with tokenizer and plain config, checked against torch."""
-    from bertcompress.artefact import Deployment
-    from bertcompress.runtimes.onnx import export_onnx
+    from bertcompress.deployment import Deployment
+    from bertcompress.runtimes.onnx.export import export_onnx
 
     return Deployment("onnxruntime", "fp32", export_onnx(product, folder, exporter))
 
@@ -65,9 +65,9 @@ def quantize(
         ModelError where the quantised model answers with infinities or NaN; DataError for smoothing
         without rows.
     """
-    from bertcompress.artefact import Deployment
-    from bertcompress.runtimes.graph import share, unshare_transposed
-    from bertcompress.runtimes.masking import mask_ranges
+    from bertcompress.deployment import Deployment
+    from bertcompress.runtimes.onnx.graph import share, unshare_transposed
+    from bertcompress.runtimes.onnx.masking import mask_ranges
 
     onnx, tools = require("onnx", "onnx"), require("onnxruntime.quantization", "onnx")
     proto = onnx.load(folder / MODEL_FILE)
@@ -96,7 +96,7 @@ def quantize(
 
 def _smooth(proto: Any, folder: Path, rows: Sequence[Batch], alpha: float) -> None:
     """Smooth every product, in place, on the inputs that the graph has."""
-    from bertcompress.runtimes.smoothing import smooth_all
+    from bertcompress.runtimes.onnx.smoothquant import smooth_all
 
     if not rows:
         raise DataError(f"{folder}: smoothing needs rows to see activations on; none were given")

@@ -26,20 +26,20 @@ from bertcompress.runtimes import (
     require,
 )
 from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, padding_id, text_limit
+from bertcompress.runtimes.onnx.ports import check_answers, check_ports, one_line
 from bertcompress.runtimes.onnxruntime import precision_of
-from bertcompress.runtimes.ports import check_answers, check_ports, one_line
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
-    from bertcompress.artefact import Deployment, Product
-    from bertcompress.runtimes.onnx import Exporter
+    from bertcompress.deployment import Deployment, Product
+    from bertcompress.runtimes.onnx.export import Exporter
 
 __all__ = ["OpenVinoPredictor", "export", "predictor", "quantize"]
 
 
 def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
     """Write `folder/model.onnx` in fp32, with tokenizer and plain config, checked against torch."""
-    from bertcompress.artefact import Deployment
-    from bertcompress.runtimes.onnx import export_onnx
+    from bertcompress.deployment import Deployment
+    from bertcompress.runtimes.onnx.export import export_onnx
 
     return Deployment("openvino", "fp32", export_onnx(product, folder, exporter))
 
@@ -67,10 +67,10 @@ def quantize(
     Raises:
         DataError without any calibration row; ModelError where NNCF fails; MissingExtra.
     """
-    from bertcompress.artefact import Deployment
-    from bertcompress.runtimes.graph import share, unshare_transposed
-    from bertcompress.runtimes.onnx import companions
-    from bertcompress.runtimes.smoothing import ALPHA, smooth_shared
+    from bertcompress.deployment import Deployment
+    from bertcompress.runtimes.onnx.export import companions
+    from bertcompress.runtimes.onnx.graph import share, unshare_transposed
+    from bertcompress.runtimes.onnx.smoothquant import ALPHA, smooth_shared
 
     onnx, nncf = require("onnx", "openvino"), _nncf()
     proto = onnx.load(folder / MODEL_FILE)

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bertcompress import artefact
-from bertcompress.artefact import Deployment, Product
+from bertcompress.deployment import Deployment, Product
 from bertcompress.errors import ModelError, unknown
+from bertcompress.models import io as artefact
 from bertcompress.runtimes import INPUTS, Batch, Logits, join_outputs, require
-from bertcompress.runtimes.host import compute_device
+from bertcompress.runtimes.hardware import compute_device
 
 __all__ = ["TorchPredictor", "export", "predictor", "quantize", "scoring"]
 

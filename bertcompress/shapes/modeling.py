@@ -156,7 +156,7 @@ def _stock_form(model: Any, state: Any) -> Any:
     """
     if not __name__.startswith("bertcompress."):  # shipped beside a model
         return None
-    stock = importlib.import_module("bertcompress.stock").to_stock(model)
+    stock = importlib.import_module("bertcompress.models.stock").to_stock(model)
     if stock is model or (state is not None and {*stock.state_dict()} != {*state}):
         return None
     return stock

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import TrainerState
 
 from bertcompress.errors import OutputError
-from bertcompress.machine import machine_words
+from bertcompress.support.machine import machine_words
 
 __all__ = [
     "begin_again",

@@ -20,12 +20,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches, train_loader
 from bertcompress.data import TaskData, collator
+from bertcompress.data.batches import Batches, train_loader
+from bertcompress.deployment import Product
 from bertcompress.errors import InputError, ModelError, OutputError
 from bertcompress.method import Context, Objective
-from bertcompress.ranks import Ranks
+from bertcompress.support.distributed import Ranks
 from bertcompress.training import checkpoints
 from bertcompress.training.loggers import logging_to
 from bertcompress.training.progress import Plan, Progress

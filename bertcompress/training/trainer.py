@@ -27,8 +27,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertcompress.display import Display, shown, words_of
 from bertcompress.method import Objective
+from bertcompress.support.display import Display, shown, words_of
 from bertcompress.training import checkpoints
 from bertcompress.training.progress import Plan, Progress
 from bertcompress.training.rates import learning_rate

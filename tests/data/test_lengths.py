@@ -10,8 +10,8 @@ from data_support import known_words, lines, own, read
 from tests_support import WORDS, tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
-from bertcompress import catalogue
-from bertcompress.cli import main
+from bertcompress.cli.main import main
+from bertcompress.support import catalogue
 from bertcompress.task import Task
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests_support import tiny_inputs, tiny_model
 
-from bertcompress.engines.average import aligned, mean_weights, put_weights, take_weights
+from bertcompress.engines.weight_matching import aligned, mean_weights, put_weights, take_weights
 from bertcompress.shapes import anatomy
 
 HALVES = ("attention", "ffn")

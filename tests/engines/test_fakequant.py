@@ -9,7 +9,7 @@ import torch
 from tests_support import tiny_inputs, tiny_model
 from torch import nn
 
-from bertcompress.engines.fakequant import (
+from bertcompress.engines.quantization.fake_quantize import (
     FakeEmbedding,
     FakeLinear,
     quantizable,

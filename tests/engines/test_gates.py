@@ -12,7 +12,8 @@ from tests_support import tiny_inputs, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bertcompress.engines.gates import (
+from bertcompress.engines.distillation.objectives import LabelLoss
+from bertcompress.engines.l0_gates import (
     GatedObjective,
     HardConcrete,
     SizeController,
@@ -20,7 +21,6 @@ from bertcompress.engines.gates import (
     gate_inputs,
     keep_within,
 )
-from bertcompress.engines.objectives import LabelLoss
 from bertcompress.errors import InputError
 from bertcompress.training import TrainSettings, fit_batches
 

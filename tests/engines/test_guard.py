@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from bertcompress.data import load_data
-from bertcompress.engines.guard import Attempt, Guard, search
+from bertcompress.engines.quantization.accuracy_gate import Attempt, Guard, search
 from bertcompress.heads import HEADS
 from bertcompress.task import Task
 

@@ -9,7 +9,7 @@ import torch
 from tests_support import tiny_model
 from torch.nn import functional
 
-from bertcompress.engines.hessian import (
+from bertcompress.engines.quantization.hessian import (
     hessian_product,
     layer_sharpness,
     top_eigenvalue,

@@ -7,7 +7,7 @@ import torch
 from tests_support import FAMILIES, tiny_inputs, tiny_model
 from torch.nn import functional
 
-from bertcompress.engines.importance import (
+from bertcompress.engines.pruning.importance import (
     frozen,
     head_of,
     mask_fisher,
@@ -16,7 +16,7 @@ from bertcompress.engines.importance import (
     task_loss,
     weight_magnitude,
 )
-from bertcompress.engines.masks import sites, unit_masks
+from bertcompress.engines.pruning.masks import sites, unit_masks
 from bertcompress.heads import HEADS
 
 LABELS = torch.tensor([2, 0, 1])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model
 
-from bertcompress.engines.kprune import KPruneSettings, _Survey, kprune, unit_costs
-from bertcompress.engines.masks import sites
+from bertcompress.engines.pruning.kprune import KPruneSettings, _Survey, kprune, unit_costs
+from bertcompress.engines.pruning.masks import sites
 from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit
 
 LENGTH = 128
@@ -108,7 +108,7 @@ def record(model, kind):
 
 def kept_neurons(original, batches):
     """Which neurons K-prune keeps: the record holds widths only, so it is watched while cutting."""
-    from bertcompress.engines import kprune as module
+    from bertcompress.engines.pruning import kprune as module
 
     seen, real = {}, module._cut
 
@@ -137,7 +137,7 @@ def test_the_first_sublayer_is_ranked_by_answers_too(bert):
 
 def test_sublayers_above_the_one_that_is_cut_are_intact(bert, monkeypatch):
     """While a sublayer is scored and repaired, everything above has the original weights."""
-    from bertcompress.engines import kprune as module
+    from bertcompress.engines.pruning import kprune as module
 
     original, looks, real = copy.deepcopy(bert), [], module._Survey.look
 

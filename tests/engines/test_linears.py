@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests_support import random_batches, tiny_model
 
-from bertcompress.engines.importance import sampled_loss
-from bertcompress.engines.linears import linear_statistics
-from bertcompress.engines.spectra import spectrum
+from bertcompress.engines.lowrank.calibration import linear_statistics
+from bertcompress.engines.lowrank.svd import spectrum
+from bertcompress.engines.pruning.importance import sampled_loss
 from bertcompress.errors import ModelError
 from bertcompress.heads import HEADS
 from bertcompress.shapes import LINEARS, Sharing, anatomy, apply_edit

@@ -7,7 +7,7 @@ import torch
 from tests_support import tiny_model
 from torch.nn import functional
 
-from bertcompress.engines.objectives import (
+from bertcompress.engines.distillation.objectives import (
     Distillation,
     LabelLoss,
     hidden_loss,
@@ -15,7 +15,7 @@ from bertcompress.engines.objectives import (
     layer_map,
     projection,
 )
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import DataError, ModelError
 from bertcompress.training import forward
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bertcompress.engines.reconstruct import Moments, solve_projection
+from bertcompress.engines.pruning.least_squares import Moments, solve_projection
 
 TOKENS, FEATURES, OUTPUTS = 200, 7, 5
 

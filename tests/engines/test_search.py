@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from bertcompress.engines.search import best_units, fill_budget
+from bertcompress.engines.pruning.budget import best_units, fill_budget
 
 
 def test_best_units_are_the_highest_in_rising_order():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests_support import random_batches, tiny_model
 
-from bertcompress.engines.components import put_factors
-from bertcompress.engines.linears import LinearStatistics, linear_statistics
-from bertcompress.engines.spectra import (
+from bertcompress.engines.lowrank.calibration import LinearStatistics, linear_statistics
+from bertcompress.engines.lowrank.gated_factors import put_factors
+from bertcompress.engines.lowrank.svd import (
     Spectrum,
     balanced,
     choose_ranks,

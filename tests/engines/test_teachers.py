@@ -8,8 +8,8 @@ from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
 from training_support import toy_data
 
 from bertcompress.data import collator
-from bertcompress.engines import teachers
-from bertcompress.engines.teachers import (
+from bertcompress.engines.distillation import teachers
+from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
     LiveTeacher,
     hidden_cache_bytes,

@@ -77,7 +77,7 @@ def as_user(token: str | None) -> Iterator[None]:
 
 def command(*words: object) -> dict[str, Any]:
     """Run a `bertcompress` command here, and return its status and what it said."""
-    from bertcompress import cli
+    from bertcompress.cli import main as cli
 
     out, err = io.StringIO(), io.StringIO()
     sys.argv[1:] = [str(word) for word in words]

@@ -118,7 +118,9 @@ class Site:
     def command(self, *arguments: object, **options: Any) -> Done:
         """Run a `bertcompress` command."""
         words = [str(each) for each in arguments]
-        program = f"import sys; sys.argv[1:] = {words!r}\nfrom bertcompress.cli import main\nmain()"
+        program = (
+            f"import sys; sys.argv[1:] = {words!r}\nfrom bertcompress.cli.main import main\nmain()"
+        )
         return self.child(program, **options)
 
     def uploads(self) -> int | None:

@@ -231,7 +231,7 @@ class Told(bars.tqdm):
 bars.tqdm = Told
 waiting.SLOW_S, waiting.GIVE_UP_S = 0.5, {give_up}
 sys.argv[1:] = {words!r}
-from bertcompress.cli import main
+from bertcompress.cli.main import main
 main()
 """
 

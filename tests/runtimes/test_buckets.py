@@ -10,8 +10,9 @@ import pytest
 from runtime_support import batches, pair_tokenizer, wide_product
 from tests_support import tiny_model
 
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
+from bertcompress.models.tokenizers import position_limit
 from bertcompress.runtimes import SERVING, onnxruntime, open_predictor, openvino, serving_modes
 from bertcompress.runtimes.buckets import (
     BucketPredictor,
@@ -21,7 +22,6 @@ from bertcompress.runtimes.buckets import (
     text_limit,
 )
 from bertcompress.shapes import FAMILIES
-from bertcompress.tokenizing import position_limit
 
 MODES = SERVING["openvino"][1:]
 needs_openvino = pytest.mark.skipif(

@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from runtime_support import batches, pair_tokenizer, wide_product
 from tests_support import tiny_model
 
-from bertcompress.artefact import Deployment, Product
-from bertcompress.measure import encoder_bytes, size_of
-from bertcompress.runtimes import graph, onnxruntime, openvino
-from bertcompress.runtimes.graph import share
+from bertcompress.deployment import Deployment, Product
+from bertcompress.measure.footprint import encoder_bytes, size_of
+from bertcompress.runtimes import onnxruntime, openvino
+from bertcompress.runtimes.onnx import graph
+from bertcompress.runtimes.onnx.graph import share
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),

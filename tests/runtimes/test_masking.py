@@ -8,9 +8,10 @@ from runtime_support import cut, pair_tokenizer
 from tests_support import FAMILIES, HEADS, VOCABULARY, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.artefact import Product, save
+from bertcompress.deployment import Product
+from bertcompress.models.io import save
 from bertcompress.runtimes import onnxruntime
-from bertcompress.runtimes.masking import mask_ranges
+from bertcompress.runtimes.onnx.masking import mask_ranges
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -63,7 +64,7 @@ def test_one_text_padded_is_the_text_alone(family, tmp_path):
 
 
 def test_without_the_mask_it_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("bertcompress.runtimes.masking.mask_ranges", lambda proto: 0)
+    monkeypatch.setattr("bertcompress.runtimes.onnx.masking.mask_ranges", lambda proto: 0)
     model = long_model("bert")
     predictor = onnxruntime.predictor(quantized(model, tmp_path / "onnx"))
     assert not all(np.array_equal(predictor(a), predictor(p)) for a, p in texts(0))

@@ -12,12 +12,12 @@ import torch
 from runtime_support import batches, cut, pair_tokenizer
 from tests_support import FAMILIES, HEADS, tiny_model
 
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
-from bertcompress.runtimes import onnx as exporter
 from bertcompress.runtimes import onnxruntime
-from bertcompress.runtimes.graph import initializer_bytes, share, unshare_transposed
-from bertcompress.runtimes.onnx import OUTPUTS, export_onnx, task_of
+from bertcompress.runtimes.onnx import export as exporter
+from bertcompress.runtimes.onnx.export import OUTPUTS, export_onnx, task_of
+from bertcompress.runtimes.onnx.graph import initializer_bytes, share, unshare_transposed
 from bertcompress.runtimes.torch import TorchPredictor
 
 

@@ -102,7 +102,7 @@ def test_cut_model_in_int8(tmp_path):
 def test_shared_layers_stay_shared_in_int8(tmp_path):
     from tests_support import tiny_model
 
-    from bertcompress.artefact import Product
+    from bertcompress.deployment import Product
 
     sizes = []
     for depth in (1, 6):
@@ -226,7 +226,7 @@ def test_a_missing_package_names_its_extra(run_folder, monkeypatch):
 @pytest.mark.slow
 def test_int8_of_a_real_model_is_faithful(minilm, tmp_path):
     """The figures of the design's measurements: Pearson about 0.98 (dynamic) and 0.99 (static)."""
-    from bertcompress.artefact import load
+    from bertcompress.models.io import load
 
     product = load(minilm, head="ForSequenceClassification", fresh_head=True)
     subjects = ["the small dog", "an old teacher", "her new plan", "the red house", "a good meal"]

@@ -10,13 +10,13 @@ import torch
 from tests_support import FAMILIES, thin, tiny_inputs, tiny_model, tiny_tokenizer
 from torch import nn
 
-import bertcompress.runtimes.qdq
-from bertcompress.artefact import Product
-from bertcompress.engines.fakequant import quantizable, store, with_rounding
+from bertcompress.deployment import Product
+from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.errors import ModelError
 from bertcompress.measure.footprint import _sizes
 from bertcompress.runtimes import open_predictor
-from bertcompress.runtimes.qdq import export_qdq
+from bertcompress.runtimes.onnx import integers
+from bertcompress.runtimes.onnx.integers import export_qdq
 from bertcompress.shapes import (
     Heads,
     LowRanks,
@@ -185,12 +185,12 @@ def test_an_input_that_is_rounded_by_two_scales_is_rounded_twice(tmp_path):
 
 def test_a_file_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
     model = stored(tiny_model(), -1)
-    whole = bertcompress.runtimes.qdq.unpack
-    monkeypatch.setattr(bertcompress.runtimes.qdq, "unpack", lambda *args: whole(*args).flip(0))
-    wrong = bertcompress.runtimes.qdq._in_integers(model)
+    whole = integers.unpack
+    monkeypatch.setattr(integers, "unpack", lambda *args: whole(*args).flip(0))
+    wrong = integers._in_integers(model)
     monkeypatch.undo()
     # What is written is what is checked: against the model, not against its own integers.
-    monkeypatch.setattr(bertcompress.runtimes.qdq, "_in_integers", lambda _: wrong)
+    monkeypatch.setattr(integers, "_in_integers", lambda _: wrong)
     with pytest.raises(ModelError, match="differs from torch"):
         export_qdq(Product(model, tiny_tokenizer()), tmp_path)
 

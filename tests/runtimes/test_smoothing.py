@@ -11,10 +11,11 @@ from onnx import numpy_helper
 from runtime_support import batches, pair_tokenizer, wide_product
 from tests_support import VOCABULARY, tiny_model
 
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.errors import DataError
-from bertcompress.runtimes import onnxruntime, openvino, smoothing
-from bertcompress.runtimes.smoothing import smooth_shared, smoothing_factors
+from bertcompress.runtimes import onnxruntime, openvino
+from bertcompress.runtimes.onnx import smoothquant as smoothing
+from bertcompress.runtimes.onnx.smoothquant import smooth_shared, smoothing_factors
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
@@ -142,7 +143,7 @@ def test_the_int8_file_holds_one_copy(groups, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_real_model_with_pairs_of_shared_layers_errs_less(minilm, tmp_path, monkeypatch):
-    from bertcompress.artefact import load
+    from bertcompress.models.io import load
 
     product = load(minilm)
     layers = product.model.encoder.layer

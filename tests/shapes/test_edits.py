@@ -15,7 +15,7 @@ from tests_support import (
     tiny_model,
 )
 
-from bertcompress.engines.masks import unit_masks
+from bertcompress.engines.pruning.masks import unit_masks
 from bertcompress.shapes import (
     Heads,
     Layers,

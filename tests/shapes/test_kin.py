@@ -13,9 +13,9 @@ from tests_support import HEADS, KIN, aligned, answer, tiny_inputs, tiny_model
 from vocabulary_support import CORPUS, SPECIAL, UNSEEN, trained_tokenizer
 
 import bertcompress as bc
-from bertcompress.artefact import rung
+from bertcompress.models.io import rung
+from bertcompress.models.stock_albert import to_albert
 from bertcompress.shapes import Heads, Neurons, Sharing, apply_edit
-from bertcompress.stock_albert import to_albert
 
 
 @pytest.mark.parametrize("family", KIN)

@@ -10,8 +10,8 @@ import transformers
 from tests_support import FAMILIES, thin, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.artefact import rung
-from bertcompress.measure import count_parameters, layer_table, macs
+from bertcompress.measure.footprint import count_parameters, layer_table, macs
+from bertcompress.models.io import rung
 from bertcompress.shapes import (
     Heads,
     LowBit,
@@ -32,7 +32,7 @@ from bertcompress.shapes.lowbit import (
     unpack,
 )
 
-from bertcompress.engines.fakequant import quantizable, store, with_rounding  # isort: skip
+from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding  # isort: skip
 
 
 def answer(model):

@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches
-from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
+from bertcompress.data.batches import Batches
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.settings import LABELS_ONLY, TeacherTerms
 from bertcompress.method import Context, Method
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 

@@ -28,12 +28,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches, tensor_batches
 from bertcompress.data import calibration_batches
-from bertcompress.engines.importance import text_inputs
-from bertcompress.engines.reconstruct import Moments, solve_projection
-from bertcompress.engines.spectra import factors
+from bertcompress.data.batches import Batches, tensor_batches
+from bertcompress.deployment import Product
+from bertcompress.engines.lowrank.svd import factors
+from bertcompress.engines.pruning.importance import text_inputs
+from bertcompress.engines.pruning.least_squares import Moments, solve_projection
 from bertcompress.method import Context, Method
 from bertcompress.shapes import (
     TABLES,

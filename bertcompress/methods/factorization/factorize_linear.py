@@ -19,17 +19,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches, tensor_batches
 from bertcompress.data import calibration_batches
-from bertcompress.engines.components import put_factors
-from bertcompress.engines.linears import (
+from bertcompress.data.batches import Batches, tensor_batches
+from bertcompress.deployment import Product
+from bertcompress.engines.lowrank.calibration import (
     LinearStatistics,
     dense_linears,
     linear_statistics,
     room_for,
 )
-from bertcompress.engines.spectra import Metric, choose_ranks, factors, spectrum
+from bertcompress.engines.lowrank.gated_factors import put_factors
+from bertcompress.engines.lowrank.svd import Metric, choose_ranks, factors, spectrum
 from bertcompress.method import Context, Method
 from bertcompress.shapes import LINEARS, anatomy
 

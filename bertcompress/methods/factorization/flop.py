@@ -24,13 +24,13 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches, in_fp32, train_loader
 from bertcompress.data import calibration_batches
-from bertcompress.engines.components import Gated, fold, gates_in, split
-from bertcompress.engines.gates import GatedObjective, SizeController
-from bertcompress.engines.linears import room_for
-from bertcompress.engines.teaching import LABELS_ONLY, TeacherTerms
+from bertcompress.data.batches import Batches, in_fp32, train_loader
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.settings import LABELS_ONLY, TeacherTerms
+from bertcompress.engines.l0_gates import GatedObjective, SizeController
+from bertcompress.engines.lowrank.calibration import room_for
+from bertcompress.engines.lowrank.gated_factors import Gated, fold, gates_in, split
 from bertcompress.method import Context, Method, Objective
 from bertcompress.shapes import LINEARS, anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage

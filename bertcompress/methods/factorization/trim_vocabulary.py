@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.artefact import Product
+from bertcompress.deployment import Product
 from bertcompress.engines.vocabulary import (
     Choice,
     changed_tokens,

@@ -22,10 +22,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches, in_fp32, tensor_batches
 from bertcompress.data import calibration_batches
-from bertcompress.engines.importance import (
+from bertcompress.data.batches import Batches, in_fp32, tensor_batches
+from bertcompress.deployment import Product
+from bertcompress.engines.pruning.budget import best_units, fill_budget
+from bertcompress.engines.pruning.importance import (
     Loss,
     head_of,
     mask_fisher,
@@ -34,9 +35,8 @@ from bertcompress.engines.importance import (
     task_loss,
     weight_magnitude,
 )
-from bertcompress.engines.kprune import KPruneSettings, kprune, unit_costs
-from bertcompress.engines.masks import sites
-from bertcompress.engines.search import best_units, fill_budget
+from bertcompress.engines.pruning.kprune import KPruneSettings, kprune, unit_costs
+from bertcompress.engines.pruning.masks import sites
 from bertcompress.method import Context, Method
 from bertcompress.shapes import Heads, Layers, Neurons, ShapeError, anatomy, apply_edit
 

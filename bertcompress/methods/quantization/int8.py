@@ -25,15 +25,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from bertcompress.artefact import Deployment, Product, save
-from bertcompress.batches import Batches, array_batches
 from bertcompress.data import numpy_batches
-from bertcompress.engines.guard import Attempt, Guard, search
-from bertcompress.engines.likeness import Likeness
-from bertcompress.engines.sensitivity import sensitivities
+from bertcompress.data.batches import Batches, array_batches
+from bertcompress.deployment import Deployment, Product
+from bertcompress.engines.quantization.accuracy_gate import Attempt, Guard, search
+from bertcompress.engines.quantization.likeness import Likeness
+from bertcompress.engines.quantization.sensitivity import sensitivities
 from bertcompress.errors import MissingExtra, ModelError
-from bertcompress.measure import predict
+from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Method
+from bertcompress.models.io import save
 from bertcompress.runtimes import (
     MODEL_FILE,
     ONNX_FILES,
@@ -44,8 +45,8 @@ from bertcompress.runtimes import (
     open_predictor,
     require,
 )
-from bertcompress.runtimes.graph import uses
-from bertcompress.runtimes.host import overflows_int8
+from bertcompress.runtimes.hardware import overflows_int8
+from bertcompress.runtimes.onnx.graph import uses
 from bertcompress.runtimes.torch import bf16_gain, scoring
 
 __all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]

@@ -24,13 +24,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from bertcompress.artefact import Deployment, Product
-from bertcompress.batches import Batches
-from bertcompress.engines.fakequant import quantizable, store, with_rounding
-from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.data.batches import Batches
+from bertcompress.deployment import Deployment, Product
+from bertcompress.engines.distillation.settings import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.method import Context, Method
-from bertcompress.ranks import Ranks
 from bertcompress.runtimes import available_runtimes, missing_runtimes
+from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Q8bert", "export_int8", "q8bert"]
@@ -67,8 +67,8 @@ def export_int8(product: Product, folder: Path) -> list[Deployment]:
     For the runtimes that are installed; each file holds the integers and scales of the model.
     """
     from bertcompress.runtimes import OPENVINO_INT8_FILE
-    from bertcompress.runtimes.onnx import companions
-    from bertcompress.runtimes.qdq import export_qdq
+    from bertcompress.runtimes.onnx.export import companions
+    from bertcompress.runtimes.onnx.integers import export_qdq
 
     runtimes = available_runtimes()
     file = export_qdq(product, folder / "onnx")

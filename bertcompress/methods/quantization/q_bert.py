@@ -23,15 +23,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bertcompress.artefact import Deployment, Product, imitates
-from bertcompress.batches import Batches, train_loader
 from bertcompress.data import calibration_batches
-from bertcompress.engines.fakequant import quantizable, store, with_rounding
-from bertcompress.engines.hessian import layer_sharpness
-from bertcompress.engines.teaching import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.data.batches import Batches, train_loader
+from bertcompress.deployment import Deployment, Product
+from bertcompress.engines.distillation.settings import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
+from bertcompress.engines.quantization.hessian import layer_sharpness
 from bertcompress.method import Context, Method
-from bertcompress.ranks import Ranks
+from bertcompress.models.io import imitates
 from bertcompress.shapes import anatomy
+from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["QBert", "choose_bits", "q_bert"]
@@ -195,7 +196,7 @@ class QBert(Method, TeacherTerms, TrainSettings):
         ):
             return []
         from bertcompress.runtimes import onnxruntime
-        from bertcompress.runtimes.qdq import export_qdq
+        from bertcompress.runtimes.onnx.integers import export_qdq
 
         file = export_qdq(product, ctx.workdir / "onnx")
         return [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]

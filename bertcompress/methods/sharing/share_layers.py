@@ -22,17 +22,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bertcompress.artefact import Product
-from bertcompress.batches import Batches, tensor_batches
 from bertcompress.data import calibration_batches
-from bertcompress.engines.average import (
+from bertcompress.data.batches import Batches, tensor_batches
+from bertcompress.deployment import Product
+from bertcompress.engines.pruning.importance import text_inputs
+from bertcompress.engines.weight_matching import (
     Weights,
     aligned,
     mean_weights,
     put_weights,
     take_weights,
 )
-from bertcompress.engines.importance import text_inputs
 from bertcompress.method import Context, Method
 from bertcompress.shapes import PARTS, ShapeError, Sharing, albert_groups, anatomy, apply_edit
 

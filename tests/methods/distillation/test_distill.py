@@ -11,9 +11,9 @@ from tests_support import tiny_model, tiny_tokenizer
 from torch.utils.data import DataLoader
 from training_support import toy_data
 
-from bertcompress.artefact import Product
-from bertcompress.engines import teachers
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation import teachers
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import DataError, ModelError, RecipeError
 from bertcompress.method import Context
 from bertcompress.methods.distillation.distill import Distill, distill

@@ -9,11 +9,11 @@ import torch
 from tests_support import VOCABULARY, thin, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
-from bertcompress.artefact import rung
 from bertcompress.methods.factorization.factorize_embedding import (
     factorize_embedding,
     token_counts,
 )
+from bertcompress.models.io import rung
 from bertcompress.shapes import Embedding, ShapeError, anatomy
 
 

@@ -106,7 +106,7 @@ def test_the_whole_path_with_other_methods(tmp_path):
     pytest.importorskip("onnxruntime")
     from tests_support import tiny_tokenizer
 
-    from bertcompress.artefact import Product
+    from bertcompress.deployment import Product
     from bertcompress.runtimes import onnxruntime, open_predictor
 
     model = tiny_model(hidden_size=32, intermediate_size=64)

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 from training_support import toy_data
 
 import bertcompress as bc
-from bertcompress.artefact import Product
 from bertcompress.data import collator
-from bertcompress.engines.components import fold, gates_in, split
-from bertcompress.engines.linears import dense_linears, room_for
-from bertcompress.engines.spectra import components
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.teachers import LiveTeacher
+from bertcompress.engines.lowrank.calibration import dense_linears, room_for
+from bertcompress.engines.lowrank.gated_factors import fold, gates_in, split
+from bertcompress.engines.lowrank.svd import components
 from bertcompress.method import Context
 from bertcompress.methods.factorization.flop import Flop, flop
 from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit

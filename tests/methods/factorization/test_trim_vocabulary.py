@@ -26,12 +26,13 @@ from vocabulary_support import (
 )
 
 import bertcompress as bc
-from bertcompress.artefact import Product, rung
 from bertcompress.data import load_data
-from bertcompress.engines.objectives import Distillation
-from bertcompress.engines.teachers import LiveTeacher, same_pieces, same_tokens
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.objectives import Distillation
+from bertcompress.engines.distillation.teachers import LiveTeacher, same_pieces, same_tokens
 from bertcompress.errors import DataError, ModelError, NotFound, RecipeError
 from bertcompress.method import Context
+from bertcompress.models.io import rung
 from bertcompress.shapes import (
     Heads,
     Layers,

@@ -20,10 +20,10 @@ from tests_support import (
 from training_support import toy_data
 
 import bertcompress as bc
-from bertcompress.artefact import Product
-from bertcompress.engines.importance import task_loss
-from bertcompress.engines.kprune import unit_costs
-from bertcompress.engines.masks import sites, unit_masks
+from bertcompress.deployment import Product
+from bertcompress.engines.pruning.importance import task_loss
+from bertcompress.engines.pruning.kprune import unit_costs
+from bertcompress.engines.pruning.masks import sites, unit_masks
 from bertcompress.heads import HEADS
 from bertcompress.method import Context
 from bertcompress.methods.pruning.structured import (

@@ -10,17 +10,18 @@ import torch
 from tests_support import tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_data
 
-from bertcompress.artefact import Product
 from bertcompress.data import calibration_batches
-from bertcompress.engines.guard import Attempt
-from bertcompress.engines.objectives import LabelLoss
-from bertcompress.engines.sensitivity import sensitivities
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.objectives import LabelLoss
+from bertcompress.engines.quantization.accuracy_gate import Attempt
+from bertcompress.engines.quantization.sensitivity import sensitivities
 from bertcompress.errors import ModelError
-from bertcompress.measure import predict
+from bertcompress.measure.scores import predict
 from bertcompress.method import Context
 from bertcompress.methods.quantization import int8
 from bertcompress.methods.quantization.int8 import QuantizeInt8, switches
-from bertcompress.runtimes import host, open_predictor
+from bertcompress.runtimes import hardware as host
+from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import bf16_gain
 from bertcompress.shapes import anatomy
 from bertcompress.training import fit

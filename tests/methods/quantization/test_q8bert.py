@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 from training_support import toy_data
 
 import bertcompress as bc
-from bertcompress.artefact import Product, precision_of
 from bertcompress.data import collator
-from bertcompress.engines.teachers import LiveTeacher
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.method import Context
 from bertcompress.methods.quantization.q8bert import Q8bert, q8bert
+from bertcompress.models.io import precision_of
 from bertcompress.runtimes import open_predictor
 from bertcompress.shapes import QuantizedLinear, ShapeError, read_record
 

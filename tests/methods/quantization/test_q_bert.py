@@ -11,10 +11,11 @@ from tests_support import tiny_inputs, tiny_model, tiny_tokenizer
 from torch.utils.data import DataLoader
 from training_support import toy_data
 
-from bertcompress.artefact import Product, imitates, precision_of
 from bertcompress.data import collator
+from bertcompress.deployment import Product
 from bertcompress.method import Context
 from bertcompress.methods.quantization.q_bert import QBert, choose_bits, q_bert
+from bertcompress.models.io import imitates, precision_of
 from bertcompress.runtimes import open_predictor
 from bertcompress.shapes import Sharing, anatomy, apply_edit, read_record
 from bertcompress.training import fit_batches

@@ -1,0 +1,91 @@
+"""The public names, and where each one lives."""
+
+from .data import load_data
+from .engines.distillation.teachers import LiveTeacher
+from .methods.distillation.distill import Distill, distill
+from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
+from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
+from .methods.factorization.flop import Flop, flop
+from .methods.factorization.trim_vocabulary import TrimVocabulary, trim_vocabulary
+from .methods.pruning.structured import (
+    PruneStructured,
+    prune_heads,
+    prune_layers,
+    prune_neurons,
+    prune_structured,
+)
+from .methods.quantization.int8 import QuantizeInt8, quantize_int8
+from .methods.quantization.q8bert import Q8bert, q8bert
+from .methods.quantization.q_bert import QBert, q_bert
+from .methods.sharing.share_layers import ShareLayers, share_layers
+from .methods.training.finetune import Finetune, finetune
+from .models.io import load, save
+from .models.stock_albert import to_albert
+from .publish.push import pull, push
+from .recipe import Recipe
+from .report import Report, plot
+from .report.comparison import Comparison, compare
+from .runs.run import Run, run
+from .runtimes import open_predictor
+from .shapes import apply_edit
+from .task import Task
+from .training import ObjectiveCallback
+from .verbs.bench import bench
+from .verbs.evaluate import evaluate
+from .verbs.export import export
+from .verbs.inspect import inspect
+from .verbs.verify import verify
+
+__version__: str
+
+__all__ = [
+    "Comparison",
+    "Distill",
+    "FactorizeEmbedding",
+    "FactorizeLinear",
+    "Finetune",
+    "Flop",
+    "LiveTeacher",
+    "ObjectiveCallback",
+    "PruneStructured",
+    "Q8bert",
+    "QBert",
+    "QuantizeInt8",
+    "Recipe",
+    "Report",
+    "Run",
+    "ShareLayers",
+    "Task",
+    "TrimVocabulary",
+    "__version__",
+    "apply_edit",
+    "bench",
+    "compare",
+    "distill",
+    "evaluate",
+    "export",
+    "factorize_embedding",
+    "factorize_linear",
+    "finetune",
+    "flop",
+    "inspect",
+    "load",
+    "load_data",
+    "open_predictor",
+    "plot",
+    "prune_heads",
+    "prune_layers",
+    "prune_neurons",
+    "prune_structured",
+    "pull",
+    "push",
+    "q8bert",
+    "q_bert",
+    "quantize_int8",
+    "run",
+    "save",
+    "share_layers",
+    "to_albert",
+    "trim_vocabulary",
+    "verify",
+]

@@ -1,0 +1,1 @@
+"""What distillation is built from: teachers, objectives, settings."""

@@ -1,0 +1,156 @@
+"""Learning from a teacher: the weights of the loss's terms, and the objective they make of a stage.
+
+A method that trains under a teacher inherits the fields of `TeacherTerms`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.teachers import (
+    CachedTeacher,
+    LiveTeacher,
+    hidden_cache_bytes,
+    same_pieces,
+    same_tokens,
+)
+from bertcompress.engines.pruning.importance import head_of
+from bertcompress.errors import ModelError, RecipeError
+from bertcompress.method import Context, Objective, Teacher
+
+__all__ = ["LABELS_ONLY", "TAUGHT", "TeacherTerms"]
+
+
+LABELS_ONLY = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+"""The weights of a control: the same training without its teacher."""
+
+
+class TeacherTerms(BaseModel):
+    """What a teacher's answers weigh beside the labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(
+        2.0, ge=1, le=100, description="Softens both answers; higher shows more of the small ones"
+    )
+    label_weight: float = Field(
+        0.1, ge=0, description="Weight of the labels' loss; 0 without labels"
+    )
+    logit_weight: float = Field(0.9, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(
+        1.0, ge=0, description="Weight of the teacher's hidden states; needs the same tokens"
+    )
+    cache_hidden_mb: float = Field(
+        0.0,
+        ge=0,
+        description="Keep hidden states on disk (10^6 bytes) where they take at most this",
+    )
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether no teacher takes part."""
+        return not (self.logit_weight or self.hidden_weight)
+
+    def of_stage(self, product: Product, ctx: Context) -> Distillation:
+        """Return what a stage minimises: with the run's teacher, its answers cached where it pays.
+
+        Raises RecipeError where a term needs a teacher and there is none.
+        """
+        unlabelled = not ctx.task.head.has_labels
+        problem = (head_of(product.model) if unlabelled else ctx.task.head).key
+        if self.labels_only:
+            # Only the control: it may not touch a teacher at all.
+            return self.objective(None, problem)
+        if ctx.teacher is None:
+            raise RecipeError(
+                f"{getattr(self, 'key', 'distill')}: there is no teacher; cut the model before, or "
+                "name a teacher"
+            )
+        teacher = self._cached(ctx.teacher, ctx.workdir / "training")
+        theirs = getattr(teacher, "tokenizer", None)
+        same = theirs is not None and same_tokens(theirs, product.tokenizer)
+        # Without labels and logits the selection split is judged by its hidden states too.
+        splits = ["train", "selection"] if unlabelled and not self.logit_weight else ["train"]
+        aligned = same or (
+            # After trimming the vocabulary only the numbers of the tokens differ.
+            theirs is not None
+            and self.hidden_weight > 0
+            and all(same_pieces(theirs, product.tokenizer, ctx.data, split) for split in splits)
+        )
+        project = self._projection(product, ctx, teacher) if aligned else None
+        return self.objective(teacher, problem, project, same, ctx.device, aligned)
+
+    def of_models(
+        self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
+    ) -> Objective:
+        """Return what a training on a loader of one's own minimises; both read the same tokens.
+
+        Without a teacher that is the labels' loss. Raises ModelError for models of different
+        vocabularies.
+        """
+        if teacher is None:
+            return LabelLoss()
+        words = [int(m.config.vocab_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
+        if words[0] != words[1]:
+            raise ModelError(
+                f"distill: the model knows {words[0]} tokens and the teacher {words[1]}, so one "
+                "batch cannot serve both; distil before the vocabulary is trimmed, or by a recipe, "
+                "where the teacher has its own tokenizer"
+            )
+        live = LiveTeacher(teacher, device=device)
+        widths = [int(m.config.hidden_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
+        project = projection(widths[0], widths[1], seed) if self.hidden_weight else None
+        return self.objective(live, head_of(model).key, project, device=device)
+
+    def objective(
+        self,
+        teacher: Teacher | None,
+        problem: str,
+        project: nn.Module | None = None,
+        same_tokens: bool = True,
+        device: torch.device | str = "cpu",
+        aligned: bool = False,
+    ) -> Distillation:
+        """Return what is minimised with these weights."""
+        return Distillation(
+            teacher,
+            problem=problem,
+            label_weight=self.label_weight,
+            logit_weight=self.logit_weight,
+            hidden_weight=self.hidden_weight,
+            temperature=self.temperature,
+            project=project.to(device) if project is not None else None,
+            same_tokens=same_tokens,
+            aligned=aligned,
+        )
+
+    def _cached(self, teacher: Teacher, workdir: Path) -> Teacher:
+        """Return the teacher with its answers kept, where nothing would still be asked live."""
+        if not isinstance(teacher, LiveTeacher) or teacher.data is None:
+            return teacher
+        if self.hidden_weight:
+            assert teacher.tokenizer is not None
+            rows = [teacher.data.encode(teacher.tokenizer, s) for s in ("train", "selection")]
+            lengths = np.concatenate([np.asarray(split["length"][:]) for split in rows])
+            if hidden_cache_bytes(teacher.model, lengths) > self.cache_hidden_mb * 1e6:
+                return teacher
+        return CachedTeacher(teacher, workdir, hidden_limit_mb=self.cache_hidden_mb)
+
+    def _projection(self, product: Product, ctx: Context, teacher: Teacher) -> nn.Module | None:
+        if not self.hidden_weight:
+            return None
+        first = torch.as_tensor(ctx.data.train["row_id"][:1])
+        answer = teacher(first, frozenset({"hidden_states"}))
+        width = answer.hidden_states[0].shape[-1]
+        return projection(int(product.model.config.hidden_size), width, ctx.seed)
+
+
+TAUGHT = {name: TeacherTerms.model_fields[name].default for name in LABELS_ONLY}
+"""The weights under a teacher, for methods whose own defaults are the labels alone."""

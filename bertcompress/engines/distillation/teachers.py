@@ -1,0 +1,292 @@
+"""Teachers: live (a model that answers now) and cached (answers computed once and kept).
+
+Both answer by `row_id` with their own tokenizer, so that student and teacher may differ in
+vocabulary. A live teacher costs one forward pass per batch, about a third of a training step;
+cached logits cost B x K floats in memory; cached hidden states cost what `hidden_cache_bytes` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from bertcompress.data import TaskData, collator
+from bertcompress.errors import DataError, ModelError
+from bertcompress.method import TeacherOutputs
+from bertcompress.models.tokenizers import position_limit
+from bertcompress.training import forward, logits_of
+
+__all__ = ["CachedTeacher", "LiveTeacher", "hidden_cache_bytes", "same_pieces", "same_tokens"]
+
+_PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
+
+
+def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Return whether two tokenizers cut a text into the same tokens with the same numbers."""
+    if first is second:
+        return True
+    if first.get_vocab() != second.get_vocab():
+        return False
+    # The same vocabulary may still be applied differently: lower case, accents, special tokens.
+    one, two = first(_PROBE, _PROBE)["input_ids"], second(_PROBE, _PROBE)["input_ids"]
+    return bool(one == two)
+
+
+def same_pieces(
+    first: PreTrainedTokenizerBase,
+    second: PreTrainedTokenizerBase,
+    data: TaskData,
+    split: str = "train",
+) -> bool:
+    """Return whether two tokenizers cut these texts into the same tokens, whatever their numbers.
+
+    So does one whose vocabulary was trimmed to the tokens of the texts.
+    """
+    one, two = data.encode(first, split), data.encode(second, split)
+    if not np.array_equal(one["length"][:], two["length"][:]):
+        return False
+    number = second.get_vocab()
+    renumbered = {i: number.get(token) for token, i in first.get_vocab().items()}
+    return all(
+        [renumbered[i] for i in mine] == list(theirs)
+        for mine, theirs in zip(one["input_ids"], two["input_ids"], strict=True)
+    )
+
+
+class LiveTeacher:
+    """A model that answers with a forward pass, in eval mode and without gradients.
+
+    Its parameters stay as trainable as they were: a copy of the teacher may be the next student.
+    Without `tokenizer` and `data` it can only answer for batches that it was told to `remember`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        data: TaskData | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = model.eval()
+        if device is not None:
+            self.model.to(device)
+        self.tokenizer = tokenizer
+        self.data = data
+        self._collate = collator(tokenizer) if tokenizer is not None else None
+        self._remembered: Mapping[str, Tensor] | None = None
+
+    def remember(self, batch: Mapping[str, Tensor]) -> None:
+        """Use this batch, of the same tokenizer, for the next question if it is about its rows."""
+        self._remembered = batch
+
+    def __call__(self, row_ids: Tensor, needs: frozenset[str] = frozenset()) -> TeacherOutputs:
+        """Answer for the rows. Shape: row_ids (B,). Raises DataError where it lacks the texts."""
+        batch, self._remembered = self._remembered, None
+        if batch is None or batch["row_id"] is not row_ids:
+            batch = self._encode(row_ids)
+        return self.answer(batch, needs)
+
+    def answer(
+        self, batch: Mapping[str, Tensor], needs: frozenset[str] = frozenset()
+    ) -> TeacherOutputs:
+        """Answer for a batch of the teacher's own tokenizer. Shape: values (B, T).
+
+        Raises ModelError for texts that are longer than the model can read.
+        """
+        self._check_length(batch)
+        if "attentions" in needs and hasattr(self.model, "set_attn_implementation"):
+            self.model.set_attn_implementation("eager")  # type: ignore[operator]
+        if self.model.training:
+            self.model.eval()
+        device = next(self.model.parameters()).device
+        # Not inference_mode: its tensors may not take part in the student's backward pass.
+        with torch.no_grad():
+            outputs = forward(self.model, {k: v.to(device) for k, v in batch.items()}, needs)
+        return TeacherOutputs(
+            logits_of(outputs).float(),
+            tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),
+            tuple(a.float() for a in outputs["attentions"]) if "attentions" in needs else (),
+        )
+
+    def _check_length(self, batch: Mapping[str, Tensor]) -> None:
+        config, tokens = getattr(self.model, "config", None), batch.get("input_ids")
+        if config is None or tokens is None or tokens.shape[-1] <= position_limit(config):
+            return
+        raise ModelError(
+            f"teacher: reads at most {position_limit(config)} tokens, and a text of the batch has "
+            f"{tokens.shape[-1]}; cut the task's texts there (max_length)"
+        )
+
+    def _encode(self, row_ids: Tensor) -> Mapping[str, Tensor]:
+        if self.data is None or self.tokenizer is None or self._collate is None:
+            raise DataError(
+                "live teacher: asked by row without data; give it `tokenizer` and `data`, or use "
+                "it with a student of the same tokenizer"
+            )
+        rows = self.data.rows(row_ids.cpu().numpy(), self.tokenizer)
+        batch: dict[str, Tensor] = self._collate(rows)
+        return batch
+
+
+class CachedTeacher:
+    """A live teacher whose logits for the training and selection rows are computed once.
+
+    They lie in `workdir/teacher-logits.safetensors` and are read again for the same teacher and
+    data. Hidden states are kept too, in half precision and memory-mapped, where they take at most
+    `hidden_limit_mb` (10^6 bytes); else they are computed live.
+    """
+
+    def __init__(
+        self,
+        live: LiveTeacher,
+        workdir: Path,
+        *,
+        splits: Sequence[str] = ("train", "selection"),
+        hidden_limit_mb: float = 0.0,
+        batch_size: int = 32,
+    ) -> None:
+        if live.data is None or live.tokenizer is None:
+            raise DataError("cached teacher: the live teacher needs `tokenizer` and `data`")
+        self.live = live
+        self.tokenizer = live.tokenizer
+        self._splits = [live.data.encode(live.tokenizer, split) for split in splits]
+        lengths = np.concatenate([np.asarray(split["length"][:]) for split in self._splits])
+        ids = np.concatenate([np.asarray(split["row_id"][:]) for split in self._splits])
+        self._order = np.argsort(ids, kind="stable")
+        self._ids = ids[self._order]
+        self._lengths = lengths
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        wanted = hidden_cache_bytes(live.model, lengths)
+        self._hidden: NDArray[np.float16] | None = None
+        self._logits = self._read_or_compute(
+            Path(workdir), batch_size, with_hidden=0 < wanted <= hidden_limit_mb * 1e6
+        )
+
+    def remember(self, batch: Mapping[str, Tensor]) -> None:
+        """Pass the batch on to the live teacher, for hidden states that are not cached."""
+        self.live.remember(batch)
+
+    def __call__(self, row_ids: Tensor, needs: frozenset[str] = frozenset()) -> TeacherOutputs:
+        """Answer for the rows. Shape: row_ids (B,). Raises DataError for rows not cached."""
+        kept = {"hidden_states"} if self._hidden is not None else set()
+        if needs - kept:
+            return self.live(row_ids, needs)
+        places = self._places(row_ids.cpu().numpy())
+        logits = self._logits[torch.from_numpy(places)].to(row_ids.device)
+        states = self._states(places, row_ids.device) if needs else ()
+        return TeacherOutputs(logits, states)
+
+    def _places(self, row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        found = np.searchsorted(self._ids, row_ids)
+        found = np.minimum(found, len(self._ids) - 1)
+        missing = row_ids[self._ids[found] != row_ids]
+        if len(missing):
+            raise DataError(
+                f"cached teacher: row {missing[0]} is not cached; keep the `row_id` column "
+                "(remove_unused_columns=False) and ask for training or selection rows only"
+            )
+        return self._order[found]
+
+    def _states(self, places: NDArray[np.int64], device: torch.device) -> tuple[Tensor, ...]:
+        assert self._hidden is not None
+        longest = int(self._lengths[places].max())
+        layers, _, width = self._hidden.shape
+        padded = np.zeros((layers, len(places), longest, width), dtype=np.float16)
+        for row, place in enumerate(places):
+            start, end = self._starts[place], self._starts[place + 1]
+            padded[:, row, : end - start] = self._hidden[:, start:end]
+        return tuple(torch.from_numpy(padded).to(device).float())
+
+    def _read_or_compute(self, workdir: Path, batch_size: int, with_hidden: bool) -> Tensor:
+        path, hidden_path = workdir / "teacher-logits.safetensors", workdir / "teacher-hidden.npy"
+        mark = self._fingerprint()
+        known = path.exists() and _mark(path) == mark
+        if not known or (with_hidden and not hidden_path.exists()):
+            workdir.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # last written, first removed: it vouches for both
+            self._compute(path, hidden_path if with_hidden else None, batch_size, mark)
+        if with_hidden:
+            self._hidden = np.load(hidden_path, mmap_mode="r", allow_pickle=False)
+        with safe_open(path, framework="pt") as stored:
+            logits: Tensor = stored.get_tensor("logits")
+        return logits
+
+    def _compute(self, path: Path, hidden_path: Path | None, batch_size: int, mark: str) -> None:
+        assert self.live.tokenizer is not None
+        collate = collator(self.live.tokenizer)
+        hidden: Any = None
+        parts: dict[int, Tensor] = {}
+        needs = frozenset({"hidden_states"} if hidden_path else ())
+        rows = [(split, i) for split in self._splits for i in range(len(split))]
+        by_length = np.argsort(self._lengths, kind="stable")
+        for start in range(0, len(rows), batch_size):
+            places = by_length[start : start + batch_size]
+            batch = collate([rows[p][0][rows[p][1]] for p in places.tolist()])
+            answer = self.live.answer(batch, needs)
+            parts.update(zip(places.tolist(), answer.logits.cpu(), strict=True))
+            if hidden_path is not None:
+                if hidden is None:
+                    layers, width = len(answer.hidden_states), answer.hidden_states[0].shape[-1]
+                    shape = (layers, int(self._starts[-1]), width)
+                    hidden = np.lib.format.open_memmap(
+                        _partial(hidden_path), "w+", np.float16, shape
+                    )
+                self._keep(hidden, places, answer.hidden_states)
+        if hidden is not None and hidden_path is not None:
+            hidden.flush()
+            _partial(hidden_path).rename(hidden_path)
+        logits = torch.stack([parts[place] for place in range(len(rows))])
+        partial = _partial(path)
+        save_file({"logits": logits}, partial, metadata={"fingerprint": mark})
+        partial.rename(path)
+
+    def _keep(self, hidden: Any, places: NDArray[np.int64], states: Sequence[Tensor]) -> None:
+        stacked = torch.stack([state.half() for state in states]).cpu().numpy()
+        for row, place in enumerate(places):
+            start, end = self._starts[place], self._starts[place + 1]
+            hidden[:, start:end] = stacked[:, row, : end - start]
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.live.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for array in (self._ids, self._lengths):
+            digest.update(array.tobytes())
+        assert self.live.data is not None
+        digest.update(self.live.data.fingerprint.encode())
+        return digest.hexdigest()
+
+
+def hidden_cache_bytes(model: nn.Module, lengths: Sequence[int] | NDArray[np.int64]) -> int:
+    """Return the bytes of all hidden states of rows of these lengths (tokens), in half precision.
+
+    Raises ModelError for a model without a transformers config.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ModelError(f"{type(model).__name__} has no config: its hidden states are not known")
+    states = int(config.num_hidden_layers) + 1
+    return 2 * states * int(config.hidden_size) * int(np.sum(lengths))
+
+
+def _partial(path: Path) -> Path:
+    """Return a sibling of this process: two launched side by side compute the same answers."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _mark(path: Path) -> str | None:
+    with safe_open(path, framework="pt") as stored:
+        metadata: dict[str, str] = stored.metadata() or {}
+    return metadata.get("fingerprint")

@@ -1,0 +1,1 @@
+"""What low-rank methods are built from: calibration, singular values, gated factors."""

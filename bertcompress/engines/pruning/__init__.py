@@ -1,0 +1,1 @@
+"""What pruning methods are built from: masks, importance, least squares, a budget."""

@@ -1,0 +1,145 @@
+"""How much the model's answers depend on each head and neuron.
+
+All scores come back as one tensor per sublayer, in the order of `masks.sites`. "First order" here
+means gradients of unit masks: Michel et al. 2019 (1905.10650) sum their absolute values, Kwon et
+al. 2022 (2204.09656) their squares, the diagonal Fisher information.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bertcompress.engines.pruning.masks import sites, unit_masks
+from bertcompress.errors import ModelError
+from bertcompress.heads import Head, head_of_config
+from bertcompress.shapes import anatomy
+from bertcompress.support.progress import bar
+
+__all__ = [
+    "Loss",
+    "class_logits",
+    "frozen",
+    "head_of",
+    "mask_fisher",
+    "model_inputs",
+    "random_scores",
+    "sampled_loss",
+    "task_loss",
+    "text_inputs",
+    "weight_magnitude",
+]
+
+Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""Batch and logits to one loss per example. Shape: (B, T), (B, K) -> (B,)."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a batch that a model takes, on its device, always with a mask."""
+    device = next(model.parameters()).device
+    # Not every family has token types, whatever its tokenizer makes.
+    takes = inspect.signature(model.forward).parameters
+    inputs = {key: batch[key].to(device) for key in INPUTS if key in batch and key in takes}
+    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    return inputs
+
+
+def text_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the encoder of a model takes, one row per text. Shape: (B, T) or (B, C, T).
+
+    The C choices of ...ForMultipleChoice are texts of their own: (B * C, T).
+    """
+    return {name: each.flatten(0, -2) for name, each in model_inputs(model, batch).items()}
+
+
+def class_logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits of a classification or regression head. Shape: (B, K).
+
+    Raises ModelError for a model with another head, or none.
+    """
+    # One text for each row, unlike ...ForMultipleChoice.
+    whole = inputs["input_ids"].ndim == 2
+    logits = getattr(model(**inputs), "logits", None) if whole else None
+    if logits is None or logits.ndim != 2:
+        raise ModelError(
+            f"{type(model).__name__}: gradients of the loss are needed here, and are known for "
+            "heads that classify or score whole texts (...ForSequenceClassification)"
+        )
+    return logits  # type: ignore[no-any-return]
+
+
+def mask_fisher(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], loss: Loss, *, power: int = 2
+) -> list[Tensor]:
+    """Return the sum over examples of |d loss / d mask| ** power, for each sublayer.
+
+    `power` 2 is the diagonal (empirical) Fisher information of Kwon et al., equation 8; 1 is the
+    importance of Michel et al., equation 2. Weights are left alone. Shape of each: (units,).
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with unit_masks(model, per_example=True) as masks, frozen(model):
+        totals = [torch.zeros(site.units, device=device) for site in masks.sites]
+        for batch in bar(batches, "scoring heads and neurons"):
+            masks.forget()
+            logits = class_logits(model, model_inputs(model, batch))
+            with torch.enable_grad():
+                torch.autograd.backward(loss(batch, logits).sum())
+            for i, total in enumerate(totals):
+                total += masks.gradients(i).abs().pow(power).sum(0)
+    model.train(was_training)
+    return totals
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Turn weight gradients off for a while: only the masks need them, and it is much faster."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def head_of(model: nn.Module) -> Head:
+    """Return what a model's classification head answers, by its config."""
+    return head_of_config(anatomy(model).config)
+
+
+def task_loss(head: Head) -> Loss:
+    """Return the loss against the labels of a head, per example."""
+    return lambda batch, logits: head.losses(logits, batch["labels"].to(logits.device))
+
+
+def sampled_loss(head: Head, seed: int = 0) -> Loss:
+    """Return the loss against answers drawn from the model's own distribution.
+
+    Its squared gradients are the true Fisher information, the curvature of the KL divergence to the
+    present model: it needs no labels and does not vanish where the model is sure and right.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return lambda _, logits: head.drawn_losses(logits, logits.detach(), generator)
+
+
+def weight_magnitude(model: nn.Module) -> list[Tensor]:
+    """Return the L2 norm of each unit's output weights, a data-free score. Shape: (units,)."""
+    return [
+        site.projection.weight.detach().reshape(-1, site.units, site.size).norm(dim=(0, 2))
+        for site in sites(model)
+    ]
+
+
+def random_scores(model: nn.Module, seed: int) -> list[Tensor]:
+    """Return uniform random scores: the control for every other score. Shape: (units,)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(site.units, generator=generator) for site in sites(model)]

@@ -1,0 +1,1 @@
+"""What quantisers are built from: rounding, curvature, sensitivity, the accuracy gate."""

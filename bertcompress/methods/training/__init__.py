@@ -1,0 +1,1 @@
+"""Methods that train a model as it is."""

@@ -1,0 +1,71 @@
+"""Recognises a shape that a stock class holds exactly, and converts to it (rung 1 of the ladder).
+
+Fewer layers and a uniform feed-forward width fit the family's own config; shared layers and
+factorised tables fit ALBERT's, see `stock_albert`. Fewer heads do not: the
+stock classes compute the head size from the hidden size and the number of heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from transformers import PreTrainedModel
+
+from bertcompress.models.stock_albert import albert_obstacle, shape_obstacle, to_albert
+from bertcompress.shapes import anatomy, edited, read_record
+
+__all__ = ["plain_config", "stock_obstacle", "to_stock"]
+
+
+def stock_obstacle(model: PreTrainedModel) -> str | None:
+    """Return why no stock class holds this shape, or None where one does."""
+    if not edited(model):
+        return None
+    if _needs_albert(model):
+        return albert_obstacle(model)
+    return shape_obstacle(model)
+
+
+def _needs_albert(model: PreTrainedModel) -> bool:
+    """Return whether the family's own class has no room for what was shared or factorised."""
+    view = anatomy(model)
+    records = read_record(view.config)
+    whole = list(range(len(view.layers)))
+    shared = any(view.owners(part) != whole for part in ("attention_out", "ffn_out"))
+    return shared or "embedding" in records
+
+
+def plain_config(model: PreTrainedModel) -> Any:
+    """Return the family's stock config nearest to the model: exact where `stock_obstacle` is None.
+
+    Depth is always the true one. Where widths differ the original width stays, which is what tools
+    that read only names and sizes (tokenizers, optimum) need beside an ONNX file.
+    """
+    view = anatomy(model)
+    name = type(model).__name__.removeprefix("Compressed")
+    config_class = getattr(transformers, f"{view.family.stock_prefix}Config")
+    fields = view.config.to_dict()
+    for ours in ("bertcompress", "auto_map", "model_type", "architectures", "transformers_version"):
+        fields.pop(ours, None)
+    config = config_class(**fields)
+    setattr(config, view.family.depth_field, view.depth)
+    widths = {layer.width for layer in view.layers}
+    if len(widths) == 1 and widths != {0}:
+        setattr(config, view.family.ffn_field, widths.pop())
+    config.architectures = [name]
+    return config
+
+
+def to_stock(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the same model as a stock class, or the model itself where none can hold its shape."""
+    if not edited(model) or stock_obstacle(model) is not None:
+        return model
+    if _needs_albert(model):
+        return to_albert(model)
+    config = plain_config(model)
+    stock = getattr(transformers, config.architectures[0])(config)
+    stock.load_state_dict(model.state_dict(), strict=True)
+    stock.tie_weights()
+    stock.train(model.training)
+    return stock.to(device=model.device, dtype=model.dtype)  # type: ignore[no-any-return]

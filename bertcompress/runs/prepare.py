@@ -1,0 +1,341 @@
+"""What a run begins with: data and model of a recipe, refused here where they cannot work."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertcompress.data import TaskData, align_labels, differ, load_data
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.teachers import same_pieces, same_tokens
+from bertcompress.errors import ModelError, Notice, RecipeError, few
+from bertcompress.heads.stock import check_one_output, head_words, is_classifier, keeps_its_head
+from bertcompress.measure.footprint import half_size
+from bertcompress.measure.scores import predict, score
+from bertcompress.methods.training.finetune import already_finetuned
+from bertcompress.models.io import class_of, load, max_tokens, precision_of
+from bertcompress.models.locate import locate
+from bertcompress.models.tokenizers import check_vocabulary
+from bertcompress.recipe import Recipe
+from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
+from bertcompress.runs.store import stage_key
+from bertcompress.runtimes.hardware import compute_device
+from bertcompress.runtimes.torch import scoring
+from bertcompress.shapes import anatomy
+from bertcompress.support.files import file_digest
+from bertcompress.training import to_target_units
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Say", "Start", "prepare", "weights_digest"]
+
+Say = Callable[[str], None]
+"""Takes one line at a time about what is going on."""
+
+
+@dataclass
+class Start:
+    """What a run begins with."""
+
+    data: TaskData
+    product: Product
+    """The model as it came. Gone once it is released: its stages have it on disk."""
+    finetuned: bool
+    """Whether the model, as it came, answers this task."""
+    source: str
+    """Digest of the model, its new head included."""
+    device: torch.device
+    teacher: tuple[Product, str] | None
+    """The teacher that the recipe names, in this task's classes, and its digest."""
+    teacher_data: TaskData | None = None
+    """The rows as that teacher reads them, where it does not cut them as the model does."""
+    notes: tuple[str, ...] = ()
+    by_order: tuple[str, ...] = ()
+    """Whose classes were matched with the task's by order: of the model, of the teacher."""
+    half_mb: float | None = None
+    """Megabytes of the checkpoint as it came, where that is 16-bit."""
+
+    def release(self) -> Product:
+        """Return the model and keep it no longer."""
+        product = self.product
+        del self.product
+        return product
+
+
+def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
+    """Read task, data and models, and refuse what cannot work before anything is computed."""
+    import torch
+    from transformers import set_seed
+
+    task = recipe.resolved_task()
+    say(f"model {recipe.model}")
+    set_seed(recipe.seed)
+    product = _classifier(recipe)
+    names = _class_names(product.model) if product else None
+    if product is not None:
+        task = metrics_for(task, _outputs(product.model))
+    names = names if names and len(names) > 1 else None  # one output is no class
+    say(f"task {task.name}")
+    data = load_data(
+        task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
+    )
+    if product is not None:
+        check_one_output(product.model.config, data.task, recipe.model)
+    rows = data
+    finetuned = trained = False
+    notes: tuple[str, ...] = ()
+    if product is not None:
+        data = _fitted(recipe, rows, product)
+        finetuned, trained, notes = _answers(recipe, product, data)
+        for line in notes:
+            say(line)
+    source = weights_digest(recipe.model, recipe.revision)
+    if product is None or not (finetuned or trained):
+        if rows.order is not None:  # what gets a new head gets the task's own order
+            rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+        rows = replace(rows, by_order=None)  # no class of the old head is left
+        product = _fresh_head(recipe, rows, notes)
+        data = _fitted(recipe, rows, product)
+        source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
+    if (stored := precision_of(product.model)) != "fp32":
+        raise ModelError(
+            f"model '{recipe.model}': stored in {stored}, which nothing can train or cut any more; "
+            "start from the model that it was made of (evaluate, bench and export take it as it is)"
+        )
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
+    for line in (*data.said, *data.notes):
+        say(line)
+    _check_shapes(recipe, product.model)
+    check_metrics(data, _outputs(product.model))
+    check_methods(recipe, data, product, finetuned)
+    teacher, taught = _teacher(recipe, data)
+    teacher, read, told = _its_rows(teacher, rows, data, product.tokenizer)
+    for line in told:
+        say(line)
+    half = half_size(locate(recipe.model, revision=recipe.revision))
+    guessed = {"model": data.by_order, "teacher": taught}
+    by_order = tuple(whose for whose, words in guessed.items() if words)
+    notes = (*notes, *data.notes, *told, *filter(None, guessed.values()))
+    device = torch.device(compute_device())
+    return Start(data, product, finetuned, source, device, teacher, read, notes, by_order, half)
+
+
+def _classifier(recipe: Recipe) -> Product | None:
+    """Return the recipe's model with its head; None for one that was only pretrained.
+
+    That one is read once its head is known. Raises ModelError for a trained head of other tasks.
+    """
+    cls = class_of(recipe.model, revision=recipe.revision)
+    if keeps_its_head(cls):
+        raise ModelError(
+            f"model '{recipe.model}': {head_words(cls)}; a run compresses models that answer for "
+            "whole texts (ForSequenceClassification), and throws no trained head away. export, "
+            "bench and inspect take it as it is, and prune_heads, prune_neurons and prune_layers "
+            "do in Python; to start anew from its encoder: model.base_model.save_pretrained(folder)"
+        )
+    return load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
+
+
+def _fitted(recipe: Recipe, data: TaskData, product: Product) -> TaskData:
+    """Return the data with the length at which their rows are cut for this model."""
+    limit, asked = max_tokens(product.model), data.task.max_length
+    if asked is not None and asked > limit:
+        raise ModelError(
+            f"task '{data.task.name}': max_length {asked} is beyond the model's position table of "
+            f"{limit} tokens; set max_length to at most {limit}"
+        )
+    return data.fitted(product.tokenizer, limit)
+
+
+def _replaced(model: Any, data: TaskData) -> str:
+    """Return the line on a head that goes, since it answers another question."""
+    theirs, ours = _class_names(model), data.labels
+    return (
+        f"the model's head ({len(theirs)} outputs: {few(theirs.values())}) is not for this task "
+        f"({few(ours) if ours else data.task.problem}): a new one is trained"
+    )
+
+
+def _check_shapes(recipe: Recipe, model: Any) -> None:
+    """Raise ShapeError for a step that the model, or what is left of it by then, cannot take."""
+    import torch
+
+    with torch.device("meta"):
+        shape = type(model)(copy.deepcopy(model.config))
+    for method in recipe.methods:
+        method.check(shape)
+        method.outline(shape)
+
+
+def _outputs(model: Any) -> int:
+    return int(model.config.num_labels)
+
+
+def _class_names(model: Any) -> dict[int, str]:
+    return {int(i): str(name) for i, name in model.config.id2label.items()}
+
+
+def _answers(
+    recipe: Recipe, product: Product, data: TaskData
+) -> tuple[bool, bool, tuple[str, ...]]:
+    """Return whether the model is fine-tuned for the task, whether its head is trained on, and why.
+
+    Names decide where there are any. A head without names is believed when it is better than
+    chance on the selection split, by its interval: an untrained one has the same shape. But that
+    is no reason to leave out a `finetune` that was asked for, which starts from this head.
+    """
+    verdict = already_finetuned(product.model, data)
+    if verdict is not None:
+        return verdict, False, () if verdict else (_replaced(product.model, data),)
+    with scoring(product.model) as predictor:
+        logits = predict(predictor, data, "selection", product.tokenizer)
+    rows = score(data.task, data, "selection", logits)
+    found = next((row for row in rows if row.headline), None)
+    if found is None:  # rows of one kind have no such score
+        return False, False, (_replaced(product.model, data),)
+    chance = data.task.chance or 0.0
+    told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
+    if found.standing is None or not found.standing.above:
+        text = f"the model's head is not taken as fine-tuned for this task: {told}"
+        return False, False, (text,)
+    if recipe.methods and recipe.methods[0].key == "finetune":
+        text = f"no name tells that the model is fine-tuned for this task, so finetune runs: {told}"
+        _name_classes(product.model, data)  # by their order so far; once trained, by name
+        return False, True, (f"{text}; its head is kept and trained on",)
+    text = f"the model's classes have no names; taken as fine-tuned for this task: {told}"
+    return True, False, (text,)
+
+
+def _name_classes(model: Any, data: TaskData) -> None:
+    if data.labels:
+        model.config.id2label = dict(enumerate(data.labels))
+        model.config.label2id = {name: i for i, name in enumerate(data.labels)}
+
+
+def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:
+    """Return the teacher that the recipe names, its outputs in the order of the student's.
+
+    Also the line on an order that names did not decide.
+    """
+    if not recipe.teacher:
+        return None, None
+    product = load(recipe.teacher)
+    model: Any = product.model
+    if not is_classifier(type(model)):
+        raise ModelError(f"teacher '{recipe.teacher}': a {type(model).__name__}, which has no head")
+    if data.num_labels and int(model.config.num_labels) != data.num_labels:
+        raise ModelError(
+            f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
+            f"'{data.task.name}' needs {data.num_labels}"
+        )
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
+    order = align_labels(data.labels, _class_names(model)) if data.labels else None
+    if order is not None:
+        _reorder(model, order)
+    elif differ(data.labels, _class_names(model)):
+        raise ModelError(
+            f"teacher '{recipe.teacher}': its classes are {few(_class_names(model).values())}, "
+            f"those of '{data.task.name}' {few(data.labels)}; by order they are never matched"
+        )
+    words = None
+    if order is None and len(data.labels) > 1:
+        words = (
+            f"the teacher's classes ({few(_class_names(model).values())}) are not named as "
+            f"those of {data.task.name}; they are taken to be, in this order, "
+            f"{few(data.labels)}"
+        )
+        warnings.warn(words, Notice, stacklevel=2)
+    return (product, weights_digest(recipe.teacher)), words
+
+
+def _its_rows(
+    teacher: tuple[Product, str] | None,
+    rows: TaskData,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[tuple[Product, str] | None, TaskData | None, tuple[str, ...]]:
+    """Return the teacher, the rows as it reads them (None: as the model does), and lines on that.
+
+    A tokenizer that makes more tokens of a text needs more room for it. `rows`: not cut yet;
+    `data`: as the model reads them with its `tokenizer`.
+    """
+    if teacher is None:
+        return None, None, ()
+    product, digest = teacher
+    ours, limit = data.task.max_length or 0, max_tokens(product.model)
+    if limit >= ours and same_tokens(product.tokenizer, tokenizer):
+        return teacher, None, ()
+    own = rows.fitted(product.tokenizer, limit)
+    theirs, told = own.task.max_length, [*own.notes[len(rows.notes) :]]
+    told = [f"the teacher's texts: {line}" for line in told]
+    if theirs != ours:
+        if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
+            return teacher, None, ()
+        told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
+        digest = stage_key({"files": digest, "max_length": theirs})
+    return (product, digest), own, tuple(told)
+
+
+def _reorder(model: Any, order: Sequence[int]) -> None:
+    """Bring the outputs of a classifier, in place, into the order `order[i]` -> i."""
+    import torch
+
+    inside = set(anatomy(model).base.modules())
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside]
+    index = torch.tensor(order)
+    with torch.no_grad():
+        for parameter in head[-1].parameters():
+            parameter.copy_(parameter[index].clone())
+    names = _class_names(model)
+    model.config.id2label = {i: names[old] for i, old in enumerate(order)}
+    model.config.label2id = {name: i for i, name in model.config.id2label.items()}
+
+
+def weights_digest(name: str, revision: str | None = None) -> str:
+    """Return the sha256 of a model's weights, config and tokenizer files."""
+    wanted = (".safetensors", ".json", ".txt", ".model")
+    folder = locate(name, revision=revision)
+    return file_digest(sorted(path for path in folder.iterdir() if path.suffix in wanted))
+
+
+def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Product:
+    """Return the model with a new head for the task, which only `finetune` may train."""
+    from transformers import set_seed
+
+    if not any(method.key == "finetune" for method in recipe.methods):
+        raise RecipeError(
+            f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
+            + "".join(f" ({note})" for note in notes)
+            + "; put finetune first, or give a model that is fine-tuned for it"
+        )
+    if not data.task.head.has_labels:
+        raise RecipeError(
+            f"methods: task '{data.task.name}' has no labels to fine-tune on; give a model that is "
+            "fine-tuned already"
+        )
+    fields: dict[str, Any] = {
+        "num_labels": data.num_labels,
+        "problem_type": data.task.head.problem_type,
+    }
+    if data.labels:
+        fields["id2label"] = dict(enumerate(data.labels))
+        fields["label2id"] = {name: i for i, name in enumerate(data.labels)}
+    set_seed(recipe.seed)
+    product = load(
+        recipe.model,
+        head="ForSequenceClassification",
+        fresh_head=True,
+        config_fields=fields,
+        revision=recipe.revision,
+    )
+    # A head of another task with as many outputs was read with the rest: make it new.
+    fresh: Any = type(product.model)(product.model.config)
+    base = anatomy(fresh).base
+    base.load_state_dict(anatomy(product.model).base.state_dict())
+    return replace(product, model=to_target_units(fresh.eval(), data))

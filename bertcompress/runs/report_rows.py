@@ -1,0 +1,275 @@
+"""Results of stages become rows of the report: scores, sizes, shapes and timings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bertcompress.data import TaskData
+from bertcompress.deployment import Deployment, Product
+from bertcompress.measure.footprint import count_parameters, macs, size_of
+from bertcompress.measure.scores import BATCH, Score, compare, flips, score, task_batches
+from bertcompress.measure.timing.candidates import Candidate, Timing, cut_words
+from bertcompress.measure.timing.interleaved import time_candidates
+from bertcompress.models.io import max_tokens, rung
+from bertcompress.recipe import Measuring
+from bertcompress.report.cells import percent
+from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
+from bertcompress.runs.contests import CONTROL, Contest
+from bertcompress.runs.results import StageResult
+from bertcompress.runtimes import Logits
+from bertcompress.shapes import LINEARS, LayerParts, anatomy, read_record
+from bertcompress.support.display import shown
+
+__all__ = ["Judge", "Timed", "time_deployments"]
+
+LOADS_IN = {
+    "onnxruntime": "ONNX Runtime, optimum; no code of ours",
+    "openvino": "OpenVINO; no code of ours",
+}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares every deployment with the baseline's torch model on the validation split."""
+
+    data: TaskData
+    baseline: StageResult
+    folder: Path
+    """The run folder that paths are told relative to."""
+
+    @property
+    def reference_logits(self) -> Logits:
+        """What the baseline answers. Shape: (N, K)."""
+        return self.baseline.logits(self.baseline.deployments[0], "validation")
+
+    def stage(
+        self,
+        finished: StageResult,
+        deployments: Sequence[tuple[Deployment, StageResult]],
+        timings: dict[Path, Timing],
+        control: Control | None = None,
+        notes: Sequence[str] = (),
+        source_mb: float | None = None,
+    ) -> Stage:
+        """Return a stage's row; each deployment comes with the stage that holds its answers."""
+        model = finished.product.model
+        counted = count_parameters(model)
+        rows = [self.deployment(each, owner, timings.get(each.path)) for each, owner in deployments]
+        return Stage(
+            name=finished.record.name,
+            method=finished.record.method,
+            baseline=finished.record.name == self.baseline.record.name,
+            source_mb=source_mb,
+            params=counted.total,
+            encoder_params=counted.encoder,
+            macs=macs(model),
+            cost=finished.record.cost,
+            control=control,
+            deployments=tuple(rows),
+            edits=layer_shapes(finished.product),
+            notes=(*notes, *filter(None, map(batch_note, rows))),
+            facts=finished.record.facts,
+        )
+
+    def deployment(
+        self, deployment: Deployment, owner: StageResult, timing: Timing | None
+    ) -> DeploymentRow:
+        """Return one deployment's row."""
+        scores, logits = self.scores(deployment, owner), owner.logits(deployment, "validation")
+        size = size_of(deployment)
+        row = DeploymentRow(
+            runtime=deployment.runtime,
+            precision=deployment.precision,
+            path=deployment.path.relative_to(self.folder).as_posix(),
+            size_mb=size.size_mb,
+            encoder_mb=size.encoder_mb,
+            loads_in=LOADS_IN.get(deployment.runtime) or rung(owner.product.model)[1],
+            simulated=deployment.simulated,
+            allowed=_allowed(deployment, owner),
+            scores=tuple(scores),
+            memory_mb=timing.peak_memory_mb if timing else None,
+            load_s=timing.load_s if timing else None,
+            latency=tuple(timing.latency) if timing else (),
+        )
+        if row.headline is None or len(logits) < 2:  # one row has nothing to resample
+            return row
+        against = compare(
+            self.data.task, logits, self.reference_logits, self._references("validation")
+        )
+        return row.model_copy(update=against.model_dump() | self._batched(deployment, owner))
+
+    def _batched(self, deployment: Deployment, owner: StageResult) -> dict[str, float | None]:
+        """Return how the answers in batches differ from those one by one, where they may."""
+        batched = owner.batched_logits(deployment)
+        if batched is None:
+            return {}
+        alone, task = owner.logits(deployment, "validation"), self.data.task
+        rows = score(task, self.data, "validation", batched, self._references("validation"))
+        return {
+            "batch_flips": flips(batched, alone, task.head),
+            "batch_score": next((each.value for each in rows if each.headline), None),
+        }
+
+    def control(self, contest: Contest) -> Control:
+        """Return the row of a method's control, with what the method reached beside it."""
+        ours = self._outcome(contest.method, contest.method_score)
+        theirs = self._outcome(contest.control, contest.control_score)
+        return Control(
+            name=CONTROL,
+            goes_on=contest.goes_on,
+            method=Outcome(**ours),
+            **theirs,
+        )
+
+    def _outcome(self, finished: StageResult, selection_score: float) -> dict[str, Any]:
+        scores = self.scores(finished.deployments[0], finished)
+        return {
+            "score": next((each for each in scores if each.headline), None),
+            "selection_score": selection_score,
+            "ended": finished.record.facts.get("ended"),
+            "history": tuple(finished.record.facts.get("history") or ()),
+        }
+
+    def scores(self, deployment: Deployment, owner: StageResult) -> list[Score]:
+        """Return the metrics on the validation split and on the further ones."""
+        found = []
+        for split in ("validation", *self.data.also):
+            logits = owner.logits(deployment, split)
+            references = self._references(split)
+            rows = score(self.data.task, self.data, split, logits, references)
+            # Only the main validation split has the score that decides.
+            found += [r if split == "validation" else r.model_copy(update={"headline": False})
+                      for r in rows]  # fmt: skip
+        return found
+
+    def _references(self, split: str) -> NDArray[Any]:
+        if not self.data.task.head.has_labels:
+            return self.baseline.logits(self.baseline.deployments[0], split)
+        return self.data.references(split)
+
+
+def _allowed(deployment: Deployment, owner: StageResult) -> bool | None:
+    """Return whether the gate of the stage let an int8 file pass; None where none judged it.
+
+    The best of what was tried is within the limit as soon as any of it is.
+    """
+    tried = owner.record.facts.get("tried", {}).get(deployment.runtime)
+    if not tried or deployment.precision != "int8":
+        return None
+    return any(each["allowed"] for each in tried)
+
+
+def batch_note(row: DeploymentRow) -> str | None:
+    """Return in words how the answers change in batches; None where they do not."""
+    alone = row.headline
+    if row.batch_score is None or alone is None:
+        return None
+    if not row.batch_flips and row.batch_score == alone.value:
+        return None
+    changed = f"{percent(row.batch_flips)} of the answers change and " if row.batch_flips else ""
+    return (
+        f"{row.label} is scored one text at a time; in batches of {BATCH} of like length "
+        f"{changed}{alone.metric} is {row.batch_score:.3f} instead of {alone.value:.3f}"
+    )
+
+
+def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
+    """Return what is left of each original layer; empty where all are as they were."""
+    records = read_record(product.model.config)
+    if not records:
+        return ()
+    view = anatomy(product.model)
+    config = view.config
+    heads, width = int(config.num_attention_heads), int(getattr(config, view.family.ffn_field))
+    total = len(view.layers)
+    kept = list(range(total))
+    if "layers" in records and not view.family.shared:
+        total, kept = int(getattr(config, view.family.depth_field)), records["layers"].kept
+    gone = {"heads_before": heads, "neurons_before": width, "heads": 0, "neurons": 0}
+    left = {
+        original: gone | {"heads": layer.heads, "neurons": layer.width, "ranks": _ranks(layer)}
+        for original, layer in zip(kept, view.layers, strict=True)
+    }
+    for field, part in (("attention_of", "attention_out"), ("ffn_of", "ffn_out")):
+        for i, owner in enumerate(view.owners(part)):
+            left[kept[i]][field] = None if owner == i else kept[owner]
+    every = tuple(LayerShape(layer=i, **left.get(i, gone)) for i in range(total))
+    return every if any(each.cut or each.shared or each.ranks for each in every) else ()
+
+
+def _ranks(layer: LayerParts) -> dict[str, int]:
+    found = {part: getattr(layer.get(part), "rank", None) for part in LINEARS}
+    return {part: rank for part, rank in found.items() if rank is not None}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A deployment to be timed, and what others are compared with."""
+
+    deployment: Deployment
+    tokenizer: Any
+    vocab_size: int
+    longest: int
+    """Tokens of the longest text that the model takes."""
+    baseline: str | None = None
+    """`torch`, `dense_int8` or None."""
+
+    @classmethod
+    def of(cls, deployment: Deployment, product: Product, baseline: str | None = None) -> Timed:
+        """Return a deployment of a model, whose weights are not held."""
+        return cls(
+            deployment,
+            product.tokenizer,
+            int(product.model.config.vocab_size),
+            max_tokens(product.model, product.tokenizer),
+            baseline,
+        )
+
+
+def _turns(_: int, done: int, turns: int) -> None:
+    """Say how far the timing is, where no bar shows it."""
+    display = shown.get()
+    if display is not None:
+        display.meanwhile(f"{done} of {turns} turns timed")
+
+
+def time_deployments(
+    timed: Sequence[Timed],
+    data: TaskData,
+    measuring: Measuring,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[Path, Timing]:
+    """Return what was measured of each path, all in one interleaved run."""
+    batches: dict[int, Any] = {}
+    candidates = []
+    for each in timed:
+        tokenizer = each.tokenizer
+        if measuring.task_lengths and id(tokenizer) not in batches:
+            batches[id(tokenizer)] = task_batches(data, "validation", tokenizer)
+        candidates.append(
+            Candidate(
+                path=each.deployment.path,
+                runtime=each.deployment.runtime,
+                precision=each.deployment.precision,
+                baseline=each.baseline,  # type: ignore[arg-type]
+                vocab_size=each.vocab_size,
+                longest=each.longest,
+                task_batches=batches.get(id(tokenizer)),
+            )
+        )
+    for words in cut_words(measuring.shapes, candidates):
+        say(words)
+    count = len(measuring.shapes) + (2 if measuring.task_lengths else 0)
+    timings = time_candidates(
+        candidates,
+        measuring.shapes,
+        threads=measuring.threads,
+        seconds=measuring.seconds * count,
+        progress=_turns,
+    )
+    return {each.deployment.path: timing for each, timing in zip(timed, timings, strict=True)}

@@ -1,0 +1,261 @@
+"""The end of a run: what is shipped is written, timed and judged; the folder moves into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bertcompress.deployment import Deployment, Product
+from bertcompress.errors import OutputError
+from bertcompress.measure.probe import record
+from bertcompress.measure.timing.candidates import Latency, Timing, machine_load
+from bertcompress.measure.timing.claims import speed_claim
+from bertcompress.methods import method_class
+from bertcompress.models.io import imitates, max_tokens, precision_of, save
+from bertcompress.models.locate import EMBEDDED_HUB, locate
+from bertcompress.publish.card import inherited, write_card
+from bertcompress.publish.manifest import write_manifest
+from bertcompress.publish.serving import write_serving
+from bertcompress.recipe import Recipe
+from bertcompress.report import Report
+from bertcompress.report.rows import Reading, Stage
+from bertcompress.runs.pipeline import Done
+from bertcompress.runs.prepare import Say
+from bertcompress.runs.report_rows import Judge, Timed, time_deployments
+from bertcompress.runs.results import StageResult
+from bertcompress.runs.stage import Clock
+from bertcompress.runtimes.hardware import environment
+from bertcompress.support.files import write_atomically
+
+__all__ = ["finish"]
+
+
+def finish(
+    recipe: Recipe,
+    done: Done,
+    partial: Path,
+    folder: Path,
+    clock: Clock,
+    say: Say,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
+    final = done.rows[-1]
+    with clock("saving"):
+        product = done.shaped.product
+        shutil.rmtree(partial / "model", ignore_errors=True)
+        save(product.model, partial / "model", product.tokenizer)
+        held = precision_of(product.model)
+        torch = Deployment("torch", held, partial / "model", imitates(product.model))
+        shipped = [(torch, done.shaped)]
+        shipped += [(d, final) for d in _placed(final, partial)]
+        dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
+    timings: dict[Path, Timing] = {}
+    if recipe.measure.latency:
+        say("timing the deployments, in turn")
+        timed = _timed(done, product, shipped, dense)
+        doubtful = _doubtful(done, partial)
+        known = {each.deployment.path for each in timed}
+        for pair in doubtful.values():
+            timed += [each for each in pair if each.deployment.path not in known]
+            known |= {each.deployment.path for each in pair}
+        with clock("timing"):
+            timings = time_deployments(timed, done.start.data, recipe.measure, say)
+        for name, pair in doubtful.items():
+            before, after = (timings[each.deployment.path] for each in pair)
+            done.notes[name].append(paid(before.latency, after.latency))
+    say("writing the report")
+    with clock("reporting"):
+        load = machine_load(list(timings.values())) if timings else {}
+        host = environment(recipe.measure.threads) | load | {"date": f"{date.today()}"}
+        if done.precision:
+            host["training_precision"] = done.precision
+        record([d for d, _ in shipped], product, host, _one_text_ms(timings))
+        judge = Judge(done.start.data, done.baseline, partial)
+        rows = _rows(done, judge, shipped, dense, timings)
+        _write(recipe, done, rows, partial, clock, host)
+    check()
+    shutil.rmtree(partial / "work", ignore_errors=True)
+    tops = {d.path.relative_to(partial).parts[0] for d, _ in shipped}
+    write_manifest(partial, sorted({*tops, "model", "figures"}))
+    if folder.exists():
+        raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
+    partial.rename(folder)
+
+
+def _timed(
+    done: Done,
+    product: Product,
+    shipped: Sequence[tuple[Deployment, StageResult]],
+    dense: Sequence[tuple[Deployment, Any]],
+) -> list[Timed]:
+    """Return the baseline, its int8 files and what ships (of `product`), to be timed."""
+    before = done.baseline.product
+    timed = [Timed.of(done.baseline.deployments[0], before, "torch")]
+    timed += [Timed.of(d, before, _mark(d)) for d, _ in dense]
+    is_dense = done.shaped is done.baseline
+    return timed + [
+        Timed.of(d, product, _mark(d) if is_dense else None)
+        for d, _ in shipped
+        if not (is_dense and d.runtime == "torch")
+    ]
+
+
+def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
+    """Return the median of one text of 128 tokens, of what was timed so."""
+    return {
+        path: row.p50_ms
+        for path, timing in timings.items()
+        for row in timing.latency
+        if (row.batch, row.length) == (1, 128)
+    }
+
+
+def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
+    """Return the stages whose speed only timing tells, each with the one before it."""
+
+    def torch(row: StageResult) -> Timed:
+        shipped = row is done.shaped and row is not done.baseline
+        path = partial / "model" if shipped else row.deployments[0].path
+        return Timed.of(Deployment("torch", "fp32", path), row.product)
+
+    return {
+        after.record.name: (torch(before), torch(after))
+        for before, after in pairwise(done.rows)
+        if method_class(after.record.method).pays_when_measured
+    }
+
+
+def paid(before: Sequence[Latency], after: Sequence[Latency]) -> str:
+    """Return in words how much faster a stage is than the one before it, and where it is not."""
+    parts, slower, unknown = [], [], []
+    for old, new in zip(before, after, strict=True):
+        claim = speed_claim(old, new)
+        length = "the task's lengths" if new.length == "task" else f"length {new.length}"
+        place = f"at batch {new.batch} and {length}"
+        parts.append(f"{claim.words} {place}")
+        if not claim.stands:
+            unknown.append(place)
+        elif not claim.faster:
+            slower.append(place)
+    words = f"measured in torch fp32 against the stage before: {', '.join(parts)}"
+    words += f"; it does not pay {', '.join(slower)}" if slower else ""
+    return words + (f"; it is not shown to pay {', '.join(unknown)}" if unknown else "")
+
+
+def _mark(deployment: Deployment) -> str | None:
+    return "dense_int8" if deployment.precision == "int8" else None
+
+
+def _placed(finished: StageResult | None, target: Path) -> list[Deployment]:
+    """Copy the files of a precision stage to where the run ships them, and return them."""
+    if finished is None:
+        return []
+    placed: list[Deployment] = []
+    tops: set[Path] = set()
+    for each in finished.deployments:
+        if (
+            each.path == finished.folder / "model"
+        ):  # written anew, as a stock class where one holds it
+            continue
+        inside = each.path.relative_to(finished.folder)
+        top = target / inside.parts[0]
+        if top not in tops:
+            tops.add(top)
+            shutil.rmtree(top, ignore_errors=True)  # of a run that was killed at this point
+            with write_atomically(top) as copied:
+                shutil.copytree(finished.folder / inside.parts[0], copied, copy_function=_link)
+        placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))
+    return placed
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name where the disk can, instead of a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _rows(
+    done: Done,
+    judge: Judge,
+    shipped: list[tuple[Deployment, StageResult]],
+    dense: list[tuple[Deployment, Any]],
+    timings: dict[Path, Timing],
+) -> list[Stage]:
+    rows: list[Stage] = []
+    for finished in done.rows:
+        if finished is done.rows[-1]:
+            deployments = shipped
+        else:
+            deployments = [(d, finished) for d in finished.deployments]
+            if finished is done.baseline:
+                deployments += dense
+        name = finished.record.name
+        contest = done.contests.get(name)
+        control = judge.control(contest) if contest else None
+        notes = done.notes.get(name, ())
+        # A size is of what came in: the first stage says so where that was half as large.
+        came = None if rows else done.start.half_mb
+        rows.append(judge.stage(finished, deployments, timings, control, notes, came))
+    return rows
+
+
+def _write(
+    recipe: Recipe,
+    done: Done,
+    rows: list[Stage],
+    partial: Path,
+    clock: Clock,
+    host: dict[str, Any],
+) -> None:
+    from bertcompress.report.plots import save_figures
+
+    report = Report.of(
+        rows,
+        recipe=recipe.model_dump(mode="json"),
+        task=done.start.data.task.model_dump(mode="json"),
+        environment=host,
+        data=Reading(cut=dict(done.start.data.cut), by_order=done.start.by_order),
+    )
+    report.save(partial)
+    (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
+    save_figures(report, partial / "figures")
+    _write_serving(report, done, partial)
+    _write_card(report, recipe, partial)
+    seconds = {**clock.seconds, "total": clock.total}
+    facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
+    (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_serving(report: Report, done: Done, partial: Path) -> None:
+    """Write `serve.py` into each folder of ONNX files that ships."""
+    product, task = done.shaped.product, done.start.data.task
+    longest = task.max_length or max_tokens(product.model, product.tokenizer)
+    for row in report.last.deployments:
+        if row.path.endswith(".onnx"):
+            write_serving(
+                partial / row.path,
+                row.runtime,
+                product.model.config,
+                product.tokenizer,
+                longest,
+                problem=task.problem,
+                allowed=row.allowed,
+            )
+
+
+def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:
+    base = locate(recipe.model, revision=recipe.revision)
+    known = inherited(base / "README.md")
+    if recipe.model in EMBEDDED_HUB:
+        known["base_model"] = EMBEDDED_HUB[recipe.model]
+    write_card(report, recipe, partial / "model", **known)

@@ -1,0 +1,1 @@
+"""One ONNX file of a model: export, edits of its graph, integers."""

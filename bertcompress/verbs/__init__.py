@@ -1,0 +1,1 @@
+"""Verbs on models that exist: `evaluate`, `bench`, `export`, `inspect`, `verify`."""

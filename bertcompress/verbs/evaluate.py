@@ -1,0 +1,98 @@
+"""Verbs on models that exist: `evaluate`, `bench`, `export`, `inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bertcompress.data import data_of
+from bertcompress.errors import InputError, ModelError
+from bertcompress.heads.stock import check_one_output, head_words, is_classifier
+from bertcompress.measure.scores import Score, predict, score
+from bertcompress.models.io import class_of
+from bertcompress.models.tokenizers import check_vocabulary
+from bertcompress.runtimes import open_predictor
+from bertcompress.support.display import logged
+from bertcompress.task import Task
+from bertcompress.verbs.places import Place, Say, find_place
+from bertcompress.verbs.run_task import TEST, is_test_file, kept_task, with_test_file
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: str | Path,
+    task: str | Task | None = None,
+    *,
+    test: str | Path | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    split: str = "validation",
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    revision: str | None = None,
+    say: Say = logged,
+) -> list[Score]:
+    """Return the task's metrics of a model with their 95 % intervals.
+
+    `model`: a folder, a run, an `.onnx` file or its folder, or a Hub id. A run stands for the
+    deployment that its verdict is about; `runtime` and `precision` choose another, and `say` is
+    told which it was. Without `task` it is that of the run, its limit of rows included; `test` is a
+    file of rows that takes the place of the validation split, and is called `test` in the result.
+    Labels are aligned by name through the model's `id2label`. Raises InputError and its kin.
+    """
+    place = find_place(model, runtime, precision, revision, say)
+    _check_head(place)
+    wanted, limit = _judged_by(place, task, test, limit)
+    # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
+    names = {int(i): str(name) for i, name in place.config.id2label.items()}
+    given = names if len(names) > 1 else None
+    data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit)
+    check_one_output(place.config, data.task, str(model))
+    if not data.task.head.has_labels:
+        raise InputError(
+            f"task '{data.task.name}' has no labels to evaluate against; compare models with "
+            "bench, or run a recipe: its report gives the agreement with the original"
+        )
+    tokenizer = place.tokenizer()
+    check_vocabulary(tokenizer, data.split(split)["text"][:], str(model))
+    predictor = open_predictor(place.path, place.runtime, None, place.precision, device="auto")
+    splits = [split, *data.also] if split == "validation" else [split]
+    data = data.fitted(tokenizer)
+    for line in data.notes:
+        say(line)
+    rows = [
+        row
+        for name in splits
+        for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
+    ]
+    if not is_test_file(wanted):
+        return rows
+    return [row.model_copy(update={"split": TEST}) for row in rows]
+
+
+def _judged_by(
+    place: Place, task: str | Task | None, test: str | Path | None, limit: int | None
+) -> tuple[Task, int | None]:
+    """Return the task that was asked for, else that of the model's run, and the limit of rows."""
+    if task is None:
+        kept = kept_task(place.path)
+        if kept is None:
+            raise InputError(
+                f"task: {place.model} is no run, which would know its own; name one: "
+                "`bertcompress list tasks` shows them"
+            )
+        task, limit = kept[0], limit if limit or test else kept[1]
+    wanted = task if isinstance(task, Task) else Task.load(task)
+    return (wanted if test is None else with_test_file(wanted, test)), limit
+
+
+def _check_head(place: Place) -> None:
+    """Raise ModelError for a model that gives no row of numbers for each text."""
+    if place.runtime == "torch":
+        cls = class_of(place.path)
+        if not is_classifier(cls):
+            raise ModelError(
+                f"model '{place.model}': {head_words(cls)}; evaluate needs a sequence "
+                "classification head, which answers for whole texts. export, bench and inspect "
+                "take it as it is"
+            )

@@ -1,0 +1,87 @@
+"""`export`: ONNX files of a model that exists, each answering as the model does."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from bertcompress.deployment import Deployment, Product
+from bertcompress.errors import ModelError, Notice
+from bertcompress.heads.stock import is_classifier
+from bertcompress.measure.probe import record
+from bertcompress.models.io import load, max_tokens, precision_of
+from bertcompress.models.locate import locate
+from bertcompress.models.recognising import left_out_layers
+from bertcompress.publish.serving import write_serving
+from bertcompress.runtimes.hardware import environment
+from bertcompress.support.display import logged
+from bertcompress.verbs.places import Say
+
+__all__ = ["export"]
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    revision: str | None = None,
+    say: Say = logged,
+) -> list[Deployment]:
+    """Write `onnx/` with fp32 and dynamic int8 files under `out`, and return them.
+
+    Beside those of a classifier lies `serve.py`, which answers texts without this package.
+
+    The int8 file has to answer as fp32 does, to random tokens: where it does not with the default
+    settings, others are tried, then modules stay in fp32, and `say` is told what was taken. Static
+    int8 for OpenVINO, and a score, need rows: that is the method `quantize_int8` of a recipe.
+
+    Raises:
+        ModelError where nothing that is tried answers as fp32 does; the fp32 file is there then,
+        and no int8 file.
+    """
+    from bertcompress.runtimes import onnxruntime
+    from bertcompress.runtimes.onnx.integers import export_qdq
+
+    product = load(model, revision=revision)
+    out = Path(out).expanduser()
+    folder = out / "onnx"
+    if gone := left_out_layers(locate(str(model), revision=revision)):
+        warnings.warn(
+            f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
+            f"layers behind it are not in the file: {', '.join(gone)}",
+            Notice,
+            stacklevel=2,
+        )
+    if precision_of(product.model) != "fp32":  # its integers, not new ones
+        file = export_qdq(product, folder)
+        made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
+    else:
+        made = _alike(product, out, say)
+    if is_classifier(type(product.model)):
+        record(made, product, environment())
+        longest = max_tokens(product.model, product.tokenizer)
+        config, best = product.model.config, made[-1]
+        write_serving(best.path, best.runtime, config, product.tokenizer, longest)
+    return made
+
+
+def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:
+    """Write fp32 and an int8 file that answers alike; raises ModelError where none does."""
+    from bertcompress.engines.quantization.likeness import likeness
+    from bertcompress.methods.quantization.int8 import quantize_guarded
+
+    same = likeness(product)
+    made, tried = quantize_guarded(product, out, ("onnxruntime",), same.batches, same)
+    every, best = tried["onnxruntime"]
+    if not every[0].passes:
+        say(f"int8 by {every[0].words}; {len(every)} ways were tried")
+    if best.passes:
+        if best is not every[0]:
+            say(f"taken: {best.words}" + "".join(f", {name}" for name in best.kept))
+        return made
+    made[-1].path.unlink(missing_ok=True)
+    raise ModelError(
+        f"{made[-1].path}: not written: int8 answers otherwise than fp32 at best ({best.words}); "
+        f"{made[0].path} is there. A recipe with quantize_int8 tries on rows of your task; q8bert "
+        "trains for int8"
+    )

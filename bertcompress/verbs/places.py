@@ -1,0 +1,156 @@
+"""Where a model is that a name stands for: a folder, a run, an ONNX file, an id of the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from bertcompress.errors import ModelError, NotFound
+from bertcompress.hub.download import ALL_FILES, SMALL_FILES
+from bertcompress.models.config import config_beside
+from bertcompress.models.io import config_of
+from bertcompress.models.locate import locate
+from bertcompress.models.tokenizers import load_tokenizer
+from bertcompress.report import Report
+from bertcompress.runtimes import ONNX_FILES, fits
+from bertcompress.runtimes import locate as locate_artefact
+from bertcompress.support.display import logged
+
+__all__ = ["Place", "Say", "all_places", "find_place"]
+
+Say = Callable[[str], None]
+"""Takes one line at a time about what was chosen."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an artefact is, and the folder with its config and tokenizer."""
+
+    model: str
+    """As it was given."""
+    runtime: str
+    precision: str | None
+    """None: what the artefact holds."""
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where config and tokenizer lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def config(self) -> Any:
+        """The config beside it, with as many outputs as a torch model's tensors have."""
+        if self.runtime == "torch":
+            return config_of(self.path)
+        return config_beside(self.folder, str(self.path))
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it knows; raises ModelError for a config that does not tell."""
+        found = getattr(self.config, "vocab_size", None)
+        if not isinstance(found, int) or found < 1:
+            raise ModelError(f"model '{self.model}': config.json tells no vocab_size")
+        return found
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that lies with the artefact."""
+        return load_tokenizer(self.folder, str(self.path), self.config)
+
+
+def find_place(
+    model: str | Path,
+    runtime: str | None,
+    precision: str | None,
+    revision: str | None = None,
+    say: Say = logged,
+) -> Place:
+    """Return what a name stands for; of a run, what its verdict is about."""
+    name, local = str(model), Path(model).expanduser()
+    here = local.exists()
+    run = local if here else locate(name, revision=revision, files=SMALL_FILES)
+    if _is_run(run) and runtime is None and precision is None:
+        judged = _judged(run, name)
+        say(
+            f"{model}: {judged.runtime} {judged.precision}, which its verdict is about; "
+            "--runtime and --precision choose another"
+        )
+        if not here:
+            locate(name, revision=revision, files=(*SMALL_FILES, _pattern(judged, run)))
+        return judged
+    if here:
+        found, path = locate_artefact(local, runtime, precision)
+    else:
+        found, path = _fetched(name, runtime, precision, revision)
+    return Place(name, found, precision, Path(path))
+
+
+def _pattern(place: Place, run: Path) -> str:
+    """Return what is to be downloaded for a deployment of a run on the Hub."""
+    inside = place.path.relative_to(run).as_posix()
+    # A large ONNX file keeps its weights in a second one beside it.
+    return "*.safetensors" if place.runtime == "torch" else f"{inside}*"
+
+
+def _fetched(
+    name: str, runtime: str | None, precision: str | None, revision: str | None
+) -> tuple[str, str | Path]:
+    """Return runtime and artefact of a Hub id, and download no other large file."""
+    served = runtime in (None, "torch") and fits("torch", "fp32", runtime, precision)
+    wanted = ["*.safetensors"] if served else []
+    wanted += [
+        f"{folder}/{file}*"
+        for of, has, folder, file in ONNX_FILES
+        if runtime in (None, of) and fits(of, has, runtime, precision)
+    ]
+    refusal = NotFound(f"{name}: nothing that runs")
+    for pattern in wanted or ["config.json"]:
+        folder = locate(name, revision=revision, files=(*SMALL_FILES, pattern))
+        try:
+            return locate_artefact(folder, runtime, precision)
+        except NotFound as error:
+            refusal = NotFound(str(error).replace(str(folder), name))
+    raise refusal
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "report.json").is_file()
+
+
+def _shipped(run: Path, name: str) -> list[Place]:
+    """Return what a run ships; what is only simulated is not shipped."""
+    rows = [row for row in Report.load(run).last.deployments if not row.simulated]
+    if not rows:
+        raise NotFound(f"{name}: this run ships nothing that can be measured")
+    for row in rows:
+        if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
+            raise ModelError(f"{name}: report.json names '{row.path}', which is no file of a run")
+    # On the Hub, and in what was pulled, the content of `model/` lies at the top.
+    top = () if (run / "model").is_dir() else ("model",)
+    return [
+        Place(name, row.runtime, row.precision, run if row.path in top else run / row.path)
+        for row in rows
+    ]
+
+
+def _judged(run: Path, name: str) -> Place:
+    verdict = Report.load(run).verdict
+    shipped = _shipped(run, name)
+    wanted = (verdict.runtime, verdict.precision)
+    return next((e for e in shipped if (e.runtime, e.precision) == wanted), shipped[0])
+
+
+def all_places(model: str, revision: str | None) -> list[Place]:
+    """Return what a run ships, here or on the Hub; nothing for what is no run."""
+    local = Path(model).expanduser()
+    here = local.exists()
+    run = local if here else locate(model, revision=revision, files=SMALL_FILES)
+    if not _is_run(run):
+        return []
+    if not here:
+        run = locate(model, revision=revision, files=ALL_FILES)
+    return _shipped(run, model)
