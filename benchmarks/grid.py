@@ -93,7 +93,7 @@ def recipe_of(arm: str, task: str, seed: int) -> Any:
     fields = {"model": MODEL, "task": f"glue/{task}", "seed": seed, **TASKS[task]}
     if arm in ALONE:
         whole = recipe_of(ALONE[arm], task, seed)
-        alone = (*whole.methods[:-1], whole.methods[-1].control())
+        alone = (*whole.methods[:-1], *whole.methods[-1].controls().values())
         return whole.model_copy(update={"methods": alone})
     if arm in STEPS:
         bare = {"latency": False, "controls": False}

@@ -27,7 +27,7 @@ def make(recipe: str, data_dir: str, folder: Path) -> Any:
 
     overrides = ["measure.latency=false", "measure.controls=false", "limit=128"]
     for i, method in enumerate(bc.Recipe.load(recipe).methods):
-        if method.kind == "train":
+        if method.leaves == "weights":
             overrides.append(f"methods.{i}.max_steps=2")
     chosen = bc.Recipe.load(recipe, overrides, model="embedded:minilm-l6", task="glue/mnli")
     return bc.run(chosen, folder, data_dir=data_dir)

@@ -38,7 +38,7 @@ class Ended:
 
 def warm() -> None:
     """Import what every command needs, so that forks need not."""
-    import bertcompress.runs
+    import bertcompress.runs.run
     import bertcompress.verbs.evaluate
     import bertcompress.verbs.verify  # noqa: F401
     from bertcompress.training import trainer  # noqa: F401

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from bertcompress.errors import RecipeError, few, nearest, unknown
+from bertcompress.method import Need
 from bertcompress.methods import METHODS
 from bertcompress.methods.settings import settings_class
 from bertcompress.support.catalogue import beside, read_yaml, resolve
@@ -173,24 +174,24 @@ def check_order(methods: Sequence[Any], teacher: str | None = None) -> None:
         raise RecipeError(f"methods: empty; allowed: {few(METHODS)}")
     shaped = False
     for i, method in enumerate(methods):
-        if method.kind == "precision" and i < len(methods) - 1:
-            later = methods[i + 1].key
+        later = [k for k, each in enumerate(methods) if k > i and each.leaves != "measurement"]
+        if method.leaves == "files" and later:
             raise RecipeError(
-                f"methods[{i + 1}].{later}: comes after {method.key}, whose files nothing can "
-                f"change any more; put {method.key} last"
+                f"methods[{later[0]}].{methods[later[0]].key}: comes after {method.key}, whose "
+                f"files nothing can change any more; put {method.key} last"
             )
-        if method.key == "distill" and not shaped and not teacher:
+        if Need.CUT in method.requires and not shaped and not teacher:
             raise RecipeError(
-                f"methods[{i}].distill: nothing was cut before it, so the teacher would be the "
-                "model itself; put a method that changes the shape before it, or name a teacher"
+                f"methods[{i}].{method.key}: nothing was cut before it, so the teacher would be "
+                "the model itself; put a method that changes the shape before it, or name a teacher"
             )
-        before = [each.key for each in methods[:i] if each.uneven]
-        if method.key == "share_layers" and before:
+        before = [each.key for each in methods[:i] if each.leaves_layers_uneven]
+        if Need.EVEN_LAYERS in method.requires and before:
             raise RecipeError(
-                f"methods[{i}].share_layers: {before[0]} before it leaves layers of different "
-                "shapes, which cannot share weights; put share_layers first"
+                f"methods[{i}].{method.key}: {before[0]} before it leaves layers of different "
+                f"shapes, which cannot share weights; put {method.key} first"
             )
-        shaped = shaped or method.kind == "shape"
+        shaped = shaped or method.leaves == "shape"
 
 
 def _method(item: Any, where: str, find: Callable[[str, str], Any]) -> Any:

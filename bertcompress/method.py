@@ -1,21 +1,58 @@
-"""The contracts between a run, its methods and what they train."""
+"""The contracts between a run, its methods and what they train. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
 
-from bertcompress.data import TaskData
-from bertcompress.deployment import Product
-from bertcompress.task import Task
+from bertcompress.deployment import Measurement, Product
+from bertcompress.errors import ModelError
 
-__all__ = ["Context", "Method", "Objective", "Teacher", "TeacherOutputs"]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from bertcompress.data import TaskData
+    from bertcompress.task import Task
+
+__all__ = [
+    "Context",
+    "Leaves",
+    "Method",
+    "Models",
+    "Need",
+    "Objective",
+    "Teacher",
+    "TeacherOutputs",
+]
+
+Leaves = Literal["weights", "shape", "files", "measurement"]
+"""What a method leaves: trained weights, another architecture, files of a runtime, or figures."""
+
+
+class Need(StrEnum):
+    """What a method cannot do without; recipes and runs read this and never a method's key."""
+
+    HEAD = "head"
+    """A model that answers the task. What lacks this need can train a head that is new."""
+    LABELS = "labels"
+    """Rows with labels."""
+    TEACHER = "teacher"
+    """The answers of a teacher: a stage depends on which one it is."""
+    CUT = "cut"
+    """A change of shape before it, or a named teacher: else the model would teach itself."""
+    EVEN_LAYERS = "even layers"
+    """Layers of one shape."""
+    ORIGINAL = "original"
+    """`Context.models.original`."""
+    BASELINE = "baseline"
+    """`Context.models.baseline`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +76,32 @@ class Teacher(Protocol):
         ...
 
 
+def _none() -> Product:
+    raise ModelError(
+        "this context has no such model: a method that looks at one names Need.ORIGINAL or "
+        "Need.BASELINE in its `requires`"
+    )
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that a method may look at besides its own; each is read when it is asked for."""
+
+    teacher: Teacher | None = None
+    open_original: Callable[[], Product] = _none
+    open_baseline: Callable[[], Product] = _none
+
+    @property
+    def original(self) -> Product:
+        """The model as it came, before any step: a copy that may be changed."""
+        return self.open_original()
+
+    @property
+    def baseline(self) -> Product:
+        """The model that retention refers to: fine-tuned, not yet changed. A copy."""
+        return self.open_baseline()
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may know besides the product that it is given."""
@@ -46,14 +109,19 @@ class Context:
     task: Task
     data: TaskData
     """Without the validation rows: nothing is chosen on what is reported."""
-    teacher: Teacher | None
+    models: Models
     device: torch.device
     seed: int
     workdir: Path
+    """Folder for checkpoints and caches; gone when the stage is written."""
+
+    def phase(self, name: str) -> Context:
+        """Return the context of one of several trainings, with its own folder to resume from."""
+        return replace(self, workdir=self.workdir / name)
 
 
 class Method(BaseModel):
-    """One step of a recipe: typed knobs and `apply`. Subclasses are one file each, depth 1."""
+    """One step of a recipe: typed settings and `apply`. Subclasses are one file each, depth 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,28 +130,28 @@ class Method(BaseModel):
     paper: ClassVar[str]
     """First source, with its arXiv id."""
     tier: ClassVar[Literal["core", "useful", "research"]] = "core"
-    kind: ClassVar[Literal["train", "shape", "precision"]]
-    """`train` changes weights, `shape` the architecture; `precision` makes deployments, last."""
-    needs_labels: ClassVar[bool] = False
-    uses_teacher: ClassVar[bool] = False
-    """Whether the result depends on `Context.teacher`."""
+    leaves: ClassVar[Leaves]
+    """Files come last in a recipe: nothing can change them any more."""
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD})
+    tags: ClassVar[tuple[str, ...]] = ()
+    """Tags of a model card on the Hub."""
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage, unless it only trains."""
-    pays_when_measured: ClassVar[bool] = False
+    speed_needs_timing: ClassVar[bool] = False
     """Whether less arithmetic need not be faster: the stage is timed beside the one before it."""
 
     @property
-    def uneven(self) -> bool:
+    def leaves_layers_uneven(self) -> bool:
         """Whether it leaves layers of different shapes, which then cannot share weights."""
         return False
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where a model cannot take this step; only shapes count, not weights."""
 
-    def check_tokenizer(self, model: nn.Module, tokenizer: Any) -> None:
+    def check_tokenizer(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise where a model's tokenizer does not serve this step: before any step is computed."""
 
-    def outline(self, model: nn.Module) -> None:
+    def plan_shape(self, model: nn.Module) -> None:
         """Give a model without weights, in place, what is known of the shape that this leaves.
 
         So that an impossible step is refused before the steps ahead of it are computed.
@@ -97,13 +165,16 @@ class Method(BaseModel):
         """Return a line for each file that this step leaves out for want of a package."""
         return ()
 
-    def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product after this step. `product` is a private copy and may be changed."""
+    def apply(self, product: Product, ctx: Context) -> Product | Measurement:
+        """Return the product after this step, or what a probe measured.
+
+        `product` is a private copy and may be changed.
+        """
         raise NotImplementedError
 
-    def control(self) -> Method | None:
-        """Return the same step with the teacher's terms zero, or None where that means nothing."""
-        return None
+    def controls(self) -> Mapping[str, Method]:
+        """Return the same step without what it adds, each under the words that a report prints."""
+        return {}
 
 
 class Objective(Protocol):

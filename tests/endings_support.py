@@ -66,7 +66,7 @@ def closed_output() -> None:
 def stubborn() -> None:
     """Stand for a library that takes the interrupt for itself."""
     import bertcompress.cli.errors
-    import bertcompress.runs
+    import bertcompress.runs.run
 
     def run(*_: Any, **__: Any) -> None:
         Path("out-busy").touch()
@@ -76,7 +76,7 @@ def stubborn() -> None:
             except KeyboardInterrupt:
                 continue
 
-    bertcompress.runs.run = run
+    bertcompress.runs.run.run = run
     bertcompress.cli.errors.GRACE_S = 0.05
 
 

@@ -170,7 +170,7 @@ def distilled() -> Stage:
         encoder_params=3_566_208,
         macs=474_000_000,
         cost=Cost(seconds=655.0, steps=2_500, samples=40_000, peak_memory_mb=2_250, reused=False),
-        control=Control(name="no teacher", score=scores(0.842)[0]),
+        controls=(Control(name="no teacher", score=scores(0.842)[0]),),
         deployments=(row,),
     )
 

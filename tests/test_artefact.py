@@ -25,9 +25,8 @@ from bertcompress.errors import (
     OutputError,
     UnsupportedFamily,
 )
-from bertcompress.models import io as artefact
 from bertcompress.models.io import max_tokens, rung
-from bertcompress.models.locate import locate
+from bertcompress.models.locate import EMBEDDED, locate
 from bertcompress.shapes import Layers, anatomy, apply_edit, edited
 
 TEXTS = ["the cat sleeps .", "a very old red house and a bird"]
@@ -476,7 +475,7 @@ def test_places_that_do_not_exist(tmp_path, monkeypatch):
         bc.load("me/nothing-here")
     with pytest.raises(NotFound, match="did you mean 'embedded:minilm-l6'"):
         bc.load("embedded:minilm")
-    monkeypatch.setitem(artefact.EMBEDDED, "embedded:other", ("no_such_package_here", "model"))
+    monkeypatch.setitem(EMBEDDED, "embedded:other", ("no_such_package_here", "model"))
     with pytest.raises(MissingExtra, match=r"pip install 'bertcompress\[demo\]'"):
         locate("embedded:other")
 

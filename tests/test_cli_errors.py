@@ -379,24 +379,24 @@ def test_without_arguments_it_shows_help(place, monkeypatch, capsys):
 
 
 def test_an_interrupt_says_how_to_go_on(place, monkeypatch, capsys):
-    import bertcompress.runs
+    import bertcompress.runs.run
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bertcompress.runs, "run", stop)
+    monkeypatch.setattr(bertcompress.runs.run, "run", stop)
     status, text = command(monkeypatch, capsys, *RUN)
     assert status == 130
     assert "error: interrupted; add --resume to go on" in text
 
 
 def test_only_what_can_be_resumed_is_said_to_be(place, monkeypatch, capsys):
-    import bertcompress.verbs.evaluate
+    import bertcompress.verbs.inspect
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bertcompress.verbs.evaluate, "inspect", stop)
+    monkeypatch.setattr(bertcompress.verbs.inspect, "inspect", stop)
     status, text = command(monkeypatch, capsys, "inspect", "tuned")
     assert (status, text) == (130, "error: interrupted\n")
 
@@ -421,12 +421,12 @@ def test_what_is_shown_of_a_method_keeps_its_lines(place, monkeypatch, capsys):
     ],
 )
 def test_what_the_machine_runs_out_of(place, monkeypatch, capsys, error, says):
-    import bertcompress.runs
+    import bertcompress.runs.run
 
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(bertcompress.runs, "run", fail)
+    monkeypatch.setattr(bertcompress.runs.run, "run", fail)
     status, text = command(monkeypatch, capsys, *RUN)
     assert status == 2
     assert text.count("error: ") == 1
@@ -434,12 +434,12 @@ def test_what_the_machine_runs_out_of(place, monkeypatch, capsys, error, says):
 
 
 def test_a_bug_is_not_dressed_up(place, monkeypatch):
-    import bertcompress.runs
+    import bertcompress.runs.run
 
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(bertcompress.runs, "run", fail)
+    monkeypatch.setattr(bertcompress.runs.run, "run", fail)
     monkeypatch.setattr(sys, "argv", ["bertcompress", *RUN])
     with pytest.raises(RuntimeError, match="a bug"):
         main()

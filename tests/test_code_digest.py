@@ -28,14 +28,14 @@ def _digest(package: Path, edited: bool = False) -> str:
     ("file", "edited", "depends"),
     [
         ("training/steps.py", False, True),
-        ("engines/objectives.py", False, True),
-        ("engines/kprune.py", False, False),
+        ("engines/distillation/objectives.py", False, True),
+        ("engines/pruning/kprune.py", False, False),
         ("shapes/parts.py", False, False),
         ("shapes/parts.py", True, True),
         ("data/encoding.py", False, True),
         ("report/rows.py", True, False),
         ("metrics/table.py", False, True),  # early stopping goes by it
-        ("measure/latency.py", False, False),
+        ("measure/timing/candidates.py", False, False),
     ],
 )
 def test_depends_on_what_it_imports(package: Path, file: str, edited: bool, depends: bool) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import bertcompress as bc
 from bertcompress.cli.main import app
+from bertcompress.deployment import Findings, Trained
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.store import StageStore
 from bertcompress.training import fitting
@@ -67,7 +68,7 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
     wanted = _misled(made, [CUT, DISTIL, INTEGERS])
     run = bc.run(wanted, tmp_path / "run", store=store, say=said.append)
     stage = next(s for s in run.report.stages if s.method == "distill")
-    control = stage.control
+    (control,) = stage.controls
     assert control.goes_on and control.selection_score > control.method.selection_score
     assert stage.name == "02-distill" and stage.main.path == "stages/02-distill-control/model"
     assert stage.main.headline.value == control.score.value > control.method.score.value
@@ -80,7 +81,7 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
     for page in ("report.md", "report.html", "model/README.md"):
         assert words in (run.folder / page).read_text(encoding="utf-8"), page
     kept = json.loads((run.folder / "stages/02-distill/stage.json").read_text())
-    assert stage.facts["steps"] == kept["facts"]["steps"]
+    assert stage.facts["steps"] == kept["findings"]["training"]["steps"]
     # What ships is the control's model, and so is what int8 was made of.
     shipped, theirs = _weights(run.model), _weights(run.folder / "stages/02-distill-control/model")
     assert all(torch.equal(shipped[name], theirs[name]) for name in theirs)
@@ -93,7 +94,7 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
     (again.folder / "report.json").unlink()
     again.folder.rename(tmp_path / ".third.partial")
     third = bc.run(wanted, tmp_path / "third", resume=True, store=StageStore(tmp_path / "empty"))
-    assert third.report.stages[2].control == control
+    assert third.report.stages[2].controls == (control,)
     assert all(torch.equal(_weights(third.model)[name], shipped[name]) for name in shipped)
 
 
@@ -108,8 +109,9 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
 def test_every_method_with_a_control_may_lose_to_it(made, tmp_path, method):
     run = bc.run(_misled(made, [method]), tmp_path / "run")
     stage = run.report.last
-    assert stage.control.goes_on
-    assert stage.main.headline.value == stage.control.score.value
+    (control,) = stage.controls
+    assert control.goes_on and stage.replaced_by == control
+    assert stage.main.headline.value == control.score.value
     shipped = _weights(run.model)
     theirs = _weights(run.folder / "stages" / f"{stage.name}-control" / "model")
     assert all(torch.equal(shipped[name], theirs[name]) for name in theirs)
@@ -117,15 +119,23 @@ def test_every_method_with_a_control_may_lose_to_it(made, tmp_path, method):
 
 def test_only_selection_and_size_decide_a_contest():
     def finished(score: float, width: int):
-        record = SimpleNamespace(facts={"selection_score": score}, name="x")
+        findings = Findings(training=Trained(selection_score=score))
+        record = SimpleNamespace(findings=findings, name="x")
         product = SimpleNamespace(model=tiny_model(intermediate_size=width))
         return SimpleNamespace(record=record, product=product)
 
     stages = SimpleNamespace()
-    assert Contest.of(finished(0.5, 24), finished(0.6, 24), stages).goes_on
-    assert not Contest.of(finished(0.6, 24), finished(0.6, 24), stages).goes_on
-    assert not Contest.of(finished(0.6, 24), finished(0.5, 24), stages).goes_on
-    assert not Contest.of(finished(0.5, 24), finished(0.6, 48), stages).goes_on
+
+    def win(ours, *theirs):
+        controls = {f"control {i}": finished(*each) for i, each in enumerate(theirs)}
+        contests = Contest.of(finished(*ours), controls, stages)
+        return [each.name for each in contests if each.goes_on]
+
+    assert win((0.5, 24), (0.6, 24)) == ["control 0"]
+    assert win((0.6, 24), (0.6, 24)) == []
+    assert win((0.6, 24), (0.5, 24)) == []
+    assert win((0.5, 24), (0.6, 48)) == []
+    assert win((0.5, 24), (0.6, 24), (0.7, 24), (0.8, 48)) == ["control 1"], "the best that fits"
 
 
 # -- one precision
@@ -158,8 +168,8 @@ def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monk
     records = [
         json.loads((run.folder / "stages" / name / "stage.json").read_text()) for name in folders
     ]
-    assert [record["facts"]["precision"] for record in records] == ["bf16"] * 3
-    method, control = (record["facts"] for record in records[1:])
+    assert [record["findings"]["training"]["precision"] for record in records] == ["bf16"] * 3
+    method, control = (record["findings"]["training"] for record in records[1:])
     for each in ("steps", "learning_rate"):  # of an open end, too
         assert method[each] == control[each], each
     assert run.report.environment["training_precision"] == "bf16"
@@ -217,7 +227,7 @@ def test_controls_can_be_left_out(made, tmp_path, option):
     words = ["run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), *option]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert (bc.Report.load(tmp_path / "run").last.control is None) == bool(option)
+    assert (bc.Report.load(tmp_path / "run").last.controls == ()) == bool(option)
     assert ("its control" in done.output) != bool(option)
 
 

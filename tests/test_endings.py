@@ -222,7 +222,7 @@ def test_a_second_process_is_refused_while_the_first_lives(place):
 
 BUSY = """
 import sys, time
-from bertcompress.runtimes import worker
+from bertcompress.measure.timing import worker
 worker.Worker.answer = lambda self, request: time.sleep(300)
 worker.main()
 """

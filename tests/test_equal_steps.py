@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import bertcompress as bc
 from bertcompress.cli.main import app
+from bertcompress.deployment import Trained
 from bertcompress.runs.contests import trained_alike
 
 OPEN = {**TRAIN, "max_epochs": 3, "patience": 1}
@@ -35,7 +36,7 @@ def test_the_control_takes_the_steps_of_its_method(place):
     run = bc.run(recipe(place, steps), place / "run", say=said.append)
     stages = run.folder / "stages"
     ours, theirs = (
-        json.loads((stages / name / "stage.json").read_text())["facts"]
+        json.loads((stages / name / "stage.json").read_text())["findings"]["training"]
         for name in ("03-distill", "03-distill-control")
     )
     assert ours["ended"]["reason"] in ("stalled", "max_epochs")
@@ -48,12 +49,12 @@ def test_the_control_takes_the_steps_of_its_method(place):
 
 def test_a_fixed_length_stays_what_it_is(place):
     method = bc.Distill(epochs=2, learning_rate=1e-3)
-    assert trained_alike(method.control(), {"steps": 7}) == method.control()
-    assert trained_alike(bc.Distill().control(), {"steps": 7}).max_steps == 7
+    assert trained_alike(method, Trained(steps=7)) == method
+    assert trained_alike(bc.Distill(), Trained(steps=7)).max_steps == 7
     for cap in ({"patience": 2}, {"max_minutes": 5.0}):  # the method may have ended before
-        alike = trained_alike(bc.Distill(epochs=9, **cap).control(), {"steps": 7})
+        alike = trained_alike(bc.Distill(epochs=9, **cap), Trained(steps=7))
         assert (alike.max_steps, alike.patience, alike.max_minutes) == (7, None, None)
-    assert trained_alike(bc.PruneStructured(), {"steps": 7}) == bc.PruneStructured()
+    assert trained_alike(bc.PruneStructured(), Trained(steps=7)) == bc.PruneStructured()
 
 
 def test_a_cap_that_cuts_a_rising_score_short_is_the_first_line_in_red(place, monkeypatch):

@@ -20,6 +20,7 @@ from bertcompress.errors import NotFound
 from bertcompress.measure.timing.candidates import Latency, Timing
 from bertcompress.runtimes import onnxruntime, openvino
 from bertcompress.runtimes import torch as torch_runtime
+from bertcompress.verbs import bench
 from bertcompress.verbs import evaluate as evaluation
 
 pytestmark = pytest.mark.skipif(
@@ -114,7 +115,7 @@ def timed(monkeypatch):
             for i, c in enumerate(candidates)
         ]
 
-    monkeypatch.setattr(evaluation, "time_candidates", time)
+    monkeypatch.setattr(bench, "time_candidates", time)
     return asked
 
 
@@ -254,8 +255,8 @@ def test_a_run_that_ships_nothing_says_so(tmp_path, task):
 @pytest.mark.parametrize(
     ("verb", "module"),
     [
-        *((verb, "evaluation") for verb in ("evaluate", "bench", "export", "inspect")),
-        ("push", "publish.hub"),
+        *((verb, f"verbs.{verb}") for verb in ("evaluate", "bench", "export", "inspect")),
+        ("push", "publish.push"),
         ("plot", "report"),
     ],
 )

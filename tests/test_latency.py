@@ -215,7 +215,7 @@ def test_a_worker_that_hangs_is_ended(monkeypatch):
 
 def test_the_protocol_has_standard_output_to_itself():
     code = (
-        "from bertcompress.runtimes import worker; import os;"
+        "from bertcompress.measure.timing import worker; import os;"
         "channel = worker._claim_stdout(); print('noise'); os.write(1, b'more');"
         "channel.write('signal'); channel.flush()"
     )

@@ -18,7 +18,7 @@ from bertcompress.deployment import Deployment, Product
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import RecipeError
 from bertcompress.measure.footprint import size_of
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Method, Models
 from bertcompress.methods import METHODS, RESEARCH, method_class
 from bertcompress.recipe import Recipe
 from bertcompress.shapes import ShapeError
@@ -57,7 +57,7 @@ def applied(key, model, data, workdir):
     """The method's product on a copy of a model, with that model as the teacher."""
     tokenizer = tiny_tokenizer()
     teacher = LiveTeacher(copy.deepcopy(model), tokenizer, data)
-    context = Context(data.task, data, teacher, torch.device("cpu"), 0, workdir)
+    context = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, workdir)
     method = method_class(key)(**QUICK.get(key, {}))
     return method.apply(Product(copy.deepcopy(model), tokenizer), context)
 
@@ -79,9 +79,9 @@ def test_one_name_everywhere(key):
 def test_the_default_instance_works(key):
     method = method_class(key)()
     assert type(method).model_validate(json.loads(method.model_dump_json())) == method
-    assert method.kind in ("train", "shape", "precision")
-    control = method.control()
-    assert control is None or (type(control) is type(method) and control != method)
+    assert method.leaves in ("weights", "shape", "files", "measurement")
+    for words, control in method.controls().items():
+        assert words and isinstance(control, Method) and control != method
 
 
 @pytest.mark.parametrize("key", METHODS)
@@ -133,7 +133,7 @@ def test_what_comes_out_is_no_larger_and_reloads_to_the_bit(key, family, data, t
     batch = tiny_inputs()
     batch["input_ids"].clamp_(max=product.model.config.vocab_size - 1)
     before = answer(model, batch)
-    json.dumps(dict(product.facts))
+    json.dumps(product.findings.facts)
     folders = {}
     for name, each, convert in (
         ("before", model, True),
@@ -144,7 +144,7 @@ def test_what_comes_out_is_no_larger_and_reloads_to_the_bit(key, family, data, t
     sizes = {n: (f / "model.safetensors").stat().st_size for n, f in folders.items()}
     # A record of edits in the header is no weight.
     assert max(sizes["working"], sizes["shipped"]) <= sizes["before"] + 1_000
-    if method_class(key).kind != "train":
+    if method_class(key).leaves != "weights":
         assert sizes["shipped"] < sizes["before"]
     after = answer(product.model.eval(), batch)
     assert not torch.equal(before, after), "nothing happened"
@@ -152,7 +152,7 @@ def test_what_comes_out_is_no_larger_and_reloads_to_the_bit(key, family, data, t
         assert torch.equal(answer(bc.load(folders[name]).model, batch), after)
 
 
-@pytest.mark.parametrize("key", [k for k in METHODS if method_class(k).kind == "precision"])
+@pytest.mark.parametrize("key", [k for k in METHODS if method_class(k).leaves == "files"])
 def test_files_that_are_made_are_no_larger(key, data, tmp_path, bert):
     pytest.importorskip("onnxruntime")
     # Wide enough that weights and not the file's structure decide the size.

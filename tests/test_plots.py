@@ -231,9 +231,9 @@ def test_baseline_method_and_control_are_in_one_figure() -> None:
     history = tuple({"step": s, "loss": 1 / s, "eval_selection": 0.1 * s} for s in (1, 2))
     facts = {"history": list(history)}
     first, last = (s.model_copy(update={"facts": facts}) for s in (baseline(), distilled()))
-    assert last.control
-    control = last.control.model_copy(update={"history": history})
-    last = last.model_copy(update={"control": control})
+    (was,) = last.controls
+    control = was.model_copy(update={"history": history})
+    last = last.model_copy(update={"controls": (control,)})
     report = sample_report((first, last))
     assert list(plots.trainings(report)) == [
         "01-finetune",

@@ -83,15 +83,15 @@ class Spied:
 
     def prying(self, apply):
         def prying_apply(method, product, ctx):
-            for data in (ctx.data, ctx.teacher.data):
+            for data in (ctx.data, ctx.models.teacher.data):
                 assert len(data.validation) == 0
-                for tokenizer in (product.tokenizer, ctx.teacher.tokenizer):
+                for tokenizer in (product.tokenizer, ctx.models.teacher.tokenizer):
                     assert len(data.encode(tokenizer, "validation")) == 0
                 known = {*data.train["row_id"], *data.selection["row_id"]}
                 with pytest.raises(DataError, match="no row has the id"):
                     data.rows([max(known) + 1], product.tokenizer)
                 with pytest.raises(DataError, match="no row has the id"):
-                    ctx.teacher(torch.tensor([max(known) + 1]))
+                    ctx.models.teacher(torch.tensor([max(known) + 1]))
                 self.reachable.append(known)
             return apply(method, product, ctx)
 

@@ -104,8 +104,8 @@ def test_a_run_leaves_everything_that_the_design_names(place, with_figures):
     assert not [note for note in run.report.notes if "no speed-up" in note and "finetune" in note]
     assert run.report.environment["date"]
     distilled = run.report.stages[2]
-    assert distilled.control is not None
-    assert distilled.control.history and distilled.control.method.history
+    (control,) = distilled.controls
+    assert control.history and control.method.history
     assert distilled.cost is not None
     assert distilled.cost.steps
     assert [shape.heads for shape in last.edits] == [2, 2, 2]

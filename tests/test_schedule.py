@@ -57,7 +57,7 @@ def test_trains_until_the_score_stalls_and_says_so(to_the_end):
     assert fitted.ended == Ended("stalled", False, "", None)
     assert fitted.selection_score > 0.9
     assert fitted.steps < 60 * 14 / 2
-    assert fitted.facts["ended"] == {
+    assert fitted.trained.ended == {
         "reason": "stalled",
         "improving": False,
         "setting": "",
@@ -247,8 +247,8 @@ def test_a_control_is_judged_as_often_as_its_method(data, tmp_path):
     """Else the best of more evaluations wins, by luck."""
     changes = {"max_epochs": 16, "patience": 2}
     method = open_ended(data, tmp_path / "method", **changes)
-    assert method.facts["evaluation_steps"] == 56  # four epochs of 14 steps
-    alike = OPEN.model_copy(update={**changes, **OPEN.equal_steps(method.facts)})
+    assert method.trained.evaluation_steps == 56  # four epochs of 14 steps
+    alike = OPEN.model_copy(update={**changes, **OPEN.equal_steps(method.trained)})
     control = fit(
         tiny_model(num_labels=2),
         LabelLoss(),
@@ -307,11 +307,11 @@ def test_the_rate_fits_the_width():
 
 
 def test_what_was_decided_is_stored(data, tmp_path):
-    facts = open_ended(data, tmp_path, learning_rate="auto", max_epochs=4).facts
-    assert facts["learning_rate"] == 5e-4 and facts["precision"] == "fp32"
-    assert all(np.isfinite(row["eval_loss"]) for row in facts["history"])
-    control = OPEN.model_copy(update=OPEN.equal_steps(facts))
-    assert (control.max_steps, control.learning_rate) == (facts["steps"], 5e-4)
+    trained = open_ended(data, tmp_path, learning_rate="auto", max_epochs=4).trained
+    assert trained.learning_rate == 5e-4 and trained.precision == "fp32"
+    assert all(np.isfinite(row["eval_loss"]) for row in trained.history)
+    control = OPEN.model_copy(update=OPEN.equal_steps(trained))
+    assert (control.max_steps, control.learning_rate) == (trained.steps, 5e-4)
     assert control.is_fixed and control.patience is None
 
 
@@ -371,7 +371,7 @@ def test_a_training_that_learns_nothing_begins_again_at_half_the_rate(data, tmp_
     fitted = open_ended(data, tmp_path / "auto", **AUTO)
     assert fitted.collapsed_at == (rate,)
     assert fitted.settings.learning_rate == rate / 2
-    assert fitted.facts["collapsed_at"] == [rate]
+    assert fitted.trained.collapsed_at == (rate,)
 
     alike_at_first(monkeypatch, 0)
     given = open_ended(data, tmp_path / "given", **{**AUTO, "learning_rate": rate / 2})
@@ -414,7 +414,7 @@ def test_it_begins_again_twice_at_most_and_never_at_a_rate_that_was_given(
     given = open_ended(data, tmp_path / "given", **{**short, "learning_rate": 1e-3})
     assert (given.collapsed_at, given.settings.learning_rate) == ((), 1e-3)
     for each in (twice, given):
-        assert each.facts["ended"]["learned"] is False
+        assert each.trained.ended["learned"] is False
 
 
 def test_answers_that_do_not_depend_on_the_row_are_seen(data):

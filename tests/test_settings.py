@@ -30,8 +30,8 @@ def test_fields_types_bounds_and_words_are_those_of_the_class(key):
     light, whole = settings_class(key), method_class(key)
     assert light is not whole
     assert light.model_json_schema() == whole.model_json_schema()
-    assert (light.key, light.kind, light.tier) == (whole.key, whole.kind, whole.tier)
-    assert light().uneven == whole().uneven
+    assert (light.key, light.leaves, light.tier) == (whole.key, whole.leaves, whole.tier)
+    assert light().leaves_layers_uneven == whole().leaves_layers_uneven
     assert light().model_dump() == whole().model_dump()
 
 
@@ -47,8 +47,8 @@ def test_what_the_class_refuses_is_refused_in_the_same_words(key, knobs):
 
 def test_uneven_goes_by_the_settings():
     cls = settings_class("prune_structured")
-    assert not cls(keep=0.5).uneven
-    assert cls(keep=0.5, scores="kprune").uneven
+    assert not cls(keep=0.5).leaves_layers_uneven
+    assert cls(keep=0.5, scores="kprune").leaves_layers_uneven
 
 
 def test_an_unknown_method_gets_its_nearest():

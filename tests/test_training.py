@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 from training_support import SETTINGS, toy_data, toy_objective, train
 
 from bertcompress import training
+from bertcompress.deployment import Trained
 from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import InputError, ModelError, OutputError
@@ -73,7 +73,7 @@ def test_learns_and_ends_at_the_best_step(data, tmp_path):
     assert again.score(model) == fitted.selection_score
     assert fitted.samples == 8 * len(data.train)
     assert fitted.seconds > 0
-    assert json.loads(json.dumps(fitted.facts)) == fitted.facts
+    assert Trained.model_validate_json(fitted.trained.model_dump_json()) == fitted.trained
 
 
 def test_evaluates_evenly_and_at_the_end(data, tmp_path):

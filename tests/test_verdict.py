@@ -20,7 +20,7 @@ from report_support import (
 from rich.console import Console
 from test_report import _last, _with
 
-from bertcompress.deployment import Deployment
+from bertcompress.deployment import Deployment, Findings
 from bertcompress.measure.chance import Standing
 from bertcompress.publish import CardFacts, render
 from bertcompress.report import Report, print_report
@@ -166,8 +166,8 @@ def test_a_line_on_what_to_deploy_says_its_score():
     ("allowed", "told"), [((False, False), False), ((False, True), True), ((), None)]
 )
 def test_the_gate_is_asked_what_it_said_of_a_file(allowed, told):
-    facts = {"tried": {"openvino": [{"allowed": each, "passes": False} for each in allowed]}}
-    owner: Any = SimpleNamespace(record=SimpleNamespace(facts=facts))
+    tried = {"openvino": [{"allowed": each, "passes": False} for each in allowed]}
+    owner: Any = SimpleNamespace(record=SimpleNamespace(findings=Findings(tried=tried)))
     path = Path("openvino/model_int8.onnx")
     assert _allowed(Deployment("openvino", "int8", path), owner) is told
     assert _allowed(Deployment("onnxruntime", "int8", path), owner) is None
@@ -277,7 +277,7 @@ def test_a_training_that_learned_nothing_is_red():
     assert "01-finetune learned nothing: it answers every row alike" in report.verdict.red[0]
     assert "Give finetune a lower learning_rate" in report.verdict.red[0]
     control = _control(False, 0.9, 0.4, ended=collapsed)
-    report = sample_report((baseline(), _with(distilled(), control=control), quantized()))
+    report = sample_report((baseline(), _with(distilled(), controls=(control,)), quantized()))
     assert any("the control of 03-distill learned nothing" in line for line in report.verdict.red)
 
 
@@ -293,7 +293,7 @@ def _control(goes_on: bool, ours: float, theirs: float, **fields: Any) -> Contro
 
 
 def test_a_control_that_was_cut_short_is_a_warning():
-    stage = _with(distilled(), control=_control(False, 0.7, 0.6, ended=ENDED))
+    stage = _with(distilled(), controls=(_control(False, 0.7, 0.6, ended=ENDED),))
     verdict = sample_report((baseline(), stage)).verdict
     assert verdict.red == ()
     assert [w for w in verdict.warnings if "the control, which does not go on" in w]
@@ -301,14 +301,14 @@ def test_a_control_that_was_cut_short_is_a_warning():
 
 def test_a_control_that_goes_on_and_was_cut_short_is_red():
     ended = {**ENDED, "reason": "fixed", "setting": "max_steps"}
-    fields = {"control": _control(True, 0.516, 0.624), "facts": {"ended": ended}}
+    fields = {"controls": (_control(True, 0.516, 0.624),), "facts": {"ended": ended}}
     (line,) = sample_report((baseline(), _with(distilled(), **fields))).verdict.red
     assert "still improving when the method's steps were over" in line
     assert "max_steps" not in line  # nobody set that
 
 
 def test_a_control_that_goes_on_is_shown_beside_its_method():
-    stage = _with(_scoring(distilled(), 0.624), control=_control(True, 0.516, 0.624))
+    stage = _with(_scoring(distilled(), 0.624), controls=(_control(True, 0.516, 0.624),))
     report = sample_report((baseline(), stage))
     (table,) = [t for t in tables(report) if t.title.startswith("Controls")]
     cells = dict(zip([c.name for c in table.columns], table.rows[0], strict=True))
@@ -321,7 +321,7 @@ def test_a_control_that_goes_on_is_shown_beside_its_method():
 
 
 def test_a_method_that_loses_to_a_larger_control_is_red():
-    stage = _with(distilled(), control=_control(False, 0.516, 0.624))
+    stage = _with(distilled(), controls=(_control(False, 0.516, 0.624),))
     (line,) = sample_report((baseline(), stage)).verdict.red
     assert "better on the selection split, 0.624 against 0.516, but larger" in line
 

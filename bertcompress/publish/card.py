@@ -55,13 +55,6 @@ _PIPELINES = {
     "ForMultipleChoice": "multiple-choice",
     "ForMaskedLM": "fill-mask",
 }
-_METHOD_TAGS = {
-    "prune": "pruned",
-    "distill": "distilled",
-    "quantize": "int8",
-    "q8bert": "int8",
-    "q_bert": "int4",
-}
 
 
 @dataclass(frozen=True)
@@ -309,13 +302,13 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 def _relation(report: ReportData) -> str:
     """Return `quantized` where precision is all that changed, else `finetune`."""
     methods = [stage.method for stage in report.stages if stage.method != "original"]
-    kinds = {method_class(m).kind for m in methods if m in METHODS}
-    return "quantized" if kinds == {"precision"} else "finetune"
+    leaves = {method_class(m).leaves for m in methods if m in METHODS} - {"measurement"}
+    return "quantized" if leaves == {"files"} else "finetune"
 
 
 def _tags(report: ReportData) -> list[str]:
-    methods = [stage.method for stage in report.stages]
-    found = [tag for key, tag in _METHOD_TAGS.items() if any(m.startswith(key) for m in methods)]
+    methods = [stage.method for stage in report.stages if stage.method in METHODS]
+    found = list(dict.fromkeys(tag for key in methods for tag in method_class(key).tags))
     runtimes = {row.runtime for row in report.last.deployments}
     formats = [*(["onnx"] if runtimes - {"torch"} else []), *sorted(runtimes & {"openvino"})]
     return ["bertcompress", "compression", *found, *formats]

@@ -155,7 +155,7 @@ def _cut(data: Reading, task: Mapping[str, Any]) -> list[str]:
 def cut_short(ended: Mapping[str, Any] | None) -> str:
     """Return which setting ended a training that was still improving, else an empty string.
 
-    `ended`: `facts["ended"]` of a training stage.
+    `ended`: `findings.ended` of a training stage.
     """
     if not ended or not ended.get("improving") or ended.get("reason") == "stalled":
         return ""
@@ -165,11 +165,11 @@ def cut_short(ended: Mapping[str, Any] | None) -> str:
 
 
 def _stopped(stage: Stage) -> str:
-    cap = cut_short(stage.facts.get("ended"))
+    cap = cut_short(stage.findings.ended)
     if not cap:
         return ""
-    control = stage.control
-    if control and control.goes_on and not (control.method and cut_short(control.method.ended)):
+    control = stage.replaced_by
+    if control and not (control.method and cut_short(control.method.ended)):
         return (
             f"{stage.name}: the control, which goes on, was still improving when the method's "
             "steps were over: it is not at its best. Train on the labels alone for longer."
@@ -182,9 +182,11 @@ def _stopped(stage: Stage) -> str:
 
 def _learned_nothing(stage: Stage) -> list[str]:
     """Return which trainings of a stage collapsed: every row is answered alike to the end."""
-    control = stage.control
-    ours = control.method.ended if control and control.method else stage.facts.get("ended")
-    what = {stage.name: ours, f"the control of {stage.name}": control.ended if control else None}
+    several = len(stage.controls) > 1
+    what = {stage.name: stage.method_ended} | {
+        f"the control of {stage.name}" + (f" ({each.name})" if several else ""): each.ended
+        for each in stage.controls
+    }
     return [
         f"{name} learned nothing: it answers every row alike. Give {stage.method} a lower "
         "learning_rate."
@@ -205,22 +207,23 @@ def _above(baseline: Stage, row: DeploymentRow | None) -> list[str]:
 
 def _beaten(stage: Stage) -> str:
     """Return that a method lost to a control that could not take its place."""
-    control = stage.control
-    ours = control.method.selection_score if control and control.method else None
-    if control is None or control.goes_on or control.selection_score is None or ours is None:
+    if stage.replaced_by:
         return ""
-    if control.selection_score <= ours:
-        return ""
-    return (
-        f"{stage.name}: the control ({control.name}) is better on the selection split, "
-        f"{control.selection_score:.3f} against {ours:.3f}, but larger: the method is shown not "
-        "to help."
-    )
+    for control in stage.controls:
+        ours = control.method.selection_score if control.method else None
+        if control.selection_score is None or ours is None or control.selection_score <= ours:
+            continue
+        return (
+            f"{stage.name}: the control ({control.name}) is better on the selection split, "
+            f"{control.selection_score:.3f} against {ours:.3f}, but larger: the method is shown "
+            "not to help."
+        )
+    return ""
 
 
 def control_warnings(stages: Sequence[Stage]) -> list[str]:
     """Return what the controls say of their methods, one line for each kind of remark."""
-    controlled = [(stage, stage.control) for stage in stages if stage.control]
+    controlled = [(stage, each) for stage in stages for each in stage.controls]
     kinds = (
         (_stopped_side, " while its selection score was still improving: it may be better than it "
          "looks."),

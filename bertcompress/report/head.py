@@ -151,7 +151,7 @@ def _no_share(report: ReportData, row: DeploymentRow) -> tuple[str, str] | None:
 
 
 def _unfinished(stage: Stage) -> bool:
-    return bool(cut_short(stage.facts.get("ended")))
+    return bool(cut_short(stage.findings.ended))
 
 
 def _milliseconds(report: ReportData) -> Tile:

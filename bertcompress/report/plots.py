@@ -274,15 +274,12 @@ def trainings(report: ReportData) -> dict[str, History]:
     """Return the history of each training by name: the stages', and those of their controls."""
     found: dict[str, History] = {}
     for stage in report.stages:
-        own = stage.facts.get("history") or ()
-        control = stage.control
-        if control and control.goes_on and control.method:  # the stage is its control
-            found[stage.name] = control.method.history
-            found[f"{stage.name}, control ({control.name})"] = own
-            continue
-        found[stage.name] = own
-        if control:
-            found[f"{stage.name}, control ({control.name})"] = control.history
+        winner = stage.replaced_by
+        own = stage.findings.history
+        found[stage.name] = winner.method.history if winner and winner.method else own
+        for control in stage.controls:
+            history = own if control is winner and winner.method else control.history
+            found[f"{stage.name}, control ({control.name})"] = history
     return {name: history for name, history in found.items() if len(history) > 1}
 
 

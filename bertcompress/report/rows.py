@@ -6,10 +6,12 @@ bytes, shares are 0 to 1, times are as named.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from bertcompress.deployment import Findings, Measurement
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import Cost, Score
 from bertcompress.measure.timing.candidates import Latency
@@ -26,7 +28,7 @@ __all__ = [
     "Stage",
 ]
 
-VERSION = 2
+VERSION = 3
 """Raised when an older release could not read what this one writes."""
 
 
@@ -75,7 +77,7 @@ class Outcome(Row):
 
 
 class Control(Outcome):
-    """The same step without what the method adds (no teacher), at equal data and steps."""
+    """The same step without one thing that the method adds, at equal data and steps."""
 
     name: str = Field(description="What was left out")
     goes_on: bool = Field(
@@ -180,13 +182,43 @@ class Stage(Row):
         None, ge=0, description="Multiply-accumulates of the layers for one text of 128 tokens"
     )
     cost: Cost | None = Field(None, description="What this step cost")
-    control: Control | None = Field(None, description="The same step without its teacher")
+    controls: tuple[Control, ...] = Field(
+        (), description="The same step without what the method adds, once for each such part"
+    )
     deployments: tuple[DeploymentRow, ...] = Field((), description="Where the result runs")
     edits: tuple[LayerShape, ...] = Field((), description="What is left of each layer, if cut")
     notes: tuple[str, ...] = Field((), description="Remarks in words: reused, no speed-up here")
     facts: dict[str, Any] = Field(
         default_factory=dict, description="What the method found and chose, free of format"
     )
+    measurement: Measurement | None = Field(
+        None, description="What a probe measured; its stage leaves the model as it is"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_control(cls, value: Any) -> Any:
+        """Read `control` of reports of versions 1 and 2, which had one at most."""
+        if not isinstance(value, Mapping) or "control" not in value:
+            return value
+        rest = {name: each for name, each in value.items() if name != "control"}
+        return rest if value["control"] is None else {**rest, "controls": [value["control"]]}
+
+    @property
+    def findings(self) -> Findings:
+        """`facts`, typed."""
+        return Findings.of_facts(self.facts)
+
+    @property
+    def replaced_by(self) -> Control | None:
+        """The control that goes on in the place of the method; the stage's figures are its own."""
+        return next((each for each in self.controls if each.goes_on), None)
+
+    @property
+    def method_ended(self) -> Mapping[str, Any] | None:
+        """Why the method's own training ended, whoever goes on."""
+        control = self.replaced_by
+        return control.method.ended if control and control.method else self.findings.ended
 
     @property
     def main(self) -> DeploymentRow | None:
@@ -225,8 +257,9 @@ class ReportData(Row):
 
     @property
     def last(self) -> Stage:
-        """The stage that is shipped."""
-        return self.stages[-1]
+        """The stage that is shipped: probes after it leave the model as it is."""
+        shipped = [stage for stage in self.stages if stage.measurement is None]
+        return (shipped or self.stages)[-1]
 
     @property
     def reference(self) -> Stage:

@@ -189,7 +189,7 @@ def controls(report: ReportData) -> Table:
         Column("score of the control", lambda x: score_cell(x[1].score)),
         words("goes on", lambda x: "control" if x[1].goes_on else "method"),
     ]
-    controlled = [(stage, stage.control) for stage in report.stages if stage.control]
+    controlled = [(stage, each) for stage in report.stages for each in stage.controls]
     note = "Which of the two goes on was decided on the selection split."
     return build("Controls at equal data and steps", controlled, columns, note)
 

@@ -185,9 +185,7 @@ def _noise(verdict: Verdict, row: DeploymentRow, seeds: int) -> list[str]:
 
 def _selection(baseline: Stage, stages: Sequence[Stage]) -> list[str]:
     """Warn where the rows that were chosen by may not be new to a model that came fine-tuned."""
-    chose = [
-        s.name for s in stages if s.facts.get("selection_score") is not None or s.facts.get("tried")
-    ]
+    chose = [stage.name for stage in stages if stage.findings.chosen_on_selection]
     if baseline.method != "original" or not chose:
         return []
     return [

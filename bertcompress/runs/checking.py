@@ -13,7 +13,7 @@ from bertcompress.data import TaskData
 from bertcompress.deployment import Product
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
-from bertcompress.method import Method
+from bertcompress.method import Method, Need
 from bertcompress.recipe import Recipe
 from bertcompress.shapes import anatomy
 from bertcompress.task import Task
@@ -71,7 +71,7 @@ def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: b
                 f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
                 "has none; give its logit_weight or hidden_weight to learn from the original"
             )
-        if method.needs_labels:
+        if Need.LABELS in method.requires:
             raise RecipeError(
                 f"methods[{i}].{method.key}: needs labels, and task '{data.task.name}' has none; "
                 "distill learns from the original instead"
@@ -81,7 +81,7 @@ def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: b
 def steps(methods: Sequence[Method], finetuned: bool) -> list[Method]:
     """Return the methods that run: a model that is fine-tuned skips that step at the front."""
     # Only at the front: after a cut it is recovery training, which this model needs as well.
-    return list(dropwhile(lambda m: finetuned and m.key == "finetune", methods))
+    return list(dropwhile(lambda m: finetuned and Need.HEAD not in m.requires, methods))
 
 
 def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) -> None:
@@ -110,7 +110,7 @@ def _kept_bytes(folder: Path) -> int:
 def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
     """Return what the stages of a run take at least on disk: each keeps its model, in fp32.
 
-    Of what a method leaves no more is counted than its outline tells of; checkpoints, ONNX files
+    Of what a method leaves no more is counted than its plan_shape tells of; checkpoints, ONNX files
     and the stage store come on top.
     """
     import torch
@@ -119,11 +119,17 @@ def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
         shape: Any = type(model)(copy.deepcopy(model.config))
     sizes, counted = [_bytes(shape)] if finetuned else [], shape
     for method in steps(recipe.methods, finetuned):
-        if method.kind == "precision":
+        if method.leaves == "files":
             break
+        if method.leaves == "measurement":
+            continue
         kept = getattr(method, "keep", None)
-        method.outline(shape)
-        if method.kind == "shape" and kept is None and type(method).outline is Method.outline:
+        method.plan_shape(shape)
+        if (
+            method.leaves == "shape"
+            and kept is None
+            and type(method).plan_shape is Method.plan_shape
+        ):
             counted = anatomy(shape).encoder  # what is left of the tables is not known
         sizes.append(int(_bytes(counted) * (kept if isinstance(kept, float) else 1.0)))
     return sum(sizes) + (sizes[-1] if sizes else 0)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
+from bertcompress.deployment import Trained
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.footprint import count_parameters
-from bertcompress.measure.scores import predict
 from bertcompress.method import Method
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
-from bertcompress.runtimes.torch import scoring
 from bertcompress.training import TrainSettings
 
-__all__ = ["CONTROL", "Contest", "trained_alike"]
-
-CONTROL = "labels alone, no teacher"
-"""What every control is: the same training without its teacher."""
+__all__ = ["Contest", "control_names", "trained_alike"]
 
 LARGER = 1.01
 """A control with more parameters than so many times the method's is of another shape."""
@@ -27,22 +24,34 @@ LARGER = 1.01
 
 @dataclass(frozen=True)
 class Contest:
-    """A method, its control, and how they stand on the selection split."""
+    """A method, one of its controls, and how they stand on the selection split."""
 
+    name: str
+    """What the control leaves out, in words."""
     method: StageResult
     control: StageResult
     method_score: float
     control_score: float
     goes_on: bool
-    """Whether the control is better, and no larger: it then takes the place of the method."""
+    """Whether the control takes the place of the method: it is better, no larger, and the best."""
 
     @classmethod
-    def of(cls, method: StageResult, control: StageResult, stages: Stages) -> Contest:
-        """Return the contest, decided by the headline on the selection split alone."""
-        ours, theirs = (_selection_score(each, stages) for each in (method, control))
-        sizes = [count_parameters(each.product.model).total for each in (method, control)]
-        better = theirs > ours and sizes[1] <= LARGER * sizes[0]
-        return cls(method, control, ours, theirs, better)
+    def of(
+        cls, method: StageResult, controls: Mapping[str, StageResult], stages: Stages
+    ) -> list[Contest]:
+        """Return a contest for each control, decided by the headline on the selection split."""
+        ours, size = _selection_score(method, stages), _size(method)
+        scores = {name: _selection_score(each, stages) for name, each in controls.items()}
+        better = [
+            name
+            for name, each in controls.items()
+            if scores[name] > ours and _size(each) <= LARGER * size
+        ]
+        best = max(better, key=lambda name: scores[name], default=None)
+        return [
+            cls(name, method, each, ours, scores[name], name == best)
+            for name, each in controls.items()
+        ]
 
     @property
     def winner(self) -> StageResult:
@@ -58,35 +67,38 @@ class Contest:
         if not self.goes_on:
             return ""
         return (
-            f"the control ({CONTROL}) was better on the selection split, "
+            f"the control ({self.name}) was better on the selection split, "
             f"{self.control_score:.3f} against {self.method_score:.3f}: it goes on and ships"
         )
 
 
+def control_names(stage: str) -> Iterator[str]:
+    """Yield the stage folders of a method's controls, in order."""
+    yield f"{stage}-control"
+    for number in count(2):
+        yield f"{stage}-control-{number}"
+
+
 def _selection_score(finished: StageResult, stages: Stages) -> float:
     """Return the headline on the selection split: as training found it, else of the model now."""
-    known = finished.record.facts.get("selection_score")
+    known = finished.record.findings.selection_score
     if known is not None:
-        return float(known)
-    data, product = stages.data, finished.product
-    value = 0.0
-    if stages.ranks.main:
-        with scoring(product.model) as predictor:
-            logits = predict(predictor, data, "selection", product.tokenizer)
-        name = data.task.headline
-        value = compute(data.task.head, [name], logits, data.references("selection"))[name]
-    return float(stages.ranks.agree(value))
+        return known
+    data, name = stages.data, stages.data.task.headline
+    logits = finished.logits(finished.deployments[0], "selection")
+    return compute(data.task.head, [name], logits, data.references("selection"))[name]
 
 
-def trained_alike(control: Method, facts: Mapping[str, Any]) -> Method:
-    """Return a control that trains as its method did: as many steps, its rate and precision.
+def _size(result: StageResult) -> int:
+    return count_parameters(result.product.model).total
 
-    `facts`: of the method's stage.
-    """
+
+def trained_alike(control: Method, trained: Trained | None) -> Method:
+    """Return a control that trains as its method did: as many steps, its rate and precision."""
     settings: Any = control
-    if not isinstance(settings, TrainSettings):
+    if not isinstance(settings, TrainSettings) or trained is None:
         return control
     may_end_early = settings.patience is not None or settings.max_minutes is not None
     if settings.is_fixed and not may_end_early:
         return control
-    return control.model_copy(update=settings.equal_steps(facts))
+    return control.model_copy(update=settings.equal_steps(trained))

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bertcompress.measure.footprint import count_parameters, macs
-from bertcompress.method import Method
+from bertcompress.method import Method, Need
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
-from bertcompress.runs.contests import CONTROL
-from bertcompress.runs.prepare import Start
+from bertcompress.runs.contests import control_names
+from bertcompress.runs.prepare import Prepared
 from bertcompress.runtimes import available_runtimes
 from bertcompress.support.display import Display, Work, span
 from bertcompress.training import TrainSettings
@@ -40,7 +40,7 @@ _EVALUATED = 32
 """Rows of a batch where nothing is trained."""
 
 
-def announce(recipe: Recipe, start: Start, display: Display) -> None:
+def announce(recipe: Recipe, start: Prepared, display: Display) -> None:
     """Say what the stages are and how long the whole takes, and let the display count on it."""
     if display.silent:
         return
@@ -72,7 +72,7 @@ def _words(work: Work) -> str:
     return f"{work.title}: {training}{span(work.low_s, work.high_s, work.open_ended)}"
 
 
-def outlook(recipe: Recipe, start: Start, pace: Pace) -> list[Work]:
+def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
     """Return the work of a run in order: stages, controls, the baseline's int8, timing."""
     methods = steps(recipe.methods, start.finetuned)
     planner = _Planner(recipe, start, pace)
@@ -82,19 +82,19 @@ def outlook(recipe: Recipe, start: Start, pace: Pace) -> list[Work]:
         title = f"stage {number} of {len(methods)}: {method.key}"
         name = f"{number:02d}-{method.key}"
         simple = isinstance(method, QuantizeInt8)
-        if method.kind == "precision" and (compared or not simple):
+        if method.leaves == "files" and (compared or not simple):
             plain = method if simple else QuantizeInt8()
             plain = plain.model_copy(update={"max_drop": None})
             words = f"stage {number} of {len(methods)}: int8 of the uncompressed model, to compare"
             works.append(planner.work(f"baseline-{plain.key}", words, plain))
         works.append(planner.work(name, title, method))
-        control = method.control() if planner.controls else None
-        if control is not None:
-            words = f"{title}, its control ({CONTROL})"
-            made = planner.work(f"{name}-control", words, control)
-            works.append(replace(made, low_s=min(made.low_s, works[-1].low_s), follows=name))
+        own = works[-1]
+        controls = method.controls() if planner.controls else {}
+        for place, (what, control) in zip(control_names(name), controls.items(), strict=False):
+            made = planner.work(place, f"{title}, its control ({what})", control)
+            works.append(replace(made, low_s=min(made.low_s, own.low_s), follows=name))
         planner.shrink(method)
-        compared = compared or method.key != "finetune"
+        compared = compared or Need.HEAD in method.requires
     return [*works, planner.timing()]
 
 
@@ -103,7 +103,7 @@ class _Planner:
     """Counts what is trained, scored and timed."""
 
     recipe: Recipe
-    start: Start
+    start: Prepared
     pace: Pace
     kept: float = 1.0
     """Share of the work that a forward pass has at least, after the methods so far."""
@@ -116,7 +116,7 @@ class _Planner:
     def shrink(self, method: Method) -> None:
         """Take in that a method leaves less to compute."""
         share = getattr(method, "keep", None)
-        if method.kind == "shape" and isinstance(share, float):
+        if method.leaves == "shape" and isinstance(share, float):
             self.kept *= share
 
     def work(self, name: str, title: str, method: Any) -> Work:
@@ -126,7 +126,7 @@ class _Planner:
         low, high = judged * self.pace.forward_s * self.kept, judged * self.pace.forward_s
         sample = min(int(getattr(method, "rows", 0)), len(data.calibration))
         low, high = low + sample * self.pace.forward_s, high + 2 * sample * self.pace.step_s
-        if method.kind == "precision":
+        if method.leaves == "files":
             more = self._rounding(method, judged)
             low, high = low + more[0], high + more[1]
         if not isinstance(method, TrainSettings) or method.epochs == 0:
@@ -144,9 +144,11 @@ class _Planner:
         most = method.steps(batches)
         few = fewest_steps(method, epoch, most)
         in_step = method.batch_size * method.gradient_accumulation
-        teacher = self._teacher() if method.uses_teacher and not method.labels_only else 0.0
+        teacher = (
+            self._teacher() if Need.TEACHER in method.requires and not method.labels_only else 0.0
+        )
         usual = self.pace.step_s * in_step
-        longest = usual * (1.0 if method.kind == "train" else _WRAPPED) + teacher * in_step
+        longest = usual * (1.0 if method.leaves == "weights" else _WRAPPED) + teacher * in_step
         judged = len(self.start.data.selection) * self.pace.forward_s
         high = most * longest + judged * max(4, most / max(epoch, 1))
         if method.max_minutes is not None:

@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from bertcompress.deployment import Product
+from bertcompress.deployment import Product, Trained
 from bertcompress.engines.distillation.teachers import LiveTeacher
-from bertcompress.errors import MissingExtra, ModelError, RecipeError
-from bertcompress.method import Context, Method
+from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
+from bertcompress.method import Context, Method, Models, Need
 from bertcompress.methods.quantization.int8 import QuantizeInt8
+from bertcompress.models.io import load
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
-from bertcompress.runs.contests import Contest, trained_alike
-from bertcompress.runs.prepare import Start
+from bertcompress.runs.contests import Contest, control_names, trained_alike
+from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
 from bertcompress.support.display import Display
 
-__all__ = ["Chain", "Done"]
+__all__ = ["Pipeline", "PipelineResult"]
+
+_NO_SPEED_UP = {"shape": "computes as much as before", "files": "keeps its shape"}
+"""What is said of a method without a speed-up; of a training nobody expects any."""
 
 
 @dataclass
-class Done:
+class PipelineResult:
     """All stages of a run, before they are judged."""
 
-    start: Start
+    start: Prepared
     rows: list[StageResult]
     baseline: StageResult
     shaped: StageResult
     """The last stage that has a model of its own."""
     dense: StageResult | None
     """int8 of the baseline, where that is another model than what is shipped."""
-    contests: dict[str, Contest]
-    """Stage name to method and control, where a method has one."""
+    contests: dict[str, list[Contest]]
+    """Stage name to the method beside each of its controls."""
     notes: dict[str, list[str]]
     precision: str | None = None
     """What `precision: auto` came to, once for the whole run."""
 
+    @property
+    def final(self) -> StageResult:
+        """The stage that is shipped: the last one that is no probe's."""
+        return next(row for row in reversed(self.rows) if not row.measures)
 
-class Chain:
-    """Applies the methods one after the other."""
 
-    def __init__(self, recipe: Recipe, start: Start, stages: Stages, display: Display) -> None:
+class Pipeline:
+    """Applies the methods of a recipe one after the other."""
+
+    def __init__(self, recipe: Recipe, start: Prepared, stages: Stages, display: Display) -> None:
         self.recipe, self.start, self.stages = recipe, start, stages
         self.display, self.say = display, display.line
         self.data = start.data.without_validation()
@@ -52,59 +61,47 @@ class Chain:
         self.rows: list[StageResult] = []
         first = "00-original" if start.finetuned else f"01-{recipe.methods[0].key}"
         self.notes: dict[str, list[str]] = {first: list(start.notes)}
-        self.contests: dict[str, Contest] = {}
+        self.contests: dict[str, list[Contest]] = {}
         self.precision: str | None = None
         self.baseline: StageResult | None = None
+        self.dense: StageResult | None = None
         self.teacher: tuple[LiveTeacher, str] | None = None
 
-    def go(self) -> Done:
+    def run(self) -> PipelineResult:
         """Return the finished stages."""
-        dense = None
         if self.start.finetuned:
             assert self.first is not None
             self.rows.append(self.stages.original(self.first, self.start.source))
             self.first = None
         for number, method in enumerate(self._methods(), start=1):
             name = f"{number:02d}-{method.key}"
-            if method.key != "finetune" and self.baseline is None:
+            if Need.HEAD in method.requires and self.baseline is None:
                 self._set_baseline(name)
-            assert self.rows or method.key == "finetune"
-            simple = method if isinstance(method, QuantizeInt8) else None
-            if method.kind == "precision" and not (simple and self.rows[-1] is self.baseline):
-                # What speed is compared with: int8 of the uncompressed model, without training.
-                assert self.baseline is not None
-                # As it comes, at full speed: nothing of an opponent is left in fp32.
-                plain = (simple or QuantizeInt8()).model_copy(update={"max_drop": None})
-                try:
-                    dense = self._apply(f"baseline-{plain.key}", plain, self.baseline)
-                except (MissingExtra, ModelError) as error:
-                    # What the recipe itself asks for needs the runtime too.
-                    if simple and isinstance(error, MissingExtra):
-                        raise
-                    note = f"no int8 of the uncompressed model to compare with: {error}"
-                    self.notes.setdefault(name, []).append(note)
+            if method.leaves == "files":
+                self._compare_with_dense(name, method)
             self.rows.append(self._stage(name, self._settled(method)))
             self.first = None
             self._note(name, method)
-        baseline = self.baseline or self.rows[-1]
         models = [row for row in self.rows if (row.folder / "model").is_dir()]
-        return Done(
-            self.start,
-            self.rows,
-            baseline,
-            models[-1],
-            dense,
-            self.contests,
-            self.notes,
-            self.precision,
+        return PipelineResult(
+            start=self.start,
+            rows=self.rows,
+            baseline=self.baseline or self.rows[-1],
+            shaped=models[-1],
+            dense=self.dense,
+            contests=self.contests,
+            notes=self.notes,
+            precision=self.precision,
         )
 
     def _methods(self) -> Sequence[Method]:
         kept = steps(self.recipe.methods, self.start.finetuned)
         for line in dict.fromkeys(line for method in kept for line in method.left_out()):
             self.say(line)
-        if len(kept) < len(self.recipe.methods):
-            text = "finetune skipped: the model is fine-tuned for this task already"
+        skipped = self.recipe.methods[: len(self.recipe.methods) - len(kept)]
+        if skipped:
+            names = few([method.key for method in skipped])
+            text = f"{names} skipped: the model is fine-tuned for this task already"
             self.notes.setdefault("00-original", []).append(text)
             self.say(text)
         return kept
@@ -128,22 +125,52 @@ class Chain:
         )
         self.teacher = (teacher, source)
 
+    def _compare_with_dense(self, name: str, method: Method) -> None:
+        """Make what speed is compared with: int8 of the uncompressed model, without training."""
+        assert self.baseline is not None
+        simple = method if isinstance(method, QuantizeInt8) else None
+        if simple and self.rows[-1] is self.baseline:  # the recipe's own step makes it
+            return
+        # As it comes, at full speed: nothing of an opponent is left in fp32.
+        plain = (simple or QuantizeInt8()).model_copy(update={"max_drop": None})
+        try:
+            self.dense = self._apply(f"baseline-{plain.key}", plain, self.baseline)
+        except (MissingExtra, ModelError) as error:
+            # What the recipe itself asks for needs the runtime too.
+            if simple and isinstance(error, MissingExtra):
+                raise
+            note = f"no int8 of the uncompressed model to compare with: {error}"
+            self.notes.setdefault(name, []).append(note)
+
     def _apply(self, name: str, method: Method, before: StageResult | None) -> StageResult:
+        needs = method.requires
         teacher, teacher_source = self.teacher or (None, None)
+        models, sources = Models(teacher), {"before": self._source(before)}
+        if Need.TEACHER in needs:
+            sources["teacher"] = teacher_source or "none"
+        if Need.ORIGINAL in needs:
+            models = replace(models, open_original=self.start.open_original)
+            sources["original"] = self.start.source
+        if Need.BASELINE in needs:
+            assert self.baseline is not None
+            folder = self.baseline.model_folder
+            models = replace(models, open_baseline=partial(load, folder))
+            sources["baseline"] = self._source(self.baseline)
         context = Context(
             self.data.task,
             self.data,
-            teacher,
+            models,
             self.start.device,
             self.recipe.seed,
             self.stages.folder,
         )
-        source = self.stages.digest(before) if before else self.start.source
-        uses = teacher_source if method.uses_teacher else None
         started = before or self.first
         assert started is not None
         with self.display.working(name):
-            return self.stages.apply(name, method, started, context, source, uses)
+            return self.stages.apply(name, method, started, context, sources)
+
+    def _source(self, result: StageResult | None) -> str:
+        return self.stages.digest(result) if result else self.start.source
 
     def _settled(self, method: Method) -> Method:
         """Return the method with the precision that the run's first training found to be faster.
@@ -154,64 +181,70 @@ class Chain:
             return method
         return method.model_copy(update={"precision": self.precision})
 
-    def _decide_precision(self, name: str, method: Method, done: StageResult) -> None:
-        found = done.record.facts.get("precision")
+    def _decide_precision(self, name: str, method: Method, result: StageResult) -> None:
+        training = result.record.findings.training
+        found = training.precision if training else None
         if self.precision or getattr(method, "precision", None) != "auto" or not found:
             return
-        self.precision = str(found)
+        self.precision = found
         text = f"precision auto: {found}, by trying; for the whole run"
         self.notes.setdefault(name, []).append(text)
         self.say(f"{name}: {text}")
 
     def _stage(self, name: str, method: Method) -> StageResult:
-        """Return what goes on after a method: its model, or its control's where that is better.
+        """Return what goes on after a method: its model, or a control's where that is better.
 
-        The method comes first: its control takes its steps, its rate and its precision.
+        The method comes first: its controls take its steps, its rate and its precision.
         """
         before = self.rows[-1] if self.rows else None
         ours = self._apply(name, method, before)
         self._decide_precision(name, method, ours)
         wanted = self.recipe.measure.controls and self.start.data.task.head.has_labels
-        control = method.control() if wanted else None
-        if control is None:
+        controls = method.controls() if wanted else {}
+        training = ours.record.findings.training
+        theirs = {
+            words: self._apply(place, trained_alike(self._settled(control), training), before)
+            for place, (words, control) in zip(control_names(name), controls.items(), strict=False)
+        }
+        if not theirs:
             return ours
-        as_long = trained_alike(self._settled(control), ours.record.facts)
-        theirs = self._apply(f"{name}-control", as_long, before)
-        contest = Contest.of(ours, theirs, self.stages)
-        self.contests[name] = contest
-        if contest.words:
-            self.notes.setdefault(name, []).append(contest.words)
-            self.say(f"{name}: {contest.words}")
-        return contest.winner
+        self.contests[name] = Contest.of(ours, theirs, self.stages)
+        for contest in self.contests[name]:
+            if contest.goes_on:
+                self.notes.setdefault(name, []).append(contest.words)
+                self.say(f"{name}: {contest.words}")
+                return contest.winner
+        return ours
 
     def _note(self, name: str, method: Method) -> None:
-        notes = self.notes.setdefault(name, [])
-        if words := _training_words(self.rows[-1].record.facts):
+        notes, record = self.notes.setdefault(name, []), self.rows[-1].record
+        if words := _training_words(record.findings.training):
             self.say(f"{name}: {words}")
-        notes += self.rows[-1].record.facts.get("notes", ())
+        notes += record.findings.notes
         notes += method.left_out()
-        if not method.speeds_up and method.kind != "train":  # of a training nobody expects any
-            kept = "computes as much as before" if method.kind == "shape" else "keeps its shape"
+        if not method.speeds_up and (kept := _NO_SPEED_UP.get(method.leaves)):
             notes.append(f"no speed-up here: the encoder {kept}")
-        if method.pays_when_measured and not self.recipe.measure.latency:
+        if method.speed_needs_timing and not self.recipe.measure.latency:
             notes.append("speed not measured: two thin matrices may be slower than one")
-        if self.rows[-1].record.cost.reused:
+        if record.cost.reused:
             notes.append("reused from the stage store")
 
 
-def _training_words(facts: Mapping[str, Any]) -> str:
+def _training_words(trained: Trained | None) -> str:
     """Return in words how a stage was trained; empty where it was not."""
-    ended = facts.get("ended")
-    if not ended:
+    if trained is None or not trained.ended:
         return ""
+    ended = trained.ended
     why = {
         "stalled": "the selection score no longer rose",
         "max_epochs": f"max_epochs {ended['value']:g} was reached" if ended["value"] else "",
         "max_minutes": f"max_minutes {ended['value']:g} was reached" if ended["value"] else "",
         "fixed": "a fixed length",
     }[ended["reason"]]
-    rate, precision = facts["learning_rate"], facts["precision"]
-    words = f"{facts['steps']} steps ({why}) at a peak rate of {rate:g}, in {precision}"
-    collapsed = " and ".join(f"{each:g}" for each in facts.get("collapsed_at", ()))
+    words = (
+        f"{trained.steps} steps ({why}) at a peak rate of {trained.learning_rate:g}, "
+        f"in {trained.precision}"
+    )
+    collapsed = " and ".join(f"{each:g}" for each in trained.collapsed_at)
     again = f"; begun again, since at {collapsed} every row was answered alike"
     return words + (again if collapsed else "")

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from bertcompress.errors import ModelError, Notice, RecipeError, few
 from bertcompress.heads.stock import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
+from bertcompress.method import Need
 from bertcompress.methods.training.finetune import already_finetuned
 from bertcompress.models.io import class_of, load, max_tokens, precision_of
 from bertcompress.models.locate import locate
@@ -33,14 +35,18 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Say", "Start", "prepare", "weights_digest"]
+__all__ = ["Prepared", "Say", "prepare", "weights_digest"]
 
 Say = Callable[[str], None]
 """Takes one line at a time about what is going on."""
 
 
+def _gone() -> Product:
+    raise ModelError("the model as it came is not kept")
+
+
 @dataclass
-class Start:
+class Prepared:
     """What a run begins with."""
 
     data: TaskData
@@ -60,6 +66,8 @@ class Start:
     """Whose classes were matched with the task's by order: of the model, of the teacher."""
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
+    open_original: Callable[[], Product] = _gone
+    """Reads the model as it came once more, its new head included."""
 
     def release(self) -> Product:
         """Return the model and keep it no longer."""
@@ -68,7 +76,7 @@ class Start:
         return product
 
 
-def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
+def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     """Read task, data and models, and refuse what cannot work before anything is computed."""
     import torch
     from transformers import set_seed
@@ -89,6 +97,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         check_one_output(product.model.config, data.task, recipe.model)
     rows = data
     finetuned = trained = False
+    original = partial(load, recipe.model, revision=recipe.revision)
     notes: tuple[str, ...] = ()
     if product is not None:
         data = _fitted(recipe, rows, product)
@@ -100,7 +109,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
         if rows.order is not None:  # what gets a new head gets the task's own order
             rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
         rows = replace(rows, by_order=None)  # no class of the old head is left
-        product = _fresh_head(recipe, rows, notes)
+        original = partial(_fresh_head, recipe, rows, notes)
+        product = original()
         data = _fitted(recipe, rows, product)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     if (stored := precision_of(product.model)) != "fp32":
@@ -123,7 +133,9 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Start:
     by_order = tuple(whose for whose, words in guessed.items() if words)
     notes = (*notes, *data.notes, *told, *filter(None, guessed.values()))
     device = torch.device(compute_device())
-    return Start(data, product, finetuned, source, device, teacher, read, notes, by_order, half)
+    return Prepared(
+        data, product, finetuned, source, device, teacher, read, notes, by_order, half, original
+    )
 
 
 def _classifier(recipe: Recipe) -> Product | None:
@@ -170,7 +182,7 @@ def _check_shapes(recipe: Recipe, model: Any) -> None:
         shape = type(model)(copy.deepcopy(model.config))
     for method in recipe.methods:
         method.check(shape)
-        method.outline(shape)
+        method.plan_shape(shape)
 
 
 def _outputs(model: Any) -> int:
@@ -204,7 +216,7 @@ def _answers(
     if found.standing is None or not found.standing.above:
         text = f"the model's head is not taken as fine-tuned for this task: {told}"
         return False, False, (text,)
-    if recipe.methods and recipe.methods[0].key == "finetune":
+    if recipe.methods and Need.HEAD not in recipe.methods[0].requires:
         text = f"no name tells that the model is fine-tuned for this task, so finetune runs: {told}"
         _name_classes(product.model, data)  # by their order so far; once trained, by name
         return False, True, (f"{text}; its head is kept and trained on",)
@@ -308,7 +320,7 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
     """Return the model with a new head for the task, which only `finetune` may train."""
     from transformers import set_seed
 
-    if not any(method.key == "finetune" for method in recipe.methods):
+    if all(Need.HEAD in method.requires for method in recipe.methods):
         raise RecipeError(
             f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
             + "".join(f" ({note})" for note in notes)

@@ -19,13 +19,13 @@ from bertcompress.models.io import max_tokens, rung
 from bertcompress.recipe import Measuring
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
-from bertcompress.runs.contests import CONTROL, Contest
+from bertcompress.runs.contests import Contest
 from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits
 from bertcompress.shapes import LINEARS, LayerParts, anatomy, read_record
 from bertcompress.support.display import shown
 
-__all__ = ["Judge", "Timed", "time_deployments"]
+__all__ = ["ReportRows", "Timed", "time_deployments"]
 
 LOADS_IN = {
     "onnxruntime": "ONNX Runtime, optimum; no code of ours",
@@ -34,7 +34,7 @@ LOADS_IN = {
 
 
 @dataclass(frozen=True)
-class Judge:
+class ReportRows:
     """Compares every deployment with the baseline's torch model on the validation split."""
 
     data: TaskData
@@ -52,7 +52,7 @@ class Judge:
         finished: StageResult,
         deployments: Sequence[tuple[Deployment, StageResult]],
         timings: dict[Path, Timing],
-        control: Control | None = None,
+        controls: Sequence[Control] = (),
         notes: Sequence[str] = (),
         source_mb: float | None = None,
     ) -> Stage:
@@ -69,11 +69,12 @@ class Judge:
             encoder_params=counted.encoder,
             macs=macs(model),
             cost=finished.record.cost,
-            control=control,
+            controls=tuple(controls),
             deployments=tuple(rows),
             edits=layer_shapes(finished.product),
             notes=(*notes, *filter(None, map(batch_note, rows))),
-            facts=finished.record.facts,
+            facts=finished.record.findings.facts,
+            measurement=finished.record.measurement,
         )
 
     def deployment(
@@ -120,7 +121,7 @@ class Judge:
         ours = self._outcome(contest.method, contest.method_score)
         theirs = self._outcome(contest.control, contest.control_score)
         return Control(
-            name=CONTROL,
+            name=contest.name,
             goes_on=contest.goes_on,
             method=Outcome(**ours),
             **theirs,
@@ -131,8 +132,8 @@ class Judge:
         return {
             "score": next((each for each in scores if each.headline), None),
             "selection_score": selection_score,
-            "ended": finished.record.facts.get("ended"),
-            "history": tuple(finished.record.facts.get("history") or ()),
+            "ended": finished.record.findings.ended,
+            "history": finished.record.findings.history,
         }
 
     def scores(self, deployment: Deployment, owner: StageResult) -> list[Score]:
@@ -158,7 +159,7 @@ def _allowed(deployment: Deployment, owner: StageResult) -> bool | None:
 
     The best of what was tried is within the limit as soon as any of it is.
     """
-    tried = owner.record.facts.get("tried", {}).get(deployment.runtime)
+    tried = owner.record.findings.tried.get(deployment.runtime)
     if not tried or deployment.precision != "int8":
         return None
     return any(each["allowed"] for each in tried)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Findings, Measurement, Product
 from bertcompress.measure.scores import Cost
 from bertcompress.models.config_fields import read_fields_of
 from bertcompress.models.io import load
@@ -34,7 +33,8 @@ class StageRecord(BaseModel):
     key: str = Field(description="Hash of everything that determines the stage")
     name: str = Field(description="Folder name")
     method: str = Field(description="Key of the method, or original")
-    facts: dict[str, Any] = Field(description="What the method found and chose")
+    findings: Findings = Field(description="What the method found and chose")
+    measurement: Measurement | None = Field(None, description="What a probe measured")
     cost: Cost = Field(description="What the step cost")
     files: tuple[tuple[str, str, str, bool], ...] = Field(
         description="Deployments: runtime, precision, path in the folder, simulated"
@@ -85,6 +85,11 @@ class StageResult:
     def product(self) -> Product:
         """Model and tokenizer, read from disk unless they are open; shared: not to be changed."""
         return self.models.open(self.model_folder)
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is a probe's, which leaves the model before it as it is."""
+        return self.record.measurement is not None
 
     @property
     def edited(self) -> bool:

@@ -14,7 +14,7 @@ from bertcompress.runs.checking import check_disk
 from bertcompress.runs.claiming import claim, done_already
 from bertcompress.runs.folder import check_free, partial_of, run_folder
 from bertcompress.runs.outlook import TIMING, announce
-from bertcompress.runs.pipeline import Chain
+from bertcompress.runs.pipeline import Pipeline
 from bertcompress.runs.prepare import Say, prepare
 from bertcompress.runs.ship import finish
 from bertcompress.runs.stage import Clock, Stages
@@ -202,7 +202,7 @@ def _run(
         check=check,
         reports=Reporting(recipe.report_to, folder.name, partial / "logs"),
     )
-    done = Chain(recipe, start, stages, display).go()
+    done = Pipeline(recipe, start, stages, display).run()
     if ranks.main:
         check()
         with display.working(TIMING):

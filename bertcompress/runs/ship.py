@@ -25,9 +25,9 @@ from bertcompress.publish.serving import write_serving
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.report.rows import Reading, Stage
-from bertcompress.runs.pipeline import Done
+from bertcompress.runs.pipeline import PipelineResult
 from bertcompress.runs.prepare import Say
-from bertcompress.runs.report_rows import Judge, Timed, time_deployments
+from bertcompress.runs.report_rows import ReportRows, Timed, time_deployments
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Clock
 from bertcompress.runtimes.hardware import environment
@@ -38,7 +38,7 @@ __all__ = ["finish"]
 
 def finish(
     recipe: Recipe,
-    done: Done,
+    done: PipelineResult,
     partial: Path,
     folder: Path,
     clock: Clock,
@@ -46,7 +46,7 @@ def finish(
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
-    final = done.rows[-1]
+    final = done.final
     with clock("saving"):
         product = done.shaped.product
         shutil.rmtree(partial / "model", ignore_errors=True)
@@ -77,7 +77,7 @@ def finish(
         if done.precision:
             host["training_precision"] = done.precision
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
-        judge = Judge(done.start.data, done.baseline, partial)
+        judge = ReportRows(done.start.data, done.baseline, partial)
         rows = _rows(done, judge, shipped, dense, timings)
         _write(recipe, done, rows, partial, clock, host)
     check()
@@ -90,7 +90,7 @@ def finish(
 
 
 def _timed(
-    done: Done,
+    done: PipelineResult,
     product: Product,
     shipped: Sequence[tuple[Deployment, StageResult]],
     dense: Sequence[tuple[Deployment, Any]],
@@ -117,7 +117,7 @@ def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
     }
 
 
-def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
+def _doubtful(done: PipelineResult, partial: Path) -> dict[str, tuple[Timed, Timed]]:
     """Return the stages whose speed only timing tells, each with the one before it."""
 
     def torch(row: StageResult) -> Timed:
@@ -127,8 +127,8 @@ def _doubtful(done: Done, partial: Path) -> dict[str, tuple[Timed, Timed]]:
 
     return {
         after.record.name: (torch(before), torch(after))
-        for before, after in pairwise(done.rows)
-        if method_class(after.record.method).pays_when_measured
+        for before, after in pairwise(row for row in done.rows if not row.measures)
+        if method_class(after.record.method).speed_needs_timing
     }
 
 
@@ -184,33 +184,32 @@ def _link(source: str, target: str) -> None:
 
 
 def _rows(
-    done: Done,
-    judge: Judge,
+    done: PipelineResult,
+    judge: ReportRows,
     shipped: list[tuple[Deployment, StageResult]],
     dense: list[tuple[Deployment, Any]],
     timings: dict[Path, Timing],
 ) -> list[Stage]:
     rows: list[Stage] = []
     for finished in done.rows:
-        if finished is done.rows[-1]:
+        if finished is done.final:
             deployments = shipped
         else:
             deployments = [(d, finished) for d in finished.deployments]
             if finished is done.baseline:
                 deployments += dense
         name = finished.record.name
-        contest = done.contests.get(name)
-        control = judge.control(contest) if contest else None
+        controls = [judge.control(each) for each in done.contests.get(name, ())]
         notes = done.notes.get(name, ())
         # A size is of what came in: the first stage says so where that was half as large.
         came = None if rows else done.start.half_mb
-        rows.append(judge.stage(finished, deployments, timings, control, notes, came))
+        rows.append(judge.stage(finished, deployments, timings, controls, notes, came))
     return rows
 
 
 def _write(
     recipe: Recipe,
-    done: Done,
+    done: PipelineResult,
     rows: list[Stage],
     partial: Path,
     clock: Clock,
@@ -236,7 +235,7 @@ def _write(
     (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_serving(report: Report, done: Done, partial: Path) -> None:
+def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
     """Write `serve.py` into each folder of ONNX files that ships."""
     product, task = done.shaped.product, done.start.data.task
     longest = task.max_length or max_tokens(product.model, product.tokenizer)

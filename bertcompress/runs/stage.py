@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bertcompress.data import TaskData
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Findings, Measurement, Product, Trained
 from bertcompress.errors import MissingExtra, ModelError, OutputError
 from bertcompress.measure.scores import BATCH, Cost, predict
 from bertcompress.method import Context, Method
@@ -46,7 +45,7 @@ from bertcompress.training.loggers import Reporting, reporting
 
 __all__ = ["Clock", "Stages"]
 
-FORMAT = 3
+FORMAT = 4
 """Raised when what a stage folder holds, or what it depends on, changes."""
 
 _VERSIONS = ("bertcompress", "torch", "transformers")
@@ -113,15 +112,13 @@ class Stages:
         method: Method,
         before: StageResult | Product,
         context: Context,
-        source: str,
-        teacher_source: str | None,
+        sources: Mapping[str, str | None],
     ) -> StageResult:
-        """Return the stage after a method. `source`: digest of what it starts from."""
-        runtime = _RUNTIME_VERSIONS if method.kind == "precision" else ()
+        """Return the stage after a method. `sources`: digests of all that it may look at."""
+        runtime = _RUNTIME_VERSIONS if method.leaves == "files" else ()
         key = stage_key(
             {
-                "source": source,
-                "teacher": teacher_source,
+                "sources": dict(sources),
                 "method": [method.key, method.model_dump(mode="json")],
                 "data": self.data.fingerprint,
                 "seed": context.seed,
@@ -134,13 +131,13 @@ class Stages:
             }
         )
 
-        def compute(workdir: Path) -> Product:
+        def compute(workdir: Path) -> Product | Measurement:
             to = dataclasses.replace(self.reports, run=f"{self.reports.run}/{name}")
             with reporting(to):
                 return method.apply(_private(before), dataclasses.replace(context, workdir=workdir))
 
         trains = isinstance(method, TrainSettings)
-        activity = "compressing" if trains or method.kind != "precision" else "exporting"
+        activity = "compressing" if trains or method.leaves != "files" else "exporting"
         self._obtain(name, method.key, key, compute, activity, together=trains)
         return self._result(name, before)
 
@@ -157,7 +154,7 @@ class Stages:
         name: str,
         method: str,
         key: str,
-        compute: Callable[[Path], Product],
+        compute: Callable[[Path], Product | Measurement],
         activity: str,
         together: bool = False,
     ) -> None:
@@ -176,7 +173,7 @@ class Stages:
                     with self.clock(activity):
                         product = compute(workdir)
                     if self.ranks.main:
-                        cost = _cost(product.facts, time.perf_counter() - start)
+                        cost = _cost(product.findings, time.perf_counter() - start)
                         self.check()
                         self._write(folder, name, method, key, product, cost, workdir)
             except (MissingExtra, ModelError) as error:
@@ -217,27 +214,19 @@ class Stages:
         name: str,
         method: str,
         key: str,
-        product: Product,
+        product: Product | Measurement,
         cost: Cost,
         workdir: Path,
     ) -> None:
         with write_atomically(folder) as partial:
             partial.mkdir(parents=True)
-            with self.clock("saving"):
-                made = [_moved(each, workdir, partial) for each in product.deployments]
-                precision = precision_of(product.model)
-                # Files are all that a change of precision leaves, unless the model holds it itself.
-                if not made or precision != "fp32":
-                    save(product.model.cpu(), partial / "model", product.tokenizer, convert=False)
-                    model = partial / "model"
-                    made.insert(0, Deployment("torch", precision, model, imitates(product.model)))
-            with self.clock("evaluating"):
-                self._answer(partial, made, product)
+            made = [] if isinstance(product, Measurement) else self._made(product, partial, workdir)
             record = StageRecord(
                 key=key,
                 name=name,
                 method=method,
-                facts=dict(product.facts),
+                findings=product.findings,
+                measurement=product if isinstance(product, Measurement) else None,
                 cost=cost,
                 files=tuple(
                     (d.runtime, d.precision, d.path.relative_to(partial).as_posix(), d.simulated)
@@ -250,11 +239,25 @@ class Stages:
             with self.clock("saving"), contextlib.suppress(OutputError, OSError):
                 self.store.put(key, folder, {"name": name, "task": self.data.task.name})
 
+    def _made(self, product: Product, partial: Path, workdir: Path) -> list[Deployment]:
+        """Write the model and the answers of a stage; return its deployments."""
+        with self.clock("saving"):
+            made = [_moved(each, workdir, partial) for each in product.deployments]
+            precision = precision_of(product.model)
+            # Files are all that a change of precision leaves, unless the model holds it itself.
+            if not made or precision != "fp32":
+                save(product.model.cpu(), partial / "model", product.tokenizer, convert=False)
+                model = partial / "model"
+                made.insert(0, Deployment("torch", precision, model, imitates(product.model)))
+        with self.clock("evaluating"):
+            self._answer(partial, made, product)
+        return made
+
     def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:
         answers: dict[str, Logits] = {}
         for each in deployments:
             predictor = open_predictor(each.path, each.runtime, None, each.precision, device="auto")
-            for split in ("validation", *self.data.also):
+            for split in ("validation", "selection", *self.data.also):
                 logits = predict(predictor, self.data, split, product.tokenizer)
                 answers[logits_name(each, split)] = logits
             if depends_on_company(predictor):
@@ -284,12 +287,13 @@ def _private(before: StageResult | Product) -> Product:
     return Product(copy.deepcopy(before.model), before.tokenizer)
 
 
-def _cost(facts: Mapping[str, Any], seconds: float) -> Cost:
+def _cost(findings: Findings, seconds: float) -> Cost:
+    training = findings.training or Trained()
     return Cost(
         # What earlier attempts spent on a training that was interrupted was spent too.
-        seconds=seconds + float(facts.get("earlier_seconds", 0.0)),
-        steps=facts.get("steps"),
-        samples=facts.get("samples"),
+        seconds=seconds + training.earlier_seconds,
+        steps=training.steps,
+        samples=findings.samples if training.samples is None else training.samples,
         peak_memory_mb=peak_memory_mb(),
     )
 

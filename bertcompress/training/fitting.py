@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bertcompress.data import TaskData, collator
 from bertcompress.data.batches import Batches, train_loader
-from bertcompress.deployment import Product
+from bertcompress.deployment import Findings, Product, Trained
 from bertcompress.errors import InputError, ModelError, OutputError
 from bertcompress.method import Context, Objective
 from bertcompress.support.distributed import Ranks
@@ -76,20 +76,21 @@ class Fitted:
     was spent then is in `samples` and `seconds`, not in `steps`."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """JSON-plain findings for `Product.facts`."""
-        return {
-            "steps": self.steps,
-            "samples": self.samples,
-            "best_step": self.best_step,
-            "selection_score": self.selection_score,
-            "precision": self.settings.precision,
-            "learning_rate": self.settings.learning_rate,
-            "collapsed_at": list(self.collapsed_at),
-            "ended": dict(self.ended.facts),
-            "evaluation_steps": self.evaluation_steps,
-            "earlier_seconds": self.earlier_seconds,
-            "history": [
+    def trained(self) -> Trained:
+        """How the training went, for the findings of a stage."""
+        rate = self.settings.learning_rate
+        return Trained(
+            steps=self.steps,
+            samples=self.samples,
+            best_step=self.best_step,
+            selection_score=self.selection_score,
+            precision=self.settings.precision,
+            learning_rate=None if rate == "auto" else rate,
+            collapsed_at=self.collapsed_at,
+            ended=dict(self.ended.facts),
+            evaluation_steps=self.evaluation_steps,
+            earlier_seconds=self.earlier_seconds,
+            history=tuple(
                 {
                     "step": row["step"],
                     "loss": row["loss"],
@@ -97,8 +98,8 @@ class Fitted:
                     "eval_selection": row["score"],
                 }
                 for row in self.history
-            ],
-        }
+            ),
+        )
 
 
 def fit(
@@ -195,7 +196,8 @@ def fit_stage(
         device=ctx.device,
         keep_last=keep_last,
     )
-    return Product(product.model, product.tokenizer, (), fitted.facts)
+    findings = Findings(training=fitted.trained)
+    return Product(product.model, product.tokenizer, (), findings)
 
 
 def _train(

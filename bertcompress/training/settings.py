@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from bertcompress.deployment import Trained
 
 __all__ = ["Precision", "Rate", "TrainSettings"]
 
@@ -105,18 +106,16 @@ class TrainSettings(BaseModel):
         """Return settings for a loader without a selection split: three epochs unless it says."""
         return self if self.is_fixed else self.model_copy(update={"epochs": _LOADER_EPOCHS})
 
-    def equal_steps(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def equal_steps(self, trained: Trained) -> dict[str, Any]:
         """Return the changes that make a control train as this did, and be judged as often.
 
-        `facts`: what the training found (`Fitted.facts`). The best of more evaluations would be
-        the better one by luck.
+        The best of more evaluations would be the better one by luck.
         """
-        names = {
-            "steps": "max_steps",
-            "learning_rate": "learning_rate",
-            "precision": "precision",
-            "evaluation_steps": "evaluation_steps",
+        same = {
+            "max_steps": trained.steps,
+            "learning_rate": trained.learning_rate,
+            "precision": trained.precision,
+            "evaluation_steps": trained.evaluation_steps,
         }
-        return {"epochs": None, "patience": None, "max_minutes": None} | {
-            name: facts[key] for key, name in names.items() if key in facts
-        }
+        known = {name: value for name, value in same.items() if value is not None}
+        return {"epochs": None, "patience": None, "max_minutes": None} | known

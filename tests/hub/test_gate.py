@@ -133,7 +133,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from hub.stories import command, faults, impatient
 from hub.support import told
-from bertcompress import bounding
+from bertcompress.hub import bounding
 impatient()
 bounding.MOST_BYTES = 60_000
 seen, place = {{}}, Path({place!r})
@@ -220,15 +220,16 @@ def test_another_try_gets_the_bytes_anew(pulled: dict[str, Any]) -> None:
 
 SLOW = """
 import sys
-from bertcompress import bars, waiting
-class Told(bars.tqdm):
+from bertcompress.hub import waiting
+from bertcompress.support import progress
+class Told(progress.tqdm):
     def __init__(self, items, what, total, **how):
         super().__init__(items, what, total, **how)
         self.moved, self.words = 0, (what, total)
     def update(self, n=1):
         self.moved += n
         print(f"bar {{self.words[0]}} {{self.moved}} of {{self.words[1]}}", file=sys.stderr)
-bars.tqdm = Told
+progress.tqdm = Told
 waiting.SLOW_S, waiting.GIVE_UP_S = 0.5, {give_up}
 sys.argv[1:] = {words!r}
 from bertcompress.cli.main import main

@@ -15,12 +15,12 @@ from training_support import toy_data
 from bertcompress.deployment import Product
 from bertcompress.errors import DataError
 from bertcompress.heads import HEADS
-from bertcompress.method import Context
+from bertcompress.method import Context, Models, Need
 from bertcompress.methods.training.finetune import Finetune, already_finetuned, finetune
 
 
 def context(data, workdir, **changes):
-    return Context(data.task, data, None, torch.device("cpu"), 3, workdir, **changes)
+    return Context(data.task, data, Models(None), torch.device("cpu"), 3, workdir, **changes)
 
 
 def test_stage_trains_and_tidies_up(tmp_path):
@@ -28,10 +28,10 @@ def test_stage_trains_and_tidies_up(tmp_path):
     product = Product(tiny_model(num_labels=2), tiny_tokenizer())
     method = Finetune(epochs=10, learning_rate=3e-3, batch_size=8, precision="fp32")
     done = method.apply(product, context(data, tmp_path))
-    assert done.facts["selection_score"] > 0.9
-    assert 0 < done.facts["best_step"] <= done.facts["steps"]
-    assert done.facts["samples"] > 0 and done.facts["precision"] == "fp32"
-    json.dumps(dict(done.facts))
+    assert done.findings.selection_score > 0.9
+    assert 0 < done.findings.facts["best_step"] <= done.findings.facts["steps"]
+    assert done.findings.facts["samples"] > 0 and done.findings.facts["precision"] == "fp32"
+    json.dumps(done.findings.facts)
     assert {p.name for p in tmp_path.iterdir()} <= {"training"}  # until the stage is written
 
 
@@ -39,7 +39,7 @@ def test_knobs_are_the_settings_of_training():
     method = Finetune(epochs=2, batch_size=4)
     assert (method.epochs, method.batch_size, method.patience) == (2, 4, None)
     assert Finetune(**json.loads(method.model_dump_json())) == method
-    assert method.control() is None and method.needs_labels
+    assert method.controls() == {} and Need.LABELS in method.requires
     with pytest.raises(ValidationError, match="epoch"):
         Finetune(epoch=2)
     with pytest.raises(ValidationError, match="learning_rate"):

@@ -6,6 +6,7 @@ A method that trains under a teacher inherits the fields of `TeacherTerms`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,11 +26,14 @@ from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Objective, Teacher
 
-__all__ = ["LABELS_ONLY", "TAUGHT", "TeacherTerms"]
+__all__ = ["LABELS_ONLY", "TAUGHT", "WITHOUT_TEACHER", "TeacherTerms"]
 
 
 LABELS_ONLY = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
 """The weights of a control: the same training without its teacher."""
+
+WITHOUT_TEACHER = "labels alone, no teacher"
+"""What a report calls that control."""
 
 
 class TeacherTerms(BaseModel):
@@ -58,6 +62,10 @@ class TeacherTerms(BaseModel):
         """Whether no teacher takes part."""
         return not (self.logit_weight or self.hidden_weight)
 
+    def without_teacher(self) -> dict[str, Self]:
+        """Return the control of a method whose teacher is optional: none without a teacher."""
+        return {} if self.labels_only else {WITHOUT_TEACHER: self.model_copy(update=LABELS_ONLY)}
+
     def of_stage(self, product: Product, ctx: Context) -> Distillation:
         """Return what a stage minimises: with the run's teacher, its answers cached where it pays.
 
@@ -68,12 +76,12 @@ class TeacherTerms(BaseModel):
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, problem)
-        if ctx.teacher is None:
+        if ctx.models.teacher is None:
             raise RecipeError(
                 f"{getattr(self, 'key', 'distill')}: there is no teacher; cut the model before, or "
                 "name a teacher"
             )
-        teacher = self._cached(ctx.teacher, ctx.workdir / "training")
+        teacher = self._cached(ctx.models.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
         same = theirs is not None and same_tokens(theirs, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.

@@ -12,15 +12,16 @@ cut: the student would be its own teacher. Works without labels. Changes no shap
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.settings import LABELS_ONLY, TeacherTerms
-from bertcompress.method import Context, Method
+from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER, TeacherTerms
+from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Distill", "distill"]
@@ -52,13 +53,14 @@ class Distill(Method, TeacherTerms, TrainSettings):
 
     key: ClassVar[str] = "distill"
     paper: ClassVar[str] = "Hinton et al. 2015, arXiv:1503.02531; Sun et al. 2019, arXiv:1908.09355"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "train"
-    uses_teacher: ClassVar[bool] = True
+    leaves: ClassVar[Leaves] = "weights"
+    tags: ClassVar[tuple[str, ...]] = ("distilled",)
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.TEACHER, Need.CUT})
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product. Raises RecipeError without a teacher."""
         return fit_stage(product, ctx, self.of_stage(product, ctx), self)
 
-    def control(self) -> Distill:
+    def controls(self) -> Mapping[str, Distill]:
         """Return the same training on the labels alone."""
-        return self.model_copy(update=LABELS_ONLY)
+        return {WITHOUT_TEACHER: self.model_copy(update=LABELS_ONLY)}

@@ -30,11 +30,11 @@ from torch.nn import functional
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, tensor_batches
-from bertcompress.deployment import Product
+from bertcompress.deployment import Findings, Product
 from bertcompress.engines.lowrank.svd import factors
 from bertcompress.engines.pruning.importance import text_inputs
 from bertcompress.engines.pruning.least_squares import Moments, solve_projection
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import (
     TABLES,
     Embedding,
@@ -230,7 +230,7 @@ class FactorizeEmbedding(Method):
 
     key: ClassVar[str] = "factorize_embedding"
     paper: ClassVar[str] = "Lan et al. 2020, arXiv:1909.11942"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    leaves: ClassVar[Leaves] = "shape"
 
     size: int = Field(128, ge=1, description="E, features of the thin tables")
     tables: Tables = Field(
@@ -248,7 +248,7 @@ class FactorizeEmbedding(Method):
         """Raise ShapeError for a size that saves nothing, and for tables that cannot be so."""
         _check(model, self.size, self.tables)
 
-    def outline(self, model: nn.Module) -> None:
+    def plan_shape(self, model: nn.Module) -> None:
         """Make the tables thin."""
         apply_edit(model, Embedding(self.size, self.tables))
 
@@ -270,9 +270,6 @@ class FactorizeEmbedding(Method):
         factorize_embedding(
             model, self.size, self.tables, counts=counts, batches=batches, seed=ctx.seed
         )
-        facts = {
-            "size": self.size,
-            "tables": self.tables,
-            "samples": sum(len(batch["input_ids"]) for batch in batches) or None,
-        }
-        return Product(product.model, product.tokenizer, (), facts)
+        read = sum(len(batch["input_ids"]) for batch in batches) or None
+        findings = Findings(samples=read, free={"size": self.size, "tables": self.tables})
+        return Product(product.model, product.tokenizer, (), findings)

@@ -14,14 +14,14 @@ rank it does not pay, and only the measured latency tells.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, tensor_batches
-from bertcompress.deployment import Product
+from bertcompress.deployment import Findings, Product
 from bertcompress.engines.lowrank.calibration import (
     LinearStatistics,
     dense_linears,
@@ -30,7 +30,7 @@ from bertcompress.engines.lowrank.calibration import (
 )
 from bertcompress.engines.lowrank.gated_factors import put_factors
 from bertcompress.engines.lowrank.svd import Metric, choose_ranks, factors, spectrum
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import LINEARS, anatomy
 
 __all__ = ["FactorizeLinear", "factorize_linear"]
@@ -85,9 +85,9 @@ class FactorizeLinear(Method):
 
     key: ClassVar[str] = "factorize_linear"
     paper: ClassVar[str] = "Denton et al. 2014, arXiv:1404.0736"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    leaves: ClassVar[Leaves] = "shape"
     speeds_up: ClassVar[bool] = True
-    pays_when_measured: ClassVar[bool] = True
+    speed_needs_timing: ClassVar[bool] = True
 
     keep: float = Field(
         0.7, gt=0, le=1, description="Share of the parameters of the layers' linears that stays"
@@ -96,7 +96,7 @@ class FactorizeLinear(Method):
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows, of the training set")
 
     @property
-    def uneven(self) -> bool:
+    def leaves_layers_uneven(self) -> bool:
         """True: each matrix gets its own rank."""
         return True
 
@@ -105,7 +105,7 @@ class FactorizeLinear(Method):
         room_for(model, self.keep, self.key)
 
     def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product with thin linears; facts hold the rank of each, 0 where dense."""
+        """Return the product with thin linears and the rank of each, 0 where dense."""
         model: nn.Module = product.model
         model.to(ctx.device)
         batches = (
@@ -114,9 +114,9 @@ class FactorizeLinear(Method):
             else []
         )
         factorize_linear(model, batches, self.keep, metric=self.metric, seed=ctx.seed)
-        facts: dict[str, Any] = {
+        ranks: dict[str, Any] = {
             part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
             for part in LINEARS
         }
-        facts["samples"] = sum(len(batch["input_ids"]) for batch in batches) or None
-        return Product(product.model, product.tokenizer, (), facts)
+        read = sum(len(batch["input_ids"]) for batch in batches) or None
+        return Product(product.model, product.tokenizer, (), Findings(samples=read, free=ranks))

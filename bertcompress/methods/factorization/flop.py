@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, in_fp32, train_loader
-from bertcompress.deployment import Product
-from bertcompress.engines.distillation.settings import LABELS_ONLY, TeacherTerms
+from bertcompress.deployment import Findings, Product
+from bertcompress.engines.distillation.settings import TeacherTerms
 from bertcompress.engines.l0_gates import GatedObjective, SizeController
 from bertcompress.engines.lowrank.calibration import room_for
 from bertcompress.engines.lowrank.gated_factors import Gated, fold, gates_in, split
-from bertcompress.method import Context, Method, Objective
+from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.shapes import LINEARS, anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -85,11 +85,11 @@ class Flop(Method, TeacherTerms, TrainSettings):
 
     key: ClassVar[str] = "flop"
     paper: ClassVar[str] = "Wang et al. 2019, arXiv:1910.04732"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    leaves: ClassVar[Leaves] = "shape"
     tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
-    uses_teacher: ClassVar[bool] = True
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.TEACHER})
     speeds_up: ClassVar[bool] = True
-    pays_when_measured: ClassVar[bool] = True
+    speed_needs_timing: ClassVar[bool] = True
 
     keep: float = Field(
         0.65, gt=0, le=1, description="Share of the parameters of the layers' linears that stays"
@@ -116,7 +116,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
             raise ValueError("nothing stops early while the size still falls; leave it null")
 
     @property
-    def uneven(self) -> bool:
+    def leaves_layers_uneven(self) -> bool:
         """True: each matrix gets its own rank."""
         return True
 
@@ -151,7 +151,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
         return GatedObjective(inner, gates, prices, controller, learning_rate=self.gate_rate)
 
     def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product with thin linears; facts hold the rank of each, 0 where dense."""
+        """Return the product with thin linears and the rank of each, 0 where dense."""
         model: Any = product.model
         model.to(ctx.device)
         batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
@@ -166,17 +166,18 @@ class Flop(Method, TeacherTerms, TrainSettings):
         expected = float(objective.expected_size().detach()) / gated.room
         fold(model, trained, gated.gates, gated.kept())
         # No step was chosen: the last is what the size needs.
-        trained_facts = {k: v for k, v in done.facts.items() if k != "selection_score"}
-        facts = {
-            **trained_facts,
-            **{
-                part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
-                for part in LINEARS
-            },
-            "expected_keep": self.keep * expected,
+        trained = done.findings.training
+        assert trained is not None
+        ranks = {
+            part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
+            for part in LINEARS
         }
-        return Product(model, product.tokenizer, (), facts)
+        findings = Findings(
+            training=trained.model_copy(update={"selection_score": None}),
+            free={**ranks, "expected_keep": self.keep * expected},
+        )
+        return Product(model, product.tokenizer, (), findings)
 
-    def control(self) -> Flop | None:
+    def controls(self) -> Mapping[str, Flop]:
         """Return the same training on the labels alone, where a teacher takes part."""
-        return None if self.labels_only else self.model_copy(update=LABELS_ONLY)
+        return self.without_teacher()

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.deployment import Product
+from bertcompress.deployment import Findings, Product
 from bertcompress.engines.vocabulary import (
     Choice,
     changed_tokens,
@@ -33,7 +33,7 @@ from bertcompress.engines.vocabulary import (
     used_tokens,
 )
 from bertcompress.errors import DataError, NotFound
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import Vocabulary, anatomy, apply_edit
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class TrimVocabulary(Method):
 
     key: ClassVar[str] = "trim_vocabulary"
     paper: ClassVar[str] = "Abdaoui et al. 2020, arXiv:2010.05609"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    leaves: ClassVar[Leaves] = "shape"
 
     size: int | None = Field(
         None,
@@ -142,7 +142,7 @@ class TrimVocabulary(Method):
         return () if self.corpus is None else (Path(self.corpus),)
 
     def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product with the smaller table and its tokenizer; facts say what changed."""
+        """Return the product with the smaller table and its tokenizer, and what changed."""
         texts = _texts(ctx.data.train)
         if self.corpus is not None:
             texts += _lines(Path(self.corpus))
@@ -152,7 +152,7 @@ class TrimVocabulary(Method):
         choice, tokenizer = trimmed.choice, trimmed.tokenizer
         # Selection rows are trained on by nobody, and the validation rows belong to the report.
         unseen = changed_tokens(product.tokenizer, tokenizer, _texts(ctx.data.selection))
-        facts: dict[str, Any] = {
+        found: dict[str, Any] = {
             "tokens_before": before,
             "tokens_after": len(choice.kept),
             "special": choice.special,
@@ -162,14 +162,14 @@ class TrimVocabulary(Method):
             "changed_tokens_corpus": changed_tokens(product.tokenizer, tokenizer, texts)[0],
             "changed_tokens_unseen": unseen[0],
             "changed_texts_unseen": unseen[1],
-            "samples": len(texts),
-            "notes": [
-                f"{unseen[0]:.2%} of the tokens of the selection split's texts, which were not "
-                "counted, come as several shorter ones now",
-                *_cut_now(ctx.data, product.tokenizer, tokenizer),
-            ],
         }
-        return Product(product.model, tokenizer, (), facts)
+        notes = (
+            f"{unseen[0]:.2%} of the tokens of the selection split's texts, which were not "
+            "counted, come as several shorter ones now",
+            *_cut_now(ctx.data, product.tokenizer, tokenizer),
+        )
+        findings = Findings(samples=len(texts), notes=notes, free=found)
+        return Product(product.model, tokenizer, (), findings)
 
 
 def _cut_now(

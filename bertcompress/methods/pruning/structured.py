@@ -17,14 +17,14 @@ Speeds up every device. Follow it with `distill` where a training budget exists.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, in_fp32, tensor_batches
-from bertcompress.deployment import Product
+from bertcompress.deployment import Findings, Product
 from bertcompress.engines.pruning.budget import best_units, fill_budget
 from bertcompress.engines.pruning.importance import (
     Loss,
@@ -37,7 +37,7 @@ from bertcompress.engines.pruning.importance import (
 )
 from bertcompress.engines.pruning.kprune import KPruneSettings, kprune, unit_costs
 from bertcompress.engines.pruning.masks import sites
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import Heads, Layers, Neurons, ShapeError, anatomy, apply_edit
 
 __all__ = [
@@ -183,7 +183,8 @@ class PruneStructured(Method):
 
     key: ClassVar[str] = "prune_structured"
     paper: ClassVar[str] = "Kwon et al. 2022, arXiv:2204.09656; Park et al. 2023, arXiv:2308.03449"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    leaves: ClassVar[Leaves] = "shape"
+    tags: ClassVar[tuple[str, ...]] = ("pruned",)
     speeds_up: ClassVar[bool] = True
 
     keep: float = Field(
@@ -221,23 +222,23 @@ class PruneStructured(Method):
             raise ShapeError(f"prune_structured: keep_layers {self.keep_layers} of {depth} layers")
 
     @property
-    def uneven(self) -> bool:
+    def leaves_layers_uneven(self) -> bool:
         """Whether heads and neurons go wherever it costs least."""
         return self.keep < 1 and (self.allocation == "uneven" or self.scores == "kprune")
 
-    def outline(self, model: nn.Module) -> None:
+    def plan_shape(self, model: nn.Module) -> None:
         """Drop whole layers."""
         if self.keep_layers is not None:
             depth = anatomy(model).depth
             apply_edit(model, Layers(choose_layers(depth, self.keep_layers, self.layer_order)))
 
     def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product with a cut model; facts say what stayed in each layer."""
+        """Return the product with a cut model; the findings say what stayed in each layer."""
         model: nn.Module = product.model
         model.to(ctx.device)
         self.check(model)
         batches: list[dict[str, Tensor]] = []
-        self.outline(model)
+        self.plan_shape(model)
         if self.keep < 1:
             batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
             prune_structured(
@@ -252,9 +253,9 @@ class PruneStructured(Method):
                 seed=ctx.seed,
             )
         layers = anatomy(model).layers
-        facts: dict[str, Any] = {
+        left = {
             "heads": [layer.heads for layer in layers],
             "neurons": [layer.width for layer in layers],
-            "samples": sum(len(batch["input_ids"]) for batch in batches),
         }
-        return Product(product.model, product.tokenizer, (), facts)
+        read = sum(len(batch["input_ids"]) for batch in batches)
+        return Product(product.model, product.tokenizer, (), Findings(samples=read, free=left))

@@ -19,7 +19,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,13 +27,13 @@ from torch import nn
 
 from bertcompress.data import numpy_batches
 from bertcompress.data.batches import Batches, array_batches
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Findings, Product
 from bertcompress.engines.quantization.accuracy_gate import Attempt, Guard, search
 from bertcompress.engines.quantization.likeness import Likeness
 from bertcompress.engines.quantization.sensitivity import sensitivities
 from bertcompress.errors import MissingExtra, ModelError
 from bertcompress.measure.scores import predict
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method
 from bertcompress.models.io import save
 from bertcompress.runtimes import (
     MODEL_FILE,
@@ -60,7 +60,8 @@ class QuantizeInt8(Method):
 
     key: ClassVar[str] = "quantize_int8"
     paper: ClassVar[str] = "Zafrir et al. 2019, arXiv:1910.06188"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "precision"
+    leaves: ClassVar[Leaves] = "files"
+    tags: ClassVar[tuple[str, ...]] = ("int8",)
     speeds_up: ClassVar[bool] = True
 
     runtimes: tuple[Int8Runtime, ...] = Field(
@@ -100,12 +101,12 @@ class QuantizeInt8(Method):
         chosen = self.runtimes or tuple(available_runtimes())
         calibration = self._calibration(product, ctx)
         static = "openvino" in chosen
-        facts: dict[str, Any] = {"samples": len(calibration) if static else 0, "notes": []}
-        halved = self._halved(product, ctx, facts) if self.bf16 else []
+        read = len(calibration) if static else 0
+        halved, notes, gain = self._halved(product, ctx) if self.bf16 else ([], [], {})
         if self.max_drop is None:
             made, failed = _unguarded(product, ctx.workdir, chosen, calibration)
-            facts["notes"] += failed
-            return Product(product.model, product.tokenizer, (*made, *halved), facts)
+            findings = Findings(samples=read, notes=(*notes, *failed), free=gain)
+            return Product(product.model, product.tokenizer, (*made, *halved), findings)
         with scoring(product.model) as predictor:
             original = predict(predictor, ctx.data, "selection", product.tokenizer)
         guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
@@ -113,30 +114,35 @@ class QuantizeInt8(Method):
             judged = _judged(functools.partial(_bf16, guard, half.path))
             if not judged.allowed:
                 halved.remove(half)
-                facts["notes"].append(f"no bf16 model: {judged.words}")
+                notes.append(f"no bf16 model: {judged.words}")
             elif not judged.passes:
-                facts["notes"].append(f"bf16 model: {judged.words}")
+                notes.append(f"bf16 model: {judged.words}")
         made, tried = quantize_guarded(product, ctx.workdir, chosen, calibration, guard)
-        facts["tried"] = {name: [a.facts for a in every] for name, (every, _) in tried.items()}
-        facts["notes"] += [
+        notes += [
             note
             for name, (every, best) in tried.items()
             for note in _notes(name, every[0], best, self.max_drop, len(ctx.data.selection))
         ]
-        facts["notes"] += _failures(tried)
-        return Product(product.model, product.tokenizer, (*made, *halved), facts)
+        findings = Findings(
+            samples=read,
+            notes=(*notes, *_failures(tried)),
+            tried={name: [each.facts for each in every] for name, (every, _) in tried.items()},
+            free=gain,
+        )
+        return Product(product.model, product.tokenizer, (*made, *halved), findings)
 
-    def _halved(self, product: Product, ctx: Context, facts: dict[str, Any]) -> list[Deployment]:
-        """Return a bf16 model, or a note that it would be slower on this processor."""
+    def _halved(
+        self, product: Product, ctx: Context
+    ) -> tuple[list[Deployment], list[str], dict[str, float]]:
+        """Return a bf16 model, or a note that it would be slower on this processor; its gain."""
         gain = bf16_gain(product.model.cpu())
-        facts["bf16_gain"] = round(gain, 2)
+        known = {"bf16_gain": round(gain, 2)}
         if gain < BF16_WORTH_IT:
-            facts["notes"] = [f"no bf16 model: measured {gain:.2f}x as fast as fp32 here"]
-            return []
+            return [], [f"no bf16 model: measured {gain:.2f}x as fast as fp32 here"], known
         half: Any = copy.deepcopy(product.model)
         half.to(torch.bfloat16)
         save(half, ctx.workdir / "bf16", product.tokenizer)
-        return [Deployment("torch", "bf16", ctx.workdir / "bf16")]
+        return [Deployment("torch", "bf16", ctx.workdir / "bf16")], [], known
 
     def _calibration(self, product: Product, ctx: Context) -> list[Batch]:
         rows = ctx.data.encode(product.tokenizer, "calibration")

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -26,9 +27,9 @@ from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Deployment, Product
-from bertcompress.engines.distillation.settings import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.runtimes import available_runtimes, missing_runtimes
 from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
@@ -85,8 +86,9 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
 
     key: ClassVar[str] = "q8bert"
     paper: ClassVar[str] = "Zafrir et al. 2019, arXiv:1910.06188"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "precision"
-    uses_teacher: ClassVar[bool] = True
+    leaves: ClassVar[Leaves] = "files"
+    tags: ClassVar[tuple[str, ...]] = ("int8",)
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.TEACHER})
     speeds_up: ClassVar[bool] = True
 
     learning_rate: Rate = Field(
@@ -139,8 +141,8 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
         stored = Product(model.eval(), product.tokenizer)
         # Every process trains; one writes.
         made = export_int8(stored, ctx.workdir) if Ranks().main else []
-        return Product(stored.model, stored.tokenizer, tuple(made), done.facts)
+        return Product(stored.model, stored.tokenizer, tuple(made), done.findings)
 
-    def control(self) -> Q8bert | None:
+    def controls(self) -> Mapping[str, Q8bert]:
         """Return the same training on the labels alone, where a teacher takes part."""
-        return None if self.labels_only else self.model_copy(update=LABELS_ONLY)
+        return self.without_teacher()

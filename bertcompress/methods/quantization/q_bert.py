@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, train_loader
-from bertcompress.deployment import Deployment, Product
-from bertcompress.engines.distillation.settings import LABELS_ONLY, TAUGHT, TeacherTerms
+from bertcompress.deployment import Deployment, Findings, Product
+from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.engines.quantization.hessian import layer_sharpness
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.models.io import imitates
 from bertcompress.shapes import anatomy
 from bertcompress.support.distributed import Ranks
@@ -85,9 +85,10 @@ class QBert(Method, TeacherTerms, TrainSettings):
 
     key: ClassVar[str] = "q_bert"
     paper: ClassVar[str] = "Shen et al. 2019, arXiv:1909.05840"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "precision"
+    leaves: ClassVar[Leaves] = "files"
+    tags: ClassVar[tuple[str, ...]] = ("int4",)
     tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
-    uses_teacher: ClassVar[bool] = True
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.TEACHER})
 
     bits: int = Field(4, ge=2, le=8, description="Of the weights; 2 and 3 are research")
     high_bits: int = Field(8, ge=2, le=8, description="Of the layers where the loss is sharpest")
@@ -174,17 +175,21 @@ class QBert(Method, TeacherTerms, TrainSettings):
         if self.high_share and self.order != "even":
             batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
         trained, sharpness = self.start(model, batches, ctx.seed)
-        facts: dict[str, Any] = {"sharpness": [round(value, 4) for value in sharpness]}
+        trained_as = Findings()
         if self.trains:
             objective = self.of_stage(product, ctx)
             done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
-            facts |= done.facts
+            trained_as = done.findings
         store(model.cpu(), trained.cpu())
         stored = Product(model.eval(), product.tokenizer)
         made = self._files(stored, ctx) if Ranks().main else []  # every process trains; one writes
-        if not made:
-            facts["notes"] = ["no ONNX file: no runtime here packs these bits in groups like this"]
-        return Product(stored.model, stored.tokenizer, tuple(made), facts)
+        missing = "no ONNX file: no runtime here packs these bits in groups like this"
+        findings = Findings(
+            training=trained_as.training,
+            notes=() if made else (missing,),
+            free={"sharpness": [round(value, 4) for value in sharpness]},
+        )
+        return Product(stored.model, stored.tokenizer, tuple(made), findings)
 
     def _files(self, product: Product, ctx: Context) -> list[Deployment]:
         """Return the ONNX file, where ONNX Runtime packs these bits in such groups."""
@@ -201,8 +206,6 @@ class QBert(Method, TeacherTerms, TrainSettings):
         file = export_qdq(product, ctx.workdir / "onnx")
         return [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
 
-    def control(self) -> QBert | None:
+    def controls(self) -> Mapping[str, QBert]:
         """Return the same training on the labels alone, where a teacher takes part."""
-        if not self.trains or self.labels_only:
-            return None
-        return self.model_copy(update=LABELS_ONLY)
+        return self.without_teacher() if self.trains else {}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, tensor_batches
-from bertcompress.deployment import Product
+from bertcompress.deployment import Findings, Product
 from bertcompress.engines.pruning.importance import text_inputs
 from bertcompress.engines.weight_matching import (
     Weights,
@@ -33,7 +33,7 @@ from bertcompress.engines.weight_matching import (
     put_weights,
     take_weights,
 )
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.shapes import PARTS, ShapeError, Sharing, albert_groups, anatomy, apply_edit
 
 __all__ = ["ShareLayers", "choose_owners", "share_layers"]
@@ -198,7 +198,8 @@ class ShareLayers(Method):
 
     key: ClassVar[str] = "share_layers"
     paper: ClassVar[str] = "Lan et al. 2020, arXiv:1909.11942"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "shape"
+    leaves: ClassVar[Leaves] = "shape"
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.EVEN_LAYERS})
 
     scope: Scope = Field("all", description="Whole layers, or only attention or ffn parts of them")
     groups: int = Field(1, ge=1, description="Sets of weights that are left, of contiguous layers")
@@ -211,12 +212,12 @@ class ShareLayers(Method):
         """Raise ShapeError where nothing would be shared, and for layers of different shapes."""
         _edit(model, self.scope, self.groups)
 
-    def outline(self, model: nn.Module) -> None:
+    def plan_shape(self, model: nn.Module) -> None:
         """Share the layers."""
         apply_edit(model, _edit(model, self.scope, self.groups)[0])
 
     def apply(self, product: Product, ctx: Context) -> Product:
-        """Return the product with shared layers; facts say which layer each one uses."""
+        """Return the product with shared layers; the findings say which layer each one uses."""
         model: nn.Module = product.model
         model.to(ctx.device)
         batches = (
@@ -226,9 +227,6 @@ class ShareLayers(Method):
         )
         share_layers(model, self.scope, groups=self.groups, init=self.init, batches=batches)
         view = anatomy(model)
-        facts: dict[str, Any] = {
-            "attention": view.owners("attention_out"),
-            "ffn": view.owners("ffn_out"),
-            "samples": sum(len(batch["input_ids"]) for batch in batches),
-        }
-        return Product(product.model, product.tokenizer, (), facts)
+        owners = {"attention": view.owners("attention_out"), "ffn": view.owners("ffn_out")}
+        read = sum(len(batch["input_ids"]) for batch in batches)
+        return Product(product.model, product.tokenizer, (), Findings(samples=read, free=owners))

@@ -13,7 +13,7 @@ Changes no shape: no speed-up on any device.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from bertcompress.deployment import Product
 from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.errors import DataError
 from bertcompress.heads.stock import is_classifier
-from bertcompress.method import Context, Method
+from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Finetune", "already_finetuned", "finetune"]
@@ -75,8 +75,8 @@ class Finetune(Method, TrainSettings):
 
     key: ClassVar[str] = "finetune"
     paper: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
-    kind: ClassVar[Literal["train", "shape", "precision"]] = "train"
-    needs_labels: ClassVar[bool] = True
+    leaves: ClassVar[Leaves] = "weights"
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product; its head has to fit the task already."""

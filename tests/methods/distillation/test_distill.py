@@ -13,9 +13,10 @@ from training_support import toy_data
 
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation import teachers
+from bertcompress.engines.distillation.settings import WITHOUT_TEACHER
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import DataError, ModelError, RecipeError
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.distillation.distill import Distill, distill
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
@@ -29,7 +30,7 @@ def data():
 def stage(method, data, workdir, teacher=None, model=None, tokenizer=None):
     product = Product(model or tiny_model(num_labels=2), tokenizer or tiny_tokenizer())
     device = torch.device("cpu")
-    return method.apply(product, Context(data.task, data, teacher, device, 3, workdir))
+    return method.apply(product, Context(data.task, data, Models(teacher), device, 3, workdir))
 
 
 def damaged(model, noise=0.1):
@@ -63,12 +64,12 @@ def test_student_approaches_the_teacher(tmp_path):
     done = stage(method, data, tmp_path, teacher, student)
     assert gap(done.model, teacher.model, batch) < 0.7 * before
     assert {p.name for p in tmp_path.iterdir()} <= {"training"}  # until the stage is written
-    json.dumps(dict(done.facts))
+    json.dumps(done.findings.facts)
 
 
 def test_control_is_the_same_training_without_a_teacher(data, tmp_path):
     method = Distill(**QUICK)
-    control = method.control()
+    control = method.controls()[WITHOUT_TEACHER]
     changed = {k for k, v in control if v != getattr(method, k)}
     assert changed == {"label_weight", "logit_weight", "hidden_weight"}
     assert (control.label_weight, control.logit_weight, control.hidden_weight) == (1, 0, 0)
@@ -78,8 +79,8 @@ def test_control_is_the_same_training_without_a_teacher(data, tmp_path):
 
     alone = stage(control, data, tmp_path / "a", never)
     taught = stage(method, data, tmp_path / "b", teacher_of(data))
-    assert alone.facts["steps"] == taught.facts["steps"]
-    assert alone.facts["samples"] == taught.facts["samples"]
+    assert alone.findings.facts["steps"] == taught.findings.facts["steps"]
+    assert alone.findings.facts["samples"] == taught.findings.facts["samples"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_other_width_and_depth(data, tmp_path):
     done = stage(
         Distill(**QUICK), data, tmp_path, teacher, tiny_model(num_labels=2, num_hidden_layers=2)
     )
-    assert done.facts["steps"] == 2 * -(-len(data.train) // 8)
+    assert done.findings.facts["steps"] == 2 * -(-len(data.train) // 8)
 
 
 def test_other_vocabulary_is_clear_about_hidden_states(data, tmp_path):
@@ -126,15 +127,15 @@ def test_other_vocabulary_is_clear_about_hidden_states(data, tmp_path):
     with pytest.raises(ModelError, match="different vocabularies and cut the texts"):
         stage(Distill(**QUICK), data, tmp_path, teacher)
     done = stage(Distill(**QUICK, hidden_weight=0.0), data, tmp_path, teacher)
-    assert done.facts["selection_score"] is not None
+    assert done.findings.selection_score is not None
 
 
 def test_without_labels(tmp_path):
     data = toy_data("unlabelled")
     done = stage(Distill(**QUICK), data, tmp_path, teacher_of(data))
-    assert done.facts["selection_score"] < 0  # the negative loss
+    assert done.findings.selection_score < 0  # the negative loss
     with pytest.raises(DataError, match="no labels"):
-        stage(Distill(**QUICK).control(), data, tmp_path / "control")
+        stage(Distill(**QUICK).controls()[WITHOUT_TEACHER], data, tmp_path / "control")
 
 
 def test_needs_a_teacher(data, tmp_path):

@@ -18,7 +18,7 @@ from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.engines.lowrank.calibration import dense_linears, room_for
 from bertcompress.engines.lowrank.gated_factors import fold, gates_in, split
 from bertcompress.engines.lowrank.svd import components
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.factorization.flop import Flop, flop
 from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
@@ -133,15 +133,15 @@ def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep,
     model = model_of()
     before = linear_parameters(model)
     teacher = LiveTeacher(copy.deepcopy(model), tiny_tokenizer(), data)
-    context = Context(data.task, data, teacher, torch.device("cpu"), 0, tmp_path)
+    context = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
     long = QUICK | {"epochs": 10, "batch_size": 4, "gate_rate": 0.3, "anneal": anneal}
     method = Flop(keep=keep, rows=32, **long)
     done = method.apply(Product(model, tiny_tokenizer()), context)
     cheapest = 2 * 32 / before  # one component more
     assert keep - cheapest - 0.01 < linear_parameters(done.model) / before <= keep
     # The controller brought it there, not the last choice alone.
-    assert abs(done.facts["expected_keep"] - keep) < 0.05
-    ranks = {part: done.facts[part] for part in LINEARS}
+    assert abs(done.findings.facts["expected_keep"] - keep) < 0.05
+    ranks = {part: done.findings.facts[part] for part in LINEARS}
     for part, row in ranks.items():
         assert [getattr(x.get(part), "rank", 0) for x in anatomy(done.model).layers] == row
 
@@ -149,11 +149,11 @@ def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep,
 def test_without_the_controller_the_size_stays_where_it_began(data, tmp_path):
     """The control of the test above: the same steps with multipliers that do not rise."""
     teacher = LiveTeacher(model_of(), tiny_tokenizer(), data)
-    context = Context(data.task, data, teacher, torch.device("cpu"), 0, tmp_path)
+    context = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
     long = QUICK | {"epochs": 10, "batch_size": 4, "gate_rate": 0.3, "anneal": 0.5}
     method = Flop(keep=0.3, rows=32, multiplier_rate=1e-9, **long)
     done = method.apply(Product(model_of(), tiny_tokenizer()), context)
-    assert done.facts["expected_keep"] > 1.0
+    assert done.findings.facts["expected_keep"] > 1.0
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])

@@ -31,7 +31,7 @@ from bertcompress.deployment import Product
 from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.teachers import LiveTeacher, same_pieces, same_tokens
 from bertcompress.errors import DataError, ModelError, NotFound, RecipeError
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.models.io import rung
 from bertcompress.shapes import (
     Heads,
@@ -96,7 +96,7 @@ def data():
 
 
 def context(data, workdir, teacher=None):
-    return Context(data.task, data, teacher, torch.device("cpu"), 0, workdir)
+    return Context(data.task, data, Models(teacher), torch.device("cpu"), 0, workdir)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -366,7 +366,7 @@ def test_the_step_counts_training_texts_and_measures_on_selection(data, tokenize
     expected = logits(model, whole, texts[:30])
     unread = dataclasses.replace(data, validation=None)
     done = bc.TrimVocabulary(reserve=3).apply(Product(model, whole), context(unread, tmp_path))
-    facts = done.facts
+    facts = done.findings.facts
     assert facts["tokens_before"] == len(whole)
     assert facts["tokens_after"] == len(done.tokenizer) == done.model.config.vocab_size
     parts = [facts[name] for name in ("special", "characters", "used", "reserve")]
@@ -381,7 +381,7 @@ def test_the_step_counts_training_texts_and_measures_on_selection(data, tokenize
 def test_a_size_below_use_says_what_it_changes(data, tokenizers, tmp_path):
     whole = tokenizers["wordpiece"]
     step = bc.TrimVocabulary(size=120)
-    facts = step.apply(Product(model_for(whole), whole), context(data, tmp_path)).facts
+    facts = step.apply(Product(model_for(whole), whole), context(data, tmp_path)).findings.facts
     assert facts["tokens_after"] == 120
     assert 0 < facts["changed_tokens_corpus"] < facts["changed_texts_unseen"] <= 1
     with pytest.raises(RecipeError, match=r"size 9 is too small.*alone are \d+ tokens"):
@@ -392,10 +392,10 @@ def test_texts_that_are_cut_now_are_told(data, tokenizers, tmp_path):
     whole = tokenizers["wordpiece"]
     fitted = data.fitted(whole, 64)
     step = bc.TrimVocabulary(size=120)
-    notes = step.apply(Product(model_for(whole), whole), context(fitted, tmp_path)).facts["notes"]
+    notes = step.apply(Product(model_for(whole), whole), context(fitted, tmp_path)).findings.notes
     assert any("rows of the selection split are cut at max_length" in note for note in notes)
     roomy = data._cut_at(60)
-    notes = step.apply(Product(model_for(whole), whole), context(roomy, tmp_path)).facts["notes"]
+    notes = step.apply(Product(model_for(whole), whole), context(roomy, tmp_path)).findings.notes
     assert len(notes) == 1
 
 
@@ -409,8 +409,8 @@ def test_pairs_count_both_texts(tokenizers, tmp_path):
     done = bc.TrimVocabulary(reserve=0).apply(
         Product(model_for(whole, "roberta"), whole), context(data, tmp_path)
     )
-    assert done.facts["samples"] == 2 * len(data.train)
-    assert done.facts["changed_tokens_corpus"] == 0
+    assert done.findings.facts["samples"] == 2 * len(data.train)
+    assert done.findings.facts["changed_tokens_corpus"] == 0
     assert same_pieces(whole, done.tokenizer, data)
 
 
@@ -420,8 +420,8 @@ def test_another_corpus(data, tokenizers, tmp_path):
     path.write_text("\n\n".join(UNSEEN) + "\n", encoding="utf-8")
     step = bc.TrimVocabulary(corpus=str(path), reserve=0)
     done = step.apply(Product(model_for(whole), whole), context(data, tmp_path))
-    assert done.facts["samples"] == len(UNSEEN) + len(data.train)
-    assert done.facts["changed_tokens_corpus"] == 0
+    assert done.findings.facts["samples"] == len(UNSEEN) + len(data.train)
+    assert done.findings.facts["changed_tokens_corpus"] == 0
     assert same_pieces(whole, done.tokenizer, data)  # the training texts count too
     alone = bc.TrimVocabulary(reserve=0).apply(
         Product(model_for(whole), whole), context(data, tmp_path)
@@ -474,7 +474,7 @@ def test_distilling_after_trimming_compares_the_same_tokens(data, tokenizers, tm
         product = Product(copy.deepcopy(student.model), student.tokenizer)
         workdir = tmp_path / f"distil-{len(knobs)}"
         done = bc.Distill(**quick, **knobs).apply(product, context(data, workdir, teacher))
-        assert done.facts["steps"] > 0
+        assert done.findings.facts["steps"] > 0
 
 
 def test_without_labels_other_texts_may_be_cut_otherwise(tokenizers, tmp_path):
@@ -497,7 +497,7 @@ def test_without_labels_other_texts_may_be_cut_otherwise(tokenizers, tmp_path):
     live = LiveTeacher(teacher, whole, few)
     quick = {"epochs": 2, "batch_size": 4, "precision": "fp32"}
     done = bc.Distill(**quick).apply(student, context(few, tmp_path / "both", live))
-    assert done.facts["steps"] > 0
+    assert done.findings.facts["steps"] > 0
     with pytest.raises(ModelError, match="cut the texts differently"):
         bc.Distill(**quick, logit_weight=0).apply(student, context(few, tmp_path / "one", live))
 
@@ -509,7 +509,7 @@ def test_distilling_hidden_states_of_other_tokens_is_refused(data, tokenizers, t
     with pytest.raises(ModelError, match="cut the texts differently"):
         bc.Distill(**quick).apply(student, context(data, tmp_path, teacher))
     done = bc.Distill(**quick, hidden_weight=0).apply(student, context(data, tmp_path, teacher))
-    assert done.facts["steps"] > 0
+    assert done.findings.facts["steps"] > 0
 
 
 def test_as_many_tokens_are_not_the_same_tokens():
@@ -550,8 +550,8 @@ def test_half_of_minilm_is_its_table(minilm, glue, tmp_path):
         batch = batch_of(product.tokenizer, texts[:8])
         expected = product.model(**batch).last_hidden_state
     done = bc.TrimVocabulary(reserve=0).apply(product, context(data, tmp_path))
-    assert done.facts["tokens_after"] == 13_485
-    assert done.facts["changed_tokens_corpus"] == 0
+    assert done.findings.facts["tokens_after"] == 13_485
+    assert done.findings.facts["changed_tokens_corpus"] == 0
     assert [done.tokenizer.tokenize(text) for text in texts[:-1]] == before[:-1]
     folder = bc.save(done.model, tmp_path / "model", done.tokenizer)
     assert (folder / "model.safetensors").stat().st_size == pytest.approx(64.7e6, rel=0.01)

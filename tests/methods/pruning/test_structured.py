@@ -25,7 +25,7 @@ from bertcompress.engines.pruning.importance import task_loss
 from bertcompress.engines.pruning.kprune import unit_costs
 from bertcompress.engines.pruning.masks import sites, unit_masks
 from bertcompress.heads import HEADS
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.pruning.structured import (
     PruneStructured,
     choose_layers,
@@ -172,7 +172,7 @@ def test_importance_beats_chance_on_what_it_is_for(bert):
 
 
 def staged(method, model, data, tmp_path):
-    context = Context(data.task, data, None, torch.device("cpu"), 0, tmp_path)
+    context = Context(data.task, data, Models(None), torch.device("cpu"), 0, tmp_path)
     return method.apply(Product(model, tiny_tokenizer()), context)
 
 
@@ -186,7 +186,7 @@ def test_as_a_stage_on_each_kind_of_task(kind, scores, tmp_path):
         model.config.problem_type = "multi_label_classification"
     method = PruneStructured(keep=0.5, scores=scores, rows=32)
     product = staged(method, model, data, tmp_path)
-    facts = json.loads(json.dumps(dict(product.facts)))
+    facts = json.loads(json.dumps(product.findings.facts))
     assert list(zip(facts["heads"], facts["neurons"], strict=True)) == counts(product.model)
     assert facts["samples"] == 32
     if scores == "fisher":

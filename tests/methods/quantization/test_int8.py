@@ -17,7 +17,7 @@ from bertcompress.engines.quantization.accuracy_gate import Attempt
 from bertcompress.engines.quantization.sensitivity import sensitivities
 from bertcompress.errors import ModelError
 from bertcompress.measure.scores import predict
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.quantization import int8
 from bertcompress.methods.quantization.int8 import QuantizeInt8, switches
 from bertcompress.runtimes import hardware as host
@@ -58,7 +58,7 @@ def planted(model, layer=1, factor=3_000.0):
 
 
 def applied(model, data, folder, **knobs):
-    context = Context(data.task, data, None, torch.device("cpu"), 0, folder)
+    context = Context(data.task, data, Models(None), torch.device("cpu"), 0, folder)
     return QuantizeInt8(**knobs).apply(Product(model, tiny_tokenizer()), context)
 
 
@@ -68,10 +68,10 @@ def answers(path, runtime, data):
 
 def test_a_good_model_passes_with_the_defaults(trained, data, tmp_path):
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
-    (only,) = done.facts["tried"]["onnxruntime"]
+    (only,) = done.findings.facts["tried"]["onnxruntime"]
     assert only["passes"]
     assert only["kept"] == []
-    assert done.facts["notes"] == []
+    assert done.findings.notes == ()
 
 
 def test_sensitivity_names_the_planted_layer(trained, data):
@@ -90,12 +90,12 @@ def test_the_planted_layer_is_found_left_out_and_the_rest_passes(
     model = planted(trained)
     knobs = {"runtimes": ("onnxruntime",), "max_drop": 0.005}
     done = applied(model, data, tmp_path / "guarded", **knobs)
-    tried = done.facts["tried"]["onnxruntime"]
+    tried = done.findings.facts["tried"]["onnxruntime"]
     assert not tried[0]["passes"]
     best = tried[-1]
     assert best["passes"]
     assert best["kept"][0].endswith("layer.1.attention.output.dense")
-    assert any("in fp32 stay" in note for note in done.facts["notes"])
+    assert any("in fp32 stay" in note for note in done.findings.notes)
     blind = applied(model, data, tmp_path / "blind", runtimes=("onnxruntime",), max_drop=None)
     fp32, good = (next(d for d in done.deployments if d.precision == p) for p in ("fp32", "int8"))
     bad = blind.deployments[-1]
@@ -106,11 +106,11 @@ def test_the_planted_layer_is_found_left_out_and_the_rest_passes(
 
 def test_smoothing_is_enough_for_one_channel_in_onnxruntime(trained, data, tmp_path):
     done = applied(planted(trained), data, tmp_path, runtimes=("onnxruntime",), max_drop=0.005)
-    tried = done.facts["tried"]["onnxruntime"]
+    tried = done.findings.facts["tried"]["onnxruntime"]
     assert not tried[0]["passes"]
     assert tried[-1]["options"] == {"smoothing": 0.5}
     assert tried[-1]["passes"]
-    assert done.facts["samples"] == 0, "nothing was calibrated"
+    assert done.findings.facts["samples"] == 0, "nothing was calibrated"
 
 
 @pytest.mark.parametrize("gain", [0.4, 2.0])
@@ -123,7 +123,7 @@ def test_bf16_is_shipped_where_it_is_faster_and_refused_where_not(
     halves = [d for d in done.deployments if d.precision == "bf16"]
     if gain < 1:
         assert not halves
-        assert done.facts["notes"] == ["no bf16 model: measured 0.40x as fast as fp32 here"]
+        assert done.findings.notes == ("no bf16 model: measured 0.40x as fast as fp32 here",)
         return
     full = trained.num_parameters() * 4
     assert (halves[0].path / "model.safetensors").stat().st_size < 0.6 * full + 4_000
@@ -140,7 +140,7 @@ def test_the_gain_of_bf16_is_a_ratio_of_times(trained):
 def test_openvino_passes_too(trained, data, tmp_path):
     pytest.importorskip("nncf")
     done = applied(planted(trained), data, tmp_path, runtimes=("openvino",), rows=16)
-    tried = done.facts["tried"]["openvino"]
+    tried = done.findings.facts["tried"]["openvino"]
     assert any(each["passes"] for each in tried)
     int8 = next(d for d in done.deployments if d.precision == "int8")
     goal = answers(done.deployments[0].path, "onnxruntime", data)
@@ -185,7 +185,7 @@ def test_as_many_rows_are_calibrated_on_as_it_says(rows, trained, tmp_path, monk
     monkeypatch.setattr(nncf, "Dataset", Counting)
     many = toy_data(rows=1_200)
     done = applied(trained, many, tmp_path, runtimes=("openvino",), rows=rows, max_drop=None)
-    assert done.facts["samples"] == rows == len(seen[0])
+    assert done.findings.facts["samples"] == rows == len(seen[0])
     assert seen[0] != sorted(seen[0], reverse=True)  # not the longest of them
 
 
@@ -202,7 +202,7 @@ def test_a_bf16_model_that_loses_too_much_is_not_shipped(trained, data, tmp_path
     monkeypatch.setattr(int8, "save", spoiled)
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), bf16=True)
     assert not [d for d in done.deployments if d.precision == "bf16"]
-    assert any(note.startswith("no bf16 model: defaults: loses") for note in done.facts["notes"])
+    assert any(note.startswith("no bf16 model: defaults: loses") for note in done.findings.notes)
 
 
 def test_a_loss_taken_for_noise_is_told():
@@ -231,12 +231,12 @@ def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_p
 
     monkeypatch.setattr(int8, "_quantized", broken)
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
-    tried = done.facts["tried"]["onnxruntime"]
+    tried = done.findings.facts["tried"]["onnxruntime"]
     assert not tried[0]["passes"]
     assert tried[0]["drop"] is None
     assert "infinities or NaN" in tried[0]["error"]
     assert any(each["passes"] for each in tried)
-    assert not any("1000000" in note or "inf" in note.split() for note in done.facts["notes"])
+    assert not any("1000000" in note or "inf" in note.split() for note in done.findings.notes)
 
 
 def test_a_significant_loss_that_nothing_removes_is_accepted_and_said():
@@ -274,7 +274,7 @@ def test_a_runtime_without_a_file_does_not_take_the_others_along(
     made = [(d.runtime, d.precision) for d in done.deployments]
     assert made == [("onnxruntime", "fp32"), ("onnxruntime", "int8")]
     assert all(d.path.is_file() for d in done.deployments)
-    (note,) = done.facts["notes"]
+    (note,) = done.findings.notes
     assert note.startswith("openvino: no int8 file: ")
     assert "nothing quantised it" in note
 
@@ -305,4 +305,4 @@ def test_a_bf16_model_that_cannot_be_opened_is_a_note(trained, data, tmp_path, m
     monkeypatch.setattr(int8, "open_predictor", opened)
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), bf16=True)
     assert [d.precision for d in done.deployments] == ["fp32", "int8"]
-    assert done.facts["notes"] == ["no bf16 model: defaults: no kernel for it"]
+    assert done.findings.notes == ("no bf16 model: defaults: no kernel for it",)

@@ -15,7 +15,7 @@ import bertcompress as bc
 from bertcompress.data import collator
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.teachers import LiveTeacher
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.quantization.q8bert import Q8bert, q8bert
 from bertcompress.models.io import precision_of
 from bertcompress.runtimes import open_predictor
@@ -32,7 +32,7 @@ def data():
 def stage(data, workdir, **knobs):
     model = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64)
     teacher = LiveTeacher(copy.deepcopy(model), tiny_tokenizer(), data)
-    context = Context(data.task, data, teacher, torch.device("cpu"), 0, workdir)
+    context = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, workdir)
     return Q8bert(**QUICK | knobs).apply(Product(model, tiny_tokenizer()), context)
 
 
@@ -84,8 +84,8 @@ def test_on_a_model_of_ones_own_with_and_without_a_teacher(data):
 
 
 def test_the_control_is_without_the_teacher():
-    assert Q8bert().control() is None
-    control = Q8bert(logit_weight=1.0).control()
+    assert Q8bert().controls() == {}
+    (control,) = Q8bert(logit_weight=1.0).controls().values()
     assert (control.label_weight, control.logit_weight, control.hidden_weight) == (1, 0, 0)
 
 

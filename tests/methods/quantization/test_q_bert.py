@@ -13,7 +13,7 @@ from training_support import toy_data
 
 from bertcompress.data import collator
 from bertcompress.deployment import Product
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.quantization.q_bert import QBert, choose_bits, q_bert
 from bertcompress.models.io import imitates, precision_of
 from bertcompress.runtimes import open_predictor
@@ -30,7 +30,7 @@ def data():
 
 def stage(data, workdir, **knobs):
     model = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64)
-    context = Context(data.task, data, None, torch.device("cpu"), 0, workdir)
+    context = Context(data.task, data, Models(None), torch.device("cpu"), 0, workdir)
     return QBert(**QUICK | knobs).apply(Product(model, tiny_tokenizer()), context)
 
 
@@ -51,7 +51,7 @@ def test_the_orders_are_opposite_at_one_size(data, tmp_path):
         order: stage(data, tmp_path / order, high_share=1 / 3, order=order, epochs=0, group=16)
         for order in ("hessian", "reversed", "even")
     }
-    sharp = runs["hessian"].facts["sharpness"]
+    sharp = runs["hessian"].findings.facts["sharpness"]
     assert layer_bits(runs["hessian"].model).index(8) == int(np.argmax(sharp))
     assert layer_bits(runs["reversed"].model).index(8) == int(np.argmin(sharp))
     sizes = {sum(p.numel() for p in run.model.parameters()) for run in runs.values()}
