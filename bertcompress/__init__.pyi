@@ -25,7 +25,7 @@ from .publish.push import pull, push
 from .recipe import Recipe
 from .report import Report, plot
 from .report.comparison import Comparison, compare
-from .runs.run import Run, run
+from .runs.run import Run, compress, run, ship
 from .runtimes import open_predictor
 from .shapes import apply_edit
 from .task import Task
@@ -61,6 +61,7 @@ __all__ = [
     "apply_edit",
     "bench",
     "compare",
+    "compress",
     "distill",
     "evaluate",
     "export",
@@ -85,6 +86,7 @@ __all__ = [
     "run",
     "save",
     "share_layers",
+    "ship",
     "to_albert",
     "trim_vocabulary",
     "verify",

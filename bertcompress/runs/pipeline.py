@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from bertcompress.deployment import Product, Trained
@@ -15,38 +15,16 @@ from bertcompress.models.io import load
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, control_names, trained_alike
+from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
 from bertcompress.support.display import Display
 
-__all__ = ["Pipeline", "PipelineResult"]
+__all__ = ["Pipeline"]
 
 _NO_SPEED_UP = {"shape": "computes as much as before", "files": "keeps its shape"}
 """What is said of a method without a speed-up; of a training nobody expects any."""
-
-
-@dataclass
-class PipelineResult:
-    """All stages of a run, before they are judged."""
-
-    start: Prepared
-    rows: list[StageResult]
-    baseline: StageResult
-    shaped: StageResult
-    """The last stage that has a model of its own."""
-    dense: StageResult | None
-    """int8 of the baseline, where that is another model than what is shipped."""
-    contests: dict[str, list[Contest]]
-    """Stage name to the method beside each of its controls."""
-    notes: dict[str, list[str]]
-    precision: str | None = None
-    """What `precision: auto` came to, once for the whole run."""
-
-    @property
-    def final(self) -> StageResult:
-        """The stage that is shipped: the last one that is no probe's."""
-        return next(row for row in reversed(self.rows) if not row.measures)
 
 
 class Pipeline:
@@ -84,6 +62,9 @@ class Pipeline:
             self._note(name, method)
         models = [row for row in self.rows if (row.folder / "model").is_dir()]
         return PipelineResult(
+            recipe=self.recipe,
+            folder=self.stages.folder,
+            clock=self.stages.clock,
             start=self.start,
             rows=self.rows,
             baseline=self.baseline or self.rows[-1],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class ReportRows:
         self,
         finished: StageResult,
         deployments: Sequence[tuple[Deployment, StageResult]],
-        timings: dict[Path, Timing],
+        timings: Mapping[Path, Timing],
         controls: Sequence[Control] = (),
         notes: Sequence[str] = (),
         source_mb: float | None = None,

@@ -1,32 +1,29 @@
-"""`run(recipe, out) -> Run`: measure, apply, measure, save, for each method; resumable."""
+"""`run` a recipe: `compress` it stage by stage, resumable, and `ship` what came out."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertcompress.errors import NotFound
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.runs.checking import check_disk
 from bertcompress.runs.claiming import claim, done_already
 from bertcompress.runs.folder import check_free, partial_of, run_folder
-from bertcompress.runs.outlook import TIMING, announce
-from bertcompress.runs.pipeline import Pipeline
-from bertcompress.runs.prepare import Say, prepare
-from bertcompress.runs.ship import finish
-from bertcompress.runs.stage import Clock, Stages
+from bertcompress.runs.job import Job
+from bertcompress.runs.pipeline_result import PipelineResult
+from bertcompress.runs.prepare import Say
 from bertcompress.runs.store import StageStore
-from bertcompress.support.display import Display, logged, showing
-from bertcompress.support.distributed import Ranks
+from bertcompress.support.display import logged
+from bertcompress.support.files import copy_linked
 from bertcompress.support.locking import Hold, locked
-from bertcompress.support.machine import check_temporary
-from bertcompress.support.quiet import quiet
-from bertcompress.training.loggers import Reporting, check_loggers
 
-__all__ = ["Run", "run"]
+__all__ = ["Run", "compress", "run", "ship"]
 
 
 @dataclass(frozen=True)
@@ -132,15 +129,14 @@ def run(
     Raises:
         InputError and its kin, before anything is written, for what cannot be run.
     """
-    ranks, clock = Ranks(), Clock()
-    display = Display(say, progress if ranks.main else False)
-    folder, say = run_folder(out), display.line
+    job = Job.of(recipe, say, progress, fresh=fresh, data_dir=data_dir, store=store)
+    folder, say = run_folder(out), job.display.line
     if resume and done_already(folder, recipe):
         say(f"{folder}: finished before")
         return Run(folder)
     hold, finished = None, False
     with contextlib.ExitStack() as stack:
-        if ranks.main:
+        if job.ranks.main:
             check_free(folder)
             hold = stack.enter_context(locked(folder, say))
             # Whoever held the lock until now may have come to the end.
@@ -148,24 +144,19 @@ def run(
             if not finished:
                 check_free(folder)
                 claim(folder, recipe, resume=resume, fresh=fresh)
-        if ranks.agree(finished):
-            return Run(folder)
-        return _kept(recipe, folder, ranks, clock, hold, (fresh, data_dir, store, display))
+        if not job.ranks.agree(finished):
+            with _unfinished_removed(folder, hold), job.at_work():
+                result = job.compress(partial_of(folder), folder.name, hold)
+                job.ship(result, folder, hold)
+    return Run(folder)
 
 
-def _kept(
-    recipe: Recipe,
-    folder: Path,
-    ranks: Ranks,
-    clock: Clock,
-    hold: Hold | None,
-    options: tuple[bool, str | Path | None, StageStore | None, Display],
-) -> Run:
-    """Run, and remove the folder of the unfinished run where it holds nothing to go on with."""
+@contextlib.contextmanager
+def _unfinished_removed(folder: Path, hold: Hold | None) -> Iterator[None]:
+    """Remove the folder of the unfinished run where it holds nothing to go on with."""
     partial = partial_of(folder)
     try:
-        with quiet(), showing(options[-1]):
-            return _run(recipe, folder, ranks, clock, hold, options)
+        yield
     except BaseException:
         # Nothing worth resuming was made: leave no trace, unless the folder is another's by now.
         ours = hold is not None and not hold.lost
@@ -174,38 +165,74 @@ def _kept(
         raise
 
 
-def _run(
+def compress(
     recipe: Recipe,
-    folder: Path,
-    ranks: Ranks,
-    clock: Clock,
-    hold: Hold | None,
-    options: tuple[bool, str | Path | None, StageStore | None, Display],
+    folder: str | Path | None = None,
+    *,
+    fresh: bool = False,
+    data_dir: str | Path | None = None,
+    store: StageStore | None = None,
+    say: Say | None = None,
+    progress: bool | None = None,
+) -> PipelineResult:
+    """Apply the methods of a recipe and return their stages; nothing is timed or shipped.
+
+    Args:
+        recipe: What to do.
+        folder: Where the stages are kept, and found again where nothing changed that they depend
+            on. None: a temporary folder, which lasts as long as the result.
+        fresh: Take nothing from the stage store.
+        data_dir: Local copy of the data set, instead of the Hub id of the task.
+        store: Stage store; by default the user's.
+        say: As of `run`.
+        progress: As of `run`.
+
+    Raises:
+        InputError and its kin, before anything is written, for what cannot be compressed.
+    """
+    job = Job.of(recipe, say, progress, fresh=fresh, data_dir=data_dir, store=store)
+    with contextlib.ExitStack() as failing, contextlib.ExitStack() as stack:
+        if folder is None:
+            place = Path(job.ranks.agree(tempfile.mkdtemp(prefix="bertcompress-")))
+            failing.callback(shutil.rmtree, place, ignore_errors=True)
+        else:
+            place = run_folder(folder)
+        hold = stack.enter_context(locked(place, job.display.line)) if job.ranks.main else None
+        place.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(job.at_work())
+        result = job.compress(place, place.name, hold)
+        if folder is None:
+            failing.pop_all()
+            weakref.finalize(result, shutil.rmtree, place, ignore_errors=True)
+    return result
+
+
+def ship(
+    result: PipelineResult,
+    out: str | Path,
+    *,
+    say: Say | None = None,
+    progress: bool | None = None,
 ) -> Run:
-    fresh, data_dir, store, display = options
-    say, partial = display.line, partial_of(folder)
-    check = hold.check if hold else lambda: None
-    check_temporary()
-    check_loggers(recipe.report_to)
-    with clock("loading"):
-        start = prepare(recipe, data_dir, say)
-        check_disk(recipe, start.product, start.finetuned, partial)
-    announce(recipe, start, display)
-    stages = Stages(
-        partial,
-        start.data,
-        store or StageStore(),
-        ranks,
-        clock,
-        fresh=fresh,
-        say=say,
-        check=check,
-        reports=Reporting(recipe.report_to, folder.name, partial / "logs"),
-    )
-    done = Pipeline(recipe, start, stages, display).run()
-    if ranks.main:
-        check()
-        with display.working(TIMING):
-            finish(recipe, done, partial, folder, clock, say, check)
-    ranks.wait()
+    """Make a run folder of what `compress` returned: files, timings, report, figures and card.
+
+    `out` must not exist yet; it is there whole or not at all, and the stages stay where they were.
+    Raises OutputError where the folder cannot be written.
+    """
+    job = Job.of(result.recipe, say, progress)
+    folder = run_folder(out)
+    check_free(folder)
+    with locked(folder, job.display.line) as hold:
+        check_free(folder)
+        claim(folder, result.recipe, resume=False, fresh=True)
+        partial = partial_of(folder)
+        try:
+            with job.at_work():
+                for part in ("stages", "logs"):
+                    if (result.folder / part).is_dir():
+                        copy_linked(result.folder / part, partial / part)
+                job.ship(result.moved_to(partial), folder, hold)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     return Run(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -24,29 +23,23 @@ from bertcompress.publish.manifest import write_manifest
 from bertcompress.publish.serving import write_serving
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report.rows import Reading, Stage
-from bertcompress.runs.pipeline import PipelineResult
+from bertcompress.report.rows import Stage
+from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Say
-from bertcompress.runs.report_rows import ReportRows, Timed, time_deployments
+from bertcompress.runs.report_rows import Timed, time_deployments
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Clock
 from bertcompress.runtimes.hardware import environment
-from bertcompress.support.files import write_atomically
+from bertcompress.support.files import copy_linked
 
 __all__ = ["finish"]
 
 
 def finish(
-    recipe: Recipe,
-    done: PipelineResult,
-    partial: Path,
-    folder: Path,
-    clock: Clock,
-    say: Say,
-    check: Callable[[], None] = lambda: None,
+    done: PipelineResult, folder: Path, say: Say, check: Callable[[], None] = lambda: None
 ) -> None:
     """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
-    final = done.final
+    final, recipe, clock, partial = done.final, done.recipe, done.clock, done.folder
     with clock("saving"):
         product = done.shaped.product
         shutil.rmtree(partial / "model", ignore_errors=True)
@@ -55,7 +48,7 @@ def finish(
         torch = Deployment("torch", held, partial / "model", imitates(product.model))
         shipped = [(torch, done.shaped)]
         shipped += [(d, final) for d in _placed(final, partial)]
-        dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline")]
+        dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline") if done.dense]
     timings: dict[Path, Timing] = {}
     if recipe.measure.latency:
         say("timing the deployments, in turn")
@@ -74,12 +67,9 @@ def finish(
     with clock("reporting"):
         load = machine_load(list(timings.values())) if timings else {}
         host = environment(recipe.measure.threads) | load | {"date": f"{date.today()}"}
-        if done.precision:
-            host["training_precision"] = done.precision
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
-        judge = ReportRows(done.start.data, done.baseline, partial)
-        rows = _rows(done, judge, shipped, dense, timings)
-        _write(recipe, done, rows, partial, clock, host)
+        rows = done.stage_rows(partial, shipped, dense, timings)
+        _write(done, rows, partial, clock, host)
     check()
     shutil.rmtree(partial / "work", ignore_errors=True)
     tops = {d.path.relative_to(partial).parts[0] for d, _ in shipped}
@@ -169,67 +159,23 @@ def _placed(finished: StageResult | None, target: Path) -> list[Deployment]:
         if top not in tops:
             tops.add(top)
             shutil.rmtree(top, ignore_errors=True)  # of a run that was killed at this point
-            with write_atomically(top) as copied:
-                shutil.copytree(finished.folder / inside.parts[0], copied, copy_function=_link)
+            copy_linked(finished.folder / inside.parts[0], top)
         placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))
     return placed
 
 
-def _link(source: str, target: str) -> None:
-    """Give a file a second name where the disk can, instead of a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _rows(
-    done: PipelineResult,
-    judge: ReportRows,
-    shipped: list[tuple[Deployment, StageResult]],
-    dense: list[tuple[Deployment, Any]],
-    timings: dict[Path, Timing],
-) -> list[Stage]:
-    rows: list[Stage] = []
-    for finished in done.rows:
-        if finished is done.final:
-            deployments = shipped
-        else:
-            deployments = [(d, finished) for d in finished.deployments]
-            if finished is done.baseline:
-                deployments += dense
-        name = finished.record.name
-        controls = [judge.control(each) for each in done.contests.get(name, ())]
-        notes = done.notes.get(name, ())
-        # A size is of what came in: the first stage says so where that was half as large.
-        came = None if rows else done.start.half_mb
-        rows.append(judge.stage(finished, deployments, timings, controls, notes, came))
-    return rows
-
-
 def _write(
-    recipe: Recipe,
-    done: PipelineResult,
-    rows: list[Stage],
-    partial: Path,
-    clock: Clock,
-    host: dict[str, Any],
+    done: PipelineResult, rows: list[Stage], partial: Path, clock: Clock, host: dict[str, Any]
 ) -> None:
     from bertcompress.report.plots import save_figures
 
-    report = Report.of(
-        rows,
-        recipe=recipe.model_dump(mode="json"),
-        task=done.start.data.task.model_dump(mode="json"),
-        environment=host,
-        data=Reading(cut=dict(done.start.data.cut), by_order=done.start.by_order),
-    )
+    report = done.report_of(rows, host)
     report.save(partial)
     (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
     save_figures(report, partial / "figures")
     _write_serving(report, done, partial)
-    _write_card(report, recipe, partial)
+    _write_card(report, done.recipe, partial)
     seconds = {**clock.seconds, "total": clock.total}
     facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
     (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

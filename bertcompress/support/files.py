@@ -15,6 +15,7 @@ from pathlib import Path
 from bertcompress.errors import OutputError
 
 __all__ = [
+    "copy_linked",
     "file_digest",
     "files_below",
     "is_leftover",
@@ -129,6 +130,19 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_leftover(path):
             remove(path)
+
+
+def copy_linked(source: Path, target: Path) -> None:
+    """Copy a folder whole or not at all; files get a second name where the disk can."""
+    with write_atomically(target) as copied:
+        shutil.copytree(source, copied, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def is_leftover(path: Path) -> bool:

@@ -1,0 +1,142 @@
+"""`PipelineResult`: all stages of a recipe, computed and answered, before anything is shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bertcompress.deployment import Deployment
+from bertcompress.measure.scores import Score, score
+from bertcompress.measure.timing.candidates import Timing
+from bertcompress.recipe import Recipe
+from bertcompress.report import Report
+from bertcompress.report.rows import Reading, Stage
+from bertcompress.runs.contests import Contest
+from bertcompress.runs.prepare import Prepared
+from bertcompress.runs.report_rows import ReportRows
+from bertcompress.runs.results import StageResult
+from bertcompress.runs.stage import Clock
+from bertcompress.runtimes.hardware import environment
+
+__all__ = ["Owned", "PipelineResult"]
+
+Owned = tuple[Deployment, StageResult]
+"""A deployment, and the stage that holds its answers."""
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """All stages of a recipe. `ship` makes a run of it."""
+
+    recipe: Recipe
+    folder: Path
+    """Where the stages lie, in `stages/`."""
+    clock: Clock
+    start: Prepared
+    rows: list[StageResult]
+    baseline: StageResult
+    shaped: StageResult
+    """The last stage that has a model of its own."""
+    dense: StageResult | None
+    """int8 of the baseline, where that is another model than what is shipped."""
+    contests: dict[str, list[Contest]]
+    """Stage name to the method beside each of its controls."""
+    notes: dict[str, list[str]]
+    precision: str | None = None
+    """What `precision: auto` came to, once for the whole run."""
+
+    @property
+    def final(self) -> StageResult:
+        """The stage that is shipped: the last one that is no probe's."""
+        return next(row for row in reversed(self.rows) if not row.measures)
+
+    def selection_scores(self, deployment: Deployment | None = None) -> list[Score]:
+        """Return the scores of a deployment of the final stage on the selection split.
+
+        By default its first one. These are what a search may choose by; what is reported is
+        computed on other rows. Without labels: the agreement with the baseline.
+        """
+        data, split = self.start.data, "selection"
+        chosen = deployment or self.final.deployments[0]
+        references = (
+            data.references(split)
+            if data.task.head.has_labels
+            else self.baseline.logits(self.baseline.deployments[0], split)
+        )
+        return score(data.task, data, split, self.final.logits(chosen, split), references)
+
+    def report(self) -> Report:
+        """Return the report of the stages as they are: nothing is shipped, and nothing timed."""
+        dense = [(each, self.dense) for each in self.dense.deployments] if self.dense else []
+        shipped = [(each, self.final) for each in self.final.deployments]
+        return self.report_of(self.stage_rows(self.folder, shipped, dense), environment())
+
+    def report_of(self, rows: Sequence[Stage], host: Mapping[str, Any]) -> Report:
+        """Return the report of rows that were made on a machine."""
+        host = dict(host)
+        if self.precision:
+            host["training_precision"] = self.precision
+        return Report.of(
+            rows,
+            recipe=self.recipe.model_dump(mode="json"),
+            task=self.start.data.task.model_dump(mode="json"),
+            environment=host,
+            data=Reading(cut=dict(self.start.data.cut), by_order=self.start.by_order),
+        )
+
+    def stage_rows(
+        self,
+        folder: Path,
+        shipped: Sequence[Owned],
+        dense: Sequence[Owned],
+        timings: Mapping[Path, Timing] | None = None,
+    ) -> list[Stage]:
+        """Return a row of the report for each stage; paths are told relative to `folder`.
+
+        `shipped`: what the final stage deploys; `dense`: int8 of the baseline.
+        """
+        judge = ReportRows(self.start.data, self.baseline, folder)
+        rows: list[Stage] = []
+        for result in self.rows:
+            if result is self.final:
+                deployments = [*shipped]
+            else:
+                deployments = [(each, result) for each in result.deployments]
+            if result is self.baseline is not self.final:
+                deployments += dense
+            name = result.record.name
+            controls = [judge.control(each) for each in self.contests.get(name, ())]
+            notes = self.notes.get(name, ())
+            # A size is of what came in: the first stage says so where that was half as large.
+            came = None if rows else self.start.half_mb
+            rows.append(judge.stage(result, deployments, timings or {}, controls, notes, came))
+        return rows
+
+    def moved_to(self, folder: Path) -> PipelineResult:
+        """Return the same result, its stages read from another folder, where they were copied."""
+        moved: dict[int, StageResult] = {}
+
+        def there(result: StageResult) -> StageResult:
+            if id(result) not in moved:
+                paths = [folder / p.relative_to(self.folder)
+                         for p in (result.folder, result.model_folder)]  # fmt: skip
+                moved[id(result)] = replace(result, folder=paths[0], model_folder=paths[1])
+            return moved[id(result)]
+
+        return replace(
+            self,
+            folder=folder,
+            rows=[there(each) for each in self.rows],
+            baseline=there(self.baseline),
+            shaped=there(self.shaped),
+            dense=there(self.dense) if self.dense else None,
+            contests={
+                name: [
+                    replace(each, method=there(each.method), control=there(each.control))
+                    for each in contests
+                ]
+                for name, contests in self.contests.items()
+            },
+        )
