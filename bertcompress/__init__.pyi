@@ -7,6 +7,7 @@ from .methods.factorization.factorize_embedding import FactorizeEmbedding, facto
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
 from .methods.factorization.flop import Flop, flop
 from .methods.factorization.trim_vocabulary import TrimVocabulary, trim_vocabulary
+from .methods.pruning.kprune import KPrune, kprune
 from .methods.pruning.structured import (
     PruneStructured,
     prune_heads,
@@ -45,6 +46,7 @@ __all__ = [
     "FactorizeLinear",
     "Finetune",
     "Flop",
+    "KPrune",
     "LiveTeacher",
     "ObjectiveCallback",
     "PruneStructured",
@@ -70,6 +72,7 @@ __all__ = [
     "finetune",
     "flop",
     "inspect",
+    "kprune",
     "load",
     "load_data",
     "open_predictor",

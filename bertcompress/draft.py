@@ -22,7 +22,7 @@ from pydantic import (
 
 from bertcompress.errors import RecipeError, few, nearest, unknown
 from bertcompress.method import Need
-from bertcompress.methods import METHODS
+from bertcompress.methods import METHODS, as_written_now
 from bertcompress.methods.settings import settings_class
 from bertcompress.support.catalogue import beside, read_yaml, resolve
 from bertcompress.support.notebook import pairs_html, short
@@ -203,12 +203,13 @@ def _method(item: Any, where: str, find: Callable[[str, str], Any]) -> Any:
         if len(item) != 1:
             raise RecipeError(f"{where}: one method per list item, got {sorted(map(str, item))}")
         key, knobs = next(iter(item.items()))
-    cls = find(str(key), where)
     if knobs is not None and not isinstance(knobs, Mapping):
         raise RecipeError(f"{where}.{key}: settings must be a mapping, got {knobs!r}")
-    _check_names(knobs or {}, cls.model_fields, f"{where}.{key}")
+    key, knobs = as_written_now(str(key), knobs or {})
+    cls = find(key, where)
+    _check_names(knobs, cls.model_fields, f"{where}.{key}")
     try:
-        return cls(**(knobs or {}))
+        return cls(**knobs)
     except ValidationError as error:
         raise RecipeError(f"{where}.{key}: {_first(error)}") from None
 

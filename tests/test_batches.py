@@ -26,7 +26,7 @@ def batches():
 
 SHAPES = {
     "prune_structured": lambda m, b, _: bc.prune_structured(m, b, 0.5),
-    "kprune": lambda m, b, _: bc.prune_structured(m, b, 0.5, scores="kprune"),
+    "kprune": lambda m, b, _: bc.kprune(m, b, 0.5),
     "share_layers": lambda m, b, _: bc.share_layers(m, batches=b),
     "factorize_embedding": lambda m, b, _: bc.factorize_embedding(m, 8, "all", batches=b),
     "factorize_linear": lambda m, b, _: bc.factorize_linear(m, b, 0.5),

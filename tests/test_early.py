@@ -37,8 +37,8 @@ CASES = {
     "--set of nothing": ([*RUN, "--set", "methods.distill.epoch=1"], "did you mean 'epochs'"),
     "--set out of range": ([*RUN, "--set", "methods.0.epochs=0"], r"greater than 0 (got 0)"),
     "--set against itself": (
-        [*RUN, "--set", "methods.1.scores=kprune", "--set", "methods.1.allocation=even"],
-        "allocates unevenly",
+        [*RUN, "--set", "methods.1.layer_order=top"],
+        "'spread' or 'bottom'",
     ),
     "--set of no method": (
         [*RUN, "--set", "methods.distil.epochs=1"],
@@ -95,7 +95,7 @@ def answers(tmp_path_factory):
     write(place / "sede.yaml", methods=methods, sede=1)
     write(place / "method.yaml", methods=["distil"])
     write(place / "order.yaml", methods=["quantize_int8", "finetune"])
-    uneven = [{"prune_structured": {"scores": "kprune"}}, "share_layers"]
+    uneven = ["kprune", "share_layers"]
     write(place / "uneven.yaml", methods=uneven)
     task = {"name": "mine", "dataset": "csv", "text": "sentance", "label": "verdict"}
     write(place / "lable.yaml", **task, lable="x")

@@ -253,3 +253,12 @@ def test_the_schema_takes_what_load_takes():
     for bad in ({"method": []}, {"methods": ["nothing"]}, {"methods": [{"distill": {"temp": 1}}]}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
+
+
+def test_kprune_of_older_recipes_is_the_method_of_today():
+    old = {"scores": "kprune", "allocation": "uneven", "keep": 0.6, "reconstruct": False}
+    made = Recipe.parse({"methods": ["finetune", {"prune_structured": old}]})
+    assert made.methods[1] == bc.KPrune(keep=0.6, reconstruct=False)
+    default = Recipe.parse({"methods": [{"prune_structured": {"scores": "kprune"}}]})
+    assert default.methods[0] == bc.KPrune(keep=0.5), "as much as it left then"
+    assert Recipe.parse(yaml.safe_load(made.to_yaml())) == made

@@ -15,7 +15,7 @@ from bertcompress.task import Task
 from bertcompress.training import TrainSettings
 
 REFUSED = [
-    ("prune_structured", {"scores": "kprune", "allocation": "even"}),
+    ("q_bert", {"bits": 8, "high_bits": 4, "high_share": 0.5}),
     ("prune_structured", {"keep": 0}),
     ("flop", {"patience": 2}),
     ("q_bert", {"bits": 8, "high_bits": 4, "high_share": 0.5}),
@@ -48,7 +48,8 @@ def test_what_the_class_refuses_is_refused_in_the_same_words(key, knobs):
 def test_uneven_goes_by_the_settings():
     cls = settings_class("prune_structured")
     assert not cls(keep=0.5).leaves_layers_uneven
-    assert cls(keep=0.5, scores="kprune").leaves_layers_uneven
+    assert cls(keep=0.5, allocation="uneven").leaves_layers_uneven
+    assert settings_class("kprune")().leaves_layers_uneven
 
 
 def test_an_unknown_method_gets_its_nearest():

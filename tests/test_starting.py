@@ -377,7 +377,7 @@ def test_shared_rows_are_told(tmp_path):
             r"methods\[2\].share_layers: factorize_linear before it .* put share_layers first",
         ),
         (
-            [{"prune_structured": {"scores": "kprune", "keep": 0.5}}, "share_layers"],
+            [{"kprune": {"keep": 0.5}}, "share_layers"],
             RecipeError,
             "prune_structured before it",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.errors import RecipeError, unknown
@@ -10,7 +11,7 @@ from bertcompress.errors import RecipeError, unknown
 if TYPE_CHECKING:
     from bertcompress.method import Method
 
-__all__ = ["METHODS", "RESEARCH", "method_class"]
+__all__ = ["METHODS", "RESEARCH", "as_written_now", "method_class"]
 
 METHODS: dict[str, tuple[str, str]] = {
     "finetune": (
@@ -20,6 +21,10 @@ METHODS: dict[str, tuple[str, str]] = {
     "prune_structured": (
         "bertcompress.methods.pruning.structured:PruneStructured",
         "Remove attention heads and feed-forward neurons, or whole layers",
+    ),
+    "kprune": (
+        "bertcompress.methods.pruning.kprune:KPrune",
+        "Cut heads and neurons and repair the rest, without training",
     ),
     "trim_vocabulary": (
         "bertcompress.methods.factorization.trim_vocabulary:TrimVocabulary",
@@ -61,6 +66,14 @@ METHODS: dict[str, tuple[str, str]] = {
 
 RESEARCH: frozenset[str] = frozenset()
 """Keys of the research tier, hidden from lists unless asked for."""
+
+
+def as_written_now(key: str, settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return a method's key and settings in the words of today, for recipes of older versions."""
+    if key == "prune_structured" and settings.get("scores") == "kprune":
+        gone = ("scores", "allocation")
+        return "kprune", {"keep": 0.5} | {k: v for k, v in settings.items() if k not in gone}
+    return key, settings
 
 
 def method_class(key: str, where: str = "recipe") -> type[Method]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model
 
-from bertcompress.engines.pruning.kprune import KPruneSettings, _Survey, kprune, unit_costs
+from bertcompress.engines.pruning.kprune import KPruneSettings, _Survey, cut_and_repair, unit_costs
 from bertcompress.engines.pruning.masks import sites
 from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit
 
@@ -62,7 +62,7 @@ def test_the_budget_is_met_within_one_unit(family, keep):
     model = tiny_model(family)
     full = spent(model)
     dearest = max(unit_costs(model, sites(model), LENGTH))
-    kprune(model, calibration(), keep)
+    cut_and_repair(model, calibration(), keep)
     assert keep * full - dearest < spent(model) <= keep * full + 1e-6
 
 
@@ -77,7 +77,7 @@ def test_costs_are_the_multiply_accumulates_of_a_unit(bert):
 def test_keeping_everything_changes_rounding_only(family):
     model, batch = tiny_model(family), tiny_inputs()
     before = answer(model, batch)
-    kprune(model, calibration(), 1.0)
+    cut_and_repair(model, calibration(), 1.0)
     assert anatomy(model).layers[0].heads == 4
     torch.testing.assert_close(answer(model, batch), before, atol=2e-3, rtol=0)
 
@@ -85,13 +85,15 @@ def test_keeping_everything_changes_rounding_only(family):
 @pytest.mark.parametrize("family", [f for f in FAMILIES if not FAMILIES[f].shared])
 def test_repair_brings_every_sublayer_nearer_to_the_original(family):
     original, batches = tiny_model(family), calibration()
-    repaired = kprune(copy.deepcopy(original), batches, 0.6)
+    repaired = cut_and_repair(copy.deepcopy(original), batches, 0.6)
     plain = copy.deepcopy(original)
     rows = {
         kind: [s.units for s in sites(repaired) if s.kind == kind] for kind in ("heads", "neurons")
     }
     assert min(map(min, rows.values())) > 0, "a sublayer is empty: nothing to repair in it"
-    bare = kprune(copy.deepcopy(original), batches, 0.6, settings=KPruneSettings(reconstruct=False))
+    bare = cut_and_repair(
+        copy.deepcopy(original), batches, 0.6, settings=KPruneSettings(reconstruct=False)
+    )
     # The same units, removed from the original without repair.
     apply_edit(plain, Heads(record(repaired, "heads")))
     kept = kept_neurons(original, batches)
@@ -119,7 +121,7 @@ def kept_neurons(original, batches):
 
     module._cut = watch
     try:
-        kprune(copy.deepcopy(original), batches, 0.6)
+        cut_and_repair(copy.deepcopy(original), batches, 0.6)
     finally:
         module._cut = real
     return [seen[layer] for layer in sorted(seen)]
@@ -152,7 +154,7 @@ def test_sublayers_above_the_one_that_is_cut_are_intact(bert, monkeypatch):
         return real(survey, position)
 
     monkeypatch.setattr(module._Survey, "look", look)
-    kprune(bert, calibration(), 0.5)
+    cut_and_repair(bert, calibration(), 0.5)
     assert looks == list(range(6))
 
 
@@ -162,21 +164,21 @@ def test_what_stays_is_wherever_it_matters(bert):
     with torch.no_grad():
         for part in ("attention_out", "ffn_out"):
             layer.get(part).weight.mul_(1e-4)
-    kprune(bert, calibration(), 0.6)
+    cut_and_repair(bert, calibration(), 0.6)
     counts = [(layer.heads, layer.width) for layer in anatomy(bert).layers]
     assert counts[1] == (0, 0)
     assert all(heads and width for heads, width in (counts[0], counts[2]))
 
 
 def test_at_least_stays_in_each_sublayer(bert):
-    kprune(bert, calibration(), 0.2, at_least=1)
+    cut_and_repair(bert, calibration(), 0.2, at_least=1)
     assert all(layer.heads >= 1 and layer.width >= 1 for layer in anatomy(bert).layers)
 
 
 @pytest.mark.parametrize("labels", [1, 3])
 def test_the_seed_decides(labels):
     def cut(seed):
-        model = kprune(tiny_model(num_labels=labels), calibration(), 0.5, seed=seed)
+        model = cut_and_repair(tiny_model(num_labels=labels), calibration(), 0.5, seed=seed)
         return answer(model, tiny_inputs())
 
     assert torch.equal(cut(1), cut(1))
@@ -186,6 +188,6 @@ def test_the_seed_decides(labels):
 def test_inputs_and_gradients_are_left_alone(bert):
     batches = calibration()
     copies = copy.deepcopy(batches)
-    kprune(bert, batches, 0.5)
+    cut_and_repair(bert, batches, 0.5)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(batches, copies, strict=True) for k in a)
     assert all(p.requires_grad and p.grad is None for p in bert.parameters())

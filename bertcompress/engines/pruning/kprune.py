@@ -33,7 +33,7 @@ from bertcompress.engines.pruning.masks import Site, sites, unit_masks
 from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit
 from bertcompress.support.progress import bar
 
-__all__ = ["KPruneSettings", "kprune", "unit_costs"]
+__all__ = ["KPruneSettings", "cut_and_repair", "unit_costs"]
 
 Batch = Mapping[str, Tensor]
 
@@ -69,7 +69,7 @@ def unit_costs(model: nn.Module, found: Sequence[Site], length: int) -> list[flo
     return [cost * site.times for cost, site in zip(each, found, strict=True)]
 
 
-def kprune(
+def cut_and_repair(
     model: nn.Module,
     batches: Sequence[Batch],
     keep: float,

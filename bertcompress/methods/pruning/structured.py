@@ -5,21 +5,19 @@ smaller matrices and is faster without special kernels. `scores` decides what st
 
 - `fisher`: squared gradients of unit masks, Kwon et al. 2022 (2204.09656), equation 8;
 - `taylor`: absolute gradients of unit masks, Michel et al. 2019 (1905.10650), equation 2;
-- `kprune`: Park et al. 2023 (2308.03449): sublayer by sublayer, each repaired by least squares; the
-  choice where nothing is trained afterwards;
 - `magnitude` and `random`: the controls.
 
-Costs one backward pass over the calibration rows (`kprune`: one per sublayer). Not for a model
-whose size on disk is the problem: half of a small model is its word table, which this leaves alone.
-Speeds up every device. Follow it with `distill` where a training budget exists.
+Costs one backward pass over the calibration rows. Not for a model whose size on disk is the
+problem: half of a small model is its word table, which this leaves alone. Speeds up every device.
+Follow it with `distill`; where nothing can be trained, take `kprune`, which repairs what it cuts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
@@ -35,8 +33,9 @@ from bertcompress.engines.pruning.importance import (
     task_loss,
     weight_magnitude,
 )
-from bertcompress.engines.pruning.kprune import KPruneSettings, kprune, unit_costs
+from bertcompress.engines.pruning.kprune import unit_costs
 from bertcompress.engines.pruning.masks import sites
+from bertcompress.errors import InputError, unknown
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import Heads, Layers, Neurons, ShapeError, anatomy, apply_edit
 
@@ -50,7 +49,7 @@ __all__ = [
     "prune_structured",
 ]
 
-Scores = Literal["fisher", "taylor", "kprune", "magnitude", "random"]
+Scores = Literal["fisher", "taylor", "magnitude", "random"]
 
 
 def prune_heads(model: nn.Module, heads: Sequence[Sequence[int]]) -> nn.Module:
@@ -139,7 +138,6 @@ def prune_structured(
     even: bool = True,
     at_least: int = 1,
     loss: Loss | None = None,
-    reconstruct: bool = True,
     seed: int = 0,
 ) -> nn.Module:
     """Cut heads and neurons, in place, and return the model.
@@ -149,18 +147,19 @@ def prune_structured(
         batches: calibration batches, as a data loader gives them; kept in memory.
         keep: share that stays of heads and neurons (`even`) or of the encoder's
             multiply-accumulates.
-        scores: see the module's docstring; `kprune` always allocates unevenly.
+        scores: see the module's docstring.
         even: the same share in each layer, or wherever it costs least.
         at_least: heads and neurons that stay in each layer.
         loss: against labels; left out, against answers drawn from the model itself.
-        reconstruct: for `kprune`, solve the remaining weights anew.
         seed: of everything drawn.
+
+    Raises:
+        InputError for scores that there are not.
     """
+    if scores not in get_args(Scores):
+        raise InputError(unknown("prune_structured", "scores", scores, get_args(Scores)))
     shown = tensor_batches(batches)
     with in_fp32(model):
-        if scores == "kprune":
-            settings = KPruneSettings(reconstruct=reconstruct)
-            return kprune(model, shown, keep, at_least=at_least, seed=seed, settings=settings)
         loss = loss or sampled_loss(head_of(model), seed)
         ranked = score_units(model, shown, scores, loss, seed)
         kept = choose_units(model, ranked, keep, even=even, at_least=at_least)
@@ -182,7 +181,7 @@ class PruneStructured(Method):
     """Remove attention heads and feed-forward neurons, or whole layers."""
 
     key: ClassVar[str] = "prune_structured"
-    paper: ClassVar[str] = "Kwon et al. 2022, arXiv:2204.09656; Park et al. 2023, arXiv:2308.03449"
+    paper: ClassVar[str] = "Kwon et al. 2022, arXiv:2204.09656"
     leaves: ClassVar[Leaves] = "shape"
     tags: ClassVar[tuple[str, ...]] = ("pruned",)
     speeds_up: ClassVar[bool] = True
@@ -203,17 +202,9 @@ class PruneStructured(Method):
     allocation: Literal["even", "uneven"] = Field(
         "even", description="The same share in each layer, or wherever it costs least"
     )
-    scores: Scores = Field("fisher", description="How units are ranked; kprune repairs weights too")
-    reconstruct: bool = Field(True, description="For kprune: solve the remaining weights anew")
+    scores: Scores = Field("fisher", description="How units are ranked")
     rows: int = Field(512, ge=1, le=2_048, description="Calibration rows, of the training set")
     at_least: int = Field(1, ge=0, description="Heads and neurons that stay in each layer")
-
-    @model_validator(mode="after")
-    def _kprune_is_uneven(self) -> PruneStructured:
-        even = "allocation" in self.model_fields_set and self.allocation == "even"
-        if self.scores == "kprune" and even:
-            raise ValueError("scores 'kprune' allocates unevenly; drop allocation or set uneven")
-        return self
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for more layers than the model has."""
@@ -224,7 +215,7 @@ class PruneStructured(Method):
     @property
     def leaves_layers_uneven(self) -> bool:
         """Whether heads and neurons go wherever it costs least."""
-        return self.keep < 1 and (self.allocation == "uneven" or self.scores == "kprune")
+        return self.keep < 1 and self.allocation == "uneven"
 
     def plan_shape(self, model: nn.Module) -> None:
         """Drop whole layers."""
@@ -249,7 +240,6 @@ class PruneStructured(Method):
                 even=self.allocation == "even",
                 at_least=self.at_least,
                 loss=task_loss(ctx.task.head) if ctx.task.head.has_labels else None,
-                reconstruct=self.reconstruct,
                 seed=ctx.seed,
             )
         layers = anatomy(model).layers

@@ -113,7 +113,7 @@ def test_the_whole_path_with_other_methods(tmp_path):
     bc.prune_structured(model, random_batches(2), 0.6)
     factorize_linear(model, random_batches(2), 0.7)
     bc.prune_structured(model, random_batches(2), 0.6)
-    bc.prune_structured(model, random_batches(2), 0.8, scores="kprune")
+    bc.kprune(model, random_batches(2), 0.8)
     tokenizer = tiny_tokenizer()
     bc.save(model, tmp_path / "m", tokenizer)
     again = bc.load(tmp_path / "m").model

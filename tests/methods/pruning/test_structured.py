@@ -24,8 +24,10 @@ from bertcompress.deployment import Product
 from bertcompress.engines.pruning.importance import task_loss
 from bertcompress.engines.pruning.kprune import unit_costs
 from bertcompress.engines.pruning.masks import sites, unit_masks
+from bertcompress.errors import InputError
 from bertcompress.heads import HEADS
 from bertcompress.method import Context, Models
+from bertcompress.methods.pruning.kprune import KPrune
 from bertcompress.methods.pruning.structured import (
     PruneStructured,
     choose_layers,
@@ -35,7 +37,7 @@ from bertcompress.methods.pruning.structured import (
 )
 from bertcompress.shapes import Heads, Layers, ShapeError, anatomy, read_record
 
-SCORES = ["fisher", "taylor", "kprune", "magnitude", "random"]
+SCORES = ["fisher", "taylor", "magnitude", "random"]
 
 
 def batches():
@@ -131,9 +133,7 @@ def test_uneven_fills_the_budget_of_operations(bert):
 
 def test_scores_differ_from_each_other(bert):
     loss = task_loss(HEADS["single_label"])
-    one = {
-        kind: score_units(bert, batches(), kind, loss, 0)[1] for kind in SCORES if kind != "kprune"
-    }
+    one = {kind: score_units(bert, batches(), kind, loss, 0)[1] for kind in SCORES}
     order = {kind: tuple(row.argsort().tolist()) for kind, row in one.items()}
     assert len(set(order.values())) == len(order)
 
@@ -148,10 +148,7 @@ def test_every_score_cuts_every_family_and_repeats(family, scores):
     (one, shape), (two, _) = cut(1), cut(1)
     assert torch.equal(one, two)
     assert torch.isfinite(one).all()
-    if scores != "kprune":
-        assert shape == [(HEAD_COUNT // 2, WIDTH // 2)] * len(shape)
-    else:
-        assert shape != [(HEAD_COUNT, WIDTH)] * len(shape)
+    assert shape == [(HEAD_COUNT // 2, WIDTH // 2)] * len(shape)
 
 
 def test_importance_beats_chance_on_what_it_is_for(bert):
@@ -177,19 +174,19 @@ def staged(method, model, data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["single_label", "regression", "multi_label", "unlabelled"])
-@pytest.mark.parametrize("scores", ["fisher", "kprune"])
-def test_as_a_stage_on_each_kind_of_task(kind, scores, tmp_path):
+@pytest.mark.parametrize("cls", [PruneStructured, KPrune])
+def test_as_a_stage_on_each_kind_of_task(kind, cls, tmp_path):
     data = toy_data(kind)
     fields = {"num_labels": 1} if kind == "regression" else {"num_labels": 2}
     model = tiny_model(**fields)
     if kind == "multi_label":
         model.config.problem_type = "multi_label_classification"
-    method = PruneStructured(keep=0.5, scores=scores, rows=32)
+    method = cls(keep=0.5, rows=32)
     product = staged(method, model, data, tmp_path)
     facts = json.loads(json.dumps(product.findings.facts))
     assert list(zip(facts["heads"], facts["neurons"], strict=True)) == counts(product.model)
     assert facts["samples"] == 32
-    if scores == "fisher":
+    if cls is PruneStructured:
         assert counts(product.model) == [(2, 12)] * 3
 
 
@@ -214,12 +211,14 @@ def test_whole_layers_and_units_within_them(tmp_path):
         ({"keep": 1.5}, "less than or equal to 1"),
         ({"keep_layers": 0}, "greater than or equal to 1"),
         ({"scores": "luck"}, "fisher"),
-        ({"scores": "kprune", "allocation": "even"}, "allocates unevenly"),
         ({"kep": 0.5}, "kep"),
     ],
 )
 def test_settings_that_cannot_be(knobs, says):
     with pytest.raises(ValidationError, match=says):
         PruneStructured(**knobs)
-    PruneStructured(scores="kprune")
-    PruneStructured(scores="kprune", allocation="uneven")
+
+
+def test_scores_that_there_are_not():
+    with pytest.raises(InputError, match="unknown scores 'kprune'"):
+        prune_structured(tiny_model(), batches(), 0.5, scores="kprune")
