@@ -7,6 +7,7 @@ from .methods.factorization.factorize_embedding import FactorizeEmbedding, facto
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
 from .methods.factorization.flop import Flop, flop
 from .methods.factorization.trim_vocabulary import TrimVocabulary, trim_vocabulary
+from .methods.probes.mode_connectivity import ModeConnectivity, mode_connectivity
 from .methods.pruning.kprune import KPrune, kprune
 from .methods.pruning.structured import (
     PruneStructured,
@@ -48,6 +49,7 @@ __all__ = [
     "Flop",
     "KPrune",
     "LiveTeacher",
+    "ModeConnectivity",
     "ObjectiveCallback",
     "PruneStructured",
     "Q8bert",
@@ -75,6 +77,7 @@ __all__ = [
     "kprune",
     "load",
     "load_data",
+    "mode_connectivity",
     "open_predictor",
     "plot",
     "prune_heads",

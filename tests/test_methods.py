@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokeni
 from training_support import toy_data
 
 import bertcompress as bc
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Measurement, Product
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import RecipeError
 from bertcompress.measure.footprint import size_of
@@ -24,20 +25,24 @@ from bertcompress.recipe import Recipe
 from bertcompress.shapes import ShapeError
 
 PAPER = re.compile(r"\b\d{4}\.\d{4,5}\b")
-QUICK = {
-    "finetune": {"epochs": 1, "batch_size": 64, "precision": "fp32"},
-    "distill": {"epochs": 1, "batch_size": 64, "precision": "fp32"},
-    "prune_structured": {"rows": 32},
+FAST = {"epochs": 1, "batch_size": 64, "precision": "fp32", "rows": 32, "points": 3}
+"""Values of common settings that make a step take a second."""
+OWN: dict[str, dict[str, Any]] = {
     "trim_vocabulary": {"size": 20},
-    "share_layers": {"rows": 32},
     "factorize_embedding": {"size": 4},
-    "factorize_linear": {"keep": 0.5, "rows": 32},
-    "flop": {"keep": 0.5, "epochs": 1, "batch_size": 64, "precision": "fp32", "rows": 32},
-    "q8bert": {"epochs": 1, "batch_size": 64, "precision": "fp32"},
-    "q_bert": {"epochs": 1, "batch_size": 64, "precision": "fp32", "group": 16, "shards": 2},
-    "quantize_int8": {"runtimes": ("onnxruntime",), "rows": 8},
+    "factorize_linear": {"keep": 0.5},
+    "flop": {"keep": 0.5},
+    "q_bert": {"group": 16, "shards": 2},
+    "quantize_int8": {"runtimes": ("onnxruntime",)},
 }
-"""Settings that make a step take a second; a method without any runs as it is."""
+"""Settings without which a method has nothing to do on a tiny model."""
+
+
+def quick(key):
+    """The method, on a tiny model in a second."""
+    cls = method_class(key)
+    common = {name: value for name, value in FAST.items() if name in cls.model_fields}
+    return cls(**common | OWN.get(key, {}))
 
 
 REFUSED = {("share_layers", "albert")}
@@ -57,9 +62,9 @@ def applied(key, model, data, workdir):
     """The method's product on a copy of a model, with that model as the teacher."""
     tokenizer = tiny_tokenizer()
     teacher = LiveTeacher(copy.deepcopy(model), tokenizer, data)
-    context = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, workdir)
-    method = method_class(key)(**QUICK.get(key, {}))
-    return method.apply(Product(copy.deepcopy(model), tokenizer), context)
+    models = Models(teacher, *[lambda: Product(copy.deepcopy(model), tokenizer)] * 2)
+    context = Context(data.task, data, models, torch.device("cpu"), 0, workdir)
+    return quick(key).apply(Product(copy.deepcopy(model), tokenizer), context)
 
 
 @pytest.mark.parametrize("key", METHODS)
@@ -103,7 +108,7 @@ def test_every_setting_is_described(key):
 
 @pytest.mark.parametrize("key", METHODS)
 def test_a_recipe_with_it_survives_yaml(key, tmp_path):
-    method = method_class(key)(**QUICK.get(key, {}))
+    method = quick(key)
     recipe = Recipe(model="some/model", task="embedded", methods=[method], teacher="some/teacher")
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml(), encoding="utf-8")
@@ -121,8 +126,20 @@ def test_an_unknown_method_names_the_nearest():
         method_class("distil")
 
 
+PROBES = [key for key in METHODS if method_class(key).leaves == "measurement"]
+OPEN = [key for key in METHODS if key not in ("quantize_int8", *PROBES)]
+
+
+@pytest.mark.parametrize("key", PROBES)
+def test_a_probe_measures_and_is_plain(key, data, tmp_path, bert):
+    found = applied(key, tiny_model(num_labels=2), data, tmp_path)
+    assert isinstance(found, Measurement)
+    assert found.title and found.words and found.figures
+    assert Measurement.model_validate_json(found.model_dump_json()) == found
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("key", [k for k in METHODS if k != "quantize_int8"])
+@pytest.mark.parametrize("key", OPEN)
 def test_what_comes_out_is_no_larger_and_reloads_to_the_bit(key, family, data, tmp_path):
     model = tiny_model(family, num_labels=2)
     if (key, family) in REFUSED:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from report_support import baseline, deployment, distilled, quantized, sample_report, scores
 
+from bertcompress.deployment import Curve, Measurement
 from bertcompress.measure.footprint import LayerRow
 from bertcompress.report import Report, plots
 from bertcompress.report.rows import Stage
@@ -244,3 +245,19 @@ def test_baseline_method_and_control_are_in_one_figure() -> None:
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(plots.trainings(report))
+
+
+def test_a_probe_has_its_figure() -> None:
+    curves = (Curve(name="selection rows", x=(0.0, 0.5, 1.0), y=(0.1, 0.3, 0.1)),)
+    fields = {"title": "A line", "words": ("No.",), "figures": {"barrier": 0.2}, "curves": curves}
+    measured = Measurement(**fields, x_label="share", y_label="1 - accuracy")
+    probe = baseline().model_copy(
+        update={"name": "02-probe", "baseline": False, "deployments": (), "measurement": measured}
+    )
+    report = sample_report((baseline(), probe, quantized()))
+    assert "probe_02-probe" in plots.figure_names(report)
+    (axes,) = plots.figures(report)["probe_02-probe"].axes
+    (line,) = axes.lines
+    assert (*line.get_xdata(),) == (0.0, 0.5, 1.0) and (*line.get_ydata(),) == (0.1, 0.3, 0.1)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("share", "1 - accuracy")
+    assert "A line" in report.to_html()

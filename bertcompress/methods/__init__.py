@@ -62,6 +62,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.quantization.q_bert:QBert",
         "Store weights in 4 bits, in groups, and more where the loss is sharp",
     ),
+    "mode_connectivity": (
+        "bertcompress.methods.probes.mode_connectivity:ModeConnectivity",
+        "Measure the barrier between two trainings along the line between their weights",
+    ),
 }
 
 RESEARCH: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ from bertcompress.heads import has_labels
 from bertcompress.measure.chance import Standing
 from bertcompress.measure.scores import Score
 from bertcompress.report.cells import percent
-from bertcompress.report.rows import Control, DeploymentRow, Reading, Stage
+from bertcompress.report.rows import Control, DeploymentRow, Reading, Stage, last_of
 from bertcompress.report.speed import served, uses
 
 __all__ = [
@@ -70,8 +70,8 @@ def red_lines(
 ) -> list[str]:
     """Return what is wrong, the gravest first. `row`: the deployment that is judged."""
     return [
-        *_chance(baseline, stages[-1], row, task),
-        *_refused(stages[-1]),
+        *_chance(baseline, last_of(stages), row, task),
+        *_refused(last_of(stages)),
         *_by_order(data),
         *_cut(data, task),
         *(line for stage in stages if (line := _stopped(stage))),

@@ -13,6 +13,7 @@ from bertcompress.report.columns import Table
 from bertcompress.report.drawing import Theme
 from bertcompress.report.head import Head, head
 from bertcompress.report.plots import figure_bytes, figures
+from bertcompress.report.probe_figures import probe_titles
 from bertcompress.report.rows import ReportData
 from bertcompress.report.tables import tables
 from bertcompress.support.notebook import short
@@ -109,13 +110,13 @@ def table_html(title: str, red: Sequence[str], table: Table) -> str:
 def _figures(report: ReportData) -> list[_Figure]:
     light, dark = figures(report, "light"), figures(report, "dark")
     slim, slim_dark = (figures(report, theme, narrow=True) for theme in THEMES)
-    made = []
+    titles, made = {**_TITLES, **probe_titles(report)}, []
     for name in light:
         pictures = {DARK: dark[name]}
         if name in slim:
             pictures = {f"{DARK} and {NARROW}": slim_dark[name], NARROW: slim[name], **pictures}
         others = tuple((when, _uri(figure_bytes(each, "svg"))) for when, each in pictures.items())
-        made.append(_Figure(_TITLES[name], _uri(figure_bytes(light[name], "svg")), others))
+        made.append(_Figure(titles[name], _uri(figure_bytes(light[name], "svg")), others))
     return made
 
 

@@ -31,6 +31,7 @@ from bertcompress.report.drawing import (
 )
 from bertcompress.report.head import short_name
 from bertcompress.report.labelling import name_points
+from bertcompress.report.probe_figures import probe_figure, probe_titles
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import served, texts_of
 
@@ -106,7 +107,7 @@ def figure_names(report: ReportData) -> tuple[str, ...]:
         "per_layer_shape": any(layer.cut for stage in report.stages for layer in stage.edits),
         "training_curves": bool(trainings(report)),
     }
-    return tuple(name for name, drawn in has.items() if drawn)
+    return (*(name for name, drawn in has.items() if drawn), *probe_titles(report))
 
 
 def figures(
@@ -122,9 +123,14 @@ def figures(
         "where_bytes_are": where_bytes_are,
         "per_layer_shape": partial(per_layer_shape, narrow=narrow),
         "training_curves": training_curves,
+        **{name: partial(_probe, name) for name in probe_titles(report)},
     }
     wanted = [name for name in figure_names(report) if name in RESHAPED or not narrow]
     return {name: draw[name](report, theme) for name in wanted}
+
+
+def _probe(name: str, report: ReportData, theme: Theme) -> Figure:
+    return probe_figure(report, name, theme)
 
 
 def save_figures(report: ReportData, folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ bytes, shares are 0 to 1, times are as named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -26,6 +26,7 @@ __all__ = [
     "Reading",
     "ReportData",
     "Stage",
+    "last_of",
 ]
 
 VERSION = 3
@@ -227,6 +228,12 @@ class Stage(Row):
         return next(iter(torch or self.deployments), None)
 
 
+def last_of(stages: Sequence[Stage]) -> Stage:
+    """Return the stage that is shipped: a probe after it leaves the model as it is."""
+    left = [stage for stage in stages if stage.measurement is None]
+    return (left or stages)[-1]
+
+
 class Reading(Row):
     """How rows and classes were read."""
 
@@ -257,9 +264,8 @@ class ReportData(Row):
 
     @property
     def last(self) -> Stage:
-        """The stage that is shipped: probes after it leave the model as it is."""
-        shipped = [stage for stage in self.stages if stage.measurement is None]
-        return (shipped or self.stages)[-1]
+        """The stage that is shipped."""
+        return last_of(self.stages)
 
     @property
     def reference(self) -> Stage:

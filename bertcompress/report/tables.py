@@ -43,7 +43,7 @@ __all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 def tables(report: ReportData) -> list[Table]:
     """Return all tables that have something to show, in reading order."""
     every = (story, overview, quality, footprint, speed, shape, cost, controls, metrics)
-    made = [*(table(report) for table in every), environment(report)]
+    made = [*(table(report) for table in every), *measurements(report), environment(report)]
     return [table for table in made if table.rows]
 
 
@@ -64,6 +64,8 @@ def _told(report: ReportData) -> list[Line]:
     """Return every stage with its torch deployment, the last one with the judged one."""
     told = []
     for stage in report.stages:
+        if stage.measurement:
+            continue
         baseline = stage.name == report.verdict.baseline
         final = stage is report.last and not baseline
         told.append(Line(stage, (judged(stage) if final else None) or stage.main, baseline))
@@ -198,6 +200,25 @@ def _of_method(stage: Stage, control: Control) -> Score | None:
     if control.method is not None:
         return control.method.score
     return stage.main.headline if stage.main else None
+
+
+def measurements(report: ReportData) -> list[Table]:
+    """Return what each probe measured, with its words below."""
+    columns: list[Column[tuple[str, float]]] = [
+        words("figure", lambda x: x[0]),
+        Column("value", lambda x: f"{x[1]:.4g}"),
+    ]
+    return [
+        build(
+            f"{stage.name}: {stage.measurement.title}",
+            stage.measurement.figures.items(),
+            columns,
+            " ".join(stage.measurement.words),
+            brief=True,
+        )
+        for stage in report.stages
+        if stage.measurement
+    ]
 
 
 def metrics(report: ReportData) -> Table:

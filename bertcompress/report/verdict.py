@@ -20,7 +20,7 @@ from bertcompress.report.alarms import (
 )
 from bertcompress.report.cells import percent
 from bertcompress.report.judgement import Verdict
-from bertcompress.report.rows import DeploymentRow, Reading, Stage
+from bertcompress.report.rows import DeploymentRow, Reading, Stage, last_of
 from bertcompress.report.speed import (
     deploy_words,
     judged,
@@ -62,7 +62,7 @@ def judge(
     the report, for the chance level; `data`: how rows and classes were read.
     """
     stages = comparable(stages, task or {})
-    baseline, last = baseline_of(stages), stages[-1]
+    baseline, last = baseline_of(stages), last_of(stages)
     row = judged(last)
     red = tuple(red_lines(stages, baseline, row, task or {}, data or Reading()))
     named = Verdict(stage=last.name, baseline=baseline.name, red=red)

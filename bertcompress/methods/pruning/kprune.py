@@ -6,7 +6,8 @@ to the residual stream go, and what is left of the sublayer is solved anew so th
 again what the original had there. Heads and neurons go wherever it costs least.
 
 Costs one backward pass over the calibration rows for each sublayer, and no training. Not where a
-training budget exists: `prune_structured` followed by `distill` keeps more. Every device gets faster.
+training budget exists: `prune_structured` followed by `distill` keeps more. Every device gets
+faster.
 """
 
 from __future__ import annotations
