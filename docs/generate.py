@@ -13,6 +13,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
+from method_rows import documents as method_documents  # noqa: E402
 from report_reference import documents as report_documents  # noqa: E402
 from rooms_page import documents as rooms_documents  # noqa: E402
 
@@ -24,7 +25,7 @@ def documents() -> dict[Path, str]:
     """Return the content that every generated file ought to have."""
     schemas = {"recipe.schema.json": recipe_schema(), "task.schema.json": task_schema()}
     texts = {FOLDER / name: json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
-    return {**report_documents(), **rooms_documents(), **texts}
+    return {**method_documents(), **report_documents(), **rooms_documents(), **texts}
 
 
 if __name__ == "__main__":

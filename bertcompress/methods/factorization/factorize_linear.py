@@ -84,7 +84,7 @@ class FactorizeLinear(Method):
     """Replace the linears of the layers by products of two thin ones."""
 
     key: ClassVar[str] = "factorize_linear"
-    paper: ClassVar[str] = "Denton et al. 2014, arXiv:1404.0736"
+    paper: ClassVar[str] = "Denton et al. 2014, arXiv:1404.0736; Hsu et al. 2022, arXiv:2207.00112"
     leaves: ClassVar[Leaves] = "shape"
     speeds_up: ClassVar[bool] = True
     speed_needs_timing: ClassVar[bool] = True

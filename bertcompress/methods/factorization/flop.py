@@ -84,7 +84,9 @@ class Flop(Method, TeacherTerms, TrainSettings):
     """Learn which rank-1 components of the linears to keep, while training."""
 
     key: ClassVar[str] = "flop"
-    paper: ClassVar[str] = "Wang et al. 2019, arXiv:1910.04732"
+    paper: ClassVar[str] = (
+        "Wang et al. 2019, arXiv:1910.04732; Louizos et al. 2017, arXiv:1712.01312"
+    )
     leaves: ClassVar[Leaves] = "shape"
     tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
     requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.TEACHER})

@@ -181,7 +181,9 @@ class PruneStructured(Method):
     """Remove attention heads and feed-forward neurons, or whole layers."""
 
     key: ClassVar[str] = "prune_structured"
-    paper: ClassVar[str] = "Kwon et al. 2022, arXiv:2204.09656"
+    paper: ClassVar[str] = (
+        "Kwon et al. 2022, arXiv:2204.09656; Michel et al. 2019, arXiv:1905.10650"
+    )
     leaves: ClassVar[Leaves] = "shape"
     tags: ClassVar[tuple[str, ...]] = ("pruned",)
     speeds_up: ClassVar[bool] = True

@@ -84,7 +84,7 @@ class QBert(Method, TeacherTerms, TrainSettings):
     """Store weights in 4 bits, in groups, and more where the loss is sharp."""
 
     key: ClassVar[str] = "q_bert"
-    paper: ClassVar[str] = "Shen et al. 2019, arXiv:1909.05840"
+    paper: ClassVar[str] = "Shen et al. 2019, arXiv:1909.05840; Dong et al. 2019, arXiv:1905.03696"
     leaves: ClassVar[Leaves] = "files"
     tags: ClassVar[tuple[str, ...]] = ("int4",)
     tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
