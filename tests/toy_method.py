@@ -1,6 +1,7 @@
 """Halve the feed-forward parts that answer least, as a method of somebody else's.
 
-Nobody et al. 2026 (2601.00001). Costs nothing. Not for use: a test adds it from outside. Every layer gets faster.
+Nobody et al. 2026 (2601.00001). Costs nothing. Not for use: a test adds it from outside. Every
+layer gets faster.
 """
 
 from __future__ import annotations
