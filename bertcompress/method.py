@@ -172,6 +172,13 @@ class Method(BaseModel):
         """
         raise NotImplementedError
 
+    def dense_opponent(self) -> Method | None:
+        """Return the step that makes of the *uncompressed* model what these files compete with.
+
+        None for what makes no files. As it comes, at full speed: an opponent is never slowed.
+        """
+        return None
+
     def controls(self) -> Mapping[str, Method]:
         """Return the same step without what it adds, each under the words that a report prints."""
         return {}

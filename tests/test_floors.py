@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import bertcompress
+from bertcompress.methods import METHODS
 
 ROOT = Path(bertcompress.__file__).parent
 # From the roof down: a room imports from lower floors only, and neighbours do not know each other.
@@ -195,6 +196,24 @@ def test_a_comparison_with_a_problem_is_found():
     for text in ('task.problem == "x"', 'problem in ("x", "y")', '"x" != self.problem'):
         assert compared(ast.parse(text), "problem") == [1]
     assert compared(ast.parse("problem == other"), "problem") == []
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n and not n.startswith("methods")])
+def test_which_method_it_is_only_methods_know(name):
+    """Nobody else compares a key with a text, or names a method in a text of its own."""
+    assert name == "report.rows" or compared(TREES[name], "method") == []
+    documents = {id(node.value) for node in ast.walk(TREES[name]) if isinstance(node, ast.Expr)}
+    texts = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.Constant)]
+    named = {t.value for t in texts if id(t) not in documents and isinstance(t.value, str)}
+    # `finetune` is also what the Hub calls the relation of a model to its base.
+    assert not named & {*METHODS} - ({"finetune"} if name == "publish.card" else set())
+
+
+def test_runs_know_no_method_by_name():
+    for name in MODULES:
+        if name.startswith(("runs", "measure", "report")):
+            known = {other for _, other in imports(name) if other.startswith("methods.")}
+            assert not known, name
 
 
 def test_nothing_but_the_face_imports_the_package_as_a_whole():

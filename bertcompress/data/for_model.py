@@ -5,14 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from bertcompress.data.loading import load_data
-from bertcompress.data.matching import differ
+from bertcompress.data.matching import align_labels, differ
 from bertcompress.data.task_data import TaskData
 from bertcompress.errors import ModelError, Notice, few
+from bertcompress.heads.stock import is_classifier
 from bertcompress.task import Task
 
-__all__ = ["data_of"]
+__all__ = ["already_finetuned", "data_of"]
 
 
 def data_of(
@@ -43,3 +47,25 @@ def data_of(
             stacklevel=3,
         )
     return data
+
+
+def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
+    """Return whether a loaded model's head answers this task; None where only its score can tell.
+
+    As many outputs and classes of the same names: yes; of other names: no. As many without names,
+    such as LABEL_0, or the one number of a regression, may be anything. Ask it of a model as it
+    was loaded: a head that was made new a moment ago looks the same.
+    """
+    config: Any = getattr(model, "config", None)
+    if not is_classifier(type(model)):
+        return False
+    if not data.task.head.has_labels:
+        return True
+    if int(config.num_labels) != data.num_labels:
+        return False
+    if not data.task.head.has_classes:
+        return None
+    names = {int(i): str(name) for i, name in config.id2label.items()}
+    if differ(data.labels, names):
+        return False
+    return True if align_labels(data.labels, names) is not None else None

@@ -301,8 +301,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 def _relation(report: ReportData) -> str:
     """Return `quantized` where precision is all that changed, else `finetune`."""
-    methods = [stage.method for stage in report.stages if stage.method != "original"]
-    leaves = {method_class(m).leaves for m in methods if m in METHODS} - {"measurement"}
+    leaves = {method_class(m).leaves for m in report.methods if m in METHODS} - {"measurement"}
     return "quantized" if leaves == {"files"} else "finetune"
 
 

@@ -182,8 +182,7 @@ def compare(*runs: str | Path | RunLike | Report, out: str | Path | None = None)
         runs=tuple(
             Compared(
                 name=name,
-                recipe=", ".join(s.method for s in report.stages if s.method != "original")
-                or "none",
+                recipe=", ".join(report.methods) or "none",
                 row=row,
                 kept=_kept(report, row),
                 ms=ms,

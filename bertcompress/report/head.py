@@ -67,7 +67,7 @@ def short_name(model: object) -> str:
 
 
 def _about(report: ReportData) -> str:
-    host, methods = report.environment, [s.method for s in report.stages if s.method != "original"]
+    host, methods = report.environment, report.methods
     threads = host.get("threads")
     parts = [
         host.get("date"),

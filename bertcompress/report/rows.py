@@ -206,6 +206,11 @@ class Stage(Row):
         return rest if value["control"] is None else {**rest, "controls": [value["control"]]}
 
     @property
+    def is_original(self) -> bool:
+        """Whether it is the model as it came, before any method."""
+        return self.method == "original"
+
+    @property
     def findings(self) -> Findings:
         """`facts`, typed."""
         return Findings.of_facts(self.facts)
@@ -271,6 +276,11 @@ class ReportData(Row):
     def reference(self) -> Stage:
         """The baseline stage."""
         return next(stage for stage in self.stages if stage.name == self.verdict.baseline)
+
+    @property
+    def methods(self) -> list[str]:
+        """The keys of the methods that ran, in order."""
+        return [stage.method for stage in self.stages if not stage.is_original]
 
     @property
     def title(self) -> str:

@@ -186,7 +186,7 @@ def _noise(verdict: Verdict, row: DeploymentRow, seeds: int) -> list[str]:
 def _selection(baseline: Stage, stages: Sequence[Stage]) -> list[str]:
     """Warn where the rows that were chosen by may not be new to a model that came fine-tuned."""
     chose = [stage.name for stage in stages if stage.findings.chosen_on_selection]
-    if baseline.method != "original" or not chose:
+    if not baseline.is_original or not chose:
         return []
     return [
         f"The model came fine-tuned and may have been trained on the selection rows that "

@@ -12,7 +12,6 @@ from typing import Any
 
 from bertcompress.measure.footprint import count_parameters, macs
 from bertcompress.method import Method, Need
-from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import control_names
@@ -81,10 +80,8 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
     for number, method in enumerate(methods, 1):
         title = f"stage {number} of {len(methods)}: {method.key}"
         name = f"{number:02d}-{method.key}"
-        simple = isinstance(method, QuantizeInt8)
-        if method.leaves == "files" and (compared or not simple):
-            plain = method if simple else QuantizeInt8()
-            plain = plain.model_copy(update={"max_drop": None})
+        plain = method.dense_opponent()
+        if plain is not None and (compared or type(plain) is not type(method)):
             words = f"stage {number} of {len(methods)}: int8 of the uncompressed model, to compare"
             works.append(planner.work(f"baseline-{plain.key}", words, plain))
         works.append(planner.work(name, title, method))

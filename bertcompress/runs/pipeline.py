@@ -10,7 +10,6 @@ from bertcompress.deployment import Product, Trained
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
 from bertcompress.method import Context, Method, Models, Need
-from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.models.io import load
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
@@ -55,8 +54,7 @@ class Pipeline:
             name = f"{number:02d}-{method.key}"
             if Need.HEAD in method.requires and self.baseline is None:
                 self._set_baseline(name)
-            if method.leaves == "files":
-                self._compare_with_dense(name, method)
+            self._compare_with_dense(name, method)
             self.rows.append(self._stage(name, self._settled(method)))
             self.first = None
             self._note(name, method)
@@ -108,17 +106,15 @@ class Pipeline:
 
     def _compare_with_dense(self, name: str, method: Method) -> None:
         """Make what speed is compared with: int8 of the uncompressed model, without training."""
-        assert self.baseline is not None
-        simple = method if isinstance(method, QuantizeInt8) else None
-        if simple and self.rows[-1] is self.baseline:  # the recipe's own step makes it
-            return
-        # As it comes, at full speed: nothing of an opponent is left in fp32.
-        plain = (simple or QuantizeInt8()).model_copy(update={"max_drop": None})
+        opponent = method.dense_opponent()
+        same = type(opponent) is type(method)
+        if opponent is None or self.baseline is None or (same and self.rows[-1] is self.baseline):
+            return  # the recipe's own step makes it
         try:
-            self.dense = self._apply(f"baseline-{plain.key}", plain, self.baseline)
+            self.dense = self._apply(f"baseline-{opponent.key}", opponent, self.baseline)
         except (MissingExtra, ModelError) as error:
             # What the recipe itself asks for needs the runtime too.
-            if simple and isinstance(error, MissingExtra):
+            if same and isinstance(error, MissingExtra):
                 raise
             note = f"no int8 of the uncompressed model to compare with: {error}"
             self.notes.setdefault(name, []).append(note)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data import TaskData, align_labels, differ, load_data
+from bertcompress.data.for_model import already_finetuned
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.teachers import same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, RecipeError, few
@@ -18,7 +19,6 @@ from bertcompress.heads.stock import check_one_output, head_words, is_classifier
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
 from bertcompress.method import Need
-from bertcompress.methods.training.finetune import already_finetuned
 from bertcompress.models.io import class_of, load, max_tokens, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.tokenizers import check_vocabulary

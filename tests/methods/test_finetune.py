@@ -12,11 +12,12 @@ from tests_support import tiny_model, tiny_tokenizer
 from torch.utils.data import DataLoader
 from training_support import toy_data
 
+from bertcompress.data.for_model import already_finetuned
 from bertcompress.deployment import Product
 from bertcompress.errors import DataError
 from bertcompress.heads import HEADS
 from bertcompress.method import Context, Models, Need
-from bertcompress.methods.training.finetune import Finetune, already_finetuned, finetune
+from bertcompress.methods.training.finetune import Finetune, finetune
 
 
 def context(data, workdir, **changes):

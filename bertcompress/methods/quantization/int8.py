@@ -89,6 +89,10 @@ class QuantizeInt8(Method):
             if runtime not in found:
                 raise MissingExtra(runtime, "onnx" if runtime == "onnxruntime" else "openvino")
 
+    def dense_opponent(self) -> QuantizeInt8:
+        """Return the same for the uncompressed model; nothing of it is left in fp32."""
+        return self.model_copy(update={"max_drop": None})
+
     def left_out(self) -> tuple[str, ...]:
         """Return a line for each runtime that is not installed, where none was named."""
         return () if self.runtimes else missing_runtimes(available_runtimes())

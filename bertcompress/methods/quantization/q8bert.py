@@ -30,6 +30,7 @@ from bertcompress.deployment import Deployment, Product
 from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.method import Context, Leaves, Method, Need
+from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.runtimes import available_runtimes, missing_runtimes
 from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
@@ -142,6 +143,10 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
         # Every process trains; one writes.
         made = export_int8(stored, ctx.workdir) if Ranks().main else []
         return Product(stored.model, stored.tokenizer, tuple(made), done.findings)
+
+    def dense_opponent(self) -> QuantizeInt8:
+        """Return int8 without any training."""
+        return QuantizeInt8(max_drop=None)
 
     def controls(self) -> Mapping[str, Q8bert]:
         """Return the same training on the labels alone, where a teacher takes part."""

@@ -30,6 +30,7 @@ from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.engines.quantization.hessian import layer_sharpness
 from bertcompress.method import Context, Leaves, Method, Need
+from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.models.io import imitates
 from bertcompress.shapes import anatomy
 from bertcompress.support.distributed import Ranks
@@ -205,6 +206,10 @@ class QBert(Method, TeacherTerms, TrainSettings):
 
         file = export_qdq(product, ctx.workdir / "onnx")
         return [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
+
+    def dense_opponent(self) -> QuantizeInt8:
+        """Return int8 without any training."""
+        return QuantizeInt8(max_drop=None)
 
     def controls(self) -> Mapping[str, QBert]:
         """Return the same training on the labels alone, where a teacher takes part."""

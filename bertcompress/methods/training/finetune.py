@@ -18,38 +18,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from bertcompress.data import TaskData, align_labels, differ
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.errors import DataError
-from bertcompress.heads.stock import is_classifier
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
-__all__ = ["Finetune", "already_finetuned", "finetune"]
-
-
-def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
-    """Return whether a loaded model's head answers this task; None where only its score can tell.
-
-    As many outputs and classes of the same names: yes; of other names: no. As many without names,
-    such as LABEL_0, or the one number of a regression, may be anything. Ask it of a model as it
-    was loaded: a head that was made new a moment ago looks the same.
-    """
-    config: Any = getattr(model, "config", None)
-    if not is_classifier(type(model)):
-        return False
-    if not data.task.head.has_labels:
-        return True
-    if int(config.num_labels) != data.num_labels:
-        return False
-    if not data.task.head.has_classes:
-        return None
-    names = {int(i): str(name) for i, name in config.id2label.items()}
-    if differ(data.labels, names):
-        return False
-    return True if align_labels(data.labels, names) is not None else None
+__all__ = ["Finetune", "finetune"]
 
 
 def finetune(
