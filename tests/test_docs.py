@@ -18,6 +18,7 @@ from bertcompress.support import catalogue
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -85,7 +86,7 @@ def test_every_command_and_option_exists(page):
 
 
 def test_the_table_of_commands_is_complete():
-    section = README.partition("## Commands")[2].partition("\n## ")[0]
+    section = COMMAND_LINE.partition("## Commands")[2].partition("\n## ")[0]
     assert {words[0] for words in called(section)} == set(COMMANDS)
 
 
