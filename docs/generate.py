@@ -17,7 +17,14 @@ sys.path.insert(0, str(FOLDER))
 from bertcompress.recipe import recipe_schema  # noqa: E402
 from bertcompress.task import task_schema  # noqa: E402
 
-PAGES = ("example_page", "method_rows", "report_reference", "result_tables", "rooms_page")
+PAGES = (
+    "example_page",
+    "method_rows",
+    "reference_pages",
+    "report_reference",
+    "result_tables",
+    "rooms_page",
+)
 """Modules of this folder, each with `documents()`."""
 
 
