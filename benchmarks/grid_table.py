@@ -80,9 +80,7 @@ LINES = (
         "int8",
     ),
     Column("control: `small` as it ships now, no teacher", "small-defaults", "control"),
-    Column(
-        "`no-training` as it ships now, before int8", "no-training-defaults", "prune_structured"
-    ),
+    Column("`no-training` as it ships now, before int8", "no-training-defaults", "kprune"),
     Column("low rank, 20 %, distilled 4 epochs", "lowrank-20", "distill"),
     Column("flop, 20 %, 2 + 2 epochs", "flop-20", "distill"),
     Column("low rank, 10 %, distilled 4 epochs", "lowrank-10", "distill"),
@@ -124,18 +122,25 @@ def baseline(cell: dict[str, Any]) -> Any:
 def score_of(cell: dict[str, Any], column: Column) -> float | None:
     """Return the headline score of a line in a cell."""
     for stage in cell["report"]["stages"]:
+        controls = controls_of(stage)
         if column.stage == "control":
-            if stage["control"]:
-                return float(stage["control"]["score"]["value"])
+            if controls:
+                return float(controls[0]["score"]["value"])
             continue
         if stage["name"].endswith(column.stage):
-            control = stage["control"] or {}
-            if control.get("goes_on"):  # the row is the control's; the line is of the method
-                return float(control["method"]["score"]["value"])
+            for control in controls:
+                if control.get("goes_on"):  # the row is the control's; the line is of the method
+                    return float(control["method"]["score"]["value"])
             for row in stage["deployments"]:
                 if (row["runtime"], row["precision"]) == (column.runtime, column.precision):
                     return head(row)
     return None
+
+
+def controls_of(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the controls of a stage; reports of versions 1 and 2 had one at most."""
+    one = stage.get("control")
+    return list(stage.get("controls") or ([one] if one else []))
 
 
 def head(row: dict[str, Any]) -> float:

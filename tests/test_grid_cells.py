@@ -95,10 +95,14 @@ def test_only_what_a_table_reads_is_kept(tmp_path):
     assert set(cell.answers) == {"labels", base, STAGE}
 
 
-def test_the_grid_finds_its_packed_cells():
+def test_the_grid_finds_its_packed_cells(monkeypatch):
     # The reports are of the recipes as the grid has them now: nothing is computed again.
-    assert grid.computed("int8", "stsb", 0)
+    for arm in ("int8", "small", "no-training", "no-training-plain"):
+        assert grid.computed(arm, "stsb", 0), arm
     assert not grid.computed("int8", "stsb", 99)
+    changed = {**grid.MEASURED, "distill": {"epochs": 4, "learning_rate": 2e-4}}
+    monkeypatch.setattr(grid, "MEASURED", changed)
+    assert not grid.computed("small", "stsb", 0)
 
 
 def test_what_git_keeps_is_small():
