@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from method_rows import speed
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
@@ -80,8 +81,7 @@ def methods_page() -> str:
     lines = ["| key | what it does | tier | speeds up |", "|---|---|---|---|"]
     for key, (_, what) in METHODS.items():
         cls = method_class(key)
-        faster = "yes" if cls.speeds_up else "no"
-        lines.append(f"| [`{key}`](#{key}) | {what} | {cls.tier} | {faster} |")
+        lines.append(f"| [`{key}`](#{key}) | {what} | {cls.tier} | {speed(cls)} |")
     parts = [METHODS_HEAD.rstrip(), "\n".join(lines), *map(method_section, METHODS)]
     shared = settings(TrainSettings, tuple(TrainSettings.model_fields))
     parts += ["## Settings of every training", "For what trains, beside its own.", shared]
