@@ -27,7 +27,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("running", "Recipes and runs", ("recipe", "task", "data", "runs")),
     ("reports", "Reports", ("report",)),
     ("verbs", "Models that exist", ("verbs", "publish", "models", "shapes", "runtimes")),
-    ("functions", "Methods", ("methods",)),
+    ("functions", "Methods as functions", ("methods",)),
     ("training", "Your own training", ("engines", "training")),
 )
 """A page, its title, and the rooms of which it shows public names."""
@@ -67,6 +67,8 @@ def name_pages() -> dict[Path, str]:
         parts = [f"# {title}"]
         for name, module in mine.items():
             parts.append(f"::: bertcompress.{module}.{name}")
+            if page == "functions" and name[0].isupper():
+                parts[-1] += "\n    options: {members: false}"
             if name in FIELDS:
                 cls = getattr(bertcompress, name)
                 parts.append(settings(cls, tuple(cls.model_fields)))

@@ -90,6 +90,13 @@ def test_every_command_and_option_exists(page):
             catalogue.resolve("recipes", words[1])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_list_holds_is_indented_by_four(page):
+    # By less it is no part of the list on the site, whose Markdown is the older one.
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    assert not re.findall(r"^ {1,3}(?:[-*] |\d+\. |\||```).*", text, re.MULTILINE)
+
+
 def test_what_else_a_shell_is_given_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", makefile, re.MULTILINE)
