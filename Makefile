@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export GOMP_SPINCOUNT = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint check schema optimum older clean
+.PHONY: demo test lint check schema docs optimum older clean
 
 $(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,11 +35,18 @@ lint: $(VENV)/.dev  ## what pre-commit runs: style and types
 check: lint  ## style, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow"
 
-schema: $(VENV)/.demo  ## regenerate docs/*.schema.json and the tables in docs/
+schema: $(VENV)/.demo  ## regenerate docs/*.schema.json, the tables in docs/ and README.md, docs/reference
 	$(BIN)/python docs/generate.py
 
+$(VENV)/.docs: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs  ## the pages as a site, in site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site
 
 # The ONNX folders open in optimum's ORTModelFor...: optimum-onnx holds transformers below 4.58, so it
 # gets an environment of its own, which also runs the rest of the suite on that line of transformers.

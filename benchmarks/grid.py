@@ -2,10 +2,12 @@
 
     python benchmarks/grid.py run --data-dir PATH_TO_GLUE [--arms small] [--tasks stsb] [--seeds 0]
     python benchmarks/grid.py table
+    python benchmarks/grid.py compact
 
 A cell that is there, by the same recipe, is not computed again: the grid goes on where it stopped.
 Each cell is a process of one thread; the cells of one task and seed run after each other, since
-they share the fine-tuned teacher through the stage store. See docs/measuring.md for what the
+they share the fine-tuned teacher through the stage store. `compact` packs what was computed into
+one file per task (grid_cells.py): these are what git keeps. See docs/measuring.md for what the
 columns mean.
 """
 
@@ -22,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grid_cells
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "desk"
@@ -130,17 +133,19 @@ def cell_path(arm: str, task: str, seed: int) -> Path:
 
 def computed(arm: str, task: str, seed: int) -> bool:
     """Return whether a cell is there and was made by the recipe as it is now."""
-    path = cell_path(arm, task, seed)
-    if not path.exists():
+    found = grid_cells.find(RESULTS, arm, task, seed)
+    if found is None:
         return False
-    made = json.loads(path.read_text(encoding="utf-8"))["report"]["recipe"]
-    return _within(made, recipe_of(arm, task, seed).model_dump(mode="json"))
+    return _within(found["report"]["recipe"], recipe_of(arm, task, seed).model_dump(mode="json"))
 
 
 def _within(made: Any, now: Any) -> bool:
-    """Return whether every setting that there was then is the same now; some came later."""
+    """Return whether every setting that there was then and is now is the same.
+
+    Some came later, and some are gone: those of `kprune` while it was an option of another method.
+    """
     if isinstance(made, dict) and isinstance(now, dict):
-        return all(name in now and _within(value, now[name]) for name, value in made.items())
+        return all(_within(made[name], now[name]) for name in made.keys() & now.keys())
     if isinstance(made, list) and isinstance(now, list):
         return len(made) == len(now) and all(map(_within, made, now))
     return bool(made == now)
@@ -221,11 +226,16 @@ def main() -> None:
     cell.add_argument("seed", type=int)
     cell.add_argument("data_dir")
     commands.add_parser("table")
+    commands.add_parser("compact")
     args = parser.parse_args()
     if args.command == "run":
         run_grid(args.arms, args.tasks, args.seeds, args.workers, args.data_dir)
     elif args.command == "cell":
         run_cell(args.arm, args.task, args.seed, args.data_dir)
+    elif args.command == "compact":
+        from grid_table import names_read
+
+        print(*grid_cells.compact(RESULTS, names_read), sep="\n")
     if args.command != "cell":
         from grid_table import write_table
 

@@ -6,13 +6,14 @@ stands beside. Retention is the mean over the judged tasks of compressed / basel
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grid_cells
 import numpy as np
+from grid_cells import Cell
 
 JUDGED = ("mnli", "stsb", "sst2")
 SHOWN = (*JUDGED, "mrpc", "cola")
@@ -79,9 +80,7 @@ LINES = (
         "int8",
     ),
     Column("control: `small` as it ships now, no teacher", "small-defaults", "control"),
-    Column(
-        "`no-training` as it ships now, before int8", "no-training-defaults", "prune_structured"
-    ),
+    Column("`no-training` as it ships now, before int8", "no-training-defaults", "kprune"),
     Column("low rank, 20 %, distilled 4 epochs", "lowrank-20", "distill"),
     Column("flop, 20 %, 2 + 2 epochs", "flop-20", "distill"),
     Column("low rank, 10 %, distilled 4 epochs", "lowrank-10", "distill"),
@@ -123,18 +122,25 @@ def baseline(cell: dict[str, Any]) -> Any:
 def score_of(cell: dict[str, Any], column: Column) -> float | None:
     """Return the headline score of a line in a cell."""
     for stage in cell["report"]["stages"]:
+        controls = controls_of(stage)
         if column.stage == "control":
-            if stage["control"]:
-                return float(stage["control"]["score"]["value"])
+            if controls:
+                return float(controls[0]["score"]["value"])
             continue
         if stage["name"].endswith(column.stage):
-            control = stage["control"] or {}
-            if control.get("goes_on"):  # the row is the control's; the line is of the method
-                return float(control["method"]["score"]["value"])
+            for control in controls:
+                if control.get("goes_on"):  # the row is the control's; the line is of the method
+                    return float(control["method"]["score"]["value"])
             for row in stage["deployments"]:
                 if (row["runtime"], row["precision"]) == (column.runtime, column.precision):
                     return head(row)
     return None
+
+
+def controls_of(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the controls of a stage; reports of versions 1 and 2 had one at most."""
+    one = stage.get("control")
+    return list(stage.get("controls") or ([one] if one else []))
 
 
 def head(row: dict[str, Any]) -> float:
@@ -142,19 +148,28 @@ def head(row: dict[str, Any]) -> float:
     return float(next(s["value"] for s in row["scores"] if s["headline"]))
 
 
-def stored_answers(path: Path, column: Column) -> tuple[Any, Any] | None:
+def answers_of(cell: Cell, column: Column) -> tuple[Any, Any] | None:
     """Return the answers of a line and of the baseline. Shape: (N, K) both."""
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-        names = stored.files
-        suffix = f"{column.runtime}-{column.precision}-validation"
-        end = f"{column.stage}/{suffix}"
-        if column.stage == "control":
-            end = f"-control/{suffix}"
-        ours = [n for n in names if n.endswith(end) and not n.startswith("baseline-")]
-        base = [n for n in names if n.startswith(f"{BASELINE}/torch")]
-        if not ours or not base:
-            return None
-        return stored[ours[0]].astype(np.float32), stored[base[0]].astype(np.float32)
+    ours, base = answer_names(cell, column)
+    if ours is None or base is None:
+        return None
+    return cell.answers[ours].astype(np.float32), cell.answers[base].astype(np.float32)
+
+
+def answer_names(cell: Cell, column: Column) -> tuple[str | None, str | None]:
+    """Return the names of a line's answers and of the baseline's, None where there are none."""
+    suffix = f"{column.runtime}-{column.precision}-validation"
+    end = f"-control/{suffix}" if column.stage == "control" else f"{column.stage}/{suffix}"
+    ours = [n for n in cell.answers if n.endswith(end) and not n.startswith("baseline-")]
+    base = [n for n in cell.answers if n.startswith(f"{BASELINE}/torch")]
+    return next(iter(ours), None), next(iter(base), None)
+
+
+def names_read(cell: Cell) -> set[str]:
+    """Return the names of the answers that a table reads: what is worth packing of a cell."""
+    mine = [column for column in LINES if column.arm == cell.body["arm"]]
+    names = {name for column in mine for name in answer_names(cell, column) if name}
+    return names | {"labels"}
 
 
 def retention_interval(pairs: list[Any], task: dict[str, Any], labels: Any) -> Any:
@@ -182,11 +197,11 @@ def difference(first: Column, second: Column, cells: Any) -> list[str] | None:
         about, labels = None, None
         for column in (first, second):
             side = {}
-            for path, cell in cells.get((column.arm, task), []):
-                score, answers = score_of(cell, column), stored_answers(path, column)
+            for cell in cells.get((column.arm, task), []):
+                score, answers = score_of(cell.body, column), answers_of(cell, column)
                 if score is not None and answers:
-                    side[cell["seed"]] = (score, answers[0])
-                    about, labels = cell["report"]["task"], stored_labels(path)
+                    side[cell.body["seed"]] = (score, answers[0])
+                    about, labels = cell.body["report"]["task"], cell.answers["labels"]
             sides.append(side)
         seeds = sorted(sides[0].keys() & sides[1].keys())
         if not seeds:
@@ -203,12 +218,11 @@ def difference(first: Column, second: Column, cells: Any) -> list[str] | None:
     return [first.name, second.name, shown, ", ".join(tasks)]
 
 
-def collect(results: Path) -> dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]]:
+def collect(results: Path) -> dict[tuple[str, str], list[Cell]]:
     """Return the cells by arm and task."""
     cells = defaultdict(list)
-    for path in sorted(results.glob("*--*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        cells[cell["arm"], cell["task"]].append((path, cell))
+    for cell in grid_cells.read(results):
+        cells[cell.body["arm"], cell.body["task"]].append(cell)
     return cells
 
 
@@ -216,24 +230,24 @@ def line(column: Column, cells: Any) -> list[str]:
     """Return one row of the table."""
     shown, plain, corrected, draws, counts = [], [], [], [], []
     for task in SHOWN:
-        found = [(p, c, s) for p, c in cells.get((column.arm, task), [])
-                 if (s := score_of(c, column)) is not None]  # fmt: skip
+        found = [(c, s) for c in cells.get((column.arm, task), [])
+                 if (s := score_of(c.body, column)) is not None]  # fmt: skip
         if not found:
             shown.append("-")
             continue
-        scores = np.array([s for _, _, s in found])
-        bases = np.array([head(baseline(c)) for _, c, _ in found])
+        scores = np.array([s for _, s in found])
+        bases = np.array([head(baseline(c.body)) for c, _ in found])
         spread = f" ± {100 * scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
         shown.append(f"{100 * scores.mean():.1f}{spread}")
         if task not in JUDGED:
             continue
-        about = found[0][1]["report"]["task"]
+        about = found[0][0].body["report"]["task"]
         counts.append(len(scores))
         plain.append((scores / bases).mean())
         corrected.append(((scores - about["chance"]) / (bases - about["chance"])).mean())
-        pairs = [stored_answers(p, column) for p, _, _ in found]
+        pairs = [answers_of(c, column) for c, _ in found]
         if all(pairs):
-            draws.append(retention_interval(pairs, about, stored_labels(found[0][0])))
+            draws.append(retention_interval(pairs, about, found[0][0].answers["labels"]))
     if not plain:
         return [column.name, *shown, "-", "-", "-"]
     complete = len(plain) == len(JUDGED)
@@ -256,18 +270,12 @@ def base_line(cells: Any) -> list[str]:
     for task in SHOWN:
         by_seed: dict[int, set[float]] = defaultdict(set)
         for (_, about), found in cells.items():
-            for _, cell in found if about == task else ():
-                by_seed[cell["seed"]].add(head(baseline(cell)))
+            for cell in found if about == task else ():
+                by_seed[cell.body["seed"]].add(head(baseline(cell.body)))
         values = np.array([np.mean(sorted(met)) for met in by_seed.values()])
         spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
         shown.append(f"{100 * values.mean():.1f}{spread}" if len(values) else "-")
     return ["fine-tuned, fp32", *shown, "100", "100", ""]
-
-
-def stored_labels(path: Path) -> Any:
-    """Return the validation labels that a cell was judged by. Shape: (N,)."""
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-        return stored["labels"]
 
 
 def write_table(results: Path) -> str:
@@ -278,7 +286,9 @@ def write_table(results: Path) -> str:
     rows = [base_line(cells), *(line(column, cells) for column in made)]
     by_name = {column.name: column for column in LINES}
     compared = [difference(by_name[a], by_name[b], cells) for a, b in COMPARED]
-    hosts = sorted({c["report"]["environment"]["processor"] for f in cells.values() for _, c in f})
+    hosts = sorted(
+        {c.body["report"]["environment"]["processor"] for f in cells.values() for c in f}
+    )
     note = (
         "Scores: accuracy (mnli matched, sst2, mrpc), Spearman (stsb), MCC (cola), times 100; ± is "
         "the standard deviation over seeds. Retention: mean over mnli, stsb and sst2. "

@@ -36,10 +36,11 @@ def _row(key: str) -> str:
     cls = method_class(key)
     paper = _PAPER.sub(r"[\1](https://arxiv.org/abs/\1)", cls.paper)
     family = METHODS[key][0].split(".")[2]
-    return f"| `{key}` | {paper} | {family} | {_speed(cls)} |"
+    return f"| `{key}` | {paper} | {family} | {speed(cls)} |"
 
 
-def _speed(cls: type[Method]) -> str:
+def speed(cls: type[Method]) -> str:
+    """Return where a method makes a model faster, in words."""
     if cls.leaves == "measurement":
         return "nothing: a measurement"
     if not cls.speeds_up:

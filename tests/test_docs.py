@@ -16,11 +16,17 @@ from bertcompress.methods import METHODS
 from bertcompress.support import catalogue
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    """The path of a page, without the folder that most are in."""
+    return page.relative_to(ROOT).as_posix().removeprefix("docs/")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -31,7 +37,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 CODE = [
-    pytest.param(code, id=f"{page.name}-{number}")
+    pytest.param(code, id=f"{name_of(page)}-{number}")
     for page in PAGES
     for number, code in enumerate(blocks(page, "python"))
 ]
@@ -71,7 +77,7 @@ def blocks_of(text: str, language: str) -> list[str]:
     return [code for _, kind, code in FENCE.findall(text) if kind == language]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_and_option_exists(page):
     for words in called(page.read_text(encoding="utf-8")):
         command = COMMANDS[words[0]]
@@ -84,8 +90,30 @@ def test_every_command_and_option_exists(page):
             catalogue.resolve("recipes", words[1])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_list_holds_is_indented_by_four(page):
+    # By less it is no part of the list on the site, whose Markdown is the older one.
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    assert not re.findall(r"^ {1,3}(?:[-*] |\d+\. |\||```).*", text, re.MULTILINE)
+
+
+def test_what_else_a_shell_is_given_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^(\w+):", makefile, re.MULTILINE)
+    lines = [
+        line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()
+    ]
+    for line in lines:
+        words = shlex.split(line, comments=True)  # raises where a quote is not closed
+        if words[:1] == ["make"]:
+            assert words[1] in targets, line
+        if words[:1] == ["python"] and not words[1].startswith("runs/"):
+            assert (ROOT / words[1]).is_file(), line
+    assert ["make", "demo"] in [shlex.split(line, comments=True) for line in lines]
+
+
 def test_the_table_of_commands_is_complete():
-    section = README.partition("## Commands")[2].partition("\n## ")[0]
+    section = COMMAND_LINE.partition("## Commands")[2].partition("\n## ")[0]
     assert {words[0] for words in called(section)} == set(COMMANDS)
 
 
