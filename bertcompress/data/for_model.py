@@ -5,9 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from bertcompress.data.loading import load_data
 from bertcompress.data.matching import align_labels, differ
@@ -15,6 +13,9 @@ from bertcompress.data.task_data import TaskData
 from bertcompress.errors import ModelError, Notice, few
 from bertcompress.heads.stock import is_classifier
 from bertcompress.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["already_finetuned", "data_of"]
 

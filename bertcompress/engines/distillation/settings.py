@@ -78,8 +78,8 @@ class TeacherTerms(BaseModel):
             return self.objective(None, problem)
         if ctx.models.teacher is None:
             raise RecipeError(
-                f"{getattr(self, 'key', 'this method')}: there is no teacher; cut the model before, or "
-                "name a teacher"
+                f"{getattr(self, 'key', 'this method')}: there is no teacher; cut the model "
+                "before, or name a teacher"
             )
         teacher = self._cached(ctx.models.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
