@@ -157,24 +157,33 @@ def run_cell(arm: str, task: str, seed: int, data_dir: str) -> None:
     from bertcompress.support.quiet import silence
 
     silence()
-    folder = Path(tempfile.mkdtemp(prefix="grid-")) / "run"
+    folder = Path(tempfile.mkdtemp(prefix="grid-"))
     recipe = recipe_of(arm, task, seed)
-    run = bc.run(recipe, folder, data_dir=data_dir, say=lambda line: print(line, flush=True))
+    made = bc.compress(recipe, data_dir=data_dir, say=lambda line: print(line, flush=True))
+    # Shipped, though nothing is timed: sizes are of what a user gets.
+    run = bc.ship(made, folder / "run", progress=False)
     report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
-    data = bc.load_data(recipe.resolved_task(), data_dir=data_dir, seed=seed, limit=recipe.limit)
-    answers = {"labels": np.asarray(data.validation["label"])}
-    for stage in sorted((run.folder / "stages").iterdir()):
+    answers = {"labels": np.asarray(made.start.data.validation["label"])}
+    for stage in sorted((made.folder / "stages").iterdir()):
+        if not (stage / "logits.npz").exists():  # a probe answers nothing
+            continue
         with np.load(stage / "logits.npz", allow_pickle=False) as stored:
             for name in stored.files:
                 if name.endswith("-validation"):
                     answers[f"{stage.name}/{name}"] = stored[name].astype(np.float16)
+    chosen_by = {
+        f"{each.runtime} {each.precision}": score.value
+        for each in made.final.deployments
+        for score in made.selection_scores(each)
+        if score.headline
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(cell_path(arm, task, seed).with_suffix(".npz"), **answers)
     seconds = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["seconds"]
     cell = {"arm": arm, "task": task, "seed": seed, "commit": commit(), "seconds": seconds}
-    cell["report"] = report
+    cell |= {"selection": chosen_by, "report": report}
     cell_path(arm, task, seed).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder.parent)
+    shutil.rmtree(folder)
 
 
 def commit() -> str:
