@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import transformers
 
-from bertcompress.shapes.modeling import AUTO_CLASSES, CONFIGS, compressed_class
+from bertcompress.shapes.families import FAMILIES
+from bertcompress.shapes.families.anatomy import family_named
+from bertcompress.shapes.modeling import AUTO_CLASSES, compressed_class, compressed_config
 
 __all__: list[str] = []
 
 
 def _register() -> None:
-    for family, config in CONFIGS.items():
-        transformers.AutoConfig.register(f"bertcompress-{family}", config, exist_ok=True)
-        prefix = config.__name__.removeprefix("Compressed").removesuffix("Config")
+    for family in map(family_named, FAMILIES):
+        config = compressed_config(family.name)
+        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
         for auto, ending in AUTO_CLASSES.items():
-            stock = getattr(transformers, f"{prefix}{ending}", None)
+            stock = family.stock_class(ending)
             if stock is not None:
                 getattr(transformers, auto).register(config, compressed_class(stock), exist_ok=True)
 

@@ -27,7 +27,7 @@ from bertcompress.errors import (
 )
 from bertcompress.models.io import max_tokens, rung
 from bertcompress.models.locate import EMBEDDED, locate
-from bertcompress.shapes import Layers, anatomy, apply_edit, edited
+from bertcompress.shapes import Layers, anatomy, apply_edit, edited, family_named
 
 TEXTS = ["the cat sleeps .", "a very old red house and a bird"]
 SOURCE = "modeling_bertcompress.py"
@@ -192,7 +192,7 @@ def test_plain_transformers_refuses_our_shape_and_loads_its_code(ladder, plain, 
     logits, probabilities = answers[f"{family}/own"]
     np.testing.assert_array_equal(found[f"{family}/own"], logits)
     np.testing.assert_allclose(found[f"{family}/own/pipeline"], probabilities, atol=1e-6)
-    prefix = FAMILIES[family].stock_prefix
+    prefix = family_named(family).stock_prefix
     name = f"Compressed{prefix}ForSequenceClassification"
     assert words["marks"][family] == [name, "transformers_modules"]
 

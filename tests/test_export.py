@@ -28,9 +28,9 @@ def outlier(family="bert", head="ForSequenceClassification", factor=3_000.0):
     model = tiny_model(family, head)
     part = anatomy(model).layers[1]
     with torch.no_grad():
-        part.get("value").weight[3] *= factor
-        part.get("value").bias[3] *= factor
-        part.get("attention_out").weight[:, 3] /= factor
+        part.linears["value"].weight[3] *= factor
+        part.linears["value"].bias[3] *= factor
+        part.linears["attention_out"].weight[:, 3] /= factor
     return model
 
 

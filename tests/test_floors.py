@@ -105,21 +105,51 @@ def test_what_travels_with_a_model_needs_nothing_else():
             assert all(other.startswith("shapes") for _, other in imports(name))
 
 
-def test_only_the_anatomy_knows_families_by_name():
-    from bertcompress.shapes import FAMILIES
+def asks_for_a_family(tree: ast.AST, names: set[str]) -> list[int]:
+    """Lines on which a name of a family, or a `model_type`, is compared with something."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare | ast.MatchValue):
+            continue
+        for inner in ast.walk(node):
+            named = isinstance(inner, ast.Constant) and inner.value in names
+            attribute = getattr(inner, "attr", getattr(inner, "id", None))
+            if named or attribute == "model_type":
+                found.append(node.lineno)
+    return sorted(set(found))
 
-    names = {*FAMILIES, *(family.stock_prefix for family in FAMILIES.values())}
-    for module, tree in TREES.items():
-        compared = [n for n in ast.walk(tree) if isinstance(n, ast.Compare | ast.MatchValue)]
-        words = {c.value for n in compared for c in ast.walk(n) if isinstance(c, ast.Constant)}
-        attributes = {
-            a.attr
-            for n in compared
-            for a in ast.walk(n)
-            if isinstance(a, ast.Attribute) and a.attr == "model_type"
-        }
-        if module != "shapes.anatomy":
-            assert not (words & names or attributes), f"{module} asks which family a model is of"
+
+def family_words() -> set[str]:
+    from bertcompress.shapes import FAMILIES, family_named
+
+    return {*FAMILIES, *(family_named(name).stock_prefix for name in FAMILIES)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_family_is_only_families_know(name):
+    assert asks_for_a_family(TREES[name], family_words()) == []
+
+
+def test_a_question_for_a_family_is_found():
+    for text in ('config.model_type == "x"', 'kind in ("x", "bert")', '"Bert" != name'):
+        assert asks_for_a_family(ast.parse(text), family_words()) == [1]
+    assert asks_for_a_family(ast.parse("family.shared == other"), family_words()) == []
+
+
+def paths_of_layers() -> set[str]:
+    """Attribute paths that a family declares and that say nothing outside it."""
+    from bertcompress.shapes import FAMILIES, family_named
+
+    families = [family_named(name) for name in FAMILIES]
+    paths = {path for each in families for path in each.linear_paths.values()}
+    return {path for path in paths if "." in path}
+
+
+def test_no_path_into_a_layer_stands_outside_the_families():
+    for name, tree in TREES.items():
+        texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+        if not name.startswith("shapes.families"):
+            assert not texts & paths_of_layers(), name
 
 
 @pytest.mark.parametrize("name", MODULES)

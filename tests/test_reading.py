@@ -10,7 +10,7 @@ from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokeni
 import bertcompress as bc
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily
 from bertcompress.models.config import class_names
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import anatomy, family_named
 
 NAMES = {0: "no", 1: "maybe", 2: "yes"}
 
@@ -28,7 +28,7 @@ def same(folder, family="bert", head="ForSequenceClassification", **fields):
 def test_buffers_that_every_transformers_ignores(tmp_path, family):
     folder = saved(tmp_path / "m", family)
     buffers = {
-        f"{FAMILIES[family].base}.embeddings.{name}": torch.arange(40)[None]
+        f"{family_named(family).base_name}.embeddings.{name}": torch.arange(40)[None]
         for name in ("position_ids", "token_type_ids")
     }
     change_tensors(folder, lambda t: t | buffers)
@@ -52,7 +52,7 @@ def test_prefixes_of_wrappers(tmp_path, prefix):
 @pytest.mark.parametrize("written", [None, ["{}Model"], ["MyOwnClassifier"], []])
 def test_the_tensors_tell_the_head(tmp_path, family, written):
     folder = saved(tmp_path / "m", family)
-    prefix = FAMILIES[family].stock_prefix
+    prefix = family_named(family).stock_prefix
     if written is None:
         change_config(folder, "architectures")
     else:

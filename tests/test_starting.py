@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests_support import FAMILIES, WORDS, tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tests_support import WORDS, tiny_config, tiny_model, tiny_tokenizer, write_rows
 from tokenizers import Tokenizer
 
 import bertcompress as bc
@@ -18,7 +18,7 @@ from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.measure.scores import predict
 from bertcompress.runs.prepare import prepare
 from bertcompress.runtimes.torch import TorchPredictor
-from bertcompress.shapes import ShapeError
+from bertcompress.shapes import ShapeError, family_named
 from bertcompress.training import TrainSettings, fit
 from bertcompress.verbs.evaluate import evaluate
 
@@ -73,7 +73,7 @@ def score(run, stage: int) -> float:
 @pytest.mark.parametrize("family", ["bert", "albert", "roberta", "electra", "distilbert"])
 def test_a_pretrained_checkpoint_as_the_hub_has_it(family, place, tmp_path):
     """With pooler and heads of pretraining, under the class that it is most used for."""
-    prefix = FAMILIES[family].stock_prefix
+    prefix = family_named(family).stock_prefix
     cls = getattr(transformers, f"{prefix}ForPreTraining", None)
     model = (cls or getattr(transformers, f"{prefix}ForMaskedLM"))(tiny_config(family)).eval()
     if family == "roberta":

@@ -10,11 +10,11 @@ import torch
 import transformers
 
 from bertcompress import shapes
-from bertcompress.shapes import LINEARS, anatomy
+from bertcompress.shapes import anatomy
 
 KIN = ("xlm-roberta", "camembert")
 """RoBERTa under other class names: tested by themselves, in test_kin.py, not in every matrix."""
-FAMILIES = {name: row for name, row in shapes.FAMILIES.items() if name not in KIN}
+FAMILIES = [name for name in shapes.FAMILIES if name not in KIN]
 
 HEADS = [
     "Model",
@@ -52,7 +52,7 @@ def tiny_config(family: str = "bert", **fields: Any) -> Any:
         }
     if family in ("albert", "electra"):
         shape["embedding_size"] = 8
-    prefix = shapes.FAMILIES[family].stock_prefix
+    prefix = shapes.family_named(family).stock_prefix
     return getattr(transformers, f"{prefix}Config")(**shape | fields)
 
 
@@ -60,7 +60,7 @@ def tiny_model(
     family: str = "bert", head: str = "ForSequenceClassification", seed: int = 0, **fields: Any
 ) -> Any:
     torch.manual_seed(seed)
-    cls = getattr(transformers, f"{shapes.FAMILIES[family].stock_prefix}{head}")
+    cls = getattr(transformers, f"{shapes.family_named(family).stock_prefix}{head}")
     if head == "ForQuestionAnswering":
         fields = {"num_labels": 2} | fields
     return cls(tiny_config(family, **fields)).eval()
@@ -130,9 +130,9 @@ def aligned(model: Any) -> Any:
 def linear_parameters(model: Any) -> int:
     """Parameters of the matrices of the layers' linears, thin or dense."""
     return sum(
-        sum(p.numel() for n, p in layer.get(part).named_parameters() if n.endswith("weight"))
+        sum(p.numel() for n, p in linear.module.named_parameters() if n.endswith("weight"))
         for layer in anatomy(model).layers
-        for part in LINEARS
+        for linear in layer.linears.values()
     )
 
 
@@ -140,10 +140,10 @@ def thin(model: Any, edit: Any) -> Any:
     """Apply an edit; the factors that it leaves empty get a truncated SVD of what was there."""
     view = anatomy(model)
     before = {
-        (part, i): layer.get(part).weight.detach().clone()
+        (part, i): linear.weight.detach().clone()
         for i, layer in enumerate(view.layers)
-        for part in LINEARS
-        if isinstance(getattr(layer.get(part), "weight", None), torch.Tensor)
+        for part, linear in layer.linears.items()
+        if linear.in_features
     }
     embeddings = view.base.get_submodule("embeddings")
     tables = {n: m.weight.detach().clone() for n, m in embeddings.named_children()
@@ -152,7 +152,7 @@ def thin(model: Any, edit: Any) -> Any:
     with torch.no_grad():
         if edit.kind == "lowrank":
             for (part, i), weight in before.items():
-                linear: Any = anatomy(model).layers[i].get(part)
+                linear: Any = anatomy(model).layers[i].linears[part].module
                 if part in edit.ranks and edit.ranks[part][i]:
                     left, right = truncated_svd(weight, linear.rank)
                     linear.second.weight.copy_(left)

@@ -43,9 +43,9 @@ def _lines(kind: str, all_: bool) -> list[tuple[str, str]]:
 
         return [(k, line) for k, (_, line) in METHODS.items() if all_ or k not in RESEARCH]
     if kind == "families":
-        from bertcompress.support.catalogue import FAMILIES
+        from bertcompress.shapes.families import FAMILIES
 
-        return [(name, line) for name, line in FAMILIES.items()]
+        return [(name, line) for name, (_, line) in FAMILIES.items()]
     place: Kind = "recipes" if kind == "recipes" else "tasks"
     key = "description" if place == "recipes" else "dataset"
     return [(name, str(read_yaml(resolve(place, name)).get(key, ""))) for name in list_names(place)]

@@ -9,35 +9,48 @@ networks. Between layers of one model the residual stream is the same, and needs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from bertcompress.shapes import PARTS, anatomy
+from bertcompress.shapes import Units, anatomy
 
 __all__ = ["Weights", "aligned", "mean_weights", "put_weights", "take_weights"]
 
 Weights = dict[str, dict[str, Tensor]]
-"""Part, then parameter, to a copy of its values."""
+"""Linear (`query` ...) or norm (`ffn_norm` ...), then parameter, to a copy of its values."""
 
 
 def take_weights(model: nn.Module, layer: int, halves: Sequence[str]) -> Weights:
-    """Return copies of the parameters of these halves of a layer."""
-    parts = anatomy(model).layers[layer]
+    """Return copies of the parameters of these parts of a layer, `attention` or `ffn` or both."""
+    view = anatomy(model)
+    linears, norms = view.layers[layer].linears, view.layers[layer].norms
+    names = [name for half in halves for name in view.family.units[half].linears]
     return {
-        part: {name: value.detach().clone() for name, value in parts.get(part).state_dict().items()}
-        for half in halves
-        for part in PARTS[half]
+        **{name: linears[name].values() for name in names},
+        **{_norm(half): _copies(norms[half].state_dict()) for half in halves},
     }
+
+
+def _norm(half: str) -> str:
+    return f"{half}_norm"
+
+
+def _copies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in values.items()}
 
 
 def put_weights(model: nn.Module, layer: int, weights: Weights) -> None:
     """Write such copies into a layer, in place."""
-    parts = anatomy(model).layers[layer]
-    for part, values in weights.items():
-        parts.get(part).load_state_dict(values)
+    view = anatomy(model).layers[layer]
+    norms = {_norm(half): norm for half, norm in view.norms.items()}
+    for name, values in weights.items():
+        if name in norms:
+            norms[name].load_state_dict(values)
+        else:
+            view.linears[name].load(values)
 
 
 def mean_weights(each: Sequence[Weights]) -> Weights:
@@ -48,13 +61,16 @@ def mean_weights(each: Sequence[Weights]) -> Weights:
     }
 
 
-def aligned(weights: Weights, like: Weights, head_size: int) -> Weights:
-    """Return the same layer with its heads and neurons in the order that is most like another's."""
+def aligned(weights: Weights, like: Weights, units: Mapping[str, Units], head_size: int) -> Weights:
+    """Return the same layer with its heads and neurons in the order that is most like another's.
+
+    `units`: of each part, as the family has them.
+    """
     out = {part: dict(values) for part, values in weights.items()}
-    if "ffn_in" in out and "weight" in out["ffn_in"]:
-        _reorder(out, like, ("ffn_in",), "ffn_out", 1)
-    if "query" in out and "weight" in out["query"]:
-        _reorder(out, like, ("query", "key", "value"), "attention_out", head_size)
+    for each in units.values():
+        if "weight" in out.get(each.into[0], {}):
+            size = head_size if each.kind == "heads" else 1
+            _reorder(out, like, each.into, each.out, size)
     return out
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a report is read without torch
     from torch import Tensor, nn
 
     from bertcompress.deployment import Deployment
-    from bertcompress.shapes.anatomy import Anatomy, LayerParts
+    from bertcompress.shapes import Anatomy
 
 __all__ = [
     "LayerRow",
@@ -86,7 +86,7 @@ def macs(model: nn.Module, length: int = 128) -> int:
     from bertcompress.shapes import anatomy
 
     view = anatomy(model)
-    each = [_layer_macs(layer, view.head_size, length) for layer in view.layers]
+    each = [layer.macs(length) for layer in view.layers]
     return sum(each[i] for i in view.applications)
 
 
@@ -102,7 +102,7 @@ def layer_table(model: nn.Module, length: int = 128) -> list[LayerRow]:
     for i, layer in enumerate(view.layers):
         new = [p for p in layer.module.parameters() if id(p) not in seen]
         seen |= {id(p) for p in new}
-        one = _layer_macs(layer, view.head_size, length)
+        one = layer.macs(length)
         rows.append(
             _plain_row(f"layer {i}", new, size).model_copy(
                 update={
@@ -149,22 +149,6 @@ def _parts(view: Anatomy) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         p for p in view.model.parameters() if id(p) not in layers and id(p) not in embeddings
     ]
     return list(layers.values()), list(embeddings.values()), rest
-
-
-def _layer_macs(layer: LayerParts, head_size: int, length: int) -> int:
-    """A head: 4 T H D in Q, K, V and output, 2 T T D in scores and context; a neuron: 2 T H."""
-    from torch import nn
-
-    from bertcompress.shapes import LINEARS, QuantizedLinear
-
-    linears = [
-        module
-        for part in LINEARS
-        for module in layer.get(part).modules()
-        if isinstance(module, nn.Linear | QuantizedLinear)
-    ]
-    weights = sum(linear.in_features * linear.out_features for linear in linears)
-    return length * weights + 2 * length * length * layer.heads * head_size
 
 
 def size_of(deployment: Deployment) -> Size:

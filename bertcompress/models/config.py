@@ -16,8 +16,7 @@ import transformers
 
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily, few, unknown
 from bertcompress.models.config_fields import read_fields_of
-from bertcompress.shapes import FAMILIES
-from bertcompress.shapes.modeling import CONFIGS
+from bertcompress.shapes import FAMILIES, compressed_config, family_named
 
 __all__ = [
     "OWN",
@@ -118,14 +117,15 @@ def read_config(fields: dict[str, Any], folder: Path, name: str) -> Any:
         raise UnsupportedFamily(f"model '{name}': {relative(positions)}")
     if kind == family:
         _check_quantized(fields, name)
-    stock = getattr(transformers, f"{FAMILIES[family].stock_prefix}Config")
+    own = kind != family
+    cls = compressed_config(family) if own else family_named(family).stock_class("Config")
     try:
-        config = (CONFIGS[family] if kind != family else stock).from_dict(fields)
+        config = cls.from_dict(fields)
     except Exception as error:  # newer transformers check every type, each in its own way
         reason = " ".join(str(error).split())
         raise ModelError(f"model '{name}': config.json cannot be used ({reason})") from None
     config.name_or_path = str(folder)
-    if kind != family and not getattr(config, "bertcompress", None):
+    if own and not getattr(config, "bertcompress", None):
         raise CheckpointError(f"model '{name}': config.json lacks the record of its edits")
     return config
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers
 from transformers import PreTrainedModel
 
 from bertcompress.models.stock_albert import albert_obstacle, shape_obstacle, to_albert
-from bertcompress.shapes import anatomy, edited, read_record
+from bertcompress.shapes import PARTS, anatomy, edited, read_record
 
 __all__ = ["plain_config", "stock_obstacle", "to_stock"]
 
@@ -32,7 +31,7 @@ def _needs_albert(model: PreTrainedModel) -> bool:
     view = anatomy(model)
     records = read_record(view.config)
     whole = list(range(len(view.layers)))
-    shared = any(view.owners(part) != whole for part in ("attention_out", "ffn_out"))
+    shared = any(view.owners(part) != whole for part in PARTS)
     return shared or "embedding" in records
 
 
@@ -44,15 +43,14 @@ def plain_config(model: PreTrainedModel) -> Any:
     """
     view = anatomy(model)
     name = type(model).__name__.removeprefix("Compressed")
-    config_class = getattr(transformers, f"{view.family.stock_prefix}Config")
+    config_class = view.family.stock_class("Config")
     fields = view.config.to_dict()
     for ours in ("bertcompress", "auto_map", "model_type", "architectures", "transformers_version"):
         fields.pop(ours, None)
     config = config_class(**fields)
-    setattr(config, view.family.depth_field, view.depth)
     widths = {layer.width for layer in view.layers}
-    if len(widths) == 1 and widths != {0}:
-        setattr(config, view.family.ffn_field, widths.pop())
+    even = len(widths) == 1 and widths != {0}
+    view.family.resize(config, depth=view.depth, width=widths.pop() if even else None)
     config.architectures = [name]
     return config
 
@@ -64,7 +62,8 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
     if _needs_albert(model):
         return to_albert(model)
     config = plain_config(model)
-    stock = getattr(transformers, config.architectures[0])(config)
+    family = anatomy(model).family
+    stock = family.stock_class(config.architectures[0].removeprefix(family.stock_prefix))(config)
     stock.load_state_dict(model.state_dict(), strict=True)
     stock.tie_weights()
     stock.train(model.training)

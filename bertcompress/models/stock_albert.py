@@ -20,10 +20,8 @@ from transformers import PreTrainedModel
 
 from bertcompress.shapes import (
     PARTS,
-    TABLES,
-    FactorizedEmbedding,
+    Embeddings,
     LowRank,
-    ProjectedDropout,
     albert_groups,
     anatomy,
     read_record,
@@ -31,7 +29,6 @@ from bertcompress.shapes import (
 
 __all__ = ["HEADS", "albert_obstacle", "shape_obstacle", "to_albert"]
 
-_PARTS = (*PARTS["attention"], *PARTS["ffn"])
 _BERT_MLM = {
     "predictions.dense": "cls.predictions.transform.dense",
     "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",
@@ -104,7 +101,7 @@ def albert_obstacle(model: PreTrainedModel) -> str | None:
         return obstacle
     if view.family.shared and int(view.config.inner_group_num) != 1:
         return "its groups hold several layers each"
-    if isinstance(view.base.get_submodule(view.family.word_embeddings), FactorizedEmbedding):
+    if view.embeddings.factorized:
         return (
             "the word table alone is factorised, with the LayerNorm behind the projection; "
             "ALBERT has it before"
@@ -169,8 +166,7 @@ def _names(model: PreTrainedModel) -> tuple[str, str]:
 def _tied(model: PreTrainedModel) -> bool:
     view = anatomy(model)
     decoder: Any = view.decoder
-    words: Any = view.base.get_submodule(view.family.word_embeddings)
-    return decoder is not None and decoder.weight is words.weight
+    return decoder is not None and decoder.weight is view.embeddings.word.weight
 
 
 def _activation(config: Any) -> str:
@@ -180,7 +176,7 @@ def _activation(config: Any) -> str:
 def _owners(model: PreTrainedModel) -> list[int] | str:
     """Return the layer whose weights each layer uses, or why no layer is another as a whole."""
     view = anatomy(model)
-    rows = [view.owners(part) for part in _PARTS]
+    rows = [view.owners(name) for name in (*view.linear_names, *PARTS)]
     if any(row != rows[0] for row in rows):
         return "attention and feed-forward parts are not shared by the same layers"
     return [rows[0][physical] for physical in view.applications]
@@ -189,14 +185,14 @@ def _owners(model: PreTrainedModel) -> list[int] | str:
 def _placed(model: PreTrainedModel) -> Iterator[nn.Module | Tensor]:
     """Yield every part of the model that `to_albert` takes over."""
     view = anatomy(model)
-    embeddings = view.base.get_submodule("embeddings")
-    yield from (layer.get(part) for layer in view.layers for part in _PARTS)
-    for name in (*TABLES, "LayerNorm"):
-        if hasattr(embeddings, name):
-            yield embeddings.get_submodule(name)
-    projection = _projection(view.base, embeddings)
-    if projection is not None:
-        yield projection
+    embeddings = view.embeddings
+    for layer in view.layers:
+        yield from (linear.module for linear in layer.linears.values())
+        yield from layer.norms.values()
+    yield from embeddings.tables.values()
+    yield embeddings.norm
+    if embeddings.projection is not None:
+        yield embeddings.projection
     _, head = _names(model)
     for part in HEADS[view.family.name, head].values():
         yield attrgetter(part)(model)
@@ -222,10 +218,14 @@ def to_albert(model: PreTrainedModel) -> PreTrainedModel:
     first = sorted(set(owners))
     target: Any = getattr(transformers, f"Albert{head}")(_config(model, len(first)))
     with torch.no_grad():
-        _copy_embeddings(view.base, anatomy(target).base, view.family.positions_after_padding)
+        after_padding = view.family.positions_after_padding
+        _copy_embeddings(view.embeddings, anatomy(target).embeddings, after_padding)
         for layer, number in zip(anatomy(target).layers, first, strict=True):
-            for part in _PARTS:
-                layer.get(part).load_state_dict(view.layers[number].get(part).state_dict())
+            source = view.layers[number]
+            for name, linear in layer.linears.items():
+                linear.load(source.linears[name].values())
+            for part, norm in layer.norms.items():
+                norm.load_state_dict(source.norms[part].state_dict())
         for ours, theirs in HEADS[view.family.name, head].items():
             _copy(target, ours, model, theirs)
     target.tie_weights()
@@ -246,9 +246,9 @@ def _copy(target: nn.Module, ours: str, source: nn.Module, theirs: str) -> None:
 def _config(model: PreTrainedModel, groups: int) -> Any:
     view = anatomy(model)
     config = view.config
-    embeddings: Any = view.base.get_submodule("embeddings")
+    embeddings = view.embeddings
     positions = _positions(embeddings, view.family.positions_after_padding)
-    types = getattr(embeddings, "token_type_embeddings", None)
+    types = embeddings.tables.get("token_type")
     dropout = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.0))
     attention = getattr(
         config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0)
@@ -260,8 +260,8 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
         if getattr(config, field, None) is not None
     }
     return transformers.AlbertConfig(
-        vocab_size=int(embeddings.word_embeddings.num_embeddings),
-        embedding_size=int(embeddings.word_embeddings.embedding_dim),
+        vocab_size=int(embeddings.word.num_embeddings),
+        embedding_size=int(embeddings.word.embedding_dim),
         hidden_size=int(config.hidden_size),
         num_hidden_layers=view.depth,
         num_hidden_groups=groups,
@@ -274,47 +274,33 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
         classifier_dropout_prob=dropout if own is None else own,
         max_position_embeddings=positions.shape[0],
         type_vocab_size=1 if types is None else int(types.num_embeddings),
-        layer_norm_eps=float(embeddings.LayerNorm.eps),
+        layer_norm_eps=float(embeddings.norm.eps),
         bos_token_id=getattr(config, "bos_token_id", None),
         eos_token_id=getattr(config, "eos_token_id", None),
         **kept,
     )
 
 
-def _positions(embeddings: Any, after_padding: bool) -> Tensor:
+def _positions(embeddings: Embeddings, after_padding: bool) -> Tensor:
     """Return the rows that tokens use: some families leave the first ones to padding."""
-    table: Tensor = embeddings.position_embeddings.weight
-    if not after_padding:
-        return table
-    return table[int(embeddings.position_embeddings.padding_idx) + 1 :]
+    positions = embeddings.need("position")
+    table: Tensor = positions.weight
+    return table[int(positions.padding_idx) + 1 :] if after_padding else table
 
 
-def _copy_embeddings(source: nn.Module, target: nn.Module, after_padding: bool) -> None:
-    old: Any = source.get_submodule("embeddings")
-    new: Any = target.get_submodule("embeddings")
-    new.word_embeddings.weight.copy_(old.word_embeddings.weight)
-    new.position_embeddings.weight.copy_(_positions(old, after_padding))
-    types = getattr(old, "token_type_embeddings", None)
+def _copy_embeddings(old: Embeddings, new: Embeddings, after_padding: bool) -> None:
+    new.word.weight.copy_(old.word.weight)
+    new.need("position").weight.copy_(_positions(old, after_padding))
+    types = old.tables.get("token_type")
     if types is None:
-        new.token_type_embeddings.weight.zero_()
+        new.need("token_type").weight.zero_()
     else:
-        new.token_type_embeddings.weight.copy_(types.weight)
-    new.LayerNorm.load_state_dict(old.LayerNorm.state_dict())
-    into: Any = target.get_submodule("encoder.embedding_hidden_mapping_in")
-    projection = _projection(source, old)
+        new.need("token_type").weight.copy_(types.weight)
+    new.norm.load_state_dict(old.norm.state_dict())
+    into, projection = new.projection, old.projection
+    assert into is not None  # every ALBERT has one
     if projection is None:
         into.weight.copy_(torch.eye(into.in_features))
         into.bias.zero_()
     else:
         into.load_state_dict(projection.state_dict())
-
-
-def _projection(base: nn.Module, embeddings: Any) -> nn.Linear | None:
-    """Return the linear between tables and layers, of our edit, of ELECTRA or of ALBERT."""
-    if isinstance(embeddings.dropout, ProjectedDropout):
-        return embeddings.dropout.projection
-    inside = getattr(base, "encoder", None)
-    found = getattr(base, "embeddings_project", None) or getattr(
-        inside, "embedding_hidden_mapping_in", None
-    )
-    return found if isinstance(found, nn.Linear) else None

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from bertcompress.errors import CheckpointError, ModelError, UnsupportedFamily
 from bertcompress.models.config import OWN, few_bits, relative
 from bertcompress.models.recognising import weights_obstacle
-from bertcompress.shapes import FAMILIES, compressed_class
+from bertcompress.shapes import Family, compressed_class, family_of
 from bertcompress.shapes.modeling import AUTO_CLASSES
 
 __all__ = ["LEFT_OVER", "Tensors", "model_class"]
@@ -139,20 +139,33 @@ def model_class(
     that comes with code of its own.
     """
     kind = str(config.model_type)
-    family = FAMILIES[kind.removeprefix(OWN)]
+    family = family_of(config)
     own = kind.startswith(OWN)
     written = str((getattr(config, "architectures", None) or [""])[0]).removeprefix("Compressed")
     stock_name = f"{family.stock_prefix}{head}" if head else written
-    if not head and not own and not _fits(stock_name, config, fields, tensors, pooler=True):
+    if (
+        not head
+        and not own
+        and not _fits(_stock(family, stock_name), config, fields, tensors, pooler=True)
+    ):
         told = (f"{family.stock_prefix}{ending}" for ending in HEADS)
-        fitting = next((each for each in told if _fits(each, config, fields, tensors)), None)
+        fitting = next(
+            (each for each in told if _fits(_stock(family, each), config, fields, tensors)), None
+        )
         stock_name = fitting or stock_name or f"{family.stock_prefix}Model"
-    stock = getattr(transformers, stock_name, None)
+    stock = _stock(family, stock_name)
     if stock is None or not stock_name.startswith(family.stock_prefix):
         raise ModelError(f"model '{name}': transformers has no class {stock_name}")
     if not own:
         _check_own_code(fields, stock_name.removeprefix(family.stock_prefix), name)
     return compressed_class(stock) if own else stock
+
+
+def _stock(family: Family, name: str) -> Any:
+    """Return the stock class of a name, which may be of another family, or None for no class."""
+    if name.startswith(family.stock_prefix):
+        return family.stock_class(name.removeprefix(family.stock_prefix))
+    return getattr(transformers, name, None)
 
 
 def _check_own_code(fields: Mapping[str, Any], ending: str, name: str) -> None:
@@ -172,7 +185,7 @@ def _check_own_code(fields: Mapping[str, Any], ending: str, name: str) -> None:
 
 
 def _fits(
-    stock_name: str,
+    stock: Any,
     config: Any,
     fields: Mapping[str, Any],
     tensors: Tensors,
@@ -182,8 +195,7 @@ def _fits(
 
     `pooler`: whether one may be left over; it tells the head of a text from that of its tokens.
     """
-    stock = getattr(transformers, stock_name, None)
-    if not stock_name or stock is None or not issubclass(stock, transformers.PreTrainedModel):
+    if stock is None or not issubclass(stock, transformers.PreTrainedModel):
         return False
     try:
         with torch.device("meta"):

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertcompress.errors import ModelError, Notice
 from bertcompress.models.config import config_beside
 from bertcompress.models.recognising import read_json
-from bertcompress.shapes.anatomy import ShapeError, family_of
+from bertcompress.shapes import ShapeError, family_of
 from bertcompress.support.reading import read_text
 
 __all__ = [
@@ -58,14 +57,11 @@ def position_limit(config: Any) -> int:
 
     Of a family that is not known here, what is safe whether or not it counts from behind padding.
     """
-    table = int(getattr(config, "max_position_embeddings", None) or _NO_TABLE)
     try:
-        family = family_of(config)
+        limit = family_of(config).max_tokens(config)
     except ShapeError:
-        return table - 2
-    if family.positions_after_padding:
-        return table - int(config.pad_token_id or 0) - 1
-    return table
+        return int(getattr(config, "max_position_embeddings", None) or _NO_TABLE) - 2
+    return _NO_TABLE if limit is None else limit
 
 
 def longest_text(folder: Path, name: str) -> int:
@@ -121,10 +117,9 @@ def _stock(config: Any) -> Any:
     transformers would read config.json itself, which may be written in a way that it does not know.
     """
     try:
-        prefix = family_of(config).stock_prefix
+        cls = family_of(config).stock_class("Config")
     except ShapeError:
         return config
-    cls = getattr(transformers, f"{prefix}Config")
     return cls(tokenizer_class=getattr(config, "tokenizer_class", None))
 
 

@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ _ROOMS = (
 rest measures and reports. What writes and reads a stage folder has `stages.FORMAT` instead."""
 
 
+_MODULE = re.compile(rf"{_PACKAGE.name}(\.\w+)+")
 _PREFIXES = tuple(f"{room}." for room in _ROOMS)
 
 
@@ -34,13 +36,13 @@ def code_digest(module: str, edited: bool) -> str:
     source = inspect.getsourcefile(sys.modules[module])
     files = [Path(source)] if source else []
     if edited:
-        files += (_PACKAGE / "shapes").glob("*.py")
+        files += (_PACKAGE / "shapes").rglob("*.py")
     seen: dict[Path, str] = {}
     while files:
         file = files.pop()
         if file not in seen:
             tree = ast.parse(file.read_text(encoding="utf-8"))
-            files += _imported(tree)
+            files += _imported(tree, file)
             seen[file] = ast.dump(_without_docstrings(tree))
     digest = hashlib.sha256()
     for file in sorted(seen):
@@ -48,19 +50,36 @@ def code_digest(module: str, edited: bool) -> str:
     return digest.hexdigest()
 
 
-def _imported(tree: ast.Module) -> Iterator[Path]:
-    """Yield the files of the rooms that compute that a module imports, anywhere in it."""
+def _imported(tree: ast.Module, file: Path) -> Iterator[Path]:
+    """Yield the files of the rooms that compute that a module imports, anywhere in it.
+
+    A "module:class" in a table is an import as well.
+    """
     for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or node.module is None:
-            continue
-        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+        for name in _names(node, file):
             top, _, rest = name.partition(".")
             if top != _PACKAGE.name or not f"{rest}.".startswith(_PREFIXES):
                 continue
             path = _PACKAGE.joinpath(*rest.split("."))
-            for file in (path.with_suffix(".py"), path / "__init__.py"):
-                if file.is_file():
-                    yield file
+            # The stub of a lazy room says what its names stand for.
+            for each in (path.with_suffix(".py"), path / "__init__.py", path / "__init__.pyi"):
+                if each.is_file():
+                    yield each
+
+
+def _names(node: ast.AST, file: Path) -> Iterator[str]:
+    """Yield the modules that a node of a file imports, and its names, which may be modules too."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        module, colon, _ = node.value.partition(":")
+        if colon and _MODULE.fullmatch(module):
+            yield module
+    if not isinstance(node, ast.ImportFrom) or node.module is None:
+        return
+    module = node.module
+    if node.level == 1 and file.suffix == ".pyi":
+        module = ".".join((*file.parent.relative_to(_PACKAGE.parent).parts, module))
+    yield module
+    yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -22,7 +22,7 @@ from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits
-from bertcompress.shapes import LINEARS, LayerParts, anatomy, read_record
+from bertcompress.shapes import PARTS, Layer, anatomy, read_record
 from bertcompress.support.display import shown
 
 __all__ = ["ReportRows", "Timed", "time_deployments"]
@@ -186,26 +186,26 @@ def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
         return ()
     view = anatomy(product.model)
     config = view.config
-    heads, width = int(config.num_attention_heads), int(getattr(config, view.family.ffn_field))
+    heads, width = int(config.num_attention_heads), view.family.width_of(config)
     total = len(view.layers)
     kept = list(range(total))
     if "layers" in records and not view.family.shared:
-        total, kept = int(getattr(config, view.family.depth_field)), records["layers"].kept
+        total, kept = view.family.depth_of(config), records["layers"].kept
     gone = {"heads_before": heads, "neurons_before": width, "heads": 0, "neurons": 0}
     left = {
         original: gone | {"heads": layer.heads, "neurons": layer.width, "ranks": _ranks(layer)}
         for original, layer in zip(kept, view.layers, strict=True)
     }
-    for field, part in (("attention_of", "attention_out"), ("ffn_of", "ffn_out")):
+    for part in PARTS:
         for i, owner in enumerate(view.owners(part)):
-            left[kept[i]][field] = None if owner == i else kept[owner]
+            left[kept[i]][f"{part}_of"] = None if owner == i else kept[owner]
     every = tuple(LayerShape(layer=i, **left.get(i, gone)) for i in range(total))
     return every if any(each.cut or each.shared or each.ranks for each in every) else ()
 
 
-def _ranks(layer: LayerParts) -> dict[str, int]:
-    found = {part: getattr(layer.get(part), "rank", None) for part in LINEARS}
-    return {part: rank for part, rank in found.items() if rank is not None}
+def _ranks(layer: Layer) -> dict[str, int]:
+    ranks = {name: linear.rank for name, linear in layer.linears.items()}
+    return {name: rank for name, rank in ranks.items() if rank is not None}
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,12 @@ twice leaves one record and a reload replays it on the plain model.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import nn
-
-from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
-from bertcompress.shapes.parts import BiasOnly, FirstFeatures, bias_of, keep_inputs, keep_outputs
+from bertcompress.shapes.families.anatomy import Anatomy
+from bertcompress.shapes.families.views import ShapeError
 
 __all__ = ["Heads", "Layers", "Neurons"]
 
@@ -39,10 +35,6 @@ def _check_shared(what: str, kept: Sequence[Sequence[int]], owners: Sequence[int
             )
 
 
-def _device_of(linear: nn.Module) -> torch.device:
-    return next(linear.parameters()).device
-
-
 @dataclass
 class Heads:
     """Keep these attention heads in each layer."""
@@ -58,14 +50,14 @@ class Heads:
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError unless each list names heads that the layer has."""
         _check_rows("heads", self.kept, [layer.heads for layer in view.layers])
-        _check_shared("heads", self.kept, view.owners("attention_out"))
+        _check_shared("heads", self.kept, view.owners("attention"))
 
     def apply(self, view: Anatomy) -> None:
-        """Cut in place: rows of query, key and value, columns of the output projection."""
-        size, owners = view.head_size, view.owners("attention_out")
+        """Cut the other heads, in place."""
+        owners = view.owners("attention")
         for i, (layer, kept) in enumerate(zip(view.layers, self.kept, strict=True)):
             if owners[i] == i and len(kept) < layer.heads:
-                _keep_heads(layer, kept, size)
+                layer.keep_heads(kept)
 
     def merged(self, earlier: Heads | None, at: Sequence[int], total: int) -> Heads:
         """Return the record in original numbering; `at` are the original numbers of the layers."""
@@ -74,20 +66,6 @@ class Heads:
             before = earlier.kept[original] if earlier else None
             record[original] = [before[i] for i in kept] if before is not None else list(kept)
         return Heads(record)
-
-
-def _keep_heads(layer: LayerParts, kept: Sequence[int], size: int) -> None:
-    out = layer.get("attention_out")
-    attention, family = layer.get("attention"), layer.family
-    # With no head left one parameterless stand-in runs: the stock forward cannot view 0 features.
-    setattr(attention, family.head_attr, max(len(kept), 1))
-    setattr(attention, family.width_attr, max(len(kept), 1) * size)
-    index = torch.tensor([head * size + i for head in kept for i in range(size)], dtype=torch.long)
-    index = index.to(_device_of(out))
-    for part in ("query", "key", "value"):
-        linear = layer.get(part)
-        layer.put(part, keep_outputs(linear, index) if kept else FirstFeatures(size))
-    layer.put("attention_out", keep_inputs(out, index) if kept else BiasOnly(bias_of(out)))
 
 
 @dataclass
@@ -108,16 +86,16 @@ class Neurons:
         present = [layer.width for layer in view.layers]
         kept = self.kept if self.kept is not None else [list(range(w)) for w in self.widths]
         _check_rows("neurons", kept, present)
-        _check_shared("neurons", kept, view.owners("ffn_out"))
+        _check_shared("neurons", kept, view.owners("ffn"))
         if [len(row) for row in kept] != list(self.widths):
             raise ShapeError(f"neurons: widths {self.widths} do not match the lists of neurons")
 
     def apply(self, view: Anatomy) -> None:
-        """Cut in place: rows of the first linear, columns of the second."""
-        owners = view.owners("ffn_out")
+        """Cut the other neurons, in place."""
+        owners = view.owners("ffn")
         for i, (layer, width) in enumerate(zip(view.layers, self.widths, strict=True)):
             if owners[i] == i and width < layer.width:
-                _keep_neurons(layer, self.kept[i] if self.kept is not None else range(width))
+                layer.keep_neurons(self.kept[i] if self.kept is not None else range(width))
 
     def merged(self, earlier: Neurons | None, at: Sequence[int], total: int) -> Neurons:
         """Return the record: the width of each original layer (0 where the layer is gone)."""
@@ -125,17 +103,6 @@ class Neurons:
         for original, width in zip(at, self.widths, strict=True):
             record[original] = width
         return Neurons(record)
-
-
-def _keep_neurons(layer: LayerParts, kept: Sequence[int]) -> None:
-    first, second = layer.get("ffn_in"), layer.get("ffn_out")
-    if not kept:
-        layer.put("ffn_in", nn.Identity())
-        layer.put("ffn_out", BiasOnly(bias_of(second)))
-        return
-    index = torch.tensor(list(kept), dtype=torch.long, device=_device_of(first))
-    layer.put("ffn_in", keep_outputs(first, index))
-    layer.put("ffn_out", keep_inputs(second, index))
 
 
 @dataclass
@@ -150,22 +117,13 @@ class Layers:
         _check_rows("layers", [self.kept], [view.depth])
         if not self.kept:
             raise ShapeError("layers: at least one layer must stay")
-        if view.family.shared and len(view.layers) > 1:
-            raise ShapeError("layers: only an ALBERT with one shared layer can lose layers")
+        obstacle = view.family.layers_obstacle(view.model, self.kept)
+        if obstacle is not None:
+            raise ShapeError(f"layers: {obstacle}")
 
     def apply(self, view: Anatomy) -> None:
         """Drop the other layers in place."""
-        if view.family.shared:
-            # The config keeps the original depth (a reload starts from it): the encoder counts on
-            # a copy of its own.
-            config: Any = copy.copy(view.encoder.config)
-            setattr(config, view.family.depth_field, len(self.kept))
-            view.encoder.config = config
-            return
-        parent, _, name = view.family.layers.rpartition(".")
-        stack = view.base.get_submodule(view.family.layers)
-        kept = [stack[i] for i in self.kept]  # type: ignore[index]
-        setattr(view.base.get_submodule(parent), name, nn.ModuleList(kept))
+        view.family.keep_layers(view.model, self.kept)
 
     def merged(self, earlier: Layers | None, at: Sequence[int], total: int) -> Layers:
         """Return the record in original numbering."""

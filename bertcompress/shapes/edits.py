@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Protocol, TypedDict, TypeVar, cast
 
 from torch import nn
 
-from bertcompress.shapes.anatomy import Anatomy, ShapeError, anatomy
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
+from bertcompress.shapes.families.anatomy import Anatomy, anatomy
+from bertcompress.shapes.families.views import ShapeError
 from bertcompress.shapes.lowbit import LowBit
 from bertcompress.shapes.lowrank import Embedding, LowRanks
 from bertcompress.shapes.sharing import Sharing
@@ -118,7 +119,7 @@ def _original_layers(view: Anatomy, records: Record) -> int:
             return record.layers
     if view.family.shared or "layers" not in records:
         return len(view.layers)
-    return int(getattr(view.config, view.family.depth_field))
+    return view.family.depth_of(view.config)
 
 
 def replay(model: nn.Module) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bertcompress.shapes.anatomy import Anatomy, ShapeError
+from bertcompress.shapes.families.anatomy import Anatomy
+from bertcompress.shapes.families.views import ShapeError
 from bertcompress.shapes.parts import replace_modules
 
 __all__ = [

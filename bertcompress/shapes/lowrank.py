@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
+from bertcompress.shapes.families.anatomy import Anatomy, Layer
+from bertcompress.shapes.families.views import LinearView, ShapeError
 from bertcompress.shapes.parts import (
     FactorizedEmbedding,
     LowRank,
@@ -21,12 +22,7 @@ from bertcompress.shapes.parts import (
     new_linear,
 )
 
-__all__ = ["LINEARS", "TABLES", "Embedding", "LowRanks"]
-
-LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
-"""The linears of a layer, by their name in the anatomy table."""
-TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-"""The tables of a model's embeddings; not every family has the last."""
+__all__ = ["Embedding", "LowRanks"]
 
 
 @dataclass
@@ -43,9 +39,10 @@ class LowRanks:
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError for ranks that are no ranks of these matrices."""
-        unknown = sorted(set(self.ranks) - set(LINEARS))
+        names = view.linear_names
+        unknown = sorted(set(self.ranks) - set(names))
         if unknown:
-            raise ShapeError(f"lowrank: no linear '{unknown[0]}'; there are {', '.join(LINEARS)}")
+            raise ShapeError(f"lowrank: no linear '{unknown[0]}'; there are {', '.join(names)}")
         for part, row in self.ranks.items():
             if len(row) != len(view.layers):
                 raise ShapeError(
@@ -65,7 +62,7 @@ class LowRanks:
             owners = view.owners(part)
             for i, (layer, rank) in enumerate(zip(view.layers, row, strict=True)):
                 if rank and owners[i] == i:
-                    _factorise(layer, part, rank)
+                    _factorise(layer.linears[part], rank)
 
     def merged(self, earlier: LowRanks | None, at: Sequence[int], total: int) -> LowRanks:
         """Return the record in original numbering."""
@@ -77,20 +74,22 @@ class LowRanks:
         return LowRanks(record)
 
 
-def _check_rank(part: str, index: int, layer: LayerParts, rank: int) -> None:
-    if rank and not hasattr(layer.get(part), "in_features"):
+def _check_rank(part: str, index: int, layer: Layer, rank: int) -> None:
+    linear = layer.linears[part]
+    if rank and not linear.replaceable:
+        raise ShapeError(f"lowrank: {part} of layer {index} is a part of a fused weight")
+    if rank and not linear.in_features:
         raise ShapeError(f"lowrank: {part} of layer {index} was cut away; give it rank 0")
     # No upper end: a matrix that was cut after it was factorised may have a rank beyond its size.
     if rank < 0:
         raise ShapeError(f"lowrank: rank {rank} of {part} in layer {index}; 1 is the least")
 
 
-def _factorise(layer: LayerParts, part: str, rank: int) -> None:
-    linear: Any = layer.get(part)
-    like = linear.weight
-    first = new_linear(linear, like.new_zeros(rank, linear.in_features), None)
-    second = new_linear(linear, like.new_zeros(linear.out_features, rank), linear.bias)
-    layer.put(part, LowRank(first, second).train(linear.training))
+def _factorise(linear: LinearView, rank: int) -> None:
+    old, like = linear.module, linear.weight
+    first = new_linear(old, like.new_zeros(rank, linear.in_features), None)
+    second = new_linear(old, like.new_zeros(linear.out_features, rank), linear.bias)
+    linear.replace(LowRank(first, second).train(old.training))
 
 
 @dataclass
@@ -105,59 +104,43 @@ class Embedding:
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError for a size that saves nothing, and for models with other tables."""
-        word: Any = view.base.get_submodule(view.family.word_embeddings)
-        width = word.table.embedding_dim if _factorised(view) else word.embedding_dim
+        embeddings = view.embeddings
+        word = embeddings.word
+        width = word.table.embedding_dim if embeddings.factorized else word.embedding_dim
         if not 1 <= self.size <= width:
             raise ShapeError(f"embedding: size {self.size}; the table has {width} features")
         if self.tables not in ("word", "all"):
             raise ShapeError(f"embedding: tables '{self.tables}'; there are word and all")
         if view.decoder is not None:
             raise ShapeError("embedding: the masked-LM head is tied to the word table as it is")
-        if self.tables == "all" and _has_projection(view):
+        if self.tables == "all" and embeddings.native_projection is not None:
             raise ShapeError(
                 "embedding: this model has a projection behind its tables already; use "
                 "tables='word', which makes its word table smaller"
             )
-        if (_factorised(view) and self.tables == "all") or _projected(view):
+        if (embeddings.factorized and self.tables == "all") or embeddings.projected:
             raise ShapeError("embedding: the tables of this model are factorised already")
 
     def apply(self, view: Anatomy) -> None:
         """Replace the tables, in place."""
-        embeddings: Any = view.base.get_submodule("embeddings")
-        word, norm = embeddings.word_embeddings, embeddings.LayerNorm
+        embeddings = view.embeddings
+        word, norm = embeddings.word, embeddings.norm
         into = word.weight.new_zeros(word.weight.shape[1], self.size)
         if self.tables == "word":
-            table = _table(word.table if _factorised(view) else word, self.size)
-            embeddings.word_embeddings = FactorizedEmbedding(table, new_linear(word, into, None))
+            table = _table(word.table if embeddings.factorized else word, self.size)
+            embeddings.put("word", FactorizedEmbedding(table, new_linear(word, into, None)))
             return
-        for name in TABLES:
-            old = getattr(embeddings, name, None)
-            if old is not None:
-                setattr(embeddings, name, _table(old, self.size))
-        like = {"device": norm.weight.device, "dtype": norm.weight.dtype}
-        embeddings.LayerNorm = nn.LayerNorm(self.size, eps=norm.eps, **like).requires_grad_(
-            norm.weight.requires_grad
-        )
+        for role, old in embeddings.tables.items():
+            embeddings.put(role, _table(old, self.size))
+        trained, weight = norm.weight.requires_grad, norm.weight
+        small = nn.LayerNorm(self.size, eps=norm.eps, device=weight.device, dtype=weight.dtype)
+        embeddings.put("norm", small.requires_grad_(trained))
         projection = new_linear(word, into, torch.zeros_like(norm.bias))
-        embeddings.dropout = ProjectedDropout(embeddings.dropout, projection)
+        embeddings.put("dropout", ProjectedDropout(embeddings.need("dropout"), projection))
 
     def merged(self, earlier: Embedding | None, at: Sequence[int], total: int) -> Embedding:
         """Return the record: the present size."""
         return Embedding(self.size, earlier.tables if earlier else self.tables)
-
-
-def _factorised(view: Anatomy) -> bool:
-    return isinstance(view.base.get_submodule(view.family.word_embeddings), FactorizedEmbedding)
-
-
-def _projected(view: Anatomy) -> bool:
-    return isinstance(view.base.get_submodule("embeddings.dropout"), ProjectedDropout)
-
-
-def _has_projection(view: Anatomy) -> bool:
-    config = view.config
-    native = int(getattr(config, "embedding_size", config.hidden_size)) != int(config.hidden_size)
-    return native or view.family.shared
 
 
 def _table(like: nn.Embedding, size: int) -> nn.Embedding:

@@ -10,42 +10,36 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import transformers
 from torch import nn
-from transformers import (
-    AlbertConfig,
-    BertConfig,
-    CamembertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
-)
 
-from bertcompress.shapes.anatomy import FAMILIES, ShapeError, anatomy, family_of
 from bertcompress.shapes.edits import Edit, read_record, record_edit, replay
+from bertcompress.shapes.families import FAMILIES
+from bertcompress.shapes.families.anatomy import anatomy, family_named, family_of
+from bertcompress.shapes.families.family import Family
+from bertcompress.shapes.families.views import ShapeError
 from bertcompress.shapes.sharing import shared_names
 
 __all__ = [
     "AUTO_CLASSES",
-    "CONFIGS",
     "apply_edit",
     "bundle_source",
     "compressed_class",
+    "compressed_config",
     "working_form",
 ]
 
 SOURCE_NAME = "modeling_bertcompress"
-STEMS = (
-    "anatomy",
-    "parts",
+FIRST = ("parts", "families/views")
+LAST = (
+    "families/anatomy",
     "cutting",
     "vocabulary",
     "lowrank",
@@ -54,7 +48,8 @@ STEMS = (
     "edits",
     "modeling",
 )
-"""The files of this folder that are shipped with a model, in the order of their imports."""
+"""The files of this folder that are shipped with a model, in the order of their imports: before and
+after those of its family."""
 
 AUTO_CLASSES = {
     "AutoModel": "Model",
@@ -79,61 +74,25 @@ class ShippedConfig:
         self.auto_map = auto_map(family_of(self).name)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{SOURCE_NAME}.py").write_text(bundle_source(), encoding="utf-8")
+        source = bundle_source(family_of(self).name)
+        (folder / f"{SOURCE_NAME}.py").write_text(source, encoding="utf-8")
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
 
-class CompressedBertConfig(ShippedConfig, BertConfig):  # type: ignore[no-untyped-call]
-    """A BERT config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-bert"
-
-
-class CompressedRobertaConfig(ShippedConfig, RobertaConfig):  # type: ignore[no-untyped-call]
-    """A RoBERTa config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-roberta"
+def compressed_config(family: str) -> Any:
+    """Return `Compressed<Prefix>Config` of a family by its name; one class for each family."""
+    return _config_class(type(family_named(family)))
 
 
-class CompressedXLMRobertaConfig(ShippedConfig, XLMRobertaConfig):  # type: ignore[no-untyped-call]
-    """An XLM-RoBERTa config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-xlm-roberta"
-
-
-class CompressedCamembertConfig(ShippedConfig, CamembertConfig):  # type: ignore[no-untyped-call]
-    """A CamemBERT config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-camembert"
-
-
-class CompressedDistilBertConfig(ShippedConfig, DistilBertConfig):  # type: ignore[no-untyped-call]
-    """A DistilBERT config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-distilbert"
-
-
-class CompressedElectraConfig(ShippedConfig, ElectraConfig):  # type: ignore[no-untyped-call]
-    """An ELECTRA config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-electra"
-
-
-class CompressedAlbertConfig(ShippedConfig, AlbertConfig):  # type: ignore[no-untyped-call]
-    """An ALBERT config (of the original shape) with the record of what was edited."""
-
-    model_type = "bertcompress-albert"
-
-
-CONFIGS: dict[str, Any] = {
-    "bert": CompressedBertConfig,
-    "roberta": CompressedRobertaConfig,
-    "xlm-roberta": CompressedXLMRobertaConfig,
-    "camembert": CompressedCamembertConfig,
-    "distilbert": CompressedDistilBertConfig,
-    "electra": CompressedElectraConfig,
-    "albert": CompressedAlbertConfig,
-}
+@functools.cache
+def _config_class(family: type[Family]) -> type:
+    prefix = family.stock_prefix
+    body = {
+        "model_type": f"bertcompress-{family.name}",
+        "__module__": __name__,
+        "__doc__": f"A {prefix}Config (of the original shape) with the record of what was edited.",
+    }
+    return type(f"Compressed{prefix}Config", (ShippedConfig, family().stock_class("Config")), body)
 
 
 _WORKING_FORM: ContextVar[bool] = ContextVar("working_form", default=False)
@@ -187,37 +146,53 @@ class CompressedMixin:
 
 def auto_map(family: str) -> dict[str, str]:
     """Return the `auto_map` of a config: which class of the source file each Auto class takes."""
-    prefix = FAMILIES[family].stock_prefix
+    shown = family_named(family)
     names = {
-        auto: f"{SOURCE_NAME}.Compressed{prefix}{ending}"
+        auto: f"{SOURCE_NAME}.Compressed{shown.stock_prefix}{ending}"
         for auto, ending in AUTO_CLASSES.items()
-        if hasattr(transformers, f"{prefix}{ending}")
+        if shown.stock_class(ending) is not None
     }
-    return {"AutoConfig": f"{SOURCE_NAME}.Compressed{prefix}Config", **names}
+    return {"AutoConfig": f"{SOURCE_NAME}.Compressed{shown.stock_prefix}Config", **names}
+
+
+def compressed_class(stock: type) -> type:
+    """Return `Compressed<StockName>` for a stock model class; one class for each."""
+    name = stock.__name__.removeprefix("Compressed")
+    found = _stock(name)
+    if found is None:
+        raise ShapeError(
+            f"{name} is not a model class of a supported family: {', '.join(FAMILIES)}"
+        )
+    return _model_class(*found)
+
+
+def _stock(name: str) -> tuple[type[Family], type] | None:
+    """Return the family that has a stock class of this name, and the class."""
+    for family in map(family_named, FAMILIES):
+        if name.startswith(family.stock_prefix):
+            stock = family.stock_class(name.removeprefix(family.stock_prefix))
+            if stock is not None:
+                return type(family), stock
+    return None
 
 
 @functools.cache
-def compressed_class(stock: type) -> type:
-    """Return `Compressed<StockName>` for a stock model class."""
-    name = stock.__name__.removeprefix("Compressed")
-    for family in FAMILIES.values():
-        if name.startswith(family.stock_prefix) and hasattr(transformers, name):
-            base = getattr(transformers, name)
-            body = {
-                "config_class": CONFIGS[family.name],
-                "__module__": __name__,
-                "__doc__": f"`{name}` with the edits that its config records.",
-            }
-            return type(f"Compressed{name}", (CompressedMixin, base), body)
-    raise ShapeError(f"{name} is not a model class of a supported family: {', '.join(FAMILIES)}")
+def _model_class(family: type[Family], stock: type) -> type:
+    body = {
+        "config_class": _config_class(family),
+        "__module__": __name__,
+        "__doc__": f"`{stock.__name__}` with the edits that its config records.",
+    }
+    return type(f"Compressed{stock.__name__}", (CompressedMixin, stock), body)
 
 
 def __getattr__(name: str) -> Any:
-    """Make the model classes on demand: importing all families at once takes a second."""
-    stock = getattr(transformers, name.removeprefix("Compressed"), None)
-    if not name.startswith("Compressed") or stock is None:
+    """Make the classes on demand: importing all families at once takes a second."""
+    found = _stock(name.removeprefix("Compressed")) if name.startswith("Compressed") else None
+    if found is None:
         raise AttributeError(name)
-    return compressed_class(stock)
+    family, stock = found
+    return _config_class(family) if name.endswith("Config") else _model_class(family, stock)
 
 
 def declare_shared(model: Any) -> None:
@@ -242,11 +217,11 @@ def apply_edit(model: nn.Module, edit: Edit) -> nn.Module:
     """
     view = anatomy(model)
     edit.check(view)
-    ours: Any = compressed_class(type(model))  # type: ignore[arg-type]
+    ours: Any = compressed_class(type(model))
     record_edit(view.config, edit, view)
     edit.apply(view)
     # In place, since submodules hold references to the same config object.
-    view.config.__class__ = CONFIGS[view.family.name]
+    view.config.__class__ = compressed_config(view.family.name)
     model.__class__ = ours
     declare_shared(model)
     return model
@@ -258,8 +233,8 @@ def edited(model: nn.Module) -> bool:
 
 
 @functools.cache
-def bundle_source() -> str:
-    """Return the one source file that is shipped with a model: this folder's modules joined.
+def bundle_source(family: str) -> str:
+    """Return the one source file that is shipped with a model of a family: modules joined.
 
     One file, since transformers 4.57 copies only the direct relative imports of a local folder. A
     model that was itself loaded from a shipped file passes that file on.
@@ -269,9 +244,13 @@ def bundle_source() -> str:
         return here.read_text(encoding="utf-8")
     imports: dict[str, set[str]] = {}
     bodies: list[str] = []
-    for stem in STEMS:
-        text = here.with_name(f"{stem}.py").read_text(encoding="utf-8")
-        _split(text, imports, bodies)
+    cls = type(family_named(family))
+    for file in [*_files(here.parent, FIRST), *_family_files(cls)]:
+        _split(file.read_text(encoding="utf-8"), imports, bodies)
+    line = FAMILIES[family][1]
+    bodies.append(f'\n\nFAMILIES = {{"{family}": (f"{{__name__}}:{cls.__name__}", {line!r})}}')
+    for file in _files(here.parent, LAST):
+        _split(file.read_text(encoding="utf-8"), imports, bodies)
     head = '"""Written by bertcompress: loads the model beside this file. Do not edit."""\n\n'
     lines = [f"import {name}" for name in sorted(imports.pop("", set()))]
     lines += [
@@ -279,6 +258,16 @@ def bundle_source() -> str:
     ]
     future = "from __future__ import annotations\n\n"
     return head + future + "\n".join(lines + bodies) + "\n"
+
+
+def _files(folder: Path, stems: Iterable[str]) -> list[Path]:
+    return [folder / f"{stem}.py" for stem in stems]
+
+
+def _family_files(family: type[Family]) -> list[Path]:
+    """Return the files of a family's class and of those that it inherits from, the base first."""
+    classes = [cls for cls in reversed(family.__mro__) if issubclass(cls, Family)]
+    return [*dict.fromkeys(Path(inspect.getfile(cls)) for cls in classes)]
 
 
 def _split(text: str, imports: dict[str, set[str]], bodies: list[str]) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "ProjectedDropout",
     "keep_inputs",
     "keep_outputs",
+    "put_module",
     "replace_modules",
 ]
 
@@ -156,6 +157,12 @@ def new_linear(like: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Linea
         new.bias = nn.Parameter(bias.detach().clone(), requires_grad=trained)
     new.train(like.training)
     return new
+
+
+def put_module(parent: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path below another, in place of what is there."""
+    above, _, name = path.rpartition(".")
+    setattr(parent.get_submodule(above), name, module)
 
 
 def replace_modules(model: nn.Module, new: Mapping[int, nn.Module]) -> None:

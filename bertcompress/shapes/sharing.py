@@ -12,15 +12,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from bertcompress.shapes.anatomy import Anatomy, LayerParts, ShapeError
+from bertcompress.shapes.families.anatomy import Anatomy, Layer
+from bertcompress.shapes.families.views import ShapeError
+from bertcompress.shapes.parts import put_module
 
-__all__ = ["PARTS", "Sharing", "shared_names"]
-
-PARTS = {
-    "attention": ("query", "key", "value", "attention_out", "attention_norm"),
-    "ffn": ("ffn_in", "ffn_out", "ffn_norm"),
-}
-"""The parts of each half of a layer, by their name in the anatomy table."""
+__all__ = ["Sharing", "shared_names"]
 
 
 @dataclass
@@ -61,10 +57,8 @@ class Sharing:
         layers = view.layers
         for part, owners in (("attention", self.attention), ("ffn", self.ffn)):
             for layer, owner in zip(layers, owners, strict=True):
-                for path in _paths(layer, part):
-                    parent, _, name = path.rpartition(".")
-                    module = layers[owner].module.get_submodule(path)
-                    setattr(layer.module.get_submodule(parent), name, module)
+                for path, module in layers[owner].modules(part).items():
+                    put_module(layer.module, path, module)
 
     def merged(self, earlier: Sharing | None, at: Sequence[int], total: int) -> Sharing:
         """Return the record in original numbering; the lowest layer of a group is its owner."""
@@ -78,15 +72,11 @@ class Sharing:
         return Sharing(*rows)
 
 
-def _paths(layer: LayerParts, part: str) -> tuple[str, ...]:
-    return layer.family.attention_block if part == "attention" else layer.family.ffn_block
-
-
-def _shapes(layer: LayerParts, part: str) -> list[tuple[str, tuple[int, ...]]]:
+def _shapes(layer: Layer, part: str) -> list[tuple[str, tuple[int, ...]]]:
     return [
         (name, tuple(parameter.shape))
-        for path in _paths(layer, part)
-        for name, parameter in layer.module.get_submodule(path).named_parameters()
+        for module in layer.modules(part).values()
+        for name, parameter in module.named_parameters()
     ]
 
 

@@ -7,7 +7,7 @@ so a trimmed vocabulary alone is still the family's own shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from bertcompress.shapes.anatomy import Anatomy, ShapeError
+from bertcompress.shapes.families.anatomy import Anatomy
+from bertcompress.shapes.families.views import ShapeError
 
 __all__ = ["Vocabulary"]
 
@@ -58,7 +59,7 @@ class Vocabulary:
             return  # a reload: the plain model was built with this size
         index = torch.tensor(kept, dtype=torch.long, device=table.weight.device)
         cut: dict[int, nn.Parameter] = {}
-        for module, name in list(_by_token(view, table)):
+        for module, name in list(view.token_parameters):
             old = getattr(module, name)
             if id(old) not in cut:  # what was tied stays tied
                 rows = old.detach()[index].clone()
@@ -78,24 +79,10 @@ class Vocabulary:
 
 def _word_table(view: Anatomy) -> nn.Embedding:
     """Return the table with one row per token; a factorised one has it inside."""
-    module = view.base.get_submodule(view.family.word_embeddings)
-    table = next((inner for inner in module.modules() if isinstance(inner, nn.Embedding)), None)
+    table = view.embeddings.word_table
     if table is None:
         raise ShapeError("vocabulary: the word table is stored in few bits; trim before that")
     return table
-
-
-def _by_token(view: Anatomy, table: nn.Embedding) -> Iterator[tuple[nn.Module, str]]:
-    """Yield each parameter with one row per token: the module that holds it, and its name."""
-    yield table, "weight"
-    decoder = view.decoder
-    if decoder is None:
-        return
-    yield decoder, "weight"
-    holder = view.model.get_submodule(view.family.decoder.rpartition(".")[0])
-    for module in (decoder, holder):
-        if isinstance(getattr(module, "bias", None), nn.Parameter):
-            yield module, "bias"
 
 
 def _renumber(config: Any, kept: Sequence[int]) -> None:

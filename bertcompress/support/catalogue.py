@@ -12,7 +12,6 @@ import yaml
 from bertcompress.errors import InputError, NotFound, few, nearest
 
 __all__ = [
-    "FAMILIES",
     "Kind",
     "beside",
     "folder",
@@ -23,17 +22,6 @@ __all__ = [
 ]
 
 Kind = Literal["recipes", "tasks"]
-
-FAMILIES = {
-    "bert": "BERT and what has its shape: MiniLM, TinyBERT, BERT in other languages",
-    "roberta": "RoBERTa",
-    "xlm-roberta": "XLM-RoBERTa; most of it is the word table: trim_vocabulary",
-    "camembert": "CamemBERT",
-    "electra": "ELECTRA, the discriminator",
-    "distilbert": "DistilBERT",
-    "albert": "ALBERT; its one shared layer is cut once",
-}
-"""The encoder families that can be compressed; here, so that listing them needs no torch."""
 
 _SUFFIXES = (".yaml", ".yml")
 

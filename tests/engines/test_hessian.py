@@ -33,14 +33,14 @@ def loss_of(model, batch):
 
 def test_products_are_finite_differences_of_the_gradient():
     model, batch = tiny_model().double().eval(), batch_of()
-    weight = anatomy(model).layers[1].get("ffn_in").weight
+    weight = anatomy(model).layers[1].linears["ffn_in"].weight
     vector = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
     with twice_differentiable():
         (exact,) = hessian_product(loss_of(model, batch), [weight], [vector])
     gradients = []
     for sign in (1, -1):
         moved = copy.deepcopy(model)
-        other = anatomy(moved).layers[1].get("ffn_in").weight
+        other = anatomy(moved).layers[1].linears["ffn_in"].weight
         other.data += sign * 1e-4 * vector
         gradients.append(torch.autograd.grad(loss_of(moved, batch), other)[0])
     numeric = (gradients[0] - gradients[1]) / 2e-4
@@ -70,9 +70,9 @@ def test_a_layer_made_sharp_comes_first_and_the_model_stays():
     # second derivatives are a hundred times larger.
     with torch.no_grad():
         part = anatomy(model).layers[2]
-        part.get("value").weight.mul_(10)
-        part.get("value").bias.mul_(10)
-        part.get("attention_out").weight.div_(10)
+        part.linears["value"].weight.mul_(10)
+        part.linears["value"].bias.mul_(10)
+        part.linears["attention_out"].weight.div_(10)
     sharp = layer_sharpness(model, batches)
     assert sharp.index(max(sharp)) == 2
     assert plain.index(max(plain)) != 2

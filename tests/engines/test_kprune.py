@@ -10,7 +10,7 @@ from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model
 
 from bertcompress.engines.pruning.kprune import KPruneSettings, _Survey, cut_and_repair, unit_costs
 from bertcompress.engines.pruning.masks import sites
-from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit
+from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit, family_named
 
 LENGTH = 128
 
@@ -35,9 +35,9 @@ def streams(model, batch):
     """What reaches each sublayer's LayerNorm at real tokens, bottom to top."""
     seen = []
     handles = [
-        layer.get(part).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         for layer in anatomy(model).layers
-        for part in ("attention_norm", "ffn_norm")
+        for norm in layer.norms.values()
     ]
     with torch.no_grad():
         model(**batch)
@@ -82,7 +82,7 @@ def test_keeping_everything_changes_rounding_only(family):
     torch.testing.assert_close(answer(model, batch), before, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if not FAMILIES[f].shared])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not family_named(f).shared])
 def test_repair_brings_every_sublayer_nearer_to_the_original(family):
     original, batches = tiny_model(family), calibration()
     repaired = cut_and_repair(copy.deepcopy(original), batches, 0.6)
@@ -163,7 +163,7 @@ def test_what_stays_is_wherever_it_matters(bert):
     layer = anatomy(bert).layers[1]
     with torch.no_grad():
         for part in ("attention_out", "ffn_out"):
-            layer.get(part).weight.mul_(1e-4)
+            layer.linears[part].weight.mul_(1e-4)
     cut_and_repair(bert, calibration(), 0.6)
     counts = [(layer.heads, layer.width) for layer in anatomy(bert).layers]
     assert counts[1] == (0, 0)

@@ -11,7 +11,7 @@ from bertcompress.engines.lowrank.svd import spectrum
 from bertcompress.engines.pruning.importance import sampled_loss
 from bertcompress.errors import ModelError
 from bertcompress.heads import HEADS
-from bertcompress.shapes import LINEARS, Sharing, anatomy, apply_edit
+from bertcompress.shapes import Sharing, anatomy, apply_edit
 
 
 def test_what_a_linear_meets_is_measured():
@@ -19,9 +19,9 @@ def test_what_a_linear_meets_is_measured():
     model = tiny_model().eval()
     data = random_batches(3, 4, 9, padded=3)
     seen = linear_statistics(model, data)
-    assert set(seen) == {(part, i) for part in LINEARS for i in range(3)}
+    assert set(seen) == {(part, i) for part in anatomy(model).linear_names for i in range(3)}
     kept = []
-    linear = anatomy(model).layers[1].get("ffn_in")
+    linear = anatomy(model).layers[1].linears["ffn_in"].module
     handle = linear.register_forward_hook(lambda _, args, __: kept.append(args[0].detach()))
     with torch.no_grad():
         for batch in data:
@@ -39,7 +39,7 @@ def by_autograd(model, data, place, seed=0):
     Every text alone and every token alone: the linear's output is made a leaf.
     """
     part, layer = place
-    linear = anatomy(model).layers[layer].get(part)
+    linear = anatomy(model).layers[layer].linears[part].module
     loss, outputs = sampled_loss(HEADS["single_label"], seed), []
 
     def leaf(_, args, output):

@@ -72,9 +72,9 @@ def test_plain_factors_are_the_svd_and_full_rank_is_exact():
 @pytest.mark.parametrize("rank", [1, 5, 15])
 def test_what_is_put_in_a_model_is_off_by_the_tail_of_the_spectrum(rank):
     model = tiny_model()
-    weight = anatomy(model).layers[1].get("ffn_in").weight.detach().clone()
+    weight = anatomy(model).layers[1].linears["ffn_in"].weight.detach().clone()
     put_factors(model, {("ffn_in", 1): factors(weight, rank)})
-    thin = anatomy(model).layers[1].get("ffn_in")
+    thin = anatomy(model).layers[1].linears["ffn_in"].module
     assert isinstance(thin, LowRank)
     tail = torch.linalg.svdvals(weight)[rank:]
     error = (thin.weight - weight).pow(2).sum()

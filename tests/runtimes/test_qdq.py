@@ -108,10 +108,10 @@ def test_cut_thin_and_shared_models_hold_each_weight_once(tmp_path):
 def test_modules_with_the_same_weights_keep_their_own_ranges(group, tmp_path):
     """Each rounds its input by a scale of its own."""
     model = tiny_model()
-    first, second = (layer.get("ffn_in") for layer in anatomy(model).layers[:2])
+    first, second = (layer.linears["ffn_in"].module for layer in anatomy(model).layers[:2])
     second.weight.data.copy_(first.weight.data)
-    anatomy(model).layers[1].get("query").weight.data.zero_()
-    anatomy(model).layers[2].get("query").weight.data.zero_()
+    anatomy(model).layers[1].linears["query"].weight.data.zero_()
+    anatomy(model).layers[2].linears["query"].weight.data.zero_()
     model = stored(model, group, activations=group < 0)
     alike, file = compared(model, tmp_path, "onnxruntime")
     assert alike > 0.99
@@ -176,7 +176,7 @@ def test_a_file_is_called_what_it_holds(bits, group, tmp_path):
 def test_an_input_that_is_rounded_by_two_scales_is_rounded_twice(tmp_path):
     model = stored(tiny_model())
     with torch.no_grad():
-        anatomy(model).layers[1].get("key").input_scale.mul_(1.5)
+        anatomy(model).layers[1].linears["key"].module.input_scale.mul_(1.5)
     alike, file = compared(model, tmp_path, "onnxruntime")
     assert alike > 0.99
     graph = onnx.load(file).graph

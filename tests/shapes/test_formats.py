@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import bertcompress as bc
+from bertcompress.shapes import FAMILIES, family_named
 
 FOLDERS = sorted((Path(__file__).parents[1] / "fixtures").glob("model-format-*"))
 
@@ -35,7 +36,8 @@ def test_there_is_one_of_each_format():
     assert [folder.name for folder in FOLDERS] == [f"model-format-{i + 1}" for i in range(FORMAT)]
 
 
-def test_no_two_names_meet_in_the_one_shipped_file():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_two_names_meet_in_the_one_shipped_file(family):
     """The modules become one file: a helper of one would silently take the place of another's."""
     import ast
 
@@ -43,7 +45,11 @@ def test_no_two_names_meet_in_the_one_shipped_file():
 
     names = [
         node.name
-        for node in ast.parse(bundle_source()).body
+        for node in ast.parse(bundle_source(family)).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     ]
     assert sorted(names) == sorted(set(names))
+    theirs = {type(family_named(other)).__name__ for other in FAMILIES} & set(names)
+    bases = {base.__name__ for base in type(family_named(family)).__mro__}
+    kin = {"RobertaFamily", "XLMRobertaFamily", "CamembertFamily"}  # one file
+    assert theirs <= bases | (kin if bases & kin else set())

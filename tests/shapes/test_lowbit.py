@@ -149,8 +149,8 @@ def test_after_a_cut_and_shared_and_thin(tmp_path):
     again = bc.load(tmp_path / "m").model
     assert torch.equal(answer(again), answer(model))
     layers = anatomy(again).layers
-    assert layers[0].get("query") is layers[2].get("query")
-    assert layers[1].get("ffn_out") is layers[2].get("ffn_out")
+    assert layers[0].linears["query"].module is layers[2].linears["query"].module
+    assert layers[1].linears["ffn_out"].module is layers[2].linears["ffn_out"].module
 
 
 def test_nothing_changes_shape_afterwards():

@@ -6,7 +6,7 @@ For everything that makes them thin. A linear that several layers share is one, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +19,13 @@ from bertcompress.engines.pruning.importance import (
     model_inputs,
     sampled_loss,
 )
-from bertcompress.shapes import LINEARS, LowRank, ShapeError, anatomy
+from bertcompress.shapes import LinearView, LowRank, ShapeError, anatomy
 from bertcompress.support.progress import bar
 
 __all__ = ["LinearStatistics", "Place", "dense_linears", "linear_statistics", "room_for"]
 
 Place = tuple[str, int]
-"""Name of the linear in the anatomy table, and the layer that owns it."""
+"""Name of the linear in its family, and the layer that owns it."""
 _Record = dict[Place, list[Tensor]]
 
 
@@ -55,6 +55,8 @@ def linear_statistics(
     a head that does not classify or score whole texts.
     """
     places = dense_linears(model)
+    layers = anatomy(model).layers
+    extra = {(name, layer) for name, layer in places if name in layers[layer].extra_inputs}
     device = next(model.parameters()).device
     moments = {
         place: torch.zeros(linear.in_features, linear.in_features, device=device)
@@ -69,7 +71,7 @@ def linear_statistics(
         for batch in bar(batches, "looking at the linears"):
             inputs = model_inputs(model, batch)
             mask = inputs["attention_mask"].bool()
-            with _recorded(places) as (seen, made), torch.enable_grad():
+            with _recorded(places, extra, mask.shape) as (seen, made), torch.enable_grad():
                 torch.autograd.backward(loss(batch, class_logits(model, inputs)).sum())
             for place, pairs in seen.items():
                 times[place] = len(pairs)
@@ -99,7 +101,7 @@ def _judged(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     # Without weight gradients the graph has to begin somewhere.
-    embeddings = anatomy(model).base.get_submodule("embeddings")
+    embeddings = anatomy(model).embeddings.module
     start = embeddings.register_forward_hook(lambda _, __, out: out.requires_grad_())
     try:
         yield
@@ -110,26 +112,36 @@ def _judged(model: nn.Module) -> Iterator[None]:
 
 def dense_linears(model: nn.Module) -> dict[Place, nn.Linear]:
     """Return the linears of the layers that are not factorised; a shared one once."""
-    return {place: each for place, each in _owned(model) if isinstance(each, nn.Linear)}
+    found = {place: linear.module for place, linear in _owned(model) if linear.replaceable}
+    return {place: module for place, module in found.items() if isinstance(module, nn.Linear)}
 
 
-def _owned(model: nn.Module) -> Iterator[tuple[Place, nn.Module]]:
-    """Yield what stands for each linear of the layers, dense, thin or cut; a shared one once."""
+def _owned(model: nn.Module) -> Iterator[tuple[Place, LinearView]]:
+    """Yield each linear of the layers, dense, factorised or cut away; a shared one once."""
     view = anatomy(model)
-    for part in LINEARS:
-        for i, owner in enumerate(view.owners(part)):
+    layers = [layer.linears for layer in view.layers]
+    for name in view.linear_names:
+        for i, owner in enumerate(view.owners(name)):
             if owner == i:
-                yield (part, i), view.layers[i].get(part)
+                yield (name, i), layers[i][name]
 
 
 @contextlib.contextmanager
-def _recorded(places: Mapping[Place, nn.Linear]) -> Iterator[tuple[_Record, _Record]]:
-    """Keep inputs and outputs of linears while the context lasts, one per application."""
+def _recorded(
+    places: Mapping[Place, nn.Linear], extra: Collection[Place], tokens: torch.Size
+) -> Iterator[tuple[_Record, _Record]]:
+    """Keep inputs and outputs of linears while the context lasts, one per application.
+
+    `extra`: linears that also take what is no state of a token, see `Family.extra_inputs`; such an
+    input is left out. `tokens`: the shape of the mask, (B, T).
+    """
     seen: _Record = {place: [] for place in places}
     made: _Record = {place: [] for place in places}
 
     def hook(place: Place) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if place in extra and args[0].shape[:-1] != tokens:
+                return
             seen[place].append(args[0].detach())
             output.retain_grad()
             made[place].append(output)
@@ -152,8 +164,9 @@ def room_for(model: nn.Module, keep: float, method: str) -> float:
     where no linear is dense, and where rank 1 everywhere is more than that.
     """
     full = taken = least = 0
-    for _, linear in _owned(model):
-        if not isinstance(linear, nn.Linear | LowRank):
+    for _, view in _owned(model):
+        linear = view.module
+        if not isinstance(linear, nn.Linear | LowRank) or not view.replaceable:
             continue
         rows, columns = linear.out_features, linear.in_features
         price, dense = rows + columns, rows * columns

@@ -21,7 +21,7 @@ from bertcompress.engines.lowrank.calibration import (
     linear_statistics,
 )
 from bertcompress.engines.lowrank.svd import components
-from bertcompress.shapes import LINEARS, LowRank, LowRanks, ShapeError, anatomy, apply_edit
+from bertcompress.shapes import LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
 __all__ = ["Gated", "fold", "gates_in", "put_factors", "split"]
 
@@ -145,10 +145,13 @@ def put_factors(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -
         return
     view = anatomy(model)
     ranks = {place: left.shape[1] for place, (left, _) in made.items()}
-    rows = {part: [ranks.get((part, owner), 0) for owner in view.owners(part)] for part in LINEARS}
+    rows = {
+        part: [ranks.get((part, owner), 0) for owner in view.owners(part)]
+        for part in view.linear_names
+    }
     apply_edit(model, LowRanks({part: row for part, row in rows.items() if any(row)}))
     for (part, layer), (left, right) in made.items():
-        thin = anatomy(model).layers[layer].get(part)
+        thin = anatomy(model).layers[layer].linears[part].module
         assert isinstance(thin, LowRank)
         with torch.no_grad():
             thin.first.weight.copy_(right)
@@ -160,7 +163,7 @@ def gates_in(model: nn.Module, gates: Mapping[Place, HardConcrete]) -> Iterator[
     """Multiply the components of a split model by their gates while the context lasts."""
     layers = anatomy(model).layers
     handles = [
-        gate_inputs(layers[layer].get(part).get_submodule("second"), gate)
+        gate_inputs(layers[layer].linears[part].module.get_submodule("second"), gate)
         for (part, layer), gate in gates.items()
     ]
     try:
@@ -185,7 +188,7 @@ def fold(
     layers, thin = anatomy(trained).layers, {}
     for place, linear in dense_linears(model).items():
         part, layer = place
-        source = layers[layer].get(part)
+        source = layers[layer].linears[part].module
         assert isinstance(source, LowRank)
         if linear.bias is not None:
             linear.bias.copy_(source.second.bias)

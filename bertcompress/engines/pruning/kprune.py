@@ -195,16 +195,16 @@ class _Survey:
 
     @torch.no_grad()
     def _original_stream(self, inputs: Mapping[str, Tensor], position: int) -> list[Tensor]:
-        """Return the original's stream before the sublayer's LayerNorm, once per application."""
+        """Return the original's stream behind the sublayer, once per application."""
         seen: list[Tensor] = []
         goal = self.goals[position]
 
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.append(args[0])
+        def see(stream: Tensor) -> None:
+            seen.append(stream)
             if len(seen) == goal.times:
                 raise _Enough
 
-        handle = goal.norm.register_forward_pre_hook(hook)
+        handle = goal.residual.watch(see)
         try:
             self.original(**inputs)
         except _Enough:
@@ -227,7 +227,7 @@ class _Seen:
 
 @contextlib.contextmanager
 def _captured(open_sites: Sequence[Site], target: Site) -> Iterator[_Seen]:
-    """Collect inputs of all projections, and output and pre-norm stream of the target."""
+    """Collect inputs of all projections, and output and stream of the target."""
     seen = _Seen([[] for _ in open_sites])
     handles = [
         site.projection.register_forward_pre_hook(
@@ -239,9 +239,7 @@ def _captured(open_sites: Sequence[Site], target: Site) -> Iterator[_Seen]:
         target.projection.register_forward_hook(
             lambda _, __, output: seen.outputs.append(output.detach())
         ),
-        target.norm.register_forward_pre_hook(
-            lambda _, args: seen.streams.append(args[0].detach())
-        ),
+        target.residual.watch(lambda stream: seen.streams.append(stream.detach())),
     ]
     try:
         yield seen

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bertcompress.shapes import LowRank, anatomy
+from bertcompress.shapes import PARTS, LowRank, Stream, anatomy
 
 __all__ = ["Site", "UnitMasks", "sites", "unit_masks"]
 
@@ -31,7 +31,8 @@ class Site:
     kind: str
     """`heads` or `neurons`."""
     projection: nn.Linear | LowRank
-    norm: nn.Module
+    residual: Stream
+    """Where the stream passes to which the projection's output was just added."""
     units: int
     size: int
     times: int
@@ -42,18 +43,17 @@ def sites(model: nn.Module) -> list[Site]:
     """Return the sublayers that have units, bottom to top: attention, feed-forward, and so on."""
     view, found = anatomy(model), []
     applied = view.applications
-    owners = {part: view.owners(part) for part in ("attention_out", "ffn_out")}
+    owners = {part: view.owners(part) for part in PARTS}
     for i, layer in enumerate(view.layers):
-        for kind, part, norm, units, size in (
-            ("heads", "attention_out", "attention_norm", layer.heads, view.head_size),
-            ("neurons", "ffn_out", "ffn_norm", layer.width, 1),
-        ):
+        counts = {"attention": (layer.heads, view.head_size), "ffn": (layer.width, 1)}
+        for part, (units, size) in counts.items():
             sharers = tuple(n for n, owner in enumerate(owners[part]) if owner == i)
             if units and sharers:
-                linear = layer.get(part)
+                linear = layer.out(part).module
                 assert isinstance(linear, nn.Linear | LowRank)
-                times = sum(applied.count(n) for n in sharers)
-                found.append(Site(sharers, kind, linear, layer.get(norm), units, size, times))
+                times, kind = sum(applied.count(n) for n in sharers), view.family.units[part].kind
+                site = Site(sharers, kind, linear, layer.residual(part), units, size, times)
+                found.append(site)
     return found
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ from bertcompress.engines.pruning.importance import text_inputs
 from bertcompress.engines.pruning.least_squares import Moments, solve_projection
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import (
-    TABLES,
     Embedding,
+    Embeddings,
     FactorizedEmbedding,
     ShapeError,
     anatomy,
@@ -89,27 +89,30 @@ def factorize_embedding(
     """
     _check(model, size, tables)
     # In fp32: neither the factors nor the fit should suffer from a model in half precision.
-    before: Any = copy.deepcopy(anatomy(model).base.get_submodule("embeddings")).float().eval()
-    table = before.word_embeddings.weight.detach()
+    before = _fp32_copy(anatomy(model).embeddings)
+    table = before.word.weight.detach()
     # One more for each: a token that was not met may still come.
     weight = torch.ones(len(table)) if counts is None else counts.float() + 1.0
     edit = Embedding(size, tables)
     with torch.no_grad():
         if tables == "word":
             left, right = factors(table, size, rows=weight.sqrt().to(table.device))
-            new: Any = anatomy(apply_edit(model, edit)).base.get_submodule("embeddings")
-            new.word_embeddings.table.weight.copy_(left)
-            new.word_embeddings.projection.weight.copy_(right.T)
+            new = anatomy(apply_edit(model, edit)).embeddings
+            new.word.table.weight.copy_(left)
+            new.word.projection.weight.copy_(right.T)
             return model
         texts = _read(model, tensor_batches(batches) or [_drawn(before, weight, seed)])
         directions = _directions(before, size, texts)
-        new = anatomy(apply_edit(model, edit)).base.get_submodule("embeddings")
-        for name in TABLES:
-            old = getattr(before, name, None)
-            if old is not None:
-                getattr(new, name).weight.copy_(old.weight.double() @ directions)
+        new = anatomy(apply_edit(model, edit)).embeddings
+        for role, old in before.tables.items():
+            new.need(role).weight.copy_(old.weight.double() @ directions)
         _fit_projection(before, new, texts)
     return model
+
+
+def _fp32_copy(embeddings: Embeddings) -> Embeddings:
+    """Return a copy in fp32 and eval mode, a native projection left out."""
+    return Embeddings(copy.deepcopy(embeddings.module).float().eval(), embeddings.names)
 
 
 def _read(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, Tensor]]:
@@ -130,8 +133,7 @@ def _check(model: nn.Module, size: int, tables: Tables) -> None:
     Embedding(size, tables).check(view)
     if tables == "all" and size == 1:
         raise ShapeError("factorize_embedding: size 1: a LayerNorm of one feature says nothing")
-    embeddings: Any = view.base.get_submodule("embeddings")
-    word = embeddings.word_embeddings
+    word = view.embeddings.word
     table = word.table if isinstance(word, FactorizedEmbedding) else word
     tokens, width = table.weight.shape
     if size > tokens:
@@ -144,24 +146,23 @@ def _check(model: nn.Module, size: int, tables: Tables) -> None:
         )
 
 
-def _drawn(before: nn.Module, weight: Tensor, seed: int) -> Batch:
+def _drawn(before: Embeddings, weight: Tensor, seed: int) -> Batch:
     """Return sequences of tokens drawn with these weights, the second half of the second type."""
-    embeddings: Any = before
-    table, positions = embeddings.word_embeddings, embeddings.position_embeddings
+    table, positions = before.word, before.tables.get("position")
     weight = weight.clone()
     if table.padding_idx is not None:  # RoBERTa gives padding no position
         weight[table.padding_idx] = 0.0
-    length = min(_LENGTH, positions.num_embeddings - 2)
+    length = _LENGTH if positions is None else min(_LENGTH, positions.num_embeddings - 2)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.multinomial(weight, _ROWS * length, replacement=True, generator=generator)
     types = torch.zeros(_ROWS, length, dtype=torch.long)
-    if getattr(embeddings, "token_type_embeddings", None) is not None:
-        types[:, length // 2 :] = min(1, embeddings.token_type_embeddings.num_embeddings - 1)
+    if (kinds := before.tables.get("token_type")) is not None:
+        types[:, length // 2 :] = min(1, kinds.num_embeddings - 1)
     ids = drawn.reshape(_ROWS, length)
     return {"input_ids": ids, "token_type_ids": types}
 
 
-def _directions(before: nn.Module, size: int, texts: Sequence[Batch]) -> Tensor:
+def _directions(before: Embeddings, size: int, texts: Sequence[Batch]) -> Tensor:
     """Return the map of ALBERT's tables to their thin features. Shape: (H, E), double precision.
 
     The principal directions of what LayerNorm gave for the tokens met. They are orthonormal, so
@@ -169,11 +170,10 @@ def _directions(before: nn.Module, size: int, texts: Sequence[Batch]) -> Tensor:
     E directions cannot hold; and they are reflected so that the mean, which it takes away, is the
     least of them.
     """
-    embeddings: Any = before
-    norm: nn.LayerNorm = embeddings.LayerNorm
+    norm = before.norm
     like = norm.weight
     moment = torch.zeros(len(like), len(like), dtype=torch.double, device=like.device)
-    for summed, _ in _met(before, norm, before, texts):
+    for summed, _ in _met(before.module, norm, before.module, texts):
         given = functional.layer_norm(summed, norm.normalized_shape, eps=norm.eps)
         moment += given.T @ given
     _, ascending = torch.linalg.eigh(moment)
@@ -206,23 +206,24 @@ def _met(
         handle.remove()
 
 
-def _fit_projection(before: nn.Module, embeddings: Any, texts: Sequence[Batch]) -> None:
+def _fit_projection(before: Embeddings, embeddings: Embeddings, texts: Sequence[Batch]) -> None:
     """Fit the projection behind the LayerNorm, in place, to what the old embeddings gave.
 
     Least squares over the tokens of the texts. What comes out of a LayerNorm sums to 0, so one
     direction has no variance, and without the small ridge its weights would be noise times a large
     number, which any step of training, half precision or int8 would let out.
     """
-    fitted = copy.deepcopy(embeddings).float().eval()
-    projection = fitted.dropout.projection
+    fitted = _fp32_copy(embeddings)
+    projection, target = fitted.projection, embeddings.projection
+    assert projection is not None and target is not None  # the edit put them there
     moments = Moments.empty(
         projection.in_features, projection.out_features, projection.weight.device, torch.float64
     )
-    for features, goal in _met(fitted, projection, before, texts):
+    for features, goal in _met(fitted.module, projection, before.module, texts):
         moments.add(features, goal)
     projection.weight.zero_()  # the ridge pulls towards what is there
     solve_projection(projection, moments, ridge=_RIDGE)
-    embeddings.dropout.projection.load_state_dict(projection.state_dict())
+    target.load_state_dict(projection.state_dict())
 
 
 class FactorizeEmbedding(Method):

@@ -31,7 +31,7 @@ from bertcompress.engines.lowrank.calibration import (
 from bertcompress.engines.lowrank.gated_factors import put_factors
 from bertcompress.engines.lowrank.svd import Metric, choose_ranks, factors, spectrum
 from bertcompress.method import Context, Leaves, Method
-from bertcompress.shapes import LINEARS, anatomy
+from bertcompress.shapes import anatomy
 
 __all__ = ["FactorizeLinear", "factorize_linear"]
 
@@ -114,9 +114,10 @@ class FactorizeLinear(Method):
             else []
         )
         factorize_linear(model, batches, self.keep, metric=self.metric, seed=ctx.seed)
+        view = anatomy(model)
         ranks: dict[str, Any] = {
-            part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
-            for part in LINEARS
+            name: [layer.linears[name].rank or 0 for layer in view.layers]
+            for name in view.linear_names
         }
         read = sum(len(batch["input_ids"]) for batch in batches) or None
         return Product(product.model, product.tokenizer, (), Findings(samples=read, free=ranks))

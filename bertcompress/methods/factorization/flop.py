@@ -32,7 +32,7 @@ from bertcompress.engines.l0_gates import GatedObjective, SizeController
 from bertcompress.engines.lowrank.calibration import room_for
 from bertcompress.engines.lowrank.gated_factors import Gated, fold, gates_in, split
 from bertcompress.method import Context, Leaves, Method, Need, Objective
-from bertcompress.shapes import LINEARS, anatomy
+from bertcompress.shapes import anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Flop", "flop"]
@@ -170,9 +170,10 @@ class Flop(Method, TeacherTerms, TrainSettings):
         # No step was chosen: the last is what the size needs.
         trained = done.findings.training
         assert trained is not None
+        view = anatomy(model)
         ranks = {
-            part: [getattr(layer.get(part), "rank", 0) for layer in anatomy(model).layers]
-            for part in LINEARS
+            name: [layer.linears[name].rank or 0 for layer in view.layers]
+            for name in view.linear_names
         }
         findings = Findings(
             training=trained.model_copy(update={"selection_score": None}),

@@ -118,7 +118,7 @@ def _edit(model: nn.Module, scope: Scope, groups: int) -> tuple[Sharing, list[in
     """Return the edit and the owner of each layer; raises ShapeError where it cannot be."""
     view = anatomy(model)
     owners = choose_owners(len(view.layers), groups)
-    for part in (PARTS[half][0] for half in HALVES[scope]):
+    for part in HALVES[scope]:
         for layer, other in enumerate(view.owners(part)):
             if owners[layer] != owners[other]:
                 raise ShapeError(
@@ -135,8 +135,9 @@ def _start(model: nn.Module, members: Sequence[int], halves: Sequence[str], init
     """Return what a group of layers starts from."""
     each = [take_weights(model, layer, halves) for layer in members]
     if init == "aligned":
-        size = anatomy(model).head_size
-        each = [each[0], *(aligned(weights, each[0], size) for weights in each[1:])]
+        view = anatomy(model)
+        units, size = view.family.units, view.head_size
+        each = [each[0], *(aligned(weights, each[0], units, size) for weights in each[1:])]
     return {"first": each[0], "last": each[-1]}.get(init) or mean_weights(each)
 
 
@@ -227,6 +228,6 @@ class ShareLayers(Method):
         )
         share_layers(model, self.scope, groups=self.groups, init=self.init, batches=batches)
         view = anatomy(model)
-        owners = {"attention": view.owners("attention_out"), "ffn": view.owners("ffn_out")}
+        owners = {part: view.owners(part) for part in PARTS}
         read = sum(len(batch["input_ids"]) for batch in batches)
         return Product(product.model, product.tokenizer, (), Findings(samples=read, free=owners))

@@ -135,7 +135,7 @@ def test_the_corpus_is_answered_to_the_bit(family, head, tokenizers, tmp_path):
 def test_the_decoder_is_cut_with_its_bias_and_stays_tied(family, tokenizers, tmp_path):
     whole = tokenizers[KIND_OF[family]]
     model = model_for(whole, family, "ForMaskedLM")
-    decoder = model.get_submodule(FAMILIES[family].decoder)
+    decoder = anatomy(model).decoder
     with torch.no_grad():
         decoder.bias.copy_(torch.randn(len(whole)))
     before = {"weight": decoder.weight.clone(), "bias": decoder.bias.clone()}
@@ -148,7 +148,7 @@ def test_the_decoder_is_cut_with_its_bias_and_stays_tied(family, tokenizers, tmp
     bc.save(model, tmp_path / "stock", smaller)
     bc.save(model, tmp_path / "ours", smaller, convert=False)
     for each in (model, *(bc.load(tmp_path / name).model for name in ("stock", "ours"))):
-        decoder = each.get_submodule(FAMILIES[family].decoder)
+        decoder = anatomy(each).decoder
         assert decoder.weight is each.get_input_embeddings().weight
         assert torch.equal(decoder.weight, before["weight"][rows])
         assert torch.equal(decoder.bias, before["bias"][rows])

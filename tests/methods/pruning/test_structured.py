@@ -157,8 +157,8 @@ def test_importance_beats_chance_on_what_it_is_for(bert):
     for layer, units in zip(anatomy(bert).layers, idle, strict=True):
         with torch.no_grad():
             # Never active: the activation of a large negative number is zero.
-            layer.get("ffn_in").bias[units] = -1e4
-            layer.get("ffn_out").weight[:, units] *= 10
+            layer.linears["ffn_in"].bias[units] = -1e4
+            layer.linears["ffn_out"].weight[:, units] *= 10
     before = answer(bert, tiny_inputs())
     for scores in ("fisher", "taylor"):
         ranked = score_units(bert, batches(), scores, task_loss(HEADS["single_label"]), 0)

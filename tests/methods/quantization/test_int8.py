@@ -51,9 +51,9 @@ def planted(model, layer=1, factor=3_000.0):
     ours = copy.deepcopy(model)
     part = anatomy(ours).layers[layer]
     with torch.no_grad():
-        part.get("value").weight[3] *= factor
-        part.get("value").bias[3] *= factor
-        part.get("attention_out").weight[:, 3] /= factor
+        part.linears["value"].weight[3] *= factor
+        part.linears["value"].bias[3] *= factor
+        part.linears["attention_out"].weight[:, 3] /= factor
     return ours
 
 

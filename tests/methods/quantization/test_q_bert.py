@@ -76,7 +76,7 @@ def test_groups_are_nearer_than_one_scale(data):
     model = tiny_model(num_labels=2, hidden_size=64, intermediate_size=128)
     with torch.no_grad():  # one weight of a matrix decides its only scale
         for layer in anatomy(model).layers:
-            layer.get("ffn_in").weight[0, 0] = 9.0
+            layer.linears["ffn_in"].weight[0, 0] = 9.0
     with torch.no_grad():
         goal = model.eval()(**tiny_inputs()).logits
     rows = data.encode(tiny_tokenizer(), "train")

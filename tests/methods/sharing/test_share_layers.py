@@ -49,14 +49,14 @@ def test_scopes(scope):
 
 def test_starts_by_hand():
     plain = tiny_model()
-    weights = [layer.get("ffn_in").weight.detach() for layer in anatomy(plain).layers]
+    weights = [layer.linears["ffn_in"].weight.detach() for layer in anatomy(plain).layers]
     for init, expected in (
         ("first", weights[0]),
         ("last", weights[2]),
         ("mean", (weights[0] + weights[1] + weights[2]) / 3),
     ):
         model = share_layers(copy.deepcopy(plain), init=init)
-        torch.testing.assert_close(anatomy(model).layers[1].get("ffn_in").weight, expected)
+        torch.testing.assert_close(anatomy(model).layers[1].linears["ffn_in"].weight, expected)
 
 
 def moved(model, original, data):
@@ -133,7 +133,7 @@ def test_a_model_in_half_precision_stays_so(init):
 def test_half_precision_chooses_as_full_precision_does(dtype):
     """At states so large that their squares are beyond fp16."""
     model, data = tiny_model(), ragged()
-    norm = anatomy(model).layers[-1].get("ffn_norm")
+    norm = anatomy(model).layers[-1].norms["ffn"]
     with torch.no_grad():
         norm.weight.fill_(200.0)
     half = copy.deepcopy(model).to(dtype)
@@ -147,7 +147,7 @@ def test_half_precision_chooses_as_full_precision_does(dtype):
 def test_states_that_are_not_finite_are_refused_and_nothing_is_changed():
     model = tiny_model()
     with torch.no_grad():
-        anatomy(model).layers[-1].get("ffn_norm").weight.fill_(math.inf)
+        anatomy(model).layers[-1].norms["ffn"].weight.fill_(math.inf)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match="not finite"):
         share_layers(model, batches=ragged())

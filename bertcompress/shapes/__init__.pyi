@@ -1,0 +1,70 @@
+"""What travels with a model: families, edits and the classes of an edited model."""
+
+from .cutting import Heads, Layers, Neurons
+from .edits import read_record
+from .families import FAMILIES
+from .families.albert import albert_groups
+from .families.anatomy import (
+    Anatomy,
+    Layer,
+    anatomy,
+    family_named,
+    family_of,
+)
+from .families.family import PARTS, Family, Units
+from .families.views import (
+    TABLES,
+    Embeddings,
+    LinearView,
+    ShapeError,
+    Stream,
+)
+from .lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
+from .lowrank import Embedding, LowRanks
+from .modeling import (
+    apply_edit,
+    compressed_class,
+    compressed_config,
+    edited,
+    working_form,
+)
+from .parts import FactorizedEmbedding, LowRank, ProjectedDropout
+from .sharing import Sharing
+from .vocabulary import Vocabulary
+
+__all__ = [
+    "FAMILIES",
+    "PARTS",
+    "TABLES",
+    "Anatomy",
+    "Embedding",
+    "Embeddings",
+    "FactorizedEmbedding",
+    "Family",
+    "Heads",
+    "Layer",
+    "Layers",
+    "LinearView",
+    "LowBit",
+    "LowRank",
+    "LowRanks",
+    "Neurons",
+    "ProjectedDropout",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "ShapeError",
+    "Sharing",
+    "Stream",
+    "Units",
+    "Vocabulary",
+    "albert_groups",
+    "anatomy",
+    "apply_edit",
+    "compressed_class",
+    "compressed_config",
+    "edited",
+    "family_named",
+    "family_of",
+    "read_record",
+    "working_form",
+]
