@@ -32,6 +32,8 @@ def _digest(package: Path, edited: bool = False) -> str:
         ("engines/pruning/kprune.py", False, False),
         ("shapes/parts.py", False, False),
         ("shapes/parts.py", True, True),
+        ("shapes/families/albert.py", False, False),
+        ("shapes/families/albert.py", True, True),
         ("data/encoding.py", False, True),
         ("report/rows.py", True, False),
         ("metrics/table.py", False, True),  # early stopping goes by it
@@ -45,6 +47,16 @@ def test_depends_on_what_it_imports(package: Path, file: str, edited: bool, depe
     target = package / file
     target.write_text(target.read_text("utf-8") + "\nCHANGED = 1\n", "utf-8")
     assert (_digest(package, edited) != before) == depends
+
+
+@pytest.mark.parametrize("file", ["shapes/cutting.py", "shapes/families/albert.py"])
+def test_what_a_lazy_room_and_a_table_name_counts(package: Path, file: str) -> None:
+    import bertcompress.methods.pruning.structured as module
+
+    before = code.code_digest.__wrapped__(module.__name__, False)
+    target = package / file
+    target.write_text(target.read_text("utf-8") + "\nCHANGED = 1\n", "utf-8")
+    assert code.code_digest.__wrapped__(module.__name__, False) != before
 
 
 def test_what_a_guard_decides_by_counts(package: Path) -> None:
