@@ -126,6 +126,12 @@ class FusedFamily(Family):
     def encoder(self, model: nn.Module) -> nn.Module:
         return self.base(model).layers
 
+    def is_table(self, tensor: str) -> bool:
+        return ".tok." in tensor
+
+    def is_encoder(self, tensor: str) -> bool:
+        return tensor.startswith(("embeddings.", "layers."))
+
     def layers(self, model: nn.Module) -> list[nn.Module]:
         return [*self.encoder(model)]
 

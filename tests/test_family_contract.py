@@ -13,11 +13,12 @@ from family_toy import ToyConfig, ToyForSequenceClassification
 from tests_support import aligned, random_batches, tiny_inputs, tiny_tokenizer
 
 import bertcompress as bc
+from bertcompress.deployment import Deployment
 from bertcompress.engines.lowrank.calibration import linear_statistics
 from bertcompress.engines.pruning.kprune import KPruneSettings, cut_and_repair
 from bertcompress.engines.pruning.masks import unit_masks
 from bertcompress.errors import UnsupportedFamily
-from bertcompress.measure.footprint import count_parameters, macs
+from bertcompress.measure.footprint import count_parameters, encoder_bytes, macs
 from bertcompress.models.io import max_tokens, rung
 from bertcompress.shapes import (
     FAMILIES,
@@ -177,6 +178,26 @@ def test_its_limit_and_its_cost_are_its_own(toy):
     assert max_tokens(toy) == 40
     per_layer = 10 * (4 * 16 * 16 + 2 * 16 * 24) + 2 * 10 * 10 * 16
     assert macs(toy, 10) == 3 * per_layer
+
+
+def test_its_tables_are_not_counted_as_its_encoder(toy, tmp_path):
+    bc.save(toy, tmp_path, tiny_tokenizer())
+    tables = (40 + 40) * 16
+    encoder = encoder_bytes(Deployment("torch", "fp32", tmp_path))
+    assert encoder == 4 * (count_parameters(toy).total - tables)
+
+
+def test_its_encoder_comes_under_a_new_head(toy, tmp_path):
+    bc.save(toy, tmp_path, tiny_tokenizer())
+    new = bc.load(
+        tmp_path,
+        head="ForSequenceClassification",
+        fresh_head=True,
+        config_fields={"num_labels": 5},
+    ).model
+    assert new.classifier.out_features == 5
+    state = toy.trunk.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in new.trunk.state_dict().items())
 
 
 @pytest.fixture

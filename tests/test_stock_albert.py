@@ -13,8 +13,18 @@ from tests_support import thin, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.models.io import rung
-from bertcompress.models.stock_albert import HEADS, albert_obstacle, to_albert
-from bertcompress.shapes import Embedding, Heads, LowRanks, Sharing, apply_edit
+from bertcompress.models.stock_albert import albert_obstacle, to_albert
+from bertcompress.shapes import (
+    FAMILIES,
+    Embedding,
+    Heads,
+    LowRanks,
+    Sharing,
+    apply_edit,
+    family_named,
+)
+
+HEADS = [(name, head) for name in FAMILIES for head in family_named(name).albert_heads]
 
 PADDED = {
     "input_ids": torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]]),

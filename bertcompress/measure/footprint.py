@@ -12,6 +12,7 @@ from pydantic import Field
 
 from bertcompress.errors import CheckpointError
 from bertcompress.measure.row import Row
+from bertcompress.models.config_fields import read_fields_of
 from bertcompress.runtimes import require
 from bertcompress.runtimes.onnx.graph import initializer_bytes
 
@@ -173,8 +174,12 @@ def encoder_bytes(deployment: Deployment) -> int:
     if deployment.path.suffix == ".onnx":
         every, tables = initializer_bytes(require("onnx", "onnx").load(deployment.path))
         return every - tables
+    from bertcompress.shapes import family_named
+
+    fields = read_fields_of(deployment.path / "config.json", str(deployment.path))
+    family = family_named(str(fields.get("model_type")))
     sizes = {name: size for file in files for name, size in _tensor_bytes(file).items()}
-    return sum(size for name, size in sizes.items() if "_embeddings." not in name)
+    return sum(size for name, size in sizes.items() if not family.is_table(name))
 
 
 def _weight_files(path: Path) -> list[Path]:

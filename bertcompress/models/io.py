@@ -22,7 +22,14 @@ from bertcompress.models.recognising import what_else
 from bertcompress.models.stock import stock_obstacle, to_stock
 from bertcompress.models.tensors import LEFT_OVER, Tensors, model_class
 from bertcompress.models.tokenizers import load_tokenizer, position_limit, write_tokenizer
-from bertcompress.shapes import ShapeError, anatomy, read_record, working_form
+from bertcompress.shapes import (
+    FAMILIES,
+    ShapeError,
+    anatomy,
+    family_named,
+    read_record,
+    working_form,
+)
 from bertcompress.support.files import write_atomically
 
 __all__ = ["class_of", "config_of", "load", "max_tokens", "precision_of", "rung", "save"]
@@ -201,5 +208,5 @@ def _is_head(key: str, base: str, what: str) -> bool:
     """Return whether a tensor may be new: a head, or the pooler, which many checkpoints lack."""
     inside = key.removeprefix(base)
     if what == "unexpected_keys":
-        return not inside.startswith(("embeddings", "encoder.", "transformer."))
+        return not any(family_named(name).is_encoder(inside) for name in FAMILIES)
     return not key.startswith(base) or inside.startswith("pooler")

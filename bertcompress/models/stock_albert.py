@@ -3,8 +3,8 @@
 ALBERT's encoder is BERT's with its layers in groups and a linear between embeddings and layers.
 With as many groups as layers and an identity there it is BERT, bit for bit; contiguous groups of
 equal layers are its `num_hidden_groups`; tables at size E with the LayerNorm before the projection
-are its `embedding_size`. The heads whose arithmetic ALBERT has too are in `HEADS`. It numbers
-positions from the left, so texts have to be padded on the right.
+are its `embedding_size`. `Family.albert_heads` names the heads whose arithmetic ALBERT has too. It
+numbers positions from the left, so texts have to be padded on the right.
 """
 
 from __future__ import annotations
@@ -27,70 +27,7 @@ from bertcompress.shapes import (
     read_record,
 )
 
-__all__ = ["HEADS", "albert_obstacle", "shape_obstacle", "to_albert"]
-
-_BERT_MLM = {
-    "predictions.dense": "cls.predictions.transform.dense",
-    "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",
-    "predictions.bias": "cls.predictions.bias",
-}
-_ROBERTA_MLM = {
-    "predictions.dense": "lm_head.dense",
-    "predictions.LayerNorm": "lm_head.layer_norm",
-    "predictions.bias": "lm_head.bias",
-}
-
-_ROBERTA_HEADS: dict[str, dict[str, str]] = {
-    "Model": {"pooler": "pooler.dense"},
-    "ForSequenceClassification": {
-        "albert.pooler": "classifier.dense",
-        "classifier": "classifier.out_proj",
-    },
-    "ForMultipleChoice": {
-        "albert.pooler": "roberta.pooler.dense",
-        "classifier": "classifier",
-    },
-    "ForTokenClassification": {"classifier": "classifier"},
-    "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
-    "ForMaskedLM": _ROBERTA_MLM,
-}
-
-HEADS: dict[tuple[str, str], dict[str, str]] = {
-    ("bert", "Model"): {"pooler": "pooler.dense"},
-    ("bert", "ForSequenceClassification"): {
-        "albert.pooler": "bert.pooler.dense",
-        "classifier": "classifier",
-    },
-    ("bert", "ForMultipleChoice"): {
-        "albert.pooler": "bert.pooler.dense",
-        "classifier": "classifier",
-    },
-    ("bert", "ForTokenClassification"): {"classifier": "classifier"},
-    ("bert", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
-    ("bert", "ForMaskedLM"): _BERT_MLM,
-    **{
-        (family, head): parts
-        for family in ("roberta", "xlm-roberta", "camembert")
-        for head, parts in _ROBERTA_HEADS.items()
-    },
-    ("electra", "ForTokenClassification"): {"classifier": "classifier"},
-    ("electra", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
-    ("distilbert", "ForTokenClassification"): {"classifier": "classifier"},
-    ("distilbert", "ForQuestionAnswering"): {"qa_outputs": "qa_outputs"},
-    **{
-        ("albert", head): {part: part for part in parts}
-        for head, parts in {
-            "Model": ("pooler",),
-            "ForSequenceClassification": ("albert.pooler", "classifier"),
-            "ForMultipleChoice": ("albert.pooler", "classifier"),
-            "ForTokenClassification": ("classifier",),
-            "ForQuestionAnswering": ("qa_outputs",),
-            "ForMaskedLM": tuple(_BERT_MLM),
-        }.items()
-    },
-}
-"""Family and head: ALBERT's name of each part of the head, and where it comes from. A pooler is
-the dense layer with a tanh that RoBERTa has inside its classification head."""
+__all__ = ["albert_obstacle", "shape_obstacle", "to_albert"]
 
 
 def albert_obstacle(model: PreTrainedModel) -> str | None:
@@ -145,9 +82,9 @@ def shape_obstacle(model: PreTrainedModel) -> str | None:
 def _head_obstacle(model: PreTrainedModel) -> str | None:
     view = anatomy(model)
     name, head = _names(model)
-    if (view.family.name, head) not in HEADS:
+    if head not in view.family.albert_heads:
         return f"ALBERT has no head that computes what {name} does"
-    for part in HEADS[view.family.name, head].values():
+    for part in view.family.albert_heads[head].values():
         try:
             attrgetter(part)(model)
         except AttributeError:  # an encoder without its pooler
@@ -194,7 +131,7 @@ def _placed(model: PreTrainedModel) -> Iterator[nn.Module | Tensor]:
     if embeddings.projection is not None:
         yield embeddings.projection
     _, head = _names(model)
-    for part in HEADS[view.family.name, head].values():
+    for part in view.family.albert_heads[head].values():
         yield attrgetter(part)(model)
 
 
@@ -226,7 +163,7 @@ def to_albert(model: PreTrainedModel) -> PreTrainedModel:
                 linear.load(source.linears[name].values())
             for part, norm in layer.norms.items():
                 norm.load_state_dict(source.norms[part].state_dict())
-        for ours, theirs in HEADS[view.family.name, head].items():
+        for ours, theirs in view.family.albert_heads[head].items():
             _copy(target, ours, model, theirs)
     target.tie_weights()
     target.train(model.training)

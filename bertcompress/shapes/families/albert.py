@@ -40,6 +40,21 @@ class AlbertFamily(BertLike):
         "ffn": ("ffn", "ffn_output", "full_layer_layer_norm"),
     }
     projection_path: ClassVar[str | None] = "encoder.embedding_hidden_mapping_in"
+    albert_heads: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Model": {"pooler": "pooler"},
+        "ForSequenceClassification": {
+            "albert.pooler": "albert.pooler",
+            "classifier": "classifier",
+        },
+        "ForMultipleChoice": {"albert.pooler": "albert.pooler", "classifier": "classifier"},
+        "ForTokenClassification": {"classifier": "classifier"},
+        "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
+        "ForMaskedLM": {
+            "predictions.dense": "predictions.dense",
+            "predictions.LayerNorm": "predictions.LayerNorm",
+            "predictions.bias": "predictions.bias",
+        },
+    }
 
     def layers(self, model: nn.Module) -> list[nn.Module]:
         """Return the physical layers, group by group."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from bertcompress.shapes.families.bert_like import BertLike
@@ -16,3 +17,21 @@ class BertFamily(BertLike):
     stock_prefix: ClassVar[str] = "Bert"
     base_name: ClassVar[str] = "bert"
     decoder_path: ClassVar[str] = "cls.predictions.decoder"
+    albert_heads: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Model": {"pooler": "pooler.dense"},
+        "ForSequenceClassification": {
+            "albert.pooler": "bert.pooler.dense",
+            "classifier": "classifier",
+        },
+        "ForMultipleChoice": {
+            "albert.pooler": "bert.pooler.dense",
+            "classifier": "classifier",
+        },
+        "ForTokenClassification": {"classifier": "classifier"},
+        "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
+        "ForMaskedLM": {
+            "predictions.dense": "cls.predictions.transform.dense",
+            "predictions.LayerNorm": "cls.predictions.transform.LayerNorm",
+            "predictions.bias": "cls.predictions.bias",
+        },
+    }

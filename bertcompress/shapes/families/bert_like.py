@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bertcompress.shapes.families.family import Family
-from bertcompress.shapes.families.views import Embeddings, LinearView, Stream
+from bertcompress.shapes.families.views import TABLES, Embeddings, LinearView, Stream
 from bertcompress.shapes.parts import (
     BiasOnly,
     FirstFeatures,
@@ -99,6 +99,15 @@ class BertLike(Family):
     def encoder(self, model: nn.Module) -> nn.Module:
         """Return the stack of layers."""
         return self.base(model).get_submodule(self.encoder_path)
+
+    def is_table(self, tensor: str) -> bool:
+        """Return whether a tensor of a checkpoint, by its name, belongs to an embedding table."""
+        names = (self.embedding_names.get(role) for role in TABLES)
+        return any(name is not None and f".{name}." in f".{tensor}" for name in names)
+
+    def is_encoder(self, tensor: str) -> bool:
+        """Return whether a tensor belongs to layers or embeddings; named as the base model does."""
+        return tensor.startswith((self.embeddings_path, f"{self.encoder_path}."))
 
     def layers(self, model: nn.Module) -> list[nn.Module]:
         """Return the physical layers, bottom to top."""

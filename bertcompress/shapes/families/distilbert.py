@@ -38,5 +38,9 @@ class DistilBertFamily(BertLike):
         "attention": ("attention", "sa_layer_norm"),
         "ffn": ("ffn", "output_layer_norm"),
     }
+    albert_heads: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "ForTokenClassification": {"classifier": "classifier"},
+        "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
+    }
     depth_field: ClassVar[str] = "n_layers"
     width_field: ClassVar[str] = "hidden_dim"

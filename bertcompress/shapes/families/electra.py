@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from bertcompress.shapes.families.bert_like import BertLike
@@ -17,3 +18,7 @@ class ElectraFamily(BertLike):
     base_name: ClassVar[str] = "electra"
     decoder_path: ClassVar[str] = "generator_lm_head"
     projection_path: ClassVar[str | None] = "embeddings_project"
+    albert_heads: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "ForTokenClassification": {"classifier": "classifier"},
+        "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
+    }

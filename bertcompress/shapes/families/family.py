@@ -53,6 +53,9 @@ class Family(ABC):
         "ffn": Units("neurons", ("ffn_in",), "ffn_out"),
     }
     """The units of each part of a layer."""
+    albert_heads: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """The heads whose arithmetic ALBERT has too, by the ending of their class: ALBERT's name of
+    each part, and the path of it here. A pooler is a dense layer with a tanh behind it."""
 
     # Classes and configs.
 
@@ -89,6 +92,14 @@ class Family(ABC):
     @abstractmethod
     def encoder(self, model: nn.Module) -> nn.Module:
         """Return the stack of layers."""
+
+    @abstractmethod
+    def is_table(self, tensor: str) -> bool:
+        """Return whether a tensor of a checkpoint, by its name, belongs to an embedding table."""
+
+    @abstractmethod
+    def is_encoder(self, tensor: str) -> bool:
+        """Return whether a tensor belongs to layers or embeddings; named as the base model does."""
 
     @abstractmethod
     def layers(self, model: nn.Module) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from bertcompress.shapes.families.bert_like import BertLike
@@ -17,6 +18,25 @@ class RobertaFamily(BertLike):
     base_name: ClassVar[str] = "roberta"
     decoder_path: ClassVar[str] = "lm_head.decoder"
     positions_after_padding: ClassVar[bool] = True
+    albert_heads: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Model": {"pooler": "pooler.dense"},
+        # Its pooler is inside the classification head.
+        "ForSequenceClassification": {
+            "albert.pooler": "classifier.dense",
+            "classifier": "classifier.out_proj",
+        },
+        "ForMultipleChoice": {
+            "albert.pooler": "roberta.pooler.dense",
+            "classifier": "classifier",
+        },
+        "ForTokenClassification": {"classifier": "classifier"},
+        "ForQuestionAnswering": {"qa_outputs": "qa_outputs"},
+        "ForMaskedLM": {
+            "predictions.dense": "lm_head.dense",
+            "predictions.LayerNorm": "lm_head.layer_norm",
+            "predictions.bias": "lm_head.bias",
+        },
+    }
 
 
 class XLMRobertaFamily(RobertaFamily):
