@@ -116,7 +116,7 @@ def test_activation_aware_is_better_on_rows_it_has_not_seen_in_every_layer():
     seen = linear_statistics(model, random_batches(12, 4, 9, padded=3, seed=0))
     unseen = linear_statistics(model, random_batches(12, 4, 9, padded=3, seed=1))
     for place, each in seen.items():
-        weight = anatomy(model).layers[place[1]].get(place[0]).weight.detach()
+        weight = anatomy(model).layers[place[1]].linears[place[0]].weight.detach()
         held_out = unseen[place].inputs
         errors = []
         for metric in ({"inputs": each.inputs}, {}):
