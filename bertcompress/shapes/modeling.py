@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from bertcompress.shapes.edits import Edit, read_record, record_edit, replay
-from bertcompress.shapes.families import FAMILIES
+from bertcompress.shapes.families import FAMILIES, SHIPPED
 from bertcompress.shapes.families.anatomy import anatomy, family_named, family_of
 from bertcompress.shapes.families.family import Family
 from bertcompress.shapes.families.views import ShapeError
@@ -239,16 +239,15 @@ def bundle_source(family: str) -> str:
     One file, since transformers 4.57 copies only the direct relative imports of a local folder. A
     model that was itself loaded from a shipped file passes that file on.
     """
+    if family in SHIPPED:
+        return SHIPPED[family]
     here = Path(__file__)
-    if here.stem == SOURCE_NAME:
-        return here.read_text(encoding="utf-8")
     imports: dict[str, set[str]] = {}
     bodies: list[str] = []
     cls = type(family_named(family))
     for file in [*_files(here.parent, FIRST), *_family_files(cls)]:
         _split(file.read_text(encoding="utf-8"), imports, bodies)
-    line = FAMILIES[family][1]
-    bodies.append(f'\n\nFAMILIES = {{"{family}": (f"{{__name__}}:{cls.__name__}", {line!r})}}')
+    bodies.append(_TABLES.format(family=family, cls=cls.__name__, line=FAMILIES[family][1]))
     for file in _files(here.parent, LAST):
         _split(file.read_text(encoding="utf-8"), imports, bodies)
     head = '"""Written by bertcompress: loads the model beside this file. Do not edit."""\n\n'
@@ -258,6 +257,17 @@ def bundle_source(family: str) -> str:
     ]
     future = "from __future__ import annotations\n\n"
     return head + future + "\n".join(lines + bodies) + "\n"
+
+
+_TABLES = """
+
+# Older transformers run the files of two models in one module, where both models live on.
+FAMILIES = {{**globals().get("FAMILIES", {{}}), "{family}": (f"{{__name__}}:{cls}", {line!r})}}
+SHIPPED = {{
+    **globals().get("SHIPPED", {{}}),
+    "{family}": Path(__file__).read_text(encoding="utf-8"),
+}}"""
+"""The tables of `shapes/families/__init__.py`, in a shipped file."""
 
 
 def _files(folder: Path, stems: Iterable[str]) -> list[Path]:

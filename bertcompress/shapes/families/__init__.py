@@ -5,7 +5,10 @@ Adding a family adds a file here and a line below; nothing else names one.
 
 from __future__ import annotations
 
-__all__ = ["FAMILIES"]
+__all__ = ["FAMILIES", "SHIPPED"]
+
+SHIPPED: dict[str, str] = {}
+"""In a source file that is shipped with a model: its own text, by family. Empty in the package."""
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "bert": (
