@@ -12,10 +12,13 @@ from tests_support import WORDS, tiny_model, tiny_tokenizer
 from torch.nn import functional
 
 import bertcompress as bc
+from bertcompress.data import load_data
+from bertcompress.deployment import Product
 from bertcompress.errors import TaskError
 from bertcompress.heads import HEADS
 from bertcompress.heads.head import Head, finite
 from bertcompress.heads.numbers import Numbers
+from bertcompress.method import Context
 from bertcompress.metrics import Metric
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -109,3 +112,51 @@ def test_a_head_that_lacks_a_part_is_no_head():
 
     with pytest.raises(TypeError, match=r"abstract.*decided.*losses"):
         Half()
+
+
+class Spied(Counts):
+    """Counts that remember what they were asked for."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def drawn_losses(self, logits, reference, generator):
+        """Return the loss against counts drawn with the reference's rates."""
+        self.asked.add("drawn_losses")
+        drawn = torch.poisson(reference.float().cpu().exp(), generator=generator).squeeze(-1)
+        return self.losses(logits, drawn.to(logits.device))
+
+    def losses(self, logits, labels):
+        """Return the Poisson loss of each row."""
+        self.asked.add("losses")
+        return super().losses(logits, labels)
+
+    def movement(self, logits, original):
+        """Return how far the logarithms of the rates moved."""
+        self.asked.add("movement")
+        return super().movement(logits, original)
+
+
+LABELS = {"batch_size": 8, "precision": "fp32", "epochs": 1, "logit_weight": 0, "hidden_weight": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "asks"),
+    [
+        ({"prune_structured": {"keep": 0.5, "rows": 16, "scores": "kprune"}}, "drawn_losses"),
+        ({"prune_structured": {"keep": 0.5, "rows": 16}}, "losses"),
+        ({"factorize_linear": {"keep": 0.7, "rows": 16, "metric": "fisher"}}, "drawn_losses"),
+        ({"flop": {**LABELS, "keep": 0.7, "rows": 16}}, "drawn_losses"),
+        ({"q_bert": {"high_share": 0.4, "shards": 1, "group": 16, "epochs": 0}}, "losses"),
+        ({"quantize_int8": {"runtimes": ["onnxruntime"], "max_drop": 0.0}}, "movement"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_methods_score_by_the_head_of_the_task(task, tmp_path, monkeypatch, method, asks):
+    monkeypatch.setitem(HEADS, "counts", Spied())
+    monkeypatch.setattr(Spied, "asked", set())
+    data = load_data(task(problem="counts", max_length=16))
+    product = Product(tiny_model("bert", num_labels=1), tiny_tokenizer())
+    ctx = Context(data.task, data, None, torch.device("cpu"), 0, tmp_path)
+    (step,) = bc.Recipe.parse({"model": "x", "task": data.task, "methods": [method]}).methods
+    step.apply(product, ctx)
+    assert asks in Spied.asked

@@ -68,6 +68,13 @@ class Head(Protocol):
         """Return the head of a model with so many outputs: itself, where labels say what it is."""
         return self
 
+    def of_model(self, config: Any) -> Head:
+        """Return the head by which a model is scored: this one, where labels say what it is.
+
+        `config`: of transformers; only a head without labels reads it.
+        """
+        return self
+
     @abstractmethod
     def decided(self, metric: Metric, logits: Array) -> Array:
         """Return what a metric compares. Shape: (N, K) -> (N,) or (N, K).

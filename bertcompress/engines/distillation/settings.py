@@ -72,7 +72,7 @@ class TeacherTerms(BaseModel):
         Raises RecipeError where a term needs a teacher and there is none.
         """
         unlabelled = not ctx.task.head.has_labels
-        problem = (head_of(product.model) if unlabelled else ctx.task.head).key
+        problem = head_of(product.model, ctx.task.head).key
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, problem)

@@ -308,7 +308,7 @@ def _searched(
 
 def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
     rows = guard.rows()
-    return list(sensitivities(product.model, rows)) if rows else []
+    return list(sensitivities(product.model, rows, head=guard.head)) if rows else []
 
 
 def _nodes(product: Product, folder: Path, modules: Sequence[str]) -> list[str]:
