@@ -36,8 +36,9 @@ def normalise(
         features[name] = Value("string")
     if labels is not None:
         columns["label"] = list(labels)
-        kind = {"single_label": Value("int64"), "multi_label": List(Value("float32"))}
-        features["label"] = kind.get(task.problem, Value("float32"))
+        read = task.columns
+        value = Value(read.label_type)
+        features["label"] = List(value) if read.label_is_list else value
     return Dataset.from_dict(columns, features=Features(features))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from bertcompress.heads.classes import best_constant
+from bertcompress.heads.features import Columns, TaskFields
 from bertcompress.heads.head import Array, Head, finite, metrics_named
 from bertcompress.metrics import Metric, weighted
 
@@ -27,6 +29,10 @@ class MultiLabel(Head):
     one_value: ClassVar[bool] = False
     least_classes: ClassVar[int] = 1
     serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "sigmoid"
+
+    def columns(self, task: TaskFields) -> Columns:
+        """Return the task's texts and its column of lists, one bit for each class once read."""
+        return replace(super().columns(task), label_type="float32", label_is_list=True)
 
     def chance(self, labels: Array, metric: Metric) -> float:
         """Return the score of the best of no label, all, and the usual ones. Shape: (N, K)."""

@@ -164,7 +164,8 @@ class Flop(Method, TeacherTerms, TrainSettings):
         batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
         gated, trained = self.start(model, batches, ctx.seed, ctx.task.head)
         inner = self.of_stage(product, ctx)
-        per_epoch = math.ceil(len(ctx.data.train) / self.batch_size)
+        features = ctx.data.encode(product.tokenizer, "train")
+        per_epoch = math.ceil(len(features) / self.batch_size)
         objective = self.gated(inner, gated, self.steps(per_epoch))
         with gates_in(trained, gated.gates):
             done = fit_stage(
