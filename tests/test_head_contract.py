@@ -23,7 +23,7 @@ from bertcompress.heads.features import Encoded, end_to_end
 from bertcompress.heads.head import Head, finite
 from bertcompress.heads.numbers import Numbers
 from bertcompress.measure.scores import predict
-from bertcompress.method import Context
+from bertcompress.method import Context, Models
 from bertcompress.methods.distillation.distill import Distill
 from bertcompress.metrics import Metric
 from bertcompress.runtimes.torch import TorchPredictor
@@ -163,7 +163,7 @@ def test_methods_score_by_the_head_of_the_task(task, tmp_path, monkeypatch, meth
     monkeypatch.setattr(Spied, "asked", set())
     data = load_data(task(problem="counts", max_length=16))
     product = Product(tiny_model("bert", num_labels=1), tiny_tokenizer())
-    ctx = Context(data.task, data, None, torch.device("cpu"), 0, tmp_path)
+    ctx = Context(data.task, data, Models(), torch.device("cpu"), 0, tmp_path)
     (step,) = bc.Recipe.parse({"model": "x", "task": data.task, "methods": [method]}).methods
     step.apply(product, ctx)
     assert asks in Spied.asked
@@ -239,7 +239,7 @@ def test_a_head_of_several_features_a_row_is_one_class_and_one_line(windows, lon
     assert run.report.stages[0].deployments[0].headline.ci_low > 0.5
     assert run.report.data.cut["validation"] == 0  # nothing is cut where there are windows
     with np.load(run.folder / "stages" / "01-finetune" / "logits.npz") as stored:
-        assert {stored[name].shape for name in stored.files} == {(40, 2)}
+        assert {stored[name].shape for name in stored.files} == {(12, 2), (40, 2)}  # selection
     (score,) = [each for each in bc.evaluate(run.folder) if each.headline]
     assert (score.n, score.split) == (40, "validation")
 
@@ -290,7 +290,7 @@ def test_a_teacher_of_other_windows_is_refused(windows, long_texts, tmp_path):
     other = tiny_tokenizer()
     other.add_tokens(["very old", "good the"])  # some texts have fewer tokens
     teacher = LiveTeacher(tiny_model("bert", num_labels=2), other, data)
-    ctx = Context(data.task, data, teacher, torch.device("cpu"), 0, tmp_path)
+    ctx = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
     with pytest.raises(ModelError, match=r"features of the \d+ rows of 'train'.*same tokenizer"):
         Distill().of_stage(Product(tiny_model("bert", num_labels=2), tiny_tokenizer()), ctx)
 

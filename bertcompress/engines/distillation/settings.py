@@ -85,8 +85,8 @@ class TeacherTerms(BaseModel):
         teacher = self._cached(ctx.models.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
         same = theirs is not None and same_tokens(theirs, product.tokenizer)
-        if not same and isinstance(ctx.teacher, LiveTeacher):
-            check_same_features(ctx.teacher, product.tokenizer)
+        if not same and isinstance(ctx.models.teacher, LiveTeacher):
+            check_same_features(ctx.models.teacher, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.
         splits = ["train", "selection"] if unlabelled and not self.logit_weight else ["train"]
         aligned = same or (
