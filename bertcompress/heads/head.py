@@ -137,6 +137,13 @@ class Head(Protocol):
         """
         return references
 
+    def statistics(self, metric: Metric, answers: Array, references: Array) -> Array:
+        """Return what each row adds to a metric. Shape: (N, ...) twice -> (N, S).
+
+        Rows whose `decided` and `right` are equal have equal statistics.
+        """
+        return metric.statistics(self.decided(metric, answers), self.right(metric, references))
+
     @abstractmethod
     def changed(self, logits: Array, original: Array) -> Array | None:
         """Return which rows are answered otherwise, None for numbers. Shape: (N, K) -> (N,)."""

@@ -10,7 +10,8 @@ import numpy as np
 from bertcompress.heads.classes import best_constant
 from bertcompress.heads.features import Columns, TaskFields
 from bertcompress.heads.head import Array, Head, finite, metrics_named
-from bertcompress.metrics import Metric, weighted
+from bertcompress.metrics import Metric
+from bertcompress.metrics.statistics import kl
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ class MultiLabel(Head):
         ours, theirs = (
             np.stack([x, np.zeros_like(x)], 2).reshape(-1, 2) for x in (logits, original)
         )
-        return float(weighted.kl(ours, theirs).reshape(logits.shape).sum(1).mean())
+        return float(kl(ours, theirs).reshape(logits.shape).sum(1).mean())
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the binary cross entropy, mean over rows and labels. Shape: (B, K) twice -> ()."""

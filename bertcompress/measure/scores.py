@@ -14,7 +14,7 @@ from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.heads import Head
 from bertcompress.heads.padding import outputs_of_features
-from bertcompress.heads.scoring import compute, interval, paired_difference, sides
+from bertcompress.heads.scoring import compute, interval, paired_difference, resampled
 from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor, depends_on_company
@@ -234,14 +234,9 @@ def _ratio(value: float, base: float) -> float | None:
 def _retention_interval(
     task: Task, logits: Logits, baseline_logits: Logits, references: NDArray[Any]
 ) -> tuple[float, float] | None:
-    head, name = task.head, task.headline
-    ours, right = sides(head, name, logits, references)
-    theirs, _ = sides(head, name, baseline_logits, references)
-    ours, theirs = metrics.resampled(head.metrics[name], [ours, theirs], right)
-    if (theirs <= 0).any():
-        return None
-    low, high = np.quantile(ours / theirs, [0.025, 0.975])
-    return float(low), float(high)
+    sides = [logits, baseline_logits]
+    ours, theirs = resampled(task.head, task.headline, sides, references)
+    return None if (theirs <= 0).any() else metrics.percentiles(ours / theirs)
 
 
 def flips(logits: Logits, baseline_logits: Logits, head: Head) -> float | None:
