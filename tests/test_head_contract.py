@@ -147,7 +147,7 @@ LABELS = {"batch_size": 8, "precision": "fp32", "epochs": 1, "logit_weight": 0, 
 @pytest.mark.parametrize(
     ("method", "asks"),
     [
-        ({"prune_structured": {"keep": 0.5, "rows": 16, "scores": "kprune"}}, "drawn_losses"),
+        ({"kprune": {"keep": 0.5, "rows": 16}}, "drawn_losses"),
         ({"prune_structured": {"keep": 0.5, "rows": 16}}, "losses"),
         ({"factorize_linear": {"keep": 0.7, "rows": 16, "metric": "fisher"}}, "drawn_losses"),
         ({"flop": {**LABELS, "keep": 0.7, "rows": 16}}, "drawn_losses"),
@@ -223,7 +223,7 @@ def test_a_head_of_several_features_a_row_is_one_class_and_one_line(windows, lon
             "task": long_texts(),
             "methods": [
                 {"finetune": {**train, "epochs": 2}},
-                {"prune_structured": {"keep": 0.5, "rows": 16, "scores": "kprune"}},
+                {"kprune": {"keep": 0.5, "rows": 16}},
                 {"distill": {**train, "epochs": 1}},
                 {"quantize_int8": {"runtimes": ["onnxruntime"], "max_drop": 0.0}},
             ],
