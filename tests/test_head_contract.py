@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import ClassVar
 
@@ -343,3 +344,10 @@ def test_outputs_for_each_token_come_without_those_for_padding(long_texts, monke
     texts = TorchPredictor(tiny_model("bert", num_labels=2))
     with pytest.raises(ModelError, match="a windows task needs logits for each of their tokens"):
         predict(texts, data, "validation", tokenizer)
+
+
+def test_a_split_that_was_cut_is_encoded_anew(windows, long_texts):
+    data, tokenizer = load_data(long_texts()), tiny_tokenizer()
+    whole = data.encoded(tokenizer, "calibration")
+    less = dataclasses.replace(data, calibration=data.calibration.select(range(5)))
+    assert less.encoded(tokenizer, "calibration").rows == 5 < whole.rows

@@ -45,8 +45,9 @@ def normalise(
 def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     """Return the text columns of a split. Raises DataError for a row without any text."""
     where = f"{task.name}: {split}"
-    texts = [_texts(where, column, table.columns[column]) for column in task.text]
-    _check_empty(where, task.text, texts)
+    columns = task.columns.texts
+    texts = [_texts(where, column, table.columns[column]) for column in columns]
+    _check_empty(where, columns, texts)
     return texts
 
 

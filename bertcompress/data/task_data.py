@@ -169,9 +169,9 @@ class TaskData:
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Encoded:
         """Return the same with the row of each feature, as the task's head encodes them."""
-        # With its length: a tokenizer whose vocabulary was changed in place is another one.
         rows = self.split(split)
-        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(tokenizer))
+        # With their lengths: a vocabulary may be changed in place, and a split be cut by `replace`.
+        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(rows), len(tokenizer))
         if key not in kept:
             kept[key] = self.task.head.encode(rows, tokenizer, self.task)
         return kept[key]
