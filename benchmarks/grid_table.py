@@ -180,13 +180,11 @@ def retention_interval(pairs: list[Any], task: dict[str, Any], labels: Any) -> A
 
 def resampled(pairs: list[Any], task: Any, labels: Any) -> Any:
     """Return the scores of both sides of each pair, in turn. Shape: (2 pairs, resamples)."""
-    from bertcompress import metrics
-    from bertcompress.heads import HEADS
+    from bertcompress.heads import HEADS, scoring
 
     # All in one call: every seed and both sides are judged on the same drawn rows.
-    head, metric = HEADS[task["problem"]], metrics.METRICS[task["headline"]]
-    sides = [head.decided(metric, x) for p in pairs for x in p]
-    return metrics.resampled(metric, sides, labels)
+    sides = [answers for pair in pairs for answers in pair]
+    return scoring.resampled(HEADS[task["problem"]], task["headline"], sides, labels)
 
 
 def difference(first: Column, second: Column, cells: Any) -> list[str] | None:

@@ -71,8 +71,17 @@ class TeacherOutputs:
 class Teacher(Protocol):
     """Owns its tokenizer and answers by `row_id`, live or from its cache, never with gradients."""
 
-    def __call__(self, row_ids: Tensor, needs: frozenset[str] = frozenset()) -> TeacherOutputs:
-        """Answer for the rows. Shape: row_ids (B,). `needs`: of `hidden_states`, `attentions`."""
+    def __call__(
+        self,
+        row_ids: Tensor,
+        needs: frozenset[str] = frozenset(),
+        parts: Tensor | None = None,
+    ) -> TeacherOutputs:
+        """Answer for the rows. `needs`: of `hidden_states`, `attentions`.
+
+        `parts`: which feature of each row, where the head makes several; None: the first.
+        Shape: row_ids and parts (B,).
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 from bertcompress.errors import TaskError, few, unknown
 from bertcompress.heads import HEADS, Head, all_metrics, head_named
 from bertcompress.heads.agreement import Agreement
+from bertcompress.heads.features import Columns
 from bertcompress.heads.head import misfit
 from bertcompress.heads.kinds import posed_by
 from bertcompress.heads.problem import AUTO, Problem
@@ -216,6 +217,13 @@ class Task(BaseModel):
         if self.is_open:
             raise TaskError(f"{self.name}: what its labels are is not known before they are read")
         return HEADS[self.problem]
+
+    @property
+    def columns(self) -> Columns:
+        """What the data set must have: as the head says, or texts and label until one is known."""
+        if self.is_open:
+            return Columns(self.text, self.label)
+        return self.head.columns(self)
 
     @property
     def in_memory(self) -> Mapping[str, Any] | None:

@@ -100,7 +100,8 @@ def test_resamples_are_the_metric_of_resampled_rows(metric, kind):
     for _ in range(5):
         index = rng.integers(0, 60, 60)
         counts = np.bincount(index, minlength=60)[None, :].astype(float)
-        got = metrics.METRICS[metric].weighted(decided, sided, counts)
+        found = metrics.METRICS[metric]
+        got = found.weighted(found.statistics(decided, sided), counts)
         assert got[0] == pytest.approx(oracle(metric, logits[index], truth[index]), abs=1e-9)
 
 
@@ -236,3 +237,58 @@ def test_a_task_gives_its_metric():
     assert set(found) == {"accuracy", "f1", "matthews"}
     with pytest.raises(TaskError, match=r"load_data\(task\).task.metric"):
         Task(**columns).metric()
+
+
+SUMMED = [name for name, metric in metrics.METRICS.items() if not metric.of_ranks]
+
+
+@pytest.mark.parametrize(("metric", "kind"), [case for case in CASES if case[0] in SUMMED])
+def test_a_score_is_a_function_of_sums_over_rows(metric, kind):
+    logits, truth = made(kind)
+    found = metrics.METRICS[metric]
+    rows = head_of(kind).statistics(found, logits, truth)
+    assert len(rows) == N and rows.ndim == 2
+    value = found.value(rows[:100].sum(axis=0) + rows[100:].sum(axis=0))
+    assert float(value) == pytest.approx(oracle(metric, logits, truth), abs=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-9, 0.0), (1.0, 1e6), (1e12, -1e15)])
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_correlations_do_not_depend_on_units(metric, scale, shift):
+    logits, truth = made("regression")
+    plain = scoring.interval(NUMBERS, metric, logits, truth)
+    moved = scoring.interval(NUMBERS, metric, scale * logits + shift, scale * truth + shift)
+    assert moved == pytest.approx(plain, abs=1e-7)
+    assert plain[0] == pytest.approx(oracle(metric, logits, truth), abs=1e-12)
+
+
+def test_a_resample_of_equal_numbers_has_no_correlation():
+    found = metrics.METRICS["pearson"]
+    x, y = np.array([0.1, 7.3, 0.2]), np.array([0.3, 0.9, 0.1])
+    rows = found.statistics(x, y)
+    drawn = np.array([[3.0, 0.0, 0.0], [0.0, 1000.0, 0.0], [1.0, 1.0, 1.0]])
+    assert found.weighted(rows, drawn)[:2].tolist() == [0.0, 0.0]
+    assert found.weighted(rows, drawn)[2] == pytest.approx(stats.pearsonr(x, y).statistic)
+
+
+def test_resamples_without_a_difference_count_for_both_sides():
+    differences = np.array([0.1, 0.2, 1e-17, -1e-17])
+    assert metrics.p_value(differences) == 1.0
+    assert metrics.p_value(np.full(999, 0.1)) == pytest.approx(2 / 1000)
+
+
+def test_a_head_may_say_what_each_row_adds():
+    class Lenient(type(CLASSES)):
+        """A neighbour of the right class is half right."""
+
+        def statistics(self, metric, answers, references):
+            off = np.abs(self.decided(metric, answers) - references)
+            return np.stack([np.maximum(0, 1 - off / 2), np.ones(len(off))], axis=1)
+
+    logits, truth = made("single_label_3")
+    head, off = Lenient(), np.abs(logits.argmax(1) - truth)
+    value, low, high = scoring.interval(head, "accuracy", logits, truth)
+    assert value == pytest.approx(1 - off.mean() / 2)
+    assert low < value < high and high - low < 0.2
+    assert scoring.compute(head, ["accuracy"], logits, truth)["accuracy"] == value
+    assert scoring.compute(CLASSES, ["accuracy"], logits, truth)["accuracy"] < value

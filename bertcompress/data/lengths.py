@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertcompress.data.encoding import Encoded
+from bertcompress.heads.features import Encoded
+from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,16 +35,18 @@ class Lengths:
     @classmethod
     def of(cls, encoded: Encoded) -> Lengths:
         """Return what an encoded split says."""
-        return cls(len(encoded.offsets) - 1, encoded.cut, encoded.longest)
+        return cls(encoded.rows, encoded.cut, encoded.longest)
 
 
-def sampled(rows: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -> Lengths:
+def sampled(rows: Dataset, tokenizer: PreTrainedTokenizerBase, task: Task) -> Lengths:
     """Return the lengths of a large split, its share of cut rows from evenly spaced ones."""
     even = np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64)
     texts = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
     size = np.asarray([sum(len(t.encode()) for t in row) for row in zip(*texts, strict=True)])
     largest = np.sort(np.argpartition(-size, _LONGEST)[:_LONGEST])
-    sample, long = (Encoded.of(rows.select(some), tokenizer, limit) for some in (even, largest))
+    sample, long = (
+        task.head.encode(rows.select(some), tokenizer, task) for some in (even, largest)
+    )
     cut = max(long.cut, round(sample.cut / _SAMPLE * len(rows)))
     return Lengths(len(rows), cut, max(sample.longest, long.longest), estimated=True)
 

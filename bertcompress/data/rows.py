@@ -36,16 +36,18 @@ def normalise(
         features[name] = Value("string")
     if labels is not None:
         columns["label"] = list(labels)
-        kind = {"single_label": Value("int64"), "multi_label": List(Value("float32"))}
-        features["label"] = kind.get(task.problem, Value("float32"))
+        read = task.columns
+        value = Value(read.label_type)
+        features["label"] = List(value) if read.label_is_list else value
     return Dataset.from_dict(columns, features=Features(features))
 
 
 def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     """Return the text columns of a split. Raises DataError for a row without any text."""
     where = f"{task.name}: {split}"
-    texts = [_texts(where, column, table.columns[column]) for column in task.text]
-    _check_empty(where, task.text, texts)
+    columns = task.columns.texts
+    texts = [_texts(where, column, table.columns[column]) for column in columns]
+    _check_empty(where, columns, texts)
     return texts
 
 

@@ -57,7 +57,7 @@ class Table:
 
 def needed(task: Task) -> tuple[str, ...]:
     """Return the columns that a task reads."""
-    return (*task.text, *([task.label] if task.label else []))
+    return task.columns.names
 
 
 def joined(parts: Sequence[Table], where: str) -> Table:

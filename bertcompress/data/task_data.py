@@ -7,7 +7,7 @@ chosen on the rows that it reports.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
@@ -17,10 +17,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.data.encoding import UNBOUNDED, USUAL, Encoded, collator, limit_of
+from bertcompress.data.encoding import collator
 from bertcompress.data.lengths import MEASURED, Lengths, cut_note, sampled
 from bertcompress.data.matching import permuted
 from bertcompress.errors import DataError, unknown
+from bertcompress.heads.features import UNBOUNDED, USUAL, Encoded, limit_of
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -101,16 +102,16 @@ class TaskData:
         """Return how long the rows of a split are in tokens, and how many of them are cut."""
         rows = self.split(split)
         if len(rows) > MEASURED:
-            return sampled(rows, tokenizer, self.task.max_length or UNBOUNDED)
-        return Lengths.of(self._encoded(tokenizer, split))
+            return sampled(rows, tokenizer, self.task)
+        return Lengths.of(self.encoded(tokenizer, split))
 
     def _cut_at(self, length: int) -> TaskData:
         task = self.task.model_copy(update={"max_length": length})
         return replace(self, task=task, _cache=WeakKeyDictionary())
 
     def in_task_order(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """Return logits with the classes in the task's order. Shape: (N, K), both."""
-        return logits if self.order is None else logits[:, list(self.order)]
+        """Return outputs with the classes in the task's order. Shape: (..., K), both."""
+        return logits if self.order is None else logits[..., list(self.order)]
 
     def references(self, split: str) -> NDArray[Any]:
         """Return the labels of a split, numbered as the task does. Shape: (N,), multi-label (N, K).
@@ -157,32 +158,54 @@ class TaskData:
         return splits[name]
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Dataset:
-        """Return a split as tokens: `input_ids`, `attention_mask`, `labels`, `row_id`, `length`.
+        """Return the features of a split: `input_ids`, `attention_mask`, `labels`, `row_id` ...
 
-        Also `token_type_ids` where the tokenizer makes them; no `labels` where unlabelled. Texts
-        are cut at `task.max_length` tokens or at the tokenizer's own limit; `fitted` says at how
-        many where the task does not. Kept in memory per tokenizer.
+        Also `length`, `token_type_ids` where the tokenizer makes them, and `part` where the head
+        makes several features of a row; no `labels` where unlabelled. They are cut at
+        `task.max_length` tokens or at the tokenizer's own limit; `fitted` says at how many where
+        the task does not. Kept in memory per tokenizer.
         """
-        return self._encoded(tokenizer, split).dataset
+        return self.encoded(tokenizer, split).dataset
+
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Encoded:
+        """Return the same with the row of each feature, as the task's head encodes them."""
+        rows = self.split(split)
+        # With their lengths: a vocabulary may be changed in place, and a split be cut by `replace`.
+        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(rows), len(tokenizer))
+        if key not in kept:
+            kept[key] = self.task.head.encode(rows, tokenizer, self.task)
+        return kept[key]
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[..., dict[str, Any]]:
+        """Return a function from features to a batch of torch tensors, as the head collates."""
+        return collator(tokenizer, head=self.task.head)
 
     def rows(
-        self, row_ids: Sequence[int] | NDArray[np.int64], tokenizer: PreTrainedTokenizerBase
+        self,
+        row_ids: Sequence[int] | NDArray[np.int64],
+        tokenizer: PreTrainedTokenizerBase,
+        parts: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return encoded rows of any split, in the order asked, ready for `collator(tokenizer)`.
+        """Return features of rows of any split, in the order asked, ready for `collator`.
 
-        So a teacher with another tokenizer can be asked about the rows of a batch.
-        Shape: row_ids (B,).
+        So a teacher with another tokenizer can be asked about the rows of a batch. `parts`: which
+        of a row's features; None: its first. Shape: row_ids and parts (B,).
 
         Raises:
-            DataError: No split holds such a row.
+            DataError: No split holds such a row, or it has no such part.
         """
         out = []
         names = list(self._holders)
-        for row_id in map(int, row_ids):
+        chosen = [0] * len(row_ids) if parts is None else [int(part) for part in parts]
+        for row_id, part in zip(map(int, row_ids), chosen, strict=True):
             if not 0 <= row_id < len(self._where) or self._where[row_id, 0] < 0:
                 raise DataError(f"{self.task.name}: no row has the id {row_id}")
             holder, position = self._where[row_id]
-            out.append(self._encoded(tokenizer, names[holder]).row(int(position)))
+            encoded = self.encoded(tokenizer, names[holder])
+            try:
+                out.append(encoded.feature(encoded.feature_of(int(position), part)))
+            except IndexError as error:
+                raise DataError(f"{self.task.name}: row id {row_id}: {error}") from None
         return out
 
     @property
@@ -205,23 +228,13 @@ class TaskData:
             where[members, 1] = np.arange(len(members))
         return where
 
-    def _encoded(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Encoded:
-        # With its length: a tokenizer whose vocabulary was changed in place is another one.
-        rows = self.split(split)
-        kept, key = self._cache.setdefault(tokenizer, {}), (split, len(tokenizer))
-        if key not in kept:
-            kept[key] = Encoded.of(rows, tokenizer, self.task.max_length)
-        return kept[key]
-
 
 def calibration_batches(
     data: TaskData, tokenizer: PreTrainedTokenizerBase, rows: int, batch_size: int = 32
 ) -> list[dict[str, Any]]:
-    """Return the first calibration rows as torch batches, rows of like lengths together."""
-    encoded = data.encode(tokenizer, "calibration")
-    collate = collator(tokenizer)
-    shown = encoded.select(range(min(rows, len(encoded))))
-    each = sorted(shown, key=itemgetter("length"))
+    """Return the first calibration rows as torch batches, features of like lengths together."""
+    collate = data.collator(tokenizer)
+    each = sorted(data.encoded(tokenizer, "calibration").first(rows), key=itemgetter("length"))
     return [collate(each[i : i + batch_size]) for i in range(0, len(each), batch_size)]
 
 

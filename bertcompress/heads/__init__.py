@@ -56,9 +56,7 @@ def all_metrics() -> Mapping[str, Metric]:
 
 def head_of_config(config: Any) -> Head:
     """Return what a sequence classification head of a model answers, by the model's config."""
-    if getattr(config, "problem_type", None) == MultiLabel.problem_type:
-        return HEADS["multi_label"]
-    return HEADS["unlabelled"].of_width(int(config.num_labels))
+    return HEADS["unlabelled"].of_model(config)
 
 
 def head_of_labels(labels: Tensor) -> Head:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bertcompress.heads.classes import Classes, changed_classes
 from bertcompress.heads.head import Array, Head, classes_of, finite, metrics_named
+from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.metrics import Metric
 
@@ -27,6 +28,12 @@ class Agreement(Head):
     has_labels: ClassVar[bool] = False
     one_value: ClassVar[bool] = False
     serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = None
+
+    def of_model(self, config: Any) -> Head:
+        """Return what a sequence classification head answers, by the model's config."""
+        if getattr(config, "problem_type", None) == MultiLabel.problem_type:
+            return MultiLabel()
+        return self.of_width(int(config.num_labels))
 
     def of_width(self, outputs: int) -> Head:
         """Return the head of a model with so many outputs: one is a number."""

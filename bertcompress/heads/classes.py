@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bertcompress.heads.head import Array, Head, classes_of, finite, metrics_named
-from bertcompress.metrics import Metric, weighted
+from bertcompress.metrics import Metric
+from bertcompress.metrics.statistics import kl
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class Classes(Head):
 
     def movement(self, logits: Array, original: Array) -> float:
         """Return the mean KL divergence from the original's answers. Shape: both (N, K)."""
-        return float(weighted.kl(logits, original).mean())
+        return float(kl(logits, original).mean())
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy. Shape: (B, K), (B,) -> ()."""
@@ -90,6 +91,5 @@ def changed_classes(logits: Array, original: Array) -> Array | None:
 
 def best_constant(constants: list[Array], labels: Array, metric: Metric) -> float:
     """Return the score of the best of some constant answers. Shape: (N,) or (N, K) each."""
-    ones = np.ones((1, len(labels)))
-    scores = (float(metric.weighted(constant, labels, ones)[0]) for constant in constants)
+    scores = (metric.score(metric.statistics(constant, labels)) for constant in constants)
     return round(max(scores), 4)

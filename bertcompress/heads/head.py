@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.errors import ModelError, TaskError, few, unknown
+from bertcompress.heads.features import Columns, Encoded, TaskFields, encode_texts
+from bertcompress.heads.padding import collate_texts
 from bertcompress.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     import torch
+    from datasets import Dataset
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Array", "Head", "check_fits", "classes_of", "finite", "metrics_named", "misfit"]
 
@@ -25,7 +29,7 @@ Array = NDArray[Any]
 
 
 class Head(Protocol):
-    """A kind of problem. Axes: B or N rows, K outputs of the model."""
+    """A kind of problem. Axes: N rows, F features of them, B in a batch, K outputs of the model."""
 
     key: ClassVar[str]
     """Name in a task file (`problem`)."""
@@ -49,8 +53,51 @@ class Head(Protocol):
     """Whether classes read in a wrong order can be told by the confusions."""
     least_classes: ClassVar[int] = 2
     """So many have to be named, where any are."""
+    output_axes: ClassVar[int] = 2
+    """2 where the model puts out K numbers for each feature, (B, K); 3: for each token, (B, T, K).
+    """
     serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
+
+    def columns(self, task: TaskFields) -> Columns:
+        """Return the columns that a data set must have: the task's texts, and its label if any."""
+        label = task.label if self.has_labels else None
+        return Columns(tuple(task.text), label)
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, task: TaskFields
+    ) -> Encoded:
+        """Return the rows as features, here one a row, cut at the task's `max_length`.
+
+        `rows`: `row_id`, `text`, `text_pair` (pairs) and `label` (unless there are none). A head
+        that makes several features of a row joins the outputs for them in `answers`.
+        """
+        return encode_texts(rows, tokenizer, task.max_length)
+
+    def collate(
+        self,
+        features: Sequence[Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        pad_to_multiple_of: int | None = None,
+    ) -> dict[str, Array]:
+        """Return features as a padded batch. Shape: tokens (B, T); labels (B,) or (B, K).
+
+        Raises ModelError for a tokenizer without a padding token.
+        """
+        return collate_texts(features, tokenizer, pad_to_multiple_of)
+
+    def answers(self, outputs: Sequence[Array], encoded: Encoded) -> Array:
+        """Return one answer for each row, of the model's outputs for each feature.
+
+        Shape: F outputs of (K,), or (T, K) for each token -> (N, K), or what `decided` reads.
+        Raises TaskError where a row has several features and nothing says how to join them.
+        """
+        if len(encoded.row_of_feature) != encoded.rows:
+            raise TaskError(
+                f"head '{self.key}' makes several features of a row, and does not join their "
+                "answers (Head.answers)"
+            )
+        return np.stack([*outputs])
 
     def width(self, labels: Sequence[str]) -> int:
         """Return the number of outputs of the model for these classes; 0 where nothing tells."""
@@ -68,6 +115,13 @@ class Head(Protocol):
         """Return the head of a model with so many outputs: itself, where labels say what it is."""
         return self
 
+    def of_model(self, config: Any) -> Head:
+        """Return the head by which a model is scored: this one, where labels say what it is.
+
+        `config`: of transformers; only a head without labels reads it.
+        """
+        return self
+
     @abstractmethod
     def decided(self, metric: Metric, logits: Array) -> Array:
         """Return what a metric compares. Shape: (N, K) -> (N,) or (N, K).
@@ -82,6 +136,13 @@ class Head(Protocol):
         Shape: (N,) or (N, K).
         """
         return references
+
+    def statistics(self, metric: Metric, answers: Array, references: Array) -> Array:
+        """Return what each row adds to a metric. Shape: (N, ...) twice -> (N, S).
+
+        Rows whose `decided` and `right` are equal have equal statistics.
+        """
+        return metric.statistics(self.decided(metric, answers), self.right(metric, references))
 
     @abstractmethod
     def changed(self, logits: Array, original: Array) -> Array | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from bertcompress.heads.classes import best_constant
+from bertcompress.heads.features import Columns, TaskFields
 from bertcompress.heads.head import Array, Head, finite, metrics_named
-from bertcompress.metrics import Metric, weighted
+from bertcompress.metrics import Metric
+from bertcompress.metrics.statistics import kl
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,10 @@ class MultiLabel(Head):
     one_value: ClassVar[bool] = False
     least_classes: ClassVar[int] = 1
     serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "sigmoid"
+
+    def columns(self, task: TaskFields) -> Columns:
+        """Return the task's texts and its column of lists, one bit for each class once read."""
+        return replace(super().columns(task), label_type="float32", label_is_list=True)
 
     def chance(self, labels: Array, metric: Metric) -> float:
         """Return the score of the best of no label, all, and the usual ones. Shape: (N, K)."""
@@ -54,7 +61,7 @@ class MultiLabel(Head):
         ours, theirs = (
             np.stack([x, np.zeros_like(x)], 2).reshape(-1, 2) for x in (logits, original)
         )
-        return float(weighted.kl(ours, theirs).reshape(logits.shape).sum(1).mean())
+        return float(kl(ours, theirs).reshape(logits.shape).sum(1).mean())
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the binary cross entropy, mean over rows and labels. Shape: (B, K) twice -> ()."""

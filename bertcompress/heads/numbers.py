@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from bertcompress.heads.features import Columns, TaskFields
 from bertcompress.heads.head import Array, Head, finite, metrics_named
 from bertcompress.metrics import Metric
 
@@ -27,6 +29,10 @@ class Numbers(Head):
     has_classes: ClassVar[bool] = False
     has_units: ClassVar[bool] = True
     serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "number"
+
+    def columns(self, task: TaskFields) -> Columns:
+        """Return the task's texts and its column of numbers."""
+        return replace(super().columns(task), label_type="float32")
 
     def width(self, labels: Sequence[str]) -> int:
         """Return 1."""

@@ -1,4 +1,4 @@
-"""Scores of logits: a head decides, a metric compares, intervals and tests resample rows."""
+"""Scores of answers: a head decides, a metric compares, intervals and tests resample rows."""
 
 from __future__ import annotations
 
@@ -12,44 +12,74 @@ from bertcompress import metrics
 from bertcompress.errors import TaskError
 from bertcompress.heads.head import Array, Head, check_fits
 
-__all__ = ["compute", "interval", "paired_difference", "sides", "task_metric"]
+__all__ = ["compute", "interval", "paired_difference", "resampled", "sides", "task_metric"]
 
 
-def sides(head: Head, metric: str, logits: Array, references: Array) -> tuple[Array, Array]:
+def sides(head: Head, metric: str, answers: Array, references: Array) -> tuple[Array, Array]:
     """Return what the metric compares: decided answers and what is right.
 
-    Shape: logits (N, K); references (N,), (N, K) for bits, and without labels the original model's
-    logits (N, K). Raises TaskError for a metric that does not fit, ModelError on NaN.
+    Shape: answers (N, K); references (N,), (N, K) for bits, and without labels the original model's
+    answers (N, K). Raises TaskError for a metric that does not fit, ModelError on NaN.
     """
     found = check_fits(head, metric)
     references = np.asarray(references)
-    if len(logits) != len(references) or not len(references):
-        raise TaskError(f"{len(logits)} answers for {len(references)} references")
-    return head.decided(found, logits), head.right(found, references)
+    if len(answers) != len(references) or not len(references):
+        raise TaskError(f"{len(answers)} answers for {len(references)} references")
+    return head.decided(found, answers), head.right(found, references)
 
 
-def compute(head: Head, names: Sequence[str], logits: Array, references: Array) -> dict[str, float]:
+def compute(
+    head: Head, names: Sequence[str], answers: Array, references: Array
+) -> dict[str, float]:
     """Return each metric's value. Shape and errors: see `sides`."""
-    return {
-        name: check_fits(head, name).value(*sides(head, name, logits, references)) for name in names
-    }
+    return {name: _score(head, name, answers, references) for name in names}
+
+
+def _score(head: Head, metric: str, answers: Array, references: Array) -> float:
+    sides(head, metric, answers, references)
+    found = head.metrics[metric]
+    return found.score(head.statistics(found, answers, np.asarray(references)))
+
+
+def resampled(
+    head: Head, metric: str, models: Sequence[Array], references: Array, seed: int = 0
+) -> Array:
+    """Return the metric of the answers of some models on 1,000 resamples of the same rows.
+
+    Shape: models (N, K) each, references as in `sides` -> (models, 1,000).
+    """
+    found, references = check_fits(head, metric), np.asarray(references)
+    compared = [sides(head, metric, answers, references) for answers in models]
+    first, counts = metrics.kinds([*(decided for decided, _ in compared), compared[0][1]])
+    statistics = [head.statistics(found, each[first], references[first]) for each in models]
+    return metrics.resampled(found, statistics, counts, seed)
 
 
 def interval(
-    head: Head, metric: str, logits: Array, references: Array, seed: int = 0
+    head: Head, metric: str, answers: Array, references: Array, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return value, low and high of the 95 % bootstrap over rows. Shape: see `sides`."""
-    decided, right = sides(head, metric, logits, references)
-    return metrics.interval(head.metrics[metric], decided, right, seed)
+    draws = resampled(head, metric, [answers], references, seed)[0]
+    return (_score(head, metric, answers, references), *metrics.percentiles(draws))
 
 
 def paired_difference(
-    head: Head, metric: str, a_logits: Array, b_logits: Array, references: Array, seed: int = 0
+    head: Head, metric: str, a: Array, b: Array, references: Array, seed: int = 0
 ) -> tuple[float, float, float, float]:
-    """Return `a - b`, its 95 % interval, and the two-sided p value. Shape: see `sides`."""
-    a, right = sides(head, metric, a_logits, references)
-    b, _ = sides(head, metric, b_logits, references)
-    return metrics.paired_difference(head.metrics[metric], a, b, right, seed)
+    """Return `a - b`, its 95 % interval on the same resampled rows, and the two-sided p value.
+
+    p: McNemar's exact test for accuracy-like metrics, else from the bootstrap. Shape: see `sides`.
+    """
+    found, references = check_fits(head, metric), np.asarray(references)
+    draws = resampled(head, metric, [a, b], references, seed)
+    statistics = [head.statistics(found, each, references) for each in (a, b)]
+    differences = draws[0] - draws[1]
+    if found.accuracy_like:
+        p = metrics.mcnemar(*(each[:, 0] > 0.5 for each in statistics))
+    else:
+        p = metrics.p_value(differences)
+    value = found.score(statistics[0]) - found.score(statistics[1])
+    return (value, *metrics.percentiles(differences), p)
 
 
 @cache

@@ -13,7 +13,8 @@ from bertcompress import metrics
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.heads import Head
-from bertcompress.heads.scoring import compute, interval, paired_difference, sides
+from bertcompress.heads.padding import outputs_of_features
+from bertcompress.heads.scoring import compute, interval, paired_difference, resampled
 from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor, depends_on_company
@@ -100,35 +101,47 @@ def predict(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int | None = None,
 ) -> Logits:
-    """Return the logits of a split, rows and classes in the order of the task. Shape: (N, K).
+    """Return the answers for a split, rows and classes in the order of the task. Shape: (N, K).
 
-    `batch_size`: texts answered together; None takes one where the answer depends on the others of
-    a batch, as in int8, since one text is what a server is asked for, and `BATCH` elsewhere.
+    One for each row: the head joins what the model puts out for its features. `batch_size`: texts
+    answered together; None takes one where the answer depends on the others of a batch, as in int8,
+    since one text is what a server is asked for, and `BATCH` elsewhere.
     Raises ModelError for a model that does not give one answer of the task's width for each row.
     """
     if batch_size is None:
         batch_size = 1 if depends_on_company(predictor) else BATCH
-    encoded = data.encode(tokenizer, split)
-    logits: Logits | None = None
-    batches = numpy_batches(encoded, tokenizer, batch_size)
-    for positions, batch in bar(batches, f"answering {split}", -(-len(encoded) // batch_size)):
-        answer = predictor(batch)
-        if answer.ndim != 2:
-            raise ModelError(
-                f"{split}: the model answers with shape {answer.shape} for {len(positions)} rows; "
-                "a task needs one row of logits for each: a sequence classification head"
-            )
-        if data.num_labels and answer.shape[1] != data.num_labels:
-            raise ModelError(
-                f"{split}: the model answers with {answer.shape[1]} numbers, task "
-                f"'{data.task.name}' needs {data.num_labels}: its head is for another task"
-            )
-        if logits is None:
-            logits = np.full((len(encoded), answer.shape[1]), np.nan, np.float32)
-        logits[positions] = answer
-    if logits is None:
+    head, encoded = data.task.head, data.encoded(tokenizer, split)
+    features = encoded.dataset
+    if not len(features):
         raise ModelError(f"{split}: there are no rows to predict")
-    return data.in_task_order(logits)
+    outputs: list[Logits] = [np.empty(0, np.float32)] * len(features)
+    batches = numpy_batches(features, tokenizer, batch_size, head=head)
+    for positions, batch in bar(batches, f"answering {split}", -(-len(features) // batch_size)):
+        answer = np.array(predictor(batch), np.float32)  # a copy: runtimes reuse what they give
+        _check_shape(data, split, answer)
+        each = outputs_of_features(data.in_task_order(answer), batch["attention_mask"])
+        for position, output in zip(positions.tolist(), each, strict=True):
+            outputs[position] = output
+    return head.answers(outputs, encoded)
+
+
+def _check_shape(data: TaskData, split: str, answer: Logits) -> None:
+    """Raise ModelError for a model that does not answer as the head of the task does."""
+    head = data.task.head
+    if answer.ndim != head.output_axes:
+        raise ModelError(
+            f"{split}: the model answers with shape {answer.shape} for {len(answer)} rows; "
+            + (
+                "a task needs one row of logits for each: a sequence classification head"
+                if head.output_axes == 2
+                else f"a {head.key} task needs logits for each of their tokens"
+            )
+        )
+    if data.num_labels and answer.shape[-1] != data.num_labels:
+        raise ModelError(
+            f"{split}: the model answers with {answer.shape[-1]} numbers, task "
+            f"'{data.task.name}' needs {data.num_labels}: its head is for another task"
+        )
 
 
 def score(
@@ -221,14 +234,9 @@ def _ratio(value: float, base: float) -> float | None:
 def _retention_interval(
     task: Task, logits: Logits, baseline_logits: Logits, references: NDArray[Any]
 ) -> tuple[float, float] | None:
-    head, name = task.head, task.headline
-    ours, right = sides(head, name, logits, references)
-    theirs, _ = sides(head, name, baseline_logits, references)
-    ours, theirs = metrics.resampled(head.metrics[name], [ours, theirs], right)
-    if (theirs <= 0).any():
-        return None
-    low, high = np.quantile(ours / theirs, [0.025, 0.975])
-    return float(low), float(high)
+    sides = [logits, baseline_logits]
+    ours, theirs = resampled(task.head, task.headline, sides, references)
+    return None if (theirs <= 0).any() else metrics.percentiles(ours / theirs)
 
 
 def flips(logits: Logits, baseline_logits: Logits, head: Head) -> float | None:
@@ -244,7 +252,7 @@ def task_batches(
     sizes: Sequence[int] = (1, 8),
     rows: int = 64,
 ) -> dict[int, list[Batch]]:
-    """Return the same random rows of a split as batches of each size, padded to their longest row.
+    """Return the same random features of a split as batches of each size, padded to the longest.
 
     In random order, as a server meets them: rows sorted by length would flatter padding. A size of
     which there are too few rows for one batch is left out.
@@ -255,7 +263,7 @@ def task_batches(
     return {
         size: [
             batch
-            for positions, batch in numpy_batches(encoded, tokenizer, size, sort_by_length=False)
+            for positions, batch in numpy_batches(encoded, tokenizer, size, False, data.task.head)
             if len(positions) == size
         ]
         for size in sizes

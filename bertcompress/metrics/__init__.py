@@ -1,6 +1,6 @@
-"""Metrics of decided answers, their 95 % intervals, and paired tests on the same rows."""
+"""Metrics of summed statistics, their 95 % intervals, and paired tests on the same rows."""
 
-from bertcompress.metrics.bootstrap import interval, mcnemar, paired_difference, resampled
+from bertcompress.metrics.bootstrap import kinds, mcnemar, p_value, percentiles, resampled
 from bertcompress.metrics.table import LOWER_IS_BETTER, METRICS, Metric, given
 
 __all__ = [
@@ -8,8 +8,9 @@ __all__ = [
     "METRICS",
     "Metric",
     "given",
-    "interval",
+    "kinds",
     "mcnemar",
-    "paired_difference",
+    "p_value",
+    "percentiles",
     "resampled",
 ]

@@ -1,19 +1,31 @@
-"""The metrics: how each compares what a model decided with what is right, for rows of any weight.
-
-Values come from scikit-learn and scipy; `weighted.py` has the same for resampled rows.
-"""
+"""The metrics: what each row adds, and the value of the sums over rows of any weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.metrics import weighted
+from bertcompress.metrics.statistics import (
+    absolute_errors,
+    confusions,
+    correlation,
+    divergences,
+    f1,
+    f1_macro,
+    hits,
+    hits_of_class_1,
+    hits_of_each_class,
+    matthews,
+    mean,
+    moments,
+    pairs,
+    rank_sums,
+    right_rows,
+)
 
 __all__ = ["LOWER_IS_BETTER", "METRICS", "Metric", "given"]
 
@@ -29,13 +41,16 @@ class Metric:
 
     name: str
     summary: str
-    value: Callable[[Array, Array], float]
-    """Of decided and references."""
-    weighted: Callable[[Array, Array, Array], Array]
-    """The same for rows that count more than once; a function of `weighted.py`."""
+    statistics: Callable[[Array, Array], Array]
+    """What each row adds, of decided and references. Shape: -> (N, S)."""
+    value: Callable[[Array], Array]
+    """The score of the sums of the statistics. Shape: (..., S) -> (...)."""
     reads: Reads = "classes"
     accuracy_like: bool = False
-    """A mean of right and wrong: McNemar's test applies."""
+    """A mean of right and wrong, the first of the statistics: McNemar's test applies."""
+    of_ranks: bool = False
+    """The value is of ranks among the rows that count, which no sum of rows tells; the statistics
+    are `pairs`."""
     compares_rows: bool = False
     """Undefined where all references are equal, and so for one row."""
     report_only: bool = False
@@ -43,97 +58,71 @@ class Metric:
     classes: int | None = None
     """The only number of classes that it is for."""
 
+    def weighted(self, statistics: Array, weights: Array) -> Array:
+        """Return the score of rows that count more than once. Shape: (N, S), (R, N) -> (R,)."""
+        sums = rank_sums(statistics, weights) if self.of_ranks else weights @ statistics
+        return self.value(sums)
 
-def _accuracy(decided: Array, references: Array) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(references, decided))
-
-
-def _f1(average: str, decided: Array, references: Array) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(references, decided, average=average, zero_division=0.0))
-
-
-def _matthews(decided: Array, references: Array) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(references, decided))
-
-
-def _correlation(test: str, decided: Array, references: Array) -> float:
-    from scipy import stats
-
-    if np.ptp(decided) == 0 or np.ptp(references) == 0:
-        return 0.0  # a constant answer knows nothing; scipy would give NaN
-    return float(getattr(stats, test)(decided, references).statistic)
-
-
-def _mae(decided: Array, references: Array) -> float:
-    from sklearn.metrics import mean_absolute_error
-
-    return float(mean_absolute_error(references, decided))
-
-
-def _kl(decided: Array, references: Array) -> float:
-    return float(weighted.kl(decided, references).mean())
+    def score(self, statistics: Array) -> float:
+        """Return the score of rows that count once. Shape: (N, S)."""
+        return float(self.weighted(statistics, np.ones((1, len(statistics))))[0])
 
 
 _ALL = (
     Metric(
         "accuracy",
         "share of rows answered right (multi-label: all labels of a row)",
-        _accuracy,
-        weighted.accuracy,
+        right_rows,
+        mean,
         accuracy_like=True,
     ),
-    Metric("f1", "F1 of class 1 of two classes", partial(_f1, "binary"), weighted.f1, classes=2),
-    Metric("f1_macro", "mean over classes of F1", partial(_f1, "macro"), weighted.f1_macro),
-    Metric("f1_micro", "F1 over all labels of all rows", partial(_f1, "micro"), weighted.f1_micro),
+    Metric("f1", "F1 of class 1 of two classes", hits_of_class_1, f1, classes=2),
+    Metric("f1_macro", "mean over classes of F1", hits_of_each_class, f1_macro),
+    Metric("f1_micro", "F1 over all labels of all rows", hits, f1),
     Metric(
         "matthews",
         "Matthews correlation of classes",
-        _matthews,
-        weighted.matthews,
+        confusions,
+        matthews,
         compares_rows=True,
     ),
     Metric(
         "pearson",
         "linear correlation",
-        partial(_correlation, "pearsonr"),
-        weighted.pearson,
+        moments,
+        correlation,
         reads="numbers",
         compares_rows=True,
     ),
     Metric(
         "spearman",
         "rank correlation",
-        partial(_correlation, "spearmanr"),
-        weighted.spearman,
+        pairs,
+        correlation,
         reads="numbers",
+        of_ranks=True,
         compares_rows=True,
     ),
     Metric(
         "mae",
         "mean absolute error, in the units of the target",
-        _mae,
-        weighted.mae,
+        absolute_errors,
+        mean,
         reads="numbers",
         report_only=True,
     ),
     Metric(
         "agreement",
         "share of rows answered as the original does",
-        _accuracy,
-        weighted.accuracy,
+        right_rows,
+        mean,
         accuracy_like=True,
     ),
     Metric(
         "kl",
         "mean divergence from the original's probabilities, in nats",
-        _kl,
-        weighted.kl_mean,
+        divergences,
+        mean,
         reads="logits",
     ),
 )

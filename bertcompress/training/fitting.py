@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from bertcompress.data import TaskData, collator
+from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
 from bertcompress.errors import InputError, ModelError, OutputError
@@ -127,7 +127,7 @@ def fit(
     device = torch.device(device)
     train = data.encode(tokenizer, "train")
     lengths = np.asarray(train["length"][:], dtype=np.int64)
-    collate = collator(tokenizer)
+    collate = data.collator(tokenizer)
     mark = _fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:

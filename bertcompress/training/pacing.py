@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.data import TaskData, collator
+from bertcompress.data import TaskData
 from bertcompress.training.schedule import Horizon
 from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import forward, logits_of
@@ -78,7 +78,7 @@ def _batches(
     rows = rows.select(range(min(len(rows), 8 * size)))
     order = np.argsort(rows["length"][:], kind="stable")
     whole = [order[i : i + size] for i in range(0, max(1, len(order) - size + 1), size)]
-    collate = collator(tokenizer)
+    collate = data.collator(tokenizer)
     spread = [whole[int(len(whole) * share)] for share in (0.5, 0.2, 0.8)][:_STEPS]
     made = [collate([rows[int(i)] for i in positions]) for positions in spread]
     return [{n: t.to(device) for n, t in batch.items() if n != "labels"} for batch in made]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.data import TaskData, collator
+from bertcompress.data import TaskData
+from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.scoring import compute
 from bertcompress.method import Objective
 from bertcompress.training.steps import forward, label_loss, logits_of
@@ -36,8 +37,8 @@ class Judged:
     error: float = 0.0
     """Standard error of the score, at most; 0 for a loss, which has no such scale."""
     spread: float = math.inf
-    """Standard deviation of the answers over the rows, the mean of the outputs; infinite where
-    there are no labels."""
+    """Standard deviation of each output over the features, the mean of all; infinite where there
+    are no labels."""
 
 
 class Selection:
@@ -59,8 +60,9 @@ class Selection:
         self.task = data.task
         self.objective = objective
         self.device = device
-        self.rows = data.encode(tokenizer, "selection")
-        self.collate = collator(tokenizer)
+        self.encoded = data.encoded(tokenizer, "selection")
+        self.rows = self.encoded.dataset
+        self.collate = data.collator(tokenizer)
         self.order = np.argsort(self.rows["length"][:], kind="stable")
 
     def score(self, model: nn.Module) -> float:
@@ -83,20 +85,24 @@ class Selection:
     def _labelled(self, model: nn.Module) -> Judged:
         mine = []
         for positions, batch in self._batches():
-            answers = logits_of(forward(model, batch)).float()
-            loss = float(label_loss(answers, batch["labels"], self.task.head))
-            mine.append((positions, answers.cpu().numpy(), loss))
+            logits = logits_of(forward(model, batch)).float()
+            loss = float(label_loss(logits, batch["labels"], self.task.head))
+            answer = self.data.in_task_order(logits.cpu().numpy())
+            mask = batch["attention_mask"].cpu().numpy()
+            mine.append((positions, outputs_of_features(answer, mask), loss))
         parts = _from_all(mine)
-        rows = [len(part[0]) for part in parts]
-        loss = float(np.average([part[2] for part in parts], weights=rows))
+        counts = [len(part[0]) for part in parts]
+        loss = float(np.average([part[2] for part in parts], weights=counts))
         order = np.argsort(np.concatenate([part[0] for part in parts]))
-        logits = self.data.in_task_order(np.concatenate([part[1] for part in parts])[order])
-        spread = float(logits.std(axis=0).mean())
+        unordered = [output for part in parts for output in part[1]]
+        outputs = [unordered[i] for i in order]
+        spread = float(np.concatenate([np.atleast_2d(each) for each in outputs]).std(axis=0).mean())
         if self.scale is not None:
-            logits = logits * self.scale.std + self.scale.mean
+            outputs = [each * self.scale.std + self.scale.mean for each in outputs]
+        answers = self.task.head.answers(outputs, self.encoded)
         references = self.data.references("selection")
         headline = self.task.headline
-        value = compute(self.task.head, [headline], logits, references)[headline]
+        value = compute(self.task.head, [headline], answers, references)[headline]
         return Judged(value, loss, 0.5 / math.sqrt(len(references)), spread)
 
     def _loss(self, model: nn.Module) -> float:

@@ -30,7 +30,7 @@ __all__ = [
     "time_precisions",
 ]
 
-_NOT_FOR_THE_MODEL = ("row_id", "labels", "length", "target_scale")
+_NOT_FOR_THE_MODEL = ("row_id", "part", "labels", "length", "target_scale")
 
 # bf16 must win by this much: fp32 is what is measured and shipped.
 _WORTH_IT = 0.95

@@ -57,7 +57,7 @@ def test_a_remembered_batch_is_used_once_and_only_for_its_rows(data, live, monke
     expected = live(batch["row_id"]).logits
     encoded = []
     encode = live._encode
-    monkeypatch.setattr(live, "_encode", lambda ids: encoded.append(ids) or encode(ids))
+    monkeypatch.setattr(live, "_encode", lambda *asked: encoded.append(asked[0]) or encode(*asked))
     live.remember(batch)
     assert torch.equal(live(batch["row_id"]).logits, expected)
     assert encoded == []

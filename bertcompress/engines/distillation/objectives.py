@@ -188,7 +188,8 @@ class Distillation:
             batch = {**batch, "row_id": torch.full((len(logits_of(outputs)),), -1)}
         if self.same_tokens and isinstance(self.teacher, _Remembers):
             self.teacher.remember(batch)
-        answer = self.teacher(batch["row_id"], self.needs if compares_hidden else frozenset())
+        needs = self.needs if compares_hidden else frozenset()
+        answer = self.teacher(batch["row_id"], needs, batch.get("part"))
         terms = []
         if self.logit_weight:
             theirs = standardised_logits(answer.logits, batch)

@@ -18,6 +18,7 @@ from bertcompress.engines.distillation.objectives import Distillation, LabelLoss
 from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
     LiveTeacher,
+    check_same_features,
     hidden_cache_bytes,
     same_pieces,
     same_tokens,
@@ -72,7 +73,7 @@ class TeacherTerms(BaseModel):
         Raises RecipeError where a term needs a teacher and there is none.
         """
         unlabelled = not ctx.task.head.has_labels
-        problem = (head_of(product.model) if unlabelled else ctx.task.head).key
+        problem = head_of(product.model, ctx.task.head).key
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, problem)
@@ -84,6 +85,8 @@ class TeacherTerms(BaseModel):
         teacher = self._cached(ctx.models.teacher, ctx.workdir / "training")
         theirs = getattr(teacher, "tokenizer", None)
         same = theirs is not None and same_tokens(theirs, product.tokenizer)
+        if not same and isinstance(ctx.models.teacher, LiveTeacher):
+            check_same_features(ctx.models.teacher, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.
         splits = ["train", "selection"] if unlabelled and not self.logit_weight else ["train"]
         aligned = same or (

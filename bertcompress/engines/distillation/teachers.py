@@ -15,19 +15,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.data import TaskData, collator
+from bertcompress.data import TaskData
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import TeacherOutputs
 from bertcompress.models.tokenizers import position_limit
 from bertcompress.training import forward, logits_of
 
-__all__ = ["CachedTeacher", "LiveTeacher", "hidden_cache_bytes", "same_pieces", "same_tokens"]
+__all__ = [
+    "CachedTeacher",
+    "LiveTeacher",
+    "check_same_features",
+    "hidden_cache_bytes",
+    "same_pieces",
+    "same_tokens",
+]
 
 _PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
 
@@ -64,6 +72,27 @@ def same_pieces(
     )
 
 
+def check_same_features(teacher: LiveTeacher, student: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError where the teacher's tokenizer makes other features of some row.
+
+    A window of the student would be taught by the answer to other words. Does nothing for a teacher
+    without data, which answers for the student's own features.
+    """
+    if teacher.data is None or teacher.tokenizer is None:
+        return
+    for split in ("train", "selection"):
+        theirs, ours = (
+            teacher.data.encoded(tokenizer, split) for tokenizer in (teacher.tokenizer, student)
+        )
+        if not np.array_equal(theirs.row_of_feature, ours.row_of_feature):
+            raise ModelError(
+                f"teacher: its tokenizer makes {len(theirs.row_of_feature):,} features of the "
+                f"{ours.rows:,} rows of '{split}', the student's {len(ours.row_of_feature):,}, so "
+                "their answers are not to the same words; take a teacher with the same tokenizer, "
+                "or a larger max_length"
+            )
+
+
 class LiveTeacher:
     """A model that answers with a forward pass, in eval mode and without gradients.
 
@@ -83,18 +112,25 @@ class LiveTeacher:
             self.model.to(device)
         self.tokenizer = tokenizer
         self.data = data
-        self._collate = collator(tokenizer) if tokenizer is not None else None
         self._remembered: Mapping[str, Tensor] | None = None
 
     def remember(self, batch: Mapping[str, Tensor]) -> None:
         """Use this batch, of the same tokenizer, for the next question if it is about its rows."""
         self._remembered = batch
 
-    def __call__(self, row_ids: Tensor, needs: frozenset[str] = frozenset()) -> TeacherOutputs:
-        """Answer for the rows. Shape: row_ids (B,). Raises DataError where it lacks the texts."""
+    def __call__(
+        self,
+        row_ids: Tensor,
+        needs: frozenset[str] = frozenset(),
+        parts: Tensor | None = None,
+    ) -> TeacherOutputs:
+        """Answer for features of rows. Raises DataError where it lacks the texts.
+
+        Shape: row_ids and parts (B,).
+        """
         batch, self._remembered = self._remembered, None
         if batch is None or batch["row_id"] is not row_ids:
-            batch = self._encode(row_ids)
+            batch = self._encode(row_ids, parts)
         return self.answer(batch, needs)
 
     def answer(
@@ -128,15 +164,15 @@ class LiveTeacher:
             f"{tokens.shape[-1]}; cut the task's texts there (max_length)"
         )
 
-    def _encode(self, row_ids: Tensor) -> Mapping[str, Tensor]:
-        if self.data is None or self.tokenizer is None or self._collate is None:
+    def _encode(self, row_ids: Tensor, parts: Tensor | None) -> Mapping[str, Tensor]:
+        if self.data is None or self.tokenizer is None:
             raise DataError(
                 "live teacher: asked by row without data; give it `tokenizer` and `data`, or use "
                 "it with a student of the same tokenizer"
             )
-        rows = self.data.rows(row_ids.cpu().numpy(), self.tokenizer)
-        batch: dict[str, Tensor] = self._collate(rows)
-        return batch
+        which = None if parts is None else parts.cpu().numpy()
+        features = self.data.rows(row_ids.cpu().numpy(), self.tokenizer, which)
+        return self.data.collator(self.tokenizer)(features)
 
 
 class CachedTeacher:
@@ -163,6 +199,9 @@ class CachedTeacher:
         self._splits = [live.data.encode(live.tokenizer, split) for split in splits]
         lengths = np.concatenate([np.asarray(split["length"][:]) for split in self._splits])
         ids = np.concatenate([np.asarray(split["row_id"][:]) for split in self._splits])
+        parts = np.concatenate([_parts_of(split) for split in self._splits])
+        self._parts = int(parts.max(initial=0)) + 1
+        ids = ids * self._parts + parts
         self._order = np.argsort(ids, kind="stable")
         self._ids = ids[self._order]
         self._lengths = lengths
@@ -177,20 +216,30 @@ class CachedTeacher:
         """Pass the batch on to the live teacher, for hidden states that are not cached."""
         self.live.remember(batch)
 
-    def __call__(self, row_ids: Tensor, needs: frozenset[str] = frozenset()) -> TeacherOutputs:
-        """Answer for the rows. Shape: row_ids (B,). Raises DataError for rows not cached."""
+    def __call__(
+        self,
+        row_ids: Tensor,
+        needs: frozenset[str] = frozenset(),
+        parts: Tensor | None = None,
+    ) -> TeacherOutputs:
+        """Answer for features of rows. Raises DataError for those that are not cached.
+
+        Shape: row_ids and parts (B,).
+        """
         kept = {"hidden_states"} if self._hidden is not None else set()
         if needs - kept:
-            return self.live(row_ids, needs)
-        places = self._places(row_ids.cpu().numpy())
+            return self.live(row_ids, needs, parts)
+        which = np.zeros(len(row_ids), np.int64) if parts is None else parts.cpu().numpy()
+        places = self._places(row_ids.cpu().numpy(), which)
         logits = self._logits[torch.from_numpy(places)].to(row_ids.device)
         states = self._states(places, row_ids.device) if needs else ()
         return TeacherOutputs(logits, states)
 
-    def _places(self, row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        found = np.searchsorted(self._ids, row_ids)
+    def _places(self, row_ids: NDArray[np.int64], parts: NDArray[np.int64]) -> NDArray[np.int64]:
+        wanted = row_ids * self._parts + parts
+        found = np.searchsorted(self._ids, wanted)
         found = np.minimum(found, len(self._ids) - 1)
-        missing = row_ids[self._ids[found] != row_ids]
+        missing = row_ids[(self._ids[found] != wanted) | (parts >= self._parts)]
         if len(missing):
             raise DataError(
                 f"cached teacher: row {missing[0]} is not cached; keep the `row_id` column "
@@ -224,7 +273,8 @@ class CachedTeacher:
 
     def _compute(self, path: Path, hidden_path: Path | None, batch_size: int, mark: str) -> None:
         assert self.live.tokenizer is not None
-        collate = collator(self.live.tokenizer)
+        assert self.live.data is not None
+        collate = self.live.data.collator(self.live.tokenizer)
         hidden: Any = None
         parts: dict[int, Tensor] = {}
         needs = frozenset({"hidden_states"} if hidden_path else ())
@@ -267,6 +317,13 @@ class CachedTeacher:
         assert self.live.data is not None
         digest.update(self.live.data.fingerprint.encode())
         return digest.hexdigest()
+
+
+def _parts_of(split: Dataset) -> NDArray[np.int64]:
+    """Return the place of each feature among those of its row. Shape: (F,)."""
+    if "part" in split.column_names:
+        return np.asarray(split["part"][:], np.int64)
+    return np.zeros(len(split), np.int64)
 
 
 def hidden_cache_bytes(model: nn.Module, lengths: Sequence[int] | NDArray[np.int64]) -> int:

@@ -19,6 +19,7 @@ from bertcompress.engines.pruning.importance import (
     model_inputs,
     sampled_loss,
 )
+from bertcompress.heads import Head
 from bertcompress.shapes import LinearView, LowRank, ShapeError, anatomy
 from bertcompress.support.progress import bar
 
@@ -46,13 +47,18 @@ class LinearStatistics:
 
 
 def linear_statistics(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, seed: int = 0
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    seed: int = 0,
+    head: Head | None = None,
 ) -> dict[Place, LinearStatistics]:
     """Return what each linear of the layers meets: inputs, and gradients of a sampled loss.
 
     Answers are drawn from the model's own distribution, so no labels are needed. A linear that
-    several layers share is one, of the first of them. Padding does not count. Raises ModelError for
-    a head that does not classify or score whole texts.
+    several layers share is one, of the first of them. Padding does not count. `head`: of the task,
+    which draws the answers; None: as the model's config tells. Raises ModelError for a model that
+    does not classify or score whole texts.
     """
     places = dense_linears(model)
     layers = anatomy(model).layers
@@ -66,7 +72,7 @@ def linear_statistics(
     rows = {p: torch.zeros(linear.out_features, device=device) for p, linear in places.items()}
     met = dict.fromkeys(places, 0)
     times = dict.fromkeys(places, 1)
-    loss = sampled_loss(head_of(model), seed)
+    loss = sampled_loss(head_of(model, head), seed)
     with _judged(model), frozen(model):
         for batch in bar(batches, "looking at the linears"):
             inputs = model_inputs(model, batch)

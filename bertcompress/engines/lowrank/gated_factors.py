@@ -21,6 +21,7 @@ from bertcompress.engines.lowrank.calibration import (
     linear_statistics,
 )
 from bertcompress.engines.lowrank.svd import components
+from bertcompress.heads import Head
 from bertcompress.shapes import LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
 __all__ = ["Gated", "fold", "gates_in", "put_factors", "split"]
@@ -90,17 +91,22 @@ class Gated:
 
 
 def split(
-    model: nn.Module, room: float, batches: Sequence[Mapping[str, Tensor]] = (), *, seed: int = 0
+    model: nn.Module,
+    room: float,
+    batches: Sequence[Mapping[str, Tensor]] = (),
+    *,
+    seed: int = 0,
+    head: Head | None = None,
 ) -> Gated:
     """Split the linears of the layers at full rank, in place, and return a gate for each.
 
-    `room`: parameters that they may have in the end. Raises ShapeError for a model without a dense
-    linear.
+    `room`: parameters that they may have in the end; `head`: of the task, which draws the answers
+    that components are ranked by. Raises ShapeError for a model without a dense linear.
     """
     linears = dense_linears(model)
     if not linears:
         raise ShapeError("every linear of the layers is factorised already")
-    seen = linear_statistics(model, batches, seed=seed) if batches else {}
+    seen = linear_statistics(model, batches, seed=seed, head=head) if batches else {}
     made = {
         place: components(linear.weight, seen[place].inputs if place in seen else None)
         for place, linear in linears.items()

@@ -111,9 +111,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def head_of(model: nn.Module) -> Head:
-    """Return what a model's classification head answers, by its config."""
-    return head_of_config(anatomy(model).config)
+def head_of(model: nn.Module, task_head: Head | None = None) -> Head:
+    """Return the head by which a model is scored: the task's.
+
+    Without a task, or where the task has no labels, the model's config tells what it answers.
+    """
+    config = anatomy(model).config
+    return head_of_config(config) if task_head is None else task_head.of_model(config)
 
 
 def task_loss(head: Head) -> Loss:

@@ -30,6 +30,7 @@ from bertcompress.engines.pruning.importance import (
 )
 from bertcompress.engines.pruning.least_squares import Moments, solve_projection
 from bertcompress.engines.pruning.masks import Site, sites, unit_masks
+from bertcompress.heads import Head
 from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit
 from bertcompress.support.progress import bar
 
@@ -77,6 +78,7 @@ def cut_and_repair(
     at_least: int = 0,
     seed: int = 0,
     settings: KPruneSettings | None = None,
+    head: Head | None = None,
 ) -> nn.Module:
     """Cut the model in place to a share of its encoder's multiply-accumulates, and return it.
 
@@ -87,11 +89,12 @@ def cut_and_repair(
         at_least: heads and neurons that stay in each sublayer.
         seed: of the drawn answers.
         settings: weights of the scores and of the repair.
+        head: of the task, which draws the answers; None: as the model's config tells.
     """
     options = settings or KPruneSettings()
     original = copy.deepcopy(model).eval()
     model.eval()
-    survey = _Survey(model, original, batches, options, seed)
+    survey = _Survey(model, original, batches, options, seed, head_of(model, head))
     costs = unit_costs(model, survey.goals, options.length)
     full = sum(cost * site.units for cost, site in zip(costs, survey.goals, strict=True))
     budget = keep * full
@@ -139,12 +142,13 @@ class _Survey:
         batches: Sequence[Batch],
         options: KPruneSettings,
         seed: int,
+        head: Head,
     ) -> None:
         self.model, self.original, self.options = model, original, options
         self.goals = sites(original)
         self.device = next(model.parameters()).device
         self.seed = seed
-        self.head = head_of(model)
+        self.head = head
         with torch.no_grad():
             inputs = [model_inputs(model, batch) for batch in batches]
             self.batches = [(each, class_logits(original, each)) for each in inputs]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bertcompress.data import TaskData, calibration_batches
+from bertcompress.heads import Head
 from bertcompress.measure.scores import compare, predict
 from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
@@ -104,6 +105,11 @@ class Guard:
         """Return how a version stands to the original."""
         logits = predict(predictor, self.data, "selection", self.tokenizer)
         return self.weigh(logits, options, kept)
+
+    @property
+    def head(self) -> Head:
+        """The task's, by which answers are compared."""
+        return self.data.task.head
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what modules can be rounded on one at a time."""

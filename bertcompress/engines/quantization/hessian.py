@@ -67,20 +67,25 @@ def top_eigenvalue(
 
 
 def layer_sharpness(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, seed: int = 0
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    seed: int = 0,
+    head: Head | None = None,
 ) -> list[float]:
     """Return |mean| + standard deviation of each layer's top eigenvalue over shards of the batches.
 
     Q-BERT, equation 5. Without `labels` in the batches the model's own answers stand for them. Only
     matrices count; layers that share their weights have one value. The model is left as it is.
-    Raises DataError without batches.
+    `head`: of the task, whose loss it is; None: as the model's config tells. Raises DataError
+    without batches.
     """
     if not batches:
         raise DataError("the sharpness of layers needs rows to look at, and there are no batches")
     view = anatomy(model)
     was_training = model.training
     model.eval()
-    head = head_of(model)
+    head = head_of(model, head)
     parts = list(_shards([_answered(model, batch, head) for batch in batches]))
     loss = task_loss(head)
     found: list[float] = []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bertcompress.engines.pruning.importance import head_of, model_inputs
 from bertcompress.engines.quantization.fake_quantize import FakeEmbedding, FakeLinear, quantizable
+from bertcompress.heads import Head
 from bertcompress.shapes.parts import replace_modules
 from bertcompress.support.progress import bar
 
@@ -19,19 +20,24 @@ __all__ = ["sensitivities"]
 
 @torch.no_grad()
 def sensitivities(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], bits: int = 8
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    bits: int = 8,
+    *,
+    head: Head | None = None,
 ) -> dict[str, float]:
     """Return how far the answers move when one module alone is rounded, in nats, worst first.
 
     Weights with a scale for each row, inputs with one for their largest magnitude on the batches:
-    what a runtime does without smoothing. The model is left as it is.
+    what a runtime does without smoothing. The model is left as it is. `head`: of the task, which
+    measures how far; None: as the model's config tells.
     """
     probe = copy.deepcopy(model).eval()
     inputs = [model_inputs(probe, batch) for batch in batches]
     original = _answer(probe, inputs)
     found = quantizable(probe)
     ranges = _ranges(probe, inputs, found)
-    head = head_of(probe)
+    head = head_of(probe, head)
     far: dict[str, float] = {}
     for name, module in bar(found.items(), "rounding one module at a time", len(found)):
         if isinstance(module, nn.Linear):

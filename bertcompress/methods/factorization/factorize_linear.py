@@ -30,6 +30,7 @@ from bertcompress.engines.lowrank.calibration import (
 )
 from bertcompress.engines.lowrank.gated_factors import put_factors
 from bertcompress.engines.lowrank.svd import Metric, choose_ranks, factors, spectrum
+from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import anatomy
 
@@ -43,6 +44,7 @@ def factorize_linear(
     *,
     metric: Metric = "activation",
     seed: int = 0,
+    head: Head | None = None,
 ) -> nn.Module:
     """Factorise linears of the layers, in place, and return the model.
 
@@ -53,6 +55,7 @@ def factorize_linear(
             as they are dense, so that what is factorised already counts.
         metric: in which the factors are best, see the module's docstring.
         seed: of the answers that are drawn for the gradients.
+        head: of the task, which draws them; None: as the model's config tells.
 
     Raises:
         ShapeError for a share that rank 1 everywhere exceeds, and where no linear is dense;
@@ -63,7 +66,7 @@ def factorize_linear(
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
     room = room_for(model, keep, FactorizeLinear.key)
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
-    seen = linear_statistics(model, shown, seed=seed) if metric != "svd" else {}
+    seen = linear_statistics(model, shown, seed=seed, head=head) if metric != "svd" else {}
     spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
     made = {
         place: factors(weights[place], rank, **_metric(metric, seen.get(place)))
@@ -113,7 +116,9 @@ class FactorizeLinear(Method):
             if self.metric != "svd"
             else []
         )
-        factorize_linear(model, batches, self.keep, metric=self.metric, seed=ctx.seed)
+        factorize_linear(
+            model, batches, self.keep, metric=self.metric, seed=ctx.seed, head=ctx.task.head
+        )
         view = anatomy(model)
         ranks: dict[str, Any] = {
             name: [layer.linears[name].rank or 0 for layer in view.layers]

@@ -31,6 +31,7 @@ from bertcompress.engines.distillation.settings import TeacherTerms
 from bertcompress.engines.l0_gates import GatedObjective, SizeController
 from bertcompress.engines.lowrank.calibration import room_for
 from bertcompress.engines.lowrank.gated_factors import Gated, fold, gates_in, split
+from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.shapes import anatomy
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
@@ -127,7 +128,11 @@ class Flop(Method, TeacherTerms, TrainSettings):
         room_for(model, self.keep, self.key)
 
     def start(
-        self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
+        self,
+        model: nn.Module,
+        batches: Sequence[Mapping[str, Tensor]],
+        seed: int,
+        head: Head | None = None,
     ) -> tuple[Gated, Any]:
         """Return the gates and a copy of the model that is split for them.
 
@@ -135,7 +140,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
         """
         room = room_for(model, self.keep, self.key)
         trained = copy.deepcopy(model)
-        gated = split(trained, room, batches, seed=seed)
+        gated = split(trained, room, batches, seed=seed, head=head)
         if not self.anneal:
             gated.aim()
         return gated, trained
@@ -157,9 +162,10 @@ class Flop(Method, TeacherTerms, TrainSettings):
         model: Any = product.model
         model.to(ctx.device)
         batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
-        gated, trained = self.start(model, batches, ctx.seed)
+        gated, trained = self.start(model, batches, ctx.seed, ctx.task.head)
         inner = self.of_stage(product, ctx)
-        per_epoch = math.ceil(len(ctx.data.train) / self.batch_size)
+        features = ctx.data.encode(product.tokenizer, "train")
+        per_epoch = math.ceil(len(features) / self.batch_size)
         objective = self.gated(inner, gated, self.steps(per_epoch))
         with gates_in(trained, gated.gates):
             done = fit_stage(

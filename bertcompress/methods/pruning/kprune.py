@@ -21,6 +21,7 @@ from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, in_fp32, tensor_batches
 from bertcompress.deployment import Findings, Product
 from bertcompress.engines.pruning.kprune import KPruneSettings, cut_and_repair
+from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import anatomy
 
@@ -35,6 +36,7 @@ def kprune(
     at_least: int = 1,
     reconstruct: bool = True,
     seed: int = 0,
+    head: Head | None = None,
 ) -> nn.Module:
     """Cut heads and neurons and repair the rest, in place, and return the model.
 
@@ -45,11 +47,14 @@ def kprune(
         at_least: heads and neurons that stay in each layer.
         reconstruct: solve the remaining weights anew; without, the model is only cut.
         seed: of the answers that are drawn from the original.
+        head: of the task, which draws them; None: as the model's config tells.
     """
     shown = tensor_batches(batches)
     with in_fp32(model):
         settings = KPruneSettings(reconstruct=reconstruct)
-        return cut_and_repair(model, shown, keep, at_least=at_least, seed=seed, settings=settings)
+        return cut_and_repair(
+            model, shown, keep, at_least=at_least, seed=seed, settings=settings, head=head
+        )
 
 
 class KPrune(Method):
@@ -85,6 +90,7 @@ class KPrune(Method):
             at_least=self.at_least,
             reconstruct=self.reconstruct,
             seed=ctx.seed,
+            head=ctx.task.head,
         )
         layers = anatomy(model).layers
         left = {

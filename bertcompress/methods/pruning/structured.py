@@ -36,6 +36,7 @@ from bertcompress.engines.pruning.importance import (
 from bertcompress.engines.pruning.kprune import unit_costs
 from bertcompress.engines.pruning.masks import sites
 from bertcompress.errors import InputError, unknown
+from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import Heads, Layers, Neurons, ShapeError, anatomy, apply_edit
 
@@ -138,6 +139,7 @@ def prune_structured(
     even: bool = True,
     at_least: int = 1,
     loss: Loss | None = None,
+    head: Head | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Cut heads and neurons, in place, and return the model.
@@ -151,6 +153,7 @@ def prune_structured(
         even: the same share in each layer, or wherever it costs least.
         at_least: heads and neurons that stay in each layer.
         loss: against labels; left out, against answers drawn from the model itself.
+        head: of the task, which draws those answers; None: as the model's config tells.
         seed: of everything drawn.
 
     Raises:
@@ -160,7 +163,7 @@ def prune_structured(
         raise InputError(unknown("prune_structured", "scores", scores, get_args(Scores)))
     shown = tensor_batches(batches)
     with in_fp32(model):
-        loss = loss or sampled_loss(head_of(model), seed)
+        loss = loss or sampled_loss(head_of(model, head), seed)
         ranked = score_units(model, shown, scores, loss, seed)
         kept = choose_units(model, ranked, keep, even=even, at_least=at_least)
         return _cut(model, kept)
@@ -242,6 +245,7 @@ class PruneStructured(Method):
                 even=self.allocation == "even",
                 at_least=self.at_least,
                 loss=task_loss(ctx.task.head) if ctx.task.head.has_labels else None,
+                head=ctx.task.head,
                 seed=ctx.seed,
             )
         layers = anatomy(model).layers

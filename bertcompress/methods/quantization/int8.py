@@ -149,10 +149,10 @@ class QuantizeInt8(Method):
         return [Deployment("torch", "bf16", ctx.workdir / "bf16")], [], known
 
     def _calibration(self, product: Product, ctx: Context) -> list[Batch]:
-        rows = ctx.data.encode(product.tokenizer, "calibration")
-        rows = rows.select(range(min(self.rows, len(rows))))
-        # One row per batch: padding would enter the ranges of the activations.
-        return [batch for _, batch in numpy_batches(rows, product.tokenizer, 1, False)]
+        features = ctx.data.encoded(product.tokenizer, "calibration").first(self.rows)
+        head = ctx.task.head
+        # One feature per batch: padding would enter the ranges of the activations.
+        return [batch for _, batch in numpy_batches(features, product.tokenizer, 1, False, head)]
 
 
 def quantize_int8(
@@ -312,7 +312,7 @@ def _searched(
 
 def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
     rows = guard.rows()
-    return list(sensitivities(product.model, rows)) if rows else []
+    return list(sensitivities(product.model, rows, head=guard.head)) if rows else []
 
 
 def _nodes(product: Product, folder: Path, modules: Sequence[str]) -> list[str]:

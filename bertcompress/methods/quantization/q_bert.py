@@ -29,6 +29,7 @@ from bertcompress.deployment import Deployment, Findings, Product
 from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.engines.quantization.hessian import layer_sharpness
+from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.models.io import imitates
@@ -136,7 +137,11 @@ class QBert(Method, TeacherTerms, TrainSettings):
         quantizable(model)
 
     def start(
-        self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int
+        self,
+        model: nn.Module,
+        batches: Sequence[Mapping[str, Tensor]],
+        seed: int,
+        head: Head | None = None,
     ) -> tuple[Any, list[float]]:
         """Return a copy that computes in few bits, and the sharpness of its layers if it counts."""
         sharpness: list[float] = []
@@ -145,7 +150,7 @@ class QBert(Method, TeacherTerms, TrainSettings):
         if self.high_share and self.order == "even":
             ranking = [float(i * 7 % layers) for i in range(layers)]
         elif self.high_share:
-            sharpness = layer_sharpness(model, batches, seed=seed)
+            sharpness = layer_sharpness(model, batches, seed=seed, head=head)
             ranking = sharpness if self.order == "hessian" else [-value for value in sharpness]
         each = choose_bits(ranking, self.bits, self.high_bits, self.high_share)
         trained = copy.deepcopy(model)
@@ -175,7 +180,7 @@ class QBert(Method, TeacherTerms, TrainSettings):
         batches = []
         if self.high_share and self.order != "even":
             batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
-        trained, sharpness = self.start(model, batches, ctx.seed)
+        trained, sharpness = self.start(model, batches, ctx.seed, ctx.task.head)
         trained_as = Findings()
         if self.trains:
             objective = self.of_stage(product, ctx)

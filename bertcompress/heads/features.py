@@ -1,0 +1,255 @@
+"""Features: what the rows of a task become for a model. One a row, or several, as windows are.
+
+A head encodes rows and joins what a model answers to their features; what most heads share is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "TOKENS",
+    "UNBOUNDED",
+    "USUAL",
+    "Columns",
+    "Encoded",
+    "TaskFields",
+    "encode_texts",
+    "end_to_end",
+    "limit_of",
+]
+
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+"""Columns of a feature that a model reads, one value for each token."""
+UNBOUNDED = 1_000_000
+USUAL = 512
+_CHUNK = 2_000
+
+
+class TaskFields(Protocol):
+    """What a head reads of a task."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The columns of the texts."""
+
+    @property
+    def label(self) -> str | None:
+        """The column of the label; None without labels."""
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes; None where there are none, or they are not known yet."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a feature at most; None: as many as the tokenizer allows."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a data set must have for a task, and what the labels become."""
+
+    texts: tuple[str, ...]
+    label: str | None
+    """None without labels."""
+    label_type: Literal["int64", "float32"] = "int64"
+    """Of a label once it is read as a number."""
+    label_is_list: bool = False
+    """Whether a row has several such numbers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns, the texts first."""
+        return self.texts if self.label is None else (*self.texts, self.label)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split for one tokenizer: a data set, and flat arrays for quick access to single features.
+
+    N rows, F features; F is N where each row is one feature.
+    """
+
+    dataset: Dataset
+    """The features: token columns, `row_id`, `length`, `labels` where there are any, and `part`,
+    the place of a feature among those of its row, where a row has several."""
+    flat: Mapping[str, NDArray[np.int64]]
+    """Token columns, all features end to end. Shape: (tokens,)."""
+    offsets: NDArray[np.int64]
+    """Where each feature begins, and the end. Shape: (F + 1,)."""
+    single: Mapping[str, Sequence[Any]]
+    """Columns with one value (or one list of bits) for each feature."""
+    row_of_feature: NDArray[np.int64]
+    """Position of the row of each feature, in order. Shape: (F,)."""
+    rows: int
+    """N."""
+    cut: int = 0
+    """How many rows were longer than they are here."""
+    longest: int = 0
+    """Tokens of the longest row, uncut."""
+
+    @classmethod
+    def of(
+        cls,
+        flat: Mapping[str, NDArray[np.int64]],
+        lengths: Sequence[int],
+        rows: Dataset,
+        row_of_feature: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        cut: int = 0,
+        longest: int | None = None,
+    ) -> Encoded:
+        """Return features of rows, from `end_to_end`. A feature has the label of its row.
+
+        `row_of_feature`: position of each feature's row, in order; None: one feature a row.
+        `longest`: None where no row was cut. Raises ValueError for rows without a feature.
+        """
+        from datasets import Dataset
+
+        count = len(rows)
+        owners = np.arange(count) if row_of_feature is None else np.asarray(row_of_feature)
+        owners = owners.astype(np.int64)
+        parts = _parts(owners, count)
+        single: dict[str, Sequence[Any]] = {"row_id": rows["row_id"][:], "length": [*lengths]}
+        if "label" in rows.column_names:
+            single["labels"] = rows["label"][:]
+        if len(owners) != count:
+            for name in ("row_id", "labels"):
+                if name in single:
+                    single[name] = [single[name][i] for i in owners.tolist()]
+            single["part"] = parts.tolist()
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        most = max(lengths, default=0) if longest is None else longest
+        dataset = Dataset(_table(flat, offsets, single))
+        return cls(dataset, flat, offsets, single, owners, count, cut, most)
+
+    def feature(self, position: int) -> dict[str, Any]:
+        """Return one feature, as `dataset[position]` but without its cost."""
+        start, end = self.offsets[position], self.offsets[position + 1]
+        tokens = {name: values[start:end] for name, values in self.flat.items()}
+        return {**tokens, **{name: values[position] for name, values in self.single.items()}}
+
+    def feature_of(self, row: int, part: int = 0) -> int:
+        """Return the position of a row's feature. Raises IndexError where it has no such part."""
+        first, end = np.searchsorted(self.row_of_feature, [row, row + 1])
+        if not first <= first + part < end:
+            raise IndexError(f"row {row} has {end - first} features, and no part {part}")
+        return int(first) + part
+
+    def first(self, rows: int) -> Dataset:
+        """Return the features of the first rows."""
+        return self.dataset.select(range(int(np.searchsorted(self.row_of_feature, rows))))
+
+
+def _parts(owners: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return the place of each feature among those of its row. Shape: (F,), both."""
+    firsts = np.searchsorted(owners, np.arange(rows))
+    ordered = not len(owners) or bool((np.diff(owners) >= 0).all())
+    if not ordered or not np.array_equal(np.unique(owners), np.arange(rows)):
+        raise ValueError("features come in the order of their rows, and every row has one")
+    return np.asarray(np.arange(len(owners)) - firsts[owners], np.int64)
+
+
+def encode_texts(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Encoded:
+    """Return each row as one feature, cut at `max_length` tokens or the tokenizer's own limit.
+
+    Rows have `text` and, for pairs, `text_pair`; an empty second text leaves the first alone.
+    """
+    chunks: dict[str, list[NDArray[np.int64]]] = {}
+    lengths: list[int] = []
+    limit = limit_of(tokenizer)
+    limit = min(limit, max_length or (USUAL if limit == UNBOUNDED else limit))
+    uncut: list[int] = []
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        tokens = _tokenized(chunk, tokenizer, limit)
+        full = [i for i, ids in enumerate(tokens["input_ids"]) if len(ids) >= limit]
+        uncut += _uncut_lengths(chunk, full, tokenizer)
+        flat, counts = end_to_end({name: tokens[name] for name in TOKENS if name in tokens})
+        lengths += counts
+        for name, values in flat.items():
+            chunks.setdefault(name, []).append(values)
+    if not len(rows):
+        chunks = {name: [np.zeros(0, np.int64)] for name in ("input_ids", "attention_mask")}
+    whole = {name: np.concatenate(each) for name, each in chunks.items()}
+    cut, longest = sum(n > limit for n in uncut), max([*lengths, *uncut], default=0)
+    return Encoded.of(whole, lengths, rows, cut=cut, longest=longest)
+
+
+def end_to_end(
+    tokens: Mapping[str, Sequence[Sequence[int]]],
+) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
+    """Return token columns with all features end to end, and the length of each feature."""
+    flat = {
+        name: np.concatenate([np.asarray(each) for each in features]).astype(np.int64)
+        for name, features in tokens.items()
+    }
+    return flat, list(map(len, tokens["input_ids"]))
+
+
+def limit_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the most tokens that a tokenizer allows; `UNBOUNDED` where it states none."""
+    return min(int(tokenizer.model_max_length), UNBOUNDED)
+
+
+def _tokenized(
+    rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, limit: int | None
+) -> dict[str, list[Any]]:
+    """Return the token columns of rows; a pair whose second text is empty is a single text."""
+    options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+    options |= {"return_attention_mask": True, "verbose": False}
+    if "text_pair" not in rows:
+        return dict(tokenizer(rows["text"], **options))
+    pairs = [i for i, other in enumerate(rows["text_pair"]) if other]
+    alone = [i for i, other in enumerate(rows["text_pair"]) if not other]
+    found: dict[str, list[Any]] = {}
+    for positions in filter(None, (pairs, alone)):
+        texts = [[rows[name][i] for i in positions] for name in ("text", "text_pair")]
+        for name, values in tokenizer(*texts[: 2 if positions is pairs else 1], **options).items():
+            column = found.setdefault(name, [[]] * len(rows["text"]))
+            for i, ids in zip(positions, values, strict=True):
+                column[i] = ids
+    return found
+
+
+def _uncut_lengths(
+    rows: Mapping[str, Any], positions: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Return how many tokens some rows have when nothing is cut."""
+    if not positions:
+        return []
+    some = {n: [rows[n][i] for i in positions] for n in ("text", "text_pair") if n in rows}
+    return list(map(len, _tokenized(some, tokenizer, None)["input_ids"]))
+
+
+def _table(flat: Mapping[str, Any], offsets: NDArray[np.int64], single: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    columns = {
+        name: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+        for name, values in flat.items()
+    }
+    for name, values in single.items():
+        kind = None
+        if name == "labels":
+            first = values[0] if len(values) else None
+            kind = pa.list_(pa.float32()) if isinstance(first, list) else None
+            kind = pa.float32() if isinstance(first, float) else kind
+        columns[name] = pa.array(values, type=kind)
+    return pa.table(columns)

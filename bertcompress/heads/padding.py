@@ -1,0 +1,75 @@
+"""Features to a padded batch, and the outputs for a batch to those for each feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertcompress.errors import ModelError
+from bertcompress.heads.features import TOKENS, limit_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["collate_texts", "outputs_of_features", "padded"]
+
+Array = NDArray[Any]
+
+
+def collate_texts(
+    features: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, Array]:
+    """Return a batch: the tokens padded, and `labels`, `row_id` and `part` where there are any.
+
+    Shape: tokens (B, T) int64; labels (B,) int64 or float32, or (B, K) float32; the others (B,).
+    """
+    batch: dict[str, Array] = {**padded(features, tokenizer, pad_to_multiple_of)}
+    for name in ("labels", "row_id", "part"):
+        if name in features[0]:
+            values = np.asarray([feature[name] for feature in features])
+            batch[name] = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+    return batch
+
+
+def padded(
+    features: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """Return the token columns padded to the longest feature, on the tokenizer's side.
+
+    Shape: (B, T). Raises ModelError for a tokenizer without a padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"{type(tokenizer).__name__} has no padding token, so texts cannot be batched"
+        )
+    width = max(len(feature["input_ids"]) for feature in features)
+    if pad_to_multiple_of:
+        # Never past the tokenizer's limit: the position table may end there.
+        multiple = -(-width // pad_to_multiple_of) * pad_to_multiple_of
+        width = max(width, min(multiple, limit_of(tokenizer)))
+    fills = dict(zip(TOKENS, (tokenizer.pad_token_id, 0, tokenizer.pad_token_type_id), strict=True))
+    left = tokenizer.padding_side == "left"
+    batch = {}
+    for name in (name for name in TOKENS if name in features[0]):
+        batch[name] = np.full((len(features), width), fills[name], dtype=np.int64)
+        for out, feature in zip(batch[name], features, strict=True):
+            values = feature[name]
+            out[slice(width - len(values), None) if left else slice(len(values))] = values
+    return batch
+
+
+def outputs_of_features(outputs: Array, attention_mask: Array) -> list[Array]:
+    """Return what a model puts out for each feature of a batch, without that for its padding.
+
+    Shape: (B, K), or (B, T, K) for an output for each token; mask (B, T) -> B of (K,) or (t, K).
+    """
+    if outputs.ndim == 2:
+        return list(outputs)
+    return [each[shown] for each, shown in zip(outputs, attention_mask.astype(bool), strict=True)]
