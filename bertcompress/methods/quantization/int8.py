@@ -261,10 +261,12 @@ def _searched(
 ) -> tuple[Deployment | None, Tried]:
     """Return the best int8 file for one runtime, if any can be made, and what was tried for it."""
     chosen, exported = runtime_named(runtime), folder / exporter().files["fp32"].path
+    there: list[Deployment] = []  # what lies there is of the last attempt
 
     def make(options: Mapping[str, Any], kept: Sequence[str]) -> Deployment:
         nodes = _nodes(product, exported, kept)
-        return chosen.quantize(folder, calibration, exclude=nodes, **options)
+        there[:] = [chosen.quantize(folder, calibration, exclude=nodes, **options)]
+        return there[0]
 
     def attempt(options: Mapping[str, Any], kept: Sequence[str]) -> Attempt:
         def judge() -> Attempt:
@@ -274,13 +276,12 @@ def _searched(
         return _judged(judge, options, kept)
 
     every, best = search(attempt, chosen.quantize_settings(), suspects)
-    file = _file(runtime, folder)
     if best.error is not None:
-        file.unlink(missing_ok=True)
+        _file(runtime, folder).unlink(missing_ok=True)
         return None, (every, best)
-    there = Deployment(runtime, "int8", file)
-    # What lies there is of the last attempt.
-    return there if best is every[-1] else make(best.options, best.kept), (every, best)
+    if best is not every[-1]:
+        make(best.options, best.kept)
+    return there[0], (every, best)
 
 
 def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
