@@ -193,7 +193,7 @@ def encoder_bytes(deployment: Deployment) -> int | None:
     if deployment.path.suffix == ".onnx":
         every, tables = initializer_bytes(require("onnx", "onnx").load(deployment.path))
         return every - tables
-    if deployment.path.is_file():
+    if deployment.path.is_file() and deployment.path.suffix != ".safetensors":
         return None  # a format of the runtime's own
     sizes = {name: size for file in files for name, size in _tensor_bytes(file).items()}
     return sum(size for name, size in sizes.items() if "_embeddings." not in name)
