@@ -163,8 +163,17 @@ def test_an_unknown_runtime_is_told_the_known_ones(patch):
 
 
 def test_a_runtime_that_lacks_a_part_is_none():
-    class Half(Runtime):
-        name: ClassVar[str] = "half"
+    with pytest.raises(TypeError, match="runtime Half lacks files, colour"):
+
+        class Half(Runtime):
+            name: ClassVar[str] = "half"
+            engine: ClassVar[str] = "half"
+
+    class Mute(Runtime):
+        name: ClassVar[str] = "mute"
+        engine: ClassVar[str] = "mute"
+        files: ClassVar = {}
+        colour: ClassVar = ("#000000", "#ffffff")
 
     with pytest.raises(TypeError, match="abstract"):
-        Half()
+        Mute()

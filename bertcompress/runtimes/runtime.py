@@ -122,6 +122,12 @@ class Runtime(ABC):
     marker: ClassVar[str] = "^"
     """Of matplotlib."""
 
+    def __init_subclass__(cls) -> None:
+        """Raise TypeError for a class that lacks a fact which has no default."""
+        lacking = [fact for fact in ("name", "engine", "files", "colour") if not hasattr(cls, fact)]
+        if lacking:
+            raise TypeError(f"runtime {cls.__name__} lacks {', '.join(lacking)}")
+
     @property
     def opens_folders(self) -> bool:
         """Whether an artefact is a model folder, not a file."""
