@@ -1,11 +1,14 @@
-"""What a stage hands on: `Product` with its `Findings`, `Deployment`, or a `Measurement`."""
+"""What a stage hands on, what of it runs somewhere, and where a run keeps all of it.
+
+`Product` with its `Findings`, `Deployment`, `Measurement` and `Layout`. Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,14 +16,152 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "PROBE_FILE",
+    "SERVE_FILE",
     "Curve",
     "Deployment",
     "Findings",
+    "Layout",
     "Measurement",
     "Product",
+    "StageLayout",
     "Trained",
     "precision_name",
 ]
+
+PROBE_FILE = "probe.npz"
+"""Beside each shipped file: recorded answers, which `verify` replays."""
+SERVE_FILE = "serve.py"
+"""Beside an ONNX file: answers texts without this package."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in the folder of a run. No other module spells these names.
+
+    >>> Layout(Path("runs/x")).report.as_posix(), Layout().model.as_posix()
+    ('runs/x/report.json', 'model')
+    """
+
+    folder: Path = Path()
+    """The run's folder; without it the paths are relative to it."""
+
+    @property
+    def model(self) -> Path:
+        """The compressed model with its tokenizer and card; on the Hub, the repository itself."""
+        return self.folder / "model"
+
+    @property
+    def bf16(self) -> Path:
+        """The same in 16 bits, where a recipe asks for it and it is faster."""
+        return self.folder / "bf16"
+
+    @property
+    def onnx(self) -> Path:
+        """ONNX files that any runtime reads: fp32, dynamic int8, packed weights."""
+        return self.folder / "onnx"
+
+    @property
+    def openvino(self) -> Path:
+        """The static int8 file of OpenVINO."""
+        return self.folder / "openvino"
+
+    @property
+    def baseline(self) -> Path:
+        """The files of the uncompressed model, which speed is compared with; never published."""
+        return self.folder / "baseline"
+
+    @property
+    def figures(self) -> Path:
+        """The figures of the report."""
+        return self.folder / "figures"
+
+    @property
+    def stages(self) -> Path:
+        """A folder for each stage; never published."""
+        return self.folder / "stages"
+
+    @property
+    def work(self) -> Path:
+        """What stages write while they are computed; gone when the run is finished."""
+        return self.folder / "work"
+
+    @property
+    def logs(self) -> Path:
+        """What the loggers of trainings write."""
+        return self.folder / "logs"
+
+    @property
+    def report(self) -> Path:
+        """The report, for programs. A folder that holds it is the folder of a finished run."""
+        return self.folder / "report.json"
+
+    @property
+    def report_markdown(self) -> Path:
+        """The report as text."""
+        return self.folder / "report.md"
+
+    @property
+    def report_page(self) -> Path:
+        """The report as a page for a browser."""
+        return self.folder / "report.html"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe that was run."""
+        return self.folder / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """The machine, the versions, and what the run spent its time on."""
+        return self.folder / "environment.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The names of the run's own files."""
+        return self.folder / "manifest.json"
+
+    @property
+    def documents(self) -> tuple[Path, ...]:
+        """The files at the top that a run writes for its reader."""
+        pages = (self.report_page, self.report, self.report_markdown)
+        return (self.environment, self.recipe, *pages)
+
+    @property
+    def kept_here(self) -> tuple[Path, ...]:
+        """The folders that are never published."""
+        return (self.stages, self.baseline, self.work)
+
+    def stage(self, name: str) -> StageLayout:
+        """Return where everything of one stage is."""
+        return StageLayout(self.stages / name)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a finished run, or a copy of one from the Hub, is there."""
+        return self.report.is_file()
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """Where everything is in the folder of a stage; the files of a runtime lie as in a run."""
+
+    folder: Path = Path()
+
+    @property
+    def model(self) -> Path:
+        """The model in its working form; absent where a stage only made files."""
+        return self.folder / "model"
+
+    @property
+    def record(self) -> Path:
+        """What the stage found, cost and made."""
+        return self.folder / "stage.json"
+
+    @property
+    def answers(self) -> Path:
+        """The answers of each deployment to the splits that are reported."""
+        return self.folder / "logits.npz"
 
 
 class _Frozen(BaseModel):
@@ -143,13 +284,18 @@ class Measurement(_Frozen):
 class Deployment:
     """One file or folder that runs somewhere."""
 
-    runtime: Literal["torch", "onnxruntime", "openvino"]
+    runtime: str
+    """A key of `bertcompress.runtimes.RUNTIMES`."""
     precision: str
     """`fp32`, `bf16`, `int8`, or as `precision_of` says."""
     path: Path
-    """A folder for torch, the `.onnx` file otherwise."""
+    """The folder of a runtime that opens model folders, the file otherwise."""
     simulated: bool = False
     """True where the stated precision is only imitated in fp32 (fake quantisation, masks)."""
+    device: str = "cpu"
+    """Where it is served and timed; one of the runtime's devices."""
+    built_for: str | None = None
+    """The machine that an engine was built for, and runs on alone; None: it runs on others too."""
 
 
 @dataclass(frozen=True)

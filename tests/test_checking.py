@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,6 @@ import pytest
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
-from bertcompress import runtimes
 from bertcompress.errors import MissingExtra, OutputError, RecipeError, TaskError
 from bertcompress.method import Method
 from bertcompress.methods.quantization import int8
@@ -92,9 +92,9 @@ def test_a_format_whose_runtime_is_not_installed(place, tmp_path, monkeypatch):
 
 
 def test_what_is_left_out_for_want_of_a_package_is_said(place, tmp_path, monkeypatch, capsys):
-    found = runtimes.importlib.util.find_spec
+    found = importlib.util.find_spec
     monkeypatch.setattr(
-        runtimes.importlib.util, "find_spec", lambda name: None if name == "nncf" else found(name)
+        importlib.util, "find_spec", lambda name: None if name == "nncf" else found(name)
     )
     monkeypatch.setattr(bc.QuantizeInt8, "apply", stop)
     files = (place / "train.csv", place / "validation.csv")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertcompress.runs import code_digest as code
+from bertcompress.runtimes import RUNTIMES
 
 
 @pytest.fixture
@@ -80,3 +81,23 @@ def test_comments_and_docstrings_do_not_count(package: Path) -> None:
         '"""Another text."""\n# a comment\n' + target.read_text("utf-8").split('"""', 2)[2], "utf-8"
     )
     assert _digest(package) == before
+
+
+def test_files_depend_on_every_runtime_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bertcompress.methods.quantization.int8
+
+    outside = tmp_path / "runtime_from_outside.py"
+    outside.write_text("A = 1\n", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(RUNTIMES, "outside", "runtime_from_outside:Runtime")
+
+    def digest(makes_files: bool) -> str:
+        module = bertcompress.methods.quantization.int8.__name__
+        return code.code_digest.__wrapped__(module, False, makes_files)
+
+    before = [digest(makes_files) for makes_files in (True, False)]
+    outside.write_text("A = 2\n", "utf-8")
+    assert digest(True) != before[0]
+    assert digest(False) == before[1]

@@ -246,6 +246,45 @@ def test_runs_know_no_method_by_name():
             assert not known, name
 
 
+def constants(name: str, words: set[str]) -> list[str]:
+    """Places where a module writes one of these words by itself."""
+    found = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant)]
+    return [f"{name}:{each.lineno}: {each.value}" for each in found if each.value in words]
+
+
+def test_what_a_runtime_is_only_runtimes_know():
+    outside = [name for name in MODULES if room(name) != "runtimes"]
+    assert {name: lines for name in outside if (lines := compared(TREES[name], "runtime"))} == {}
+
+
+def test_no_runtime_is_named_above_its_room():
+    from bertcompress.runtimes import REFERENCE, RUNTIMES
+
+    # torch is also the package that everything here is written in: its name says nothing.
+    names = set(RUNTIMES) - {REFERENCE}
+    above = [name for name in MODULES if FLOOR[room(name)] < FLOOR["runtimes"]]
+    assert [place for name in above for place in constants(name, names)] == []
+    assert constants("runtimes.table", names)  # there they are
+
+
+def test_only_the_layout_spells_the_files_of_a_run():
+    from bertcompress.deployment import PROBE_FILE, SERVE_FILE, Layout, StageLayout
+
+    every = [*Layout().documents, Layout().manifest, StageLayout().record, StageLayout().answers]
+    files = {*(path.name for path in every), PROBE_FILE, SERVE_FILE}
+    others = [name for name in MODULES if name != "deployment"]
+    assert [place for name in others for place in constants(name, files)] == []
+    assert {place.rpartition(" ")[2] for place in constants("deployment", files)} == files
+
+
+def test_the_command_line_names_the_runtimes_that_there_are():
+    from bertcompress.cli.common import Runtime
+    from bertcompress.runtimes import RUNTIMES
+
+    (option,) = Runtime.__metadata__
+    assert option.help == ", ".join(RUNTIMES)
+
+
 def test_nothing_but_the_face_imports_the_package_as_a_whole():
     for name, tree in TREES.items():
         for node in ast.walk(tree):

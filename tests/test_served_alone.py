@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import bertcompress as bc
 from bertcompress.cli.main import app
-from bertcompress.publish.serving import SERVE_FILE, answers_of, serve_source, write_serving
+from bertcompress.deployment import SERVE_FILE
+from bertcompress.publish.serving import answers_of, serve_source, write_serving
 from bertcompress.runtimes.buckets import bucket_lengths
 
 pytest.importorskip("onnx")

@@ -66,7 +66,7 @@ def run(
     )
     if main_rank:
         print_report(done.report, out)
-        out.print(f"\n{done.folder}/report.html  the report with its figures", highlight=False)
+        out.print(f"\n{done.layout.report_page}  the report with its figures", highlight=False)
         out.print(f"{done.folder}/model        loads as its card says", highlight=False)
 
 

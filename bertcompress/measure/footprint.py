@@ -49,7 +49,9 @@ class Size(Row):
     """Bytes on disk of what is shipped, in megabytes of 10^6 bytes."""
 
     size_mb: float = Field(ge=0, description="The file, or the weights of the folder")
-    encoder_mb: float = Field(ge=0, description="All weights but the embedding tables")
+    encoder_mb: float | None = Field(
+        ge=0, description="All weights but the embedding tables; null: the file does not tell"
+    )
 
 
 class LayerRow(Row):
@@ -154,8 +156,10 @@ def _parts(view: Anatomy) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
 
 def size_of(deployment: Deployment) -> Size:
     """Return the bytes that shipping this deployment takes."""
+    layers = encoder_bytes(deployment)
     return Size(
-        size_mb=disk_bytes(deployment.path) / 1e6, encoder_mb=encoder_bytes(deployment) / 1e6
+        size_mb=disk_bytes(deployment.path) / 1e6,
+        encoder_mb=None if layers is None else layers / 1e6,
     )
 
 
@@ -164,8 +168,8 @@ def disk_bytes(path: str | Path) -> int:
     return sum(file.stat().st_size for file in _weight_files(Path(path)))
 
 
-def encoder_bytes(deployment: Deployment) -> int:
-    """Return the bytes of all weights on disk but the embedding tables.
+def encoder_bytes(deployment: Deployment) -> int | None:
+    """Return the bytes of all weights on disk but the embedding tables; None of an engine.
 
     Read from the file itself, so that fp32, bf16 and int8 count as what they are. Pooler and head
     are included in every format: an ONNX graph does not tell them from layers.
@@ -174,6 +178,8 @@ def encoder_bytes(deployment: Deployment) -> int:
     if deployment.path.suffix == ".onnx":
         every, tables = initializer_bytes(require("onnx", "onnx").load(deployment.path))
         return every - tables
+    if deployment.path.is_file() and deployment.path.suffix != ".safetensors":
+        return None  # a format of the runtime's own
     from bertcompress.shapes import family_named
 
     fields = read_fields_of(deployment.path / "config.json", str(deployment.path))

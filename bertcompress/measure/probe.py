@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from bertcompress.deployment import PROBE_FILE
 from bertcompress.errors import CheckpointError, NotFound
-from bertcompress.runtimes import INPUTS, Batch, Logits, Predictor, open_predictor
+from bertcompress.runtimes import INPUTS, RUNTIMES, Batch, Logits, Predictor, open_predictor
 from bertcompress.support.reading import read_arrays
 from bertcompress.wording import clean
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # a probe is read without torch
     from bertcompress.deployment import Deployment, Product
 
 __all__ = [
-    "PROBE_FILE",
     "Probe",
     "alike",
     "answers",
@@ -35,7 +35,6 @@ __all__ = [
     "write_probe",
 ]
 
-PROBE_FILE = "probe.npz"
 FORMAT = 1
 ROWS, BATCH, SHORTEST, LONGEST = 64, 8, 6, 48
 
@@ -98,6 +97,8 @@ class Probe:
     """By file: median of one text of 128 tokens there; absent where it was not measured."""
     runs_as: Mapping[str, tuple[str, str]]
     """By file: runtime and precision."""
+    built_for: Mapping[str, str] = field(default_factory=dict)
+    """By file: the machine that it runs on alone; absent for files that run elsewhere."""
 
 
 def write_probe(folder: Path, probe: Probe) -> Path:
@@ -110,6 +111,8 @@ def write_probe(folder: Path, probe: Probe) -> Path:
         "latency_ms": dict(probe.latency_ms),
         "runs_as": {name: list(pair) for name, pair in probe.runs_as.items()},
     }
+    if probe.built_for:
+        facts["built_for"] = dict(probe.built_for)
     file = folder / PROBE_FILE
     np.savez_compressed(file, facts=np.asarray(json.dumps(facts)), **tensors)  # type: ignore[arg-type]
     return file
@@ -136,12 +139,15 @@ def record(
     speeds = latency_ms or {}
     for folder, held in files.items():
         found = {
-            name: answers(open_predictor(d.path, d.runtime, None, d.precision), inputs)
+            name: answers(
+                open_predictor(d.path, d.runtime, None, d.precision, device=d.device), inputs
+            )
             for name, d in held.items()
         }
         timed = {name: speeds[d.path] for name, d in held.items() if d.path in speeds}
         runs_as = {name: (d.runtime, d.precision) for name, d in held.items()}
-        write_probe(folder, Probe(inputs, found, host, timed, runs_as))
+        built_for = {name: d.built_for for name, d in held.items() if d.built_for}
+        write_probe(folder, Probe(inputs, found, host, timed, runs_as, built_for))
 
 
 class _Host(BaseModel):
@@ -155,6 +161,12 @@ class _Host(BaseModel):
     versions: dict[str, str | None] = {}
 
 
+def _known(name: str) -> str:
+    if name not in RUNTIMES:
+        raise ValueError(f"unknown runtime '{name}'; known here: {', '.join(RUNTIMES)}")
+    return name
+
+
 class _Facts(BaseModel):
     """What lies beside the arrays of a probe."""
 
@@ -163,7 +175,8 @@ class _Facts(BaseModel):
     format: int = Field(ge=1)
     environment: _Host
     latency_ms: dict[str, float]
-    runs_as: dict[str, tuple[Literal["torch", "onnxruntime", "openvino"], str]]
+    runs_as: dict[str, tuple[Annotated[str, AfterValidator(_known)], str]]
+    built_for: dict[str, str] = {}
 
 
 def read_probe(folder: Path) -> Probe:
@@ -192,7 +205,14 @@ def read_probe(folder: Path) -> Probe:
     if words := _wrong(parts, facts):
         raise CheckpointError(f"{file}: damaged ({words})")
     host = facts.environment.model_dump()
-    return Probe(parts["inputs"], parts["answers"], host, facts.latency_ms, dict(facts.runs_as))
+    return Probe(
+        parts["inputs"],
+        parts["answers"],
+        host,
+        facts.latency_ms,
+        dict(facts.runs_as),
+        facts.built_for,
+    )
 
 
 def _wrong(parts: Mapping[str, Mapping[str, NDArray[Any]]], facts: _Facts) -> str | None:

@@ -22,6 +22,8 @@ from bertcompress.methods import METHODS
 __all__ = ["settings_class", "settings_named", "source_of"]
 
 _PACKAGE = __name__.partition(".")[0]
+_IMPORTED = ("bertcompress.runtimes.int8_field",)
+"""Modules of types of settings that are imported as they are: they need no torch."""
 
 
 def settings_class(key: str, where: str = "recipe") -> Any:
@@ -77,7 +79,7 @@ def _imported(node: ast.Import | ast.ImportFrom, name: str) -> Any:
     if isinstance(node, ast.Import):
         return importlib.import_module(name)
     module = str(node.module)
-    if module.partition(".")[0] != _PACKAGE:
+    if module.partition(".")[0] != _PACKAGE or module in _IMPORTED:
         return getattr(importlib.import_module(module), name)
     if (Path(__file__).parents[1].joinpath(*module.split(".")[1:], f"{name}.py")).is_file():
         return importlib.import_module(f"{module}.{name}")

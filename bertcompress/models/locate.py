@@ -6,11 +6,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertcompress.errors import (
-    MissingExtra,
-    NotFound,
-    unknown,
-)
+from bertcompress.deployment import Layout
+from bertcompress.errors import MissingExtra, NotFound, unknown
 from bertcompress.hub.download import TORCH_FILES, fetch
 from bertcompress.models.recognising import encoder_folder
 
@@ -35,10 +32,9 @@ def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TOR
         return _embedded(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        inner = path / "model"
+        run = Layout(path)
         # A run folder stands for the model in it.
-        is_run = (path / "report.json").exists() and inner.is_dir()
-        return inner if is_run else encoder_folder(path)
+        return run.model if run.is_run and run.model.is_dir() else encoder_folder(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise NotFound(f"model '{name}': not a folder with config.json and model.safetensors")
     return encoder_folder(fetch(name, revision=revision, files=files))

@@ -15,27 +15,29 @@ from bertcompress._version import __version__
 from bertcompress.methods import METHODS, method_class
 from bertcompress.models.config_fields import read_fields_of
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
+from bertcompress.publish.templates import template
 from bertcompress.report import markdown_table, markdown_tiles
 from bertcompress.report.head import head
 from bertcompress.report.plots import figure_names
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import deployable, judged
 from bertcompress.report.tables import Table, cost, overview, shape, story
+from bertcompress.runtimes import RUNTIMES, known_runtime
 from bertcompress.runtimes.buckets import bucket_lengths, padding_id
 from bertcompress.support.files import write_atomically
 from bertcompress.wording import NAME, markdown, plain
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
-    from jinja2 import Template
 
     from bertcompress.recipe import Recipe
 
-__all__ = ["CardFacts", "Rung", "card_facts", "inherited", "render", "write_card"]
+__all__ = ["CARD_FILE", "CardFacts", "Rung", "card_facts", "inherited", "render", "write_card"]
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
 
+CARD_FILE = "README.md"
 CARD_BYTES = 5_000_000
 """Of another model's card; the Hub itself reads less."""
 _SAID = {
@@ -133,6 +135,12 @@ class CardFacts:
         name = next(iter(figure_names(self.report)), None)
         return name and f"{'' if self.repo_id else '../'}figures/{name}.png"
 
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """Template and smallest file of each runtime that there is an example for."""
+        named = [(f"card_{runtime}.md.j2", self.file(runtime)) for runtime in RUNTIMES]
+        return [(name, file) for name, file in named if file and template(name)]
+
     def file(self, runtime: str) -> str | None:
         """Return the smallest file for a runtime that was not refused, in the repository."""
         rows = [
@@ -214,9 +222,9 @@ def _front_matter(readme: Path) -> dict[str, Any]:
 def write_card(report: ReportData, recipe: Recipe, folder: Path, **known: Any) -> Path:
     """Write `README.md` into a saved model's folder and return it; `known` as in `card_facts`."""
     facts = card_facts(report, recipe, folder, **known)
-    with write_atomically(folder / "README.md") as temporary:
+    with write_atomically(folder / CARD_FILE) as temporary:
         temporary.write_text(render(facts), encoding="utf-8")
-    return folder / "README.md"
+    return folder / CARD_FILE
 
 
 def render(facts: CardFacts) -> str:
@@ -224,7 +232,9 @@ def render(facts: CardFacts) -> str:
     from huggingface_hub import ModelCard
 
     report, recipe, top = facts.report, scrub_yaml(facts.recipe), head(facts.report)
-    text = _template().render(
+    page = template("card.md.j2", _said)
+    assert page is not None
+    text = page.render(
         card=facts,
         report=report,
         head=top,
@@ -248,20 +258,6 @@ class _Whole(str):
 def _said(value: Any) -> Any:
     """Return what the template writes: names are no markup."""
     return markdown(value) if isinstance(value, str) and not isinstance(value, _Whole) else value
-
-
-def _template() -> Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        finalize=_said,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("card.md.j2")
 
 
 def _hub_id(value: Any) -> str | None:
@@ -308,8 +304,9 @@ def _relation(report: ReportData) -> str:
 def _tags(report: ReportData) -> list[str]:
     methods = [stage.method for stage in report.stages if stage.method in METHODS]
     found = list(dict.fromkeys(tag for key in methods for tag in method_class(key).tags))
-    runtimes = {row.runtime for row in report.last.deployments}
-    formats = [*(["onnx"] if runtimes - {"torch"} else []), *sorted(runtimes & {"openvino"})]
+    ran = {row.runtime for row in report.last.deployments}
+    known = filter(None, (known_runtime(name) for name in sorted(ran)))
+    formats = dict.fromkeys(tag for runtime in known for tag in runtime.tags)
     return ["bertcompress", "compression", *found, *formats]
 
 

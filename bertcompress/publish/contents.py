@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import OutputError
 from bertcompress.hub.failures import token
-from bertcompress.publish.card import card_facts, inherited, render
+from bertcompress.publish.card import CARD_FILE, card_facts, inherited, render
 from bertcompress.publish.manifest import own_files
 from bertcompress.publish.scrubbing import (
     local_values,
@@ -23,6 +24,7 @@ from bertcompress.support.reading import read_json, read_text
 
 __all__ = ["contents"]
 
+_RUN = Layout()
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -43,7 +45,7 @@ def contents(run: Path, repository: str) -> Iterator[tuple[str, Path | bytes]]:
                 f"{path}: holds what looks like a token (it begins with {found}); nothing was "
                 "sent. Take it out, or make the run again without it"
             )
-        place = inside.relative_to("model") if inside.parts[0] == "model" else inside
+        place = inside.relative_to(_RUN.model) if inside.is_relative_to(_RUN.model) else inside
         yield place.as_posix(), content
 
 
@@ -52,26 +54,26 @@ def _rendered(run: Path, repository: str, secrets: Sequence[str]) -> dict[str, s
     plain = Report.load(run).model_dump(mode="json")
     report = Report.model_validate(scrub_data(plain, [*secrets, *local_values(plain)]))
     made = {
-        "report.json": report.model_dump_json(indent=2) + "\n",
-        "report.md": report.to_markdown(),
-        "report.html": report.to_html(),
+        _RUN.report: report.model_dump_json(indent=2) + "\n",
+        _RUN.report_markdown: report.to_markdown(),
+        _RUN.report_page: report.to_html(),
     }
-    if (run / "model" / "config.json").is_file():
-        made["model/README.md"] = scrub(_card(run, report, repository), secrets)
-    return made
+    if (Layout(run).model / "config.json").is_file():
+        made[_RUN.model / CARD_FILE] = scrub(_card(run, report, repository), secrets)
+    return {path.as_posix(): text for path, text in made.items()}
 
 
 def _card(run: Path, report: Report, repository: str) -> str:
     """Return the card again, with the name of the repository in its code."""
     from bertcompress.recipe import Recipe  # brings torch along
 
-    old = run / "model" / "README.md"
+    folder = Layout(run).model
     facts = card_facts(
         report,
-        Recipe.load(run / "recipe.yaml"),
-        run / "model",
+        Recipe.load(Layout(run).recipe),
+        folder,
         repo_id=repository,
-        **inherited(old, "base_model"),
+        **inherited(folder / CARD_FILE, "base_model"),
     )
     return render(facts)
 

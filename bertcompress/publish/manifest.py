@@ -13,29 +13,32 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bertcompress.deployment import PROBE_FILE, SERVE_FILE, Layout
 from bertcompress.errors import InputError
 from bertcompress.support.files import write_atomically
 from bertcompress.support.reading import read_json
 
-__all__ = ["MANIFEST", "own_files", "strangers", "write_manifest"]
+__all__ = ["own_files", "strangers", "write_manifest"]
 
-MANIFEST = "manifest.json"
 FORMAT = 1
-KEPT_HERE = ("stages", "baseline", "work")
+KEPT_HERE = tuple(path.as_posix() for path in Layout().kept_here)
 """Intermediate models, and the baseline's files, which others have already: never published."""
 
-_TOP = ("environment.json", "recipe.yaml", "report.html", "report.json", "report.md")
+_RUN = Layout()
+_TOP = tuple(path.as_posix() for path in _RUN.documents)
+_OF_RUNTIMES = "|".join(path.as_posix() for path in (_RUN.onnx, _RUN.openvino, _RUN.bf16))
 _BESIDE_A_MODEL = (
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|"
-    r"(spm|spiece|sentencepiece\.bpe)\.(model|vocab)|probe\.npz|README\.md|"
+    rf"(spm|spiece|sentencepiece\.bpe)\.(model|vocab)|{re.escape(PROBE_FILE)}|README\.md|"
     r"modeling_bertcompress\.py|chat_template\.jinja"
 )
 _KNOWN = re.compile(
-    rf"model/(model[\w-]*\.safetensors|model\.safetensors\.index\.json|{_BESIDE_A_MODEL})|"
-    rf"(onnx|openvino|bf16)/(model\w*\.onnx(_data|\.data)?|model[\w-]*\.safetensors|serve\.py|"
+    rf"{_RUN.model}/(model[\w-]*\.safetensors|model\.safetensors\.index\.json|{_BESIDE_A_MODEL})|"
+    rf"({_OF_RUNTIMES})/(model\w*\.onnx(_data|\.data)?|model[\w-]*\.safetensors|"
+    rf"{re.escape(SERVE_FILE)}|"
     rf"{_BESIDE_A_MODEL})|"
-    r"figures/\w+\.(svg|png)"
+    rf"{_RUN.figures}/\w+\.(svg|png)"
 )
 """What runs wrote before they kept a manifest."""
 
@@ -53,10 +56,11 @@ def write_manifest(run: Path, folders: Iterable[str]) -> Path:
     """Write `manifest.json`: every plain file in these folders of a run, and its reports."""
     inside = [name for folder in folders for name in _walk(run, run / folder)]
     files = sorted({*inside, *(name for name in _TOP if (run / name).is_file())})
-    with write_atomically(run / MANIFEST) as temporary:
+    target = Layout(run).manifest
+    with write_atomically(target) as temporary:
         held = _Manifest(format=FORMAT, files=files)
         temporary.write_text(held.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return run / MANIFEST
+    return target
 
 
 def own_files(run: Path) -> list[str]:
@@ -65,23 +69,24 @@ def own_files(run: Path) -> list[str]:
     Of a run without a manifest those that runs are known to write. Raises InputError for a manifest
     that cannot be read, and for one that names what is no file inside the run.
     """
-    if not (run / MANIFEST).is_file():
+    manifest = Layout(run).manifest
+    if not manifest.is_file():
         return [name for name in _walk(run, run) if name in _TOP or _KNOWN.fullmatch(name)]
     try:
-        held = _Manifest.model_validate(read_json(run / MANIFEST))
+        held = _Manifest.model_validate(read_json(manifest))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{run / MANIFEST}: {place}: {first['msg']}") from None
+        raise InputError(f"{manifest}: {place}: {first['msg']}") from None
     for name in held.files:
         if not _inside(name):
-            raise InputError(f"{run / MANIFEST}: '{name}' is no file of a run")
+            raise InputError(f"{manifest}: '{name}' is no file of a run")
     return [name for name in sorted(set(held.files)) if _is_plain(run, name)]
 
 
 def strangers(run: Path, own: Iterable[str]) -> list[str]:
     """Return what lies in a run and is not its own, links included; none of it is followed."""
-    known = {*own, MANIFEST}
+    known = {*own, _RUN.manifest.name}
     return [name for name in _walk(run, run, plain_only=False) if name not in known]
 
 

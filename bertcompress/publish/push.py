@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bertcompress.deployment import PROBE_FILE, Layout
 from bertcompress.errors import InputError, NotFound, OutputError
 from bertcompress.hub.download import fetch
 from bertcompress.hub.failures import failures, patiently, reason, status, token, without_secrets
@@ -17,6 +18,8 @@ from bertcompress.publish.contents import contents
 from bertcompress.publish.manifest import own_files, strangers
 from bertcompress.publish.rights import may_write
 from bertcompress.report import Report
+from bertcompress.runtimes import known_runtime
+from bertcompress.runtimes.table import shipped_folders
 from bertcompress.support.files import write_atomically
 from bertcompress.support.progress import by_hand
 from bertcompress.wording import NAME, plain
@@ -31,10 +34,16 @@ _SHOWN = 10
 """Names of what is left here that are listed."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_OURS = re.compile(
-    r"(onnx|openvino|bf16|figures)/.*|model[\w.-]*\.safetensors|modeling_bertcompress\.py|probe\.npz"
-)
-"""What a push puts there and another push may leave out; all other files are the user's."""
+
+
+def _ours() -> re.Pattern[str]:
+    """Return what a push puts there and another may leave out; other files are the user's."""
+    beside = [name for name in shipped_folders() if name != Layout().model.name]
+    folders = "|".join(map(re.escape, [*beside, Layout().figures.name]))
+    return re.compile(
+        rf"({folders})/.*|model[\w.-]*\.safetensors|modeling_bertcompress\.py|"
+        rf"{re.escape(PROBE_FILE)}"
+    )
 
 
 def push(
@@ -127,9 +136,19 @@ def _gathered(run: Path, repository: str, say: Say) -> dict[str, Path | bytes]:
         shown = ", ".join(plain(name, NAME) for name in left[:_SHOWN])
         more = f", and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
         say(f"left here, since the run did not make it: {shown}{more}")
+    for line in _not_portable(run):
+        say(line)
     size = sum(map(_size, files.values()))
     say(f"{repository}: {len(files)} files, {size / 1e6:,.1f} MB")
     return files
+
+
+def _not_portable(run: Path) -> Iterator[str]:
+    """Yield a line for each file that runs nowhere else than where it was built."""
+    for row in Report.load(run).last.deployments:
+        runtime = known_runtime(row.runtime)
+        if runtime is not None and not runtime.portable:
+            yield f"{row.path}: a file of {row.runtime} does not travel; it loads in {row.loads_in}"
 
 
 def _size(content: Path | bytes) -> int:
@@ -138,9 +157,9 @@ def _size(content: Path | bytes) -> int:
 
 def _check(run: Path, repository: str, revision: str | None, create_pr: bool) -> None:
     """Refuse what cannot work before anything is read or sent."""
-    if not (run / "report.json").is_file():
+    if not Layout(run).is_run:
         raise NotFound(f"{run}: no report.json; this is not the folder of a finished run")
-    if not (run / "model").is_dir():
+    if not Layout(run).model.is_dir():
         raise NotFound(f"{run}: no model/; what was pulled is a copy: push the run itself")
     if create_pr and revision not in (None, "main"):
         raise InputError("--create-pr and --revision: a pull request is for main; give one of them")
@@ -223,7 +242,8 @@ def _commit(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     there = api.list_repo_files(repository, revision=revision)
-    gone = [path for path in there if _OURS.fullmatch(path) and path not in files]
+    ours = _ours()
+    gone = [path for path in there if ours.fullmatch(path) and path not in files]
     added = [
         CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
         for path, content in files.items()
@@ -269,10 +289,11 @@ def _check_whole(source: Path, repository: str) -> None:
     """Refuse a cache that holds a part: offline, older clients cannot tell."""
     from huggingface_hub import constants
 
-    if not constants.HF_HUB_OFFLINE or not (source / "report.json").is_file():
+    if not constants.HF_HUB_OFFLINE or not Layout(source).is_run:
         return
+    model = Layout().model.name
     shipped = [row.path for row in Report.load(source).last.deployments if not row.simulated]
-    files = ["model*.safetensors" if path == "model" else path for path in shipped]
+    files = ["model*.safetensors" if path == model else path for path in shipped]
     missing = [file for file in files if not any(source.glob(file))]
     if missing:
         raise NotFound(f"{repository}: offline, and {missing[0]} is not in the cache; pull it once")

@@ -8,18 +8,17 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from bertcompress.deployment import SERVE_FILE
 from bertcompress.heads import HEADS, head_named
 from bertcompress.models.tokenizers import position_limit
-from bertcompress.runtimes import MODEL_FILE
+from bertcompress.publish.templates import template
+from bertcompress.runtimes import runtime_named
 from bertcompress.runtimes.buckets import bucket_lengths
 from bertcompress.support.files import write_atomically
 
-__all__ = ["SERVE_FILE", "answers_of", "serve_source", "write_serving"]
-
-SERVE_FILE = "serve.py"
+__all__ = ["answers_of", "serve_source", "write_serving"]
 
 Answers = Literal["softmax", "sigmoid", "number"]
-_PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 _RETURNS: dict[Answers, str] = {
     "softmax": "the classes with their probabilities",
     "sigmoid": "the labels with the probability of each",
@@ -50,36 +49,28 @@ def serve_source(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     problem: str | None = None,
-) -> str:
-    """Return the source of `serve.py`.
+) -> str | None:
+    """Return the source of `serve.py`; None for a runtime without a template of that name.
 
     Args:
-        runtime: `onnxruntime` or `openvino`.
+        runtime: A key of `RUNTIMES`.
         file: Name of the ONNX file beside it.
         config: Of the model.
         tokenizer: Of the model; texts are cut and padded on its sides.
         max_length: Tokens that texts are cut to.
         problem: Of the task, as in `answers_of`.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    found = template(f"serve_{runtime}.py.j2")
+    if found is None:
+        return None
     limit = position_limit(config)
     answers = answers_of(config, problem)
     # No text from outside gets into the code: names of classes are read from config.json.
-    return environment.get_template("serve.py.j2").render(
+    return found.render(
         answers=answers,
         file=json.dumps(file),
         lengths=list(bucket_lengths(min(max_length, limit), limit)),
         max_length=min(max_length, limit),
-        openvino=runtime == "openvino",
-        package=_PACKAGES[runtime],
         pad_id=int(getattr(config, "pad_token_id", None) or 0),
         pad_type_id=int(tokenizer.pad_token_type_id),
         padding_side=json.dumps("left" if tokenizer.padding_side == "left" else "right"),
@@ -101,14 +92,17 @@ def write_serving(
     """Write `serve.py` beside an ONNX file and return it.
 
     A file that its own gate refused (`allowed` False) is not served: the fp32 file beside it is,
-    and nothing is written where there is none.
+    and nothing is written where there is none, or where the runtime has no template.
     """
-    if allowed is False:
-        file = file.with_name(MODEL_FILE)
+    plain = runtime_named(runtime).files.get("fp32")
+    if allowed is False and plain is not None:
+        file = file.with_name(plain.path.name)
     if not file.is_file() or not (file.parent / "tokenizer.json").is_file():
         return None
     target = file.with_name(SERVE_FILE)
     source = serve_source(runtime, file.name, config, tokenizer, max_length, problem)
+    if source is None:
+        return None
     with write_atomically(target) as temporary:
         temporary.write_text(source, encoding="utf-8")
     return target

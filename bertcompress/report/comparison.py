@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import InputError, OutputError
 from bertcompress.report.alarms import above_the_baseline
 from bertcompress.report.cells import score_cell, share, shown
@@ -218,7 +219,7 @@ def _names(runs: Sequence[Any], reports: Sequence[Report]) -> list[str]:
     short = []
     for path, name in zip(paths, whole, strict=True):
         file = None if isinstance(path, Report) else Path(path).expanduser().resolve()
-        file = file.parent if file and file.name == "report.json" else file
+        file = file.parent if file and file.name == Layout().report.name else file
         short.append(file.name if file else name)
     names = [s if short.count(s) == 1 else w for s, w in zip(short, whole, strict=True)]
     return [n if names.count(n) == 1 else f"{n} ({i})" for i, n in enumerate(names, 1)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertcompress.measure.scores import Score
 from bertcompress.report.rows import DeploymentRow
+from bertcompress.runtimes import Runtime, known_runtime
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,7 @@ __all__ = [
     "plain",
     "point_colour",
     "runtime_colour",
+    "runtime_marker",
     "scatter",
     "series",
     "style",
@@ -44,9 +46,13 @@ __all__ = [
 
 Theme = Literal["light", "dark"]
 
-_COLOURS = {"torch": "#0072B2", "onnxruntime": "#D55E00", "openvino": "#009E73"}
-_ON_DARK = {"torch": "#56B4E9", "onnxruntime": "#E69F00", "openvino": "#2BC59A"}
-_MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "D"}
+_UNKNOWN = "#CC79A7"
+"""Of a runtime that this release has not."""
+_SERIES: dict[Theme, tuple[str, ...]] = {
+    "light": ("#0072B2", "#D55E00", "#009E73", _UNKNOWN),
+    "dark": ("#56B4E9", "#E69F00", "#2BC59A", _UNKNOWN),
+}
+"""Of lines, in their order; bars have the first."""
 _INKS: dict[Theme, tuple[str, str, str]] = {  # text, faint, paper
     "light": ("#222222", "#8a8f98", "#ffffff"),
     "dark": ("#e6e6e6", "#7d828c", "#16181d"),
@@ -123,7 +129,14 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 def runtime_colour(runtime: str, theme: Theme) -> str:
     """Return the colour of a runtime; each theme has its own."""
-    return (_COLOURS if theme == "light" else _ON_DARK).get(runtime, "#CC79A7")
+    known = known_runtime(runtime)
+    return _UNKNOWN if known is None else known.colour[theme == "dark"]
+
+
+def runtime_marker(runtime: str) -> str:
+    """Return the marker of a runtime, as matplotlib names it."""
+    known = known_runtime(runtime)
+    return Runtime.marker if known is None else known.marker
 
 
 def inks(theme: Theme) -> tuple[str, str, str]:
@@ -205,7 +218,7 @@ def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
             point.x,
             score.value,
             yerr=_whiskers(score),
-            fmt=_MARKERS.get(point.row.runtime, "^"),
+            fmt=runtime_marker(point.row.runtime),
             color=colour,
             markerfacecolor=colour if point.compressed else _INKS[theme][2],
             markersize=7,
@@ -245,7 +258,7 @@ def bars_of(axes: Axes, bars: Sequence[tuple[str, float, float]], theme: Theme) 
     longest = max((total for _, total, _ in bars), default=1.0)
     pad = 0.01 * longest
     for position, (_, total, layers) in enumerate(bars):
-        axes.barh(position, layers, color=runtime_colour("torch", theme), height=0.62)
+        axes.barh(position, layers, color=_SERIES[theme][0], height=0.62)
         axes.barh(position, total - layers, left=layers, color=faint, alpha=0.4, height=0.62)
         if position == 0 and 0.15 * longest < layers < 0.85 * longest:
             axes.text(pad, position, "encoder", va="center", color=paper, fontsize=8.5)
@@ -264,7 +277,7 @@ def kept_bars(
     """Draw (left, before) per layer: what is left over the pale outline of what was."""
     _, faint, _ = _INKS[theme]
     axes.bar(names, [before for _, before in kept], color=faint, alpha=0.3, width=0.75)
-    axes.bar(names, [now for now, _ in kept], color=runtime_colour("torch", theme), width=0.75)
+    axes.bar(names, [now for now, _ in kept], color=_SERIES[theme][0], width=0.75)
     for position, (now, before) in enumerate(kept):
         axes.text(position, now + 0.01 * before, str(now), ha="center", va="bottom", fontsize=8)
     axes.set_xlabel("layer (0 is the lowest)")
@@ -282,7 +295,7 @@ def series(history: Sequence[Mapping[str, Any]], name: str) -> Points:
 
 def lines(axes: Axes, curves: Mapping[str, Points], theme: Theme, dashed: bool = False) -> None:
     """Draw named lines; the same name has the same colour and marker in every panel."""
-    colours = [runtime_colour(runtime, theme) for runtime in (*_COLOURS, "other")]
+    colours = _SERIES[theme]
     for number, (name, points) in enumerate(curves.items()):
         if not points:
             continue

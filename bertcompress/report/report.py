@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report.head import Tile, head
 from bertcompress.report.html import head_html, render
@@ -72,7 +73,7 @@ class Report(ReportData):
     def load(cls, path: str | Path) -> Report:
         """Read `report.json`, or that of a run folder; raises InputError where it does not fit."""
         given = Path(path).expanduser()
-        file = given / "report.json" if given.is_dir() else given
+        file = Layout(given).report if given.is_dir() else given
         try:
             raw = read_json(file)
         except (FileNotFoundError, NotADirectoryError):
@@ -97,7 +98,7 @@ class Report(ReportData):
 
     def save(self, path: str | Path) -> Path:
         """Write `report.json` (the path may be the run folder) whole or not at all."""
-        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        file = Layout(Path(path)).report if Path(path).is_dir() else Path(path)
         with write_atomically(file) as temporary:
             temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return file

@@ -16,6 +16,8 @@ from bertcompress.measure.row import Row
 from bertcompress.measure.scores import Cost, Score
 from bertcompress.measure.timing.candidates import Latency
 from bertcompress.report.judgement import Verdict
+from bertcompress.runtimes import REFERENCE
+from bertcompress.runtimes.table import in_words
 
 __all__ = [
     "VERSION",
@@ -94,7 +96,7 @@ class Control(Outcome):
 class DeploymentRow(Row):
     """One file or folder that runs somewhere, and what was measured on it."""
 
-    runtime: str = Field(description="torch, onnxruntime or openvino")
+    runtime: str = Field(description=in_words())
     precision: str = Field(description="fp32, bf16 or int8")
     path: str = Field(description="File or folder, relative to the run folder")
     size_mb: float = Field(ge=0, description="Megabytes of what has to be shipped to run this")
@@ -162,8 +164,10 @@ class DeploymentRow(Row):
 
     @property
     def label(self) -> str:
-        """Runtime and precision in words."""
-        return f"{self.runtime} {self.precision}{' (simulated)' if self.simulated else ''}"
+        """Runtime and precision in words, and where it was timed if not on the processor."""
+        devices = dict.fromkeys(time.device for time in self.latency if time.device != "cpu")
+        where = f" on {', '.join(devices)}" if devices else ""
+        return f"{self.runtime} {self.precision}{where}{' (simulated)' if self.simulated else ''}"
 
 
 class Stage(Row):
@@ -229,8 +233,8 @@ class Stage(Row):
     @property
     def main(self) -> DeploymentRow | None:
         """The deployment that tells the story of this stage: torch, else the first."""
-        torch = [row for row in self.deployments if row.runtime == "torch"]
-        return next(iter(torch or self.deployments), None)
+        reference = [row for row in self.deployments if row.runtime == REFERENCE]
+        return next(iter(reference or self.deployments), None)
 
 
 def last_of(stages: Sequence[Stage]) -> Stage:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertcompress.data import TaskData
-from bertcompress.deployment import Product
+from bertcompress.deployment import Layout, Product, StageLayout
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
 from bertcompress.method import Method, Need
@@ -101,7 +101,7 @@ def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) 
 
 def _kept_bytes(folder: Path) -> int:
     """Return what the models of finished stages take in the folder of an unfinished run."""
-    found = (folder / "stages").glob("*/model/*")
+    found = Layout(folder).stages.glob(f"*/{StageLayout().model}/*")
     # Controls and opponents are not part of `least_bytes`.
     own = [file for file in found if file.parents[1].name[:2].isdigit()]
     return sum(f.stat().st_size for f in own if not f.parents[1].name.endswith("-control"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import OutputError
 from bertcompress.recipe import Recipe
 from bertcompress.runs.folder import partial_of
@@ -15,7 +16,7 @@ __all__ = ["claim", "done_already"]
 
 def done_already(folder: Path, recipe: Recipe) -> bool:
     """Return whether what was interrupted was only the last step: saying that it is done."""
-    there = folder / "recipe.yaml"
+    there = Layout(folder).recipe
     return there.is_file() and there.read_text(encoding="utf-8") == recipe.to_yaml()
 
 
@@ -27,7 +28,7 @@ def claim(folder: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> None:
     partial = partial_of(folder)
     wanted = recipe.to_yaml()
     if partial.exists():
-        there = partial / "recipe.yaml"
+        there = Layout(partial).recipe
         same = there.exists() and there.read_text(encoding="utf-8") == wanted
         if resume and not same:
             raise OutputError(
@@ -40,9 +41,9 @@ def claim(folder: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> None:
             )
         if resume:
             remove_leftovers(partial)
-            remove_leftovers(partial / "stages")
+            remove_leftovers(Layout(partial).stages)
             return
         shutil.rmtree(partial)
     with write_atomically(partial) as temporary:
         temporary.mkdir(parents=True)
-        (temporary / "recipe.yaml").write_text(wanted, encoding="utf-8")
+        Layout(temporary).recipe.write_text(wanted, encoding="utf-8")

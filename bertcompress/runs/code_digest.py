@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bertcompress.runtimes.table import runtime_sources
+
 __all__ = ["code_digest"]
 
 _PACKAGE = Path(__file__).parents[1]
@@ -27,16 +29,19 @@ _PREFIXES = tuple(f"{room}." for room in _ROOMS)
 
 
 @functools.cache
-def code_digest(module: str, edited: bool) -> str:
+def code_digest(module: str, edited: bool, makes_files: bool = False) -> str:
     """Return a hash of the code that a method of this module runs; comments do not count.
 
     That is the module's own file and what it imports from the rooms that compute, whatever the
-    version says. An `edited` model computes by the code of `shapes/` as well.
+    version says. An `edited` model computes by the code of `shapes/` as well; one that
+    `makes_files` by that of every runtime, which are named in a table and imported by nobody.
     """
     source = inspect.getsourcefile(sys.modules[module])
     files = [Path(source)] if source else []
     if edited:
         files += (_PACKAGE / "shapes").rglob("*.py")
+    if makes_files:
+        files += runtime_sources()
     seen: dict[Path, str] = {}
     while files:
         file = files.pop()

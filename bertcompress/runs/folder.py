@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import OutputError
 
 __all__ = ["check_free", "check_into", "check_out", "partial_of", "run_folder"]
@@ -53,7 +54,7 @@ def check_out(out: str | Path, wanted: str, *, resume: bool, fresh: bool) -> Non
         return
     if resume and _recipe_in(partial) != wanted:
         raise OutputError(
-            f"{folder}: the interrupted run had another recipe ({partial / 'recipe.yaml'}); "
+            f"{folder}: the interrupted run had another recipe ({Layout(partial).recipe}); "
             "use that one, or --fresh to start over"
         )
     if not resume and not fresh:
@@ -77,5 +78,5 @@ def _check_parents(folder: Path) -> None:
 
 
 def _recipe_in(folder: Path) -> str | None:
-    there = folder / "recipe.yaml"
+    there = Layout(folder).recipe
     return there.read_text(encoding="utf-8") if there.is_file() else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertcompress.deployment import Layout
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_disk
 from bertcompress.runs.outlook import TIMING, announce
@@ -70,7 +71,7 @@ class Job:
             fresh=self.fresh,
             say=say,
             check=hold.check if hold else lambda: None,
-            reports=Reporting(recipe.report_to, name, folder / "logs"),
+            reports=Reporting(recipe.report_to, name, Layout(folder).logs),
         )
         return Pipeline(recipe, start, stages, self.display).run()
 

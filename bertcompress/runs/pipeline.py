@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from bertcompress.deployment import Product, Trained
+from bertcompress.deployment import Product, StageLayout, Trained
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
 from bertcompress.method import Context, Method, Models, Need
@@ -58,7 +58,7 @@ class Pipeline:
             self.rows.append(self._stage(name, self._settled(method)))
             self.first = None
             self._note(name, method)
-        models = [row for row in self.rows if (row.folder / "model").is_dir()]
+        models = [row for row in self.rows if StageLayout(row.folder).model.is_dir()]
         return PipelineResult(
             recipe=self.recipe,
             folder=self.stages.folder,

@@ -13,7 +13,7 @@ from bertcompress.data import TaskData
 from bertcompress.deployment import Deployment, Product
 from bertcompress.measure.footprint import count_parameters, macs, size_of
 from bertcompress.measure.scores import BATCH, Score, compare, flips, score, task_batches
-from bertcompress.measure.timing.candidates import Candidate, Timing, cut_words
+from bertcompress.measure.timing.candidates import Baseline, Candidate, Timing, cut_words
 from bertcompress.measure.timing.interleaved import time_candidates
 from bertcompress.models.io import max_tokens, rung
 from bertcompress.recipe import Measuring
@@ -21,16 +21,11 @@ from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.results import StageResult
-from bertcompress.runtimes import Logits
+from bertcompress.runtimes import Logits, runtime_named
 from bertcompress.shapes import PARTS, Layer, anatomy, read_record
 from bertcompress.support.display import shown
 
 __all__ = ["ReportRows", "Timed", "time_deployments"]
-
-LOADS_IN = {
-    "onnxruntime": "ONNX Runtime, optimum; no code of ours",
-    "openvino": "OpenVINO; no code of ours",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class ReportRows:
             path=deployment.path.relative_to(self.folder).as_posix(),
             size_mb=size.size_mb,
             encoder_mb=size.encoder_mb,
-            loads_in=LOADS_IN.get(deployment.runtime) or rung(owner.product.model)[1],
+            loads_in=loads_in(deployment, owner),
             simulated=deployment.simulated,
             allowed=_allowed(deployment, owner),
             scores=tuple(scores),
@@ -152,6 +147,14 @@ class ReportRows:
         if not self.data.task.head.has_labels:
             return self.baseline.logits(self.baseline.deployments[0], split)
         return self.data.references(split)
+
+
+def loads_in(deployment: Deployment, owner: StageResult) -> str:
+    """Return what is needed to load a deployment, and where it runs alone if it does not travel."""
+    words = runtime_named(deployment.runtime).loads_in or rung(owner.product.model)[1]
+    if deployment.built_for is None:
+        return words
+    return f"{words}; only on the machine that it was built for ({deployment.built_for})"
 
 
 def _allowed(deployment: Deployment, owner: StageResult) -> bool | None:
@@ -217,11 +220,13 @@ class Timed:
     vocab_size: int
     longest: int
     """Tokens of the longest text that the model takes."""
-    baseline: str | None = None
-    """`torch`, `dense_int8` or None."""
+    baseline: Baseline | None = None
+    """What others are compared with it as, if they are."""
 
     @classmethod
-    def of(cls, deployment: Deployment, product: Product, baseline: str | None = None) -> Timed:
+    def of(
+        cls, deployment: Deployment, product: Product, baseline: Baseline | None = None
+    ) -> Timed:
         """Return a deployment of a model, whose weights are not held."""
         return cls(
             deployment,
@@ -257,7 +262,8 @@ def time_deployments(
                 path=each.deployment.path,
                 runtime=each.deployment.runtime,
                 precision=each.deployment.precision,
-                baseline=each.baseline,  # type: ignore[arg-type]
+                baseline=each.baseline,
+                device=each.deployment.device,
                 vocab_size=each.vocab_size,
                 longest=each.longest,
                 task_batches=batches.get(id(tokenizer)),

@@ -6,14 +6,23 @@ more is let go: a run of ten stages needs no more memory than one of two.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
-from bertcompress.deployment import Deployment, Findings, Measurement, Product
+from bertcompress.deployment import Deployment, Findings, Measurement, Product, StageLayout
 from bertcompress.measure.scores import Cost
 from bertcompress.models.config_fields import read_fields_of
 from bertcompress.models.io import load
@@ -23,6 +32,30 @@ __all__ = ["BATCHED", "OpenModels", "StageRecord", "StageResult", "logits_name",
 
 BATCHED = "validation-batched"
 """The name of the validation split where it is answered in batches, though one by one is served."""
+
+
+_WRITTEN = ("runtime", "precision", "path", "simulated", "device", "built_for")
+"""Fields of a deployment in `stage.json`, in this order; the last two only where they are told."""
+
+
+def _read_deployment(value: Any) -> Any:
+    """Return the fields of a deployment from the list that stands for it."""
+    if not isinstance(value, list | tuple) or not 4 <= len(value) <= len(_WRITTEN):
+        return value
+    return dict(zip(_WRITTEN, value, strict=False))
+
+
+def _write_deployment(deployment: Deployment) -> list[Any]:
+    """Return a deployment as a list, without the device and machine that most have."""
+    fields = dataclasses.asdict(deployment) | {"path": deployment.path.as_posix()}
+    plain = (deployment.device, deployment.built_for) == ("cpu", None)
+    return [fields[name] for name in (_WRITTEN[:4] if plain else _WRITTEN)]
+
+
+DeploymentRecord = Annotated[
+    Deployment, BeforeValidator(_read_deployment), PlainSerializer(_write_deployment)
+]
+"""A deployment whose path is relative to the folder of its stage."""
 
 
 class StageRecord(BaseModel):
@@ -36,15 +69,16 @@ class StageRecord(BaseModel):
     findings: Findings = Field(description="What the method found and chose")
     measurement: Measurement | None = Field(None, description="What a probe measured")
     cost: Cost = Field(description="What the step cost")
-    files: tuple[tuple[str, str, str, bool], ...] = Field(
-        description="Deployments: runtime, precision, path in the folder, simulated"
+    files: tuple[DeploymentRecord, ...] = Field(
+        description="Deployments: runtime, precision, path in the folder, simulated, and where it "
+        "is not the processor of any machine, its device and the machine that it was built for"
     )
 
 
 def read_record_of(folder: Path) -> StageRecord | None:
     """Return the record of a stage folder; None where there is none that can be read."""
     try:
-        return StageRecord.model_validate_json((folder / "stage.json").read_text("utf-8"))
+        return StageRecord.model_validate_json(StageLayout(folder).record.read_text("utf-8"))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -101,13 +135,12 @@ class StageResult:
     def deployments(self) -> list[Deployment]:
         """What can be run, with absolute paths."""
         return [
-            Deployment(runtime, precision, self.folder / path, simulated)  # type: ignore[arg-type]
-            for runtime, precision, path, simulated in self.record.files
+            dataclasses.replace(each, path=self.folder / each.path) for each in self.record.files
         ]
 
     def logits(self, deployment: Deployment, split: str) -> Logits:
         """Return the stored answers to a split, given as they are served. Shape: (N, K)."""
-        with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
+        with np.load(StageLayout(self.folder).answers, allow_pickle=False) as stored:
             return np.asarray(stored[logits_name(deployment, split)], np.float32)
 
     def batched_logits(self, deployment: Deployment) -> Logits | None:
@@ -115,7 +148,7 @@ class StageResult:
 
         None where they do not depend on the batch.
         """
-        with np.load(self.folder / "logits.npz", allow_pickle=False) as stored:
+        with np.load(StageLayout(self.folder).answers, allow_pickle=False) as stored:
             name = logits_name(deployment, BATCHED)
             return np.asarray(stored[name], np.float32) if name in stored else None
 

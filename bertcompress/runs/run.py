@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import NotFound
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
@@ -39,7 +40,7 @@ class Run:
     def load(cls, folder: str | Path) -> Run:
         """Return the finished run in a folder. Raises NotFound where none is."""
         found = cls(Path(folder))
-        if not (found.folder / "report.json").is_file():
+        if not found.layout.is_run:
             raise NotFound(f"{folder}: no finished run: there is no report.json in it")
         return found
 
@@ -52,6 +53,11 @@ class Run:
         return f"<code>{escape(repr(self))}</code><br>{self.report._repr_html_()}"
 
     @property
+    def layout(self) -> Layout:
+        """Where everything of it is."""
+        return Layout(self.folder)
+
+    @property
     def report(self) -> Report:
         """What came out."""
         return Report.load(self.folder)
@@ -59,22 +65,22 @@ class Run:
     @property
     def model(self) -> Path:
         """The compressed model, its tokenizer and its card."""
-        return self.folder / "model"
+        return self.layout.model
 
     @property
     def onnx(self) -> Path:
         """fp32 and int8 files for ONNX Runtime; there if the recipe quantised."""
-        return self.folder / "onnx"
+        return self.layout.onnx
 
     @property
     def openvino(self) -> Path:
         """The int8 file for OpenVINO; there if the recipe quantised and OpenVINO is installed."""
-        return self.folder / "openvino"
+        return self.layout.openvino
 
     @property
     def recipe(self) -> Recipe:
         """What was run."""
-        return Recipe.load(self.folder / "recipe.yaml")
+        return Recipe.load(self.layout.recipe)
 
     def push_to_hub(
         self,
@@ -160,7 +166,8 @@ def _unfinished_removed(folder: Path, hold: Hold | None) -> Iterator[None]:
     except BaseException:
         # Nothing worth resuming was made: leave no trace, unless the folder is another's by now.
         ours = hold is not None and not hold.lost
-        if ours and not (partial / "stages").exists() and not (partial / "work").exists():
+        inside = Layout(partial)
+        if ours and not inside.stages.exists() and not inside.work.exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -228,7 +235,7 @@ def ship(
         partial = partial_of(folder)
         try:
             with job.at_work():
-                for part in ("stages", "logs"):
+                for part in (Layout().stages, Layout().logs):
                     if (result.folder / part).is_dir():
                         copy_linked(result.folder / part, partial / part)
                 job.ship(result.moved_to(partial), folder, hold)

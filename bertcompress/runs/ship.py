@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Layout, Product, StageLayout
 from bertcompress.errors import OutputError
 from bertcompress.measure.probe import record
-from bertcompress.measure.timing.candidates import Latency, Timing, machine_load
+from bertcompress.measure.timing.candidates import Baseline, Latency, Timing, machine_load
 from bertcompress.measure.timing.claims import speed_claim
 from bertcompress.methods import method_class
 from bertcompress.models.io import imitates, max_tokens, precision_of, save
@@ -29,6 +30,7 @@ from bertcompress.runs.prepare import Say
 from bertcompress.runs.report_rows import Timed, time_deployments
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Clock
+from bertcompress.runtimes import REFERENCE, runtime_named
 from bertcompress.runtimes.hardware import environment
 from bertcompress.support.files import copy_linked
 
@@ -40,15 +42,16 @@ def finish(
 ) -> None:
     """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
     final, recipe, clock, partial = done.final, done.recipe, done.clock, done.folder
+    run = Layout(partial)
     with clock("saving"):
         product = done.shaped.product
-        shutil.rmtree(partial / "model", ignore_errors=True)
-        save(product.model, partial / "model", product.tokenizer)
+        shutil.rmtree(run.model, ignore_errors=True)
+        save(product.model, run.model, product.tokenizer)
         held = precision_of(product.model)
-        torch = Deployment("torch", held, partial / "model", imitates(product.model))
-        shipped = [(torch, done.shaped)]
+        main = Deployment(REFERENCE, held, run.model, imitates(product.model))
+        shipped = [(main, done.shaped)]
         shipped += [(d, final) for d in _placed(final, partial)]
-        dense = [(d, done.dense) for d in _placed(done.dense, partial / "baseline") if done.dense]
+        dense = [(d, done.dense) for d in _placed(done.dense, run.baseline) if done.dense]
     timings: dict[Path, Timing] = {}
     if recipe.measure.latency:
         say("timing the deployments, in turn")
@@ -71,9 +74,9 @@ def finish(
         rows = done.stage_rows(partial, shipped, dense, timings)
         _write(done, rows, partial, clock, host)
     check()
-    shutil.rmtree(partial / "work", ignore_errors=True)
+    shutil.rmtree(run.work, ignore_errors=True)
     tops = {d.path.relative_to(partial).parts[0] for d, _ in shipped}
-    write_manifest(partial, sorted({*tops, "model", "figures"}))
+    write_manifest(partial, sorted({*tops, Layout().model.name, Layout().figures.name}))
     if folder.exists():
         raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
     partial.rename(folder)
@@ -93,7 +96,7 @@ def _timed(
     return timed + [
         Timed.of(d, product, _mark(d) if is_dense else None)
         for d, _ in shipped
-        if not (is_dense and d.runtime == "torch")
+        if not (is_dense and d.runtime == REFERENCE)
     ]
 
 
@@ -110,13 +113,13 @@ def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
 def _doubtful(done: PipelineResult, partial: Path) -> dict[str, tuple[Timed, Timed]]:
     """Return the stages whose speed only timing tells, each with the one before it."""
 
-    def torch(row: StageResult) -> Timed:
+    def working_form(row: StageResult) -> Timed:
         shipped = row is done.shaped and row is not done.baseline
-        path = partial / "model" if shipped else row.deployments[0].path
-        return Timed.of(Deployment("torch", "fp32", path), row.product)
+        path = Layout(partial).model if shipped else row.deployments[0].path
+        return Timed.of(Deployment(REFERENCE, "fp32", path), row.product)
 
     return {
-        after.record.name: (torch(before), torch(after))
+        after.record.name: (working_form(before), working_form(after))
         for before, after in pairwise(row for row in done.rows if not row.measures)
         if method_class(after.record.method).speed_needs_timing
     }
@@ -139,7 +142,7 @@ def paid(before: Sequence[Latency], after: Sequence[Latency]) -> str:
     return words + (f"; it is not shown to pay {', '.join(unknown)}" if unknown else "")
 
 
-def _mark(deployment: Deployment) -> str | None:
+def _mark(deployment: Deployment) -> Baseline | None:
     return "dense_int8" if deployment.precision == "int8" else None
 
 
@@ -151,7 +154,7 @@ def _placed(finished: StageResult | None, target: Path) -> list[Deployment]:
     tops: set[Path] = set()
     for each in finished.deployments:
         if (
-            each.path == finished.folder / "model"
+            each.path == StageLayout(finished.folder).model
         ):  # written anew, as a stock class where one holds it
             continue
         inside = each.path.relative_to(finished.folder)
@@ -160,7 +163,7 @@ def _placed(finished: StageResult | None, target: Path) -> list[Deployment]:
             tops.add(top)
             shutil.rmtree(top, ignore_errors=True)  # of a run that was killed at this point
             copy_linked(finished.folder / inside.parts[0], top)
-        placed.append(Deployment(each.runtime, each.precision, target / inside, each.simulated))
+        placed.append(dataclasses.replace(each, path=target / inside))
     return placed
 
 
@@ -171,14 +174,15 @@ def _write(
 
     report = done.report_of(rows, host)
     report.save(partial)
-    (partial / "report.md").write_text(report.to_markdown(), encoding="utf-8")
-    (partial / "report.html").write_text(report.to_html(), encoding="utf-8")
-    save_figures(report, partial / "figures")
+    run = Layout(partial)
+    run.report_markdown.write_text(report.to_markdown(), encoding="utf-8")
+    run.report_page.write_text(report.to_html(), encoding="utf-8")
+    save_figures(report, run.figures)
     _write_serving(report, done, partial)
     _write_card(report, done.recipe, partial)
     seconds = {**clock.seconds, "total": clock.total}
     facts = {**host, "seconds": {what: round(value, 3) for what, value in seconds.items()}}
-    (partial / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    run.environment.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
@@ -186,7 +190,7 @@ def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
     product, task = done.shaped.product, done.start.data.task
     longest = task.max_length or max_tokens(product.model, product.tokenizer)
     for row in report.last.deployments:
-        if row.path.endswith(".onnx"):
+        if not runtime_named(row.runtime).opens_folders:
             write_serving(
                 partial / row.path,
                 row.runtime,
@@ -203,4 +207,4 @@ def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:
     known = inherited(base / "README.md")
     if recipe.model in EMBEDDED_HUB:
         known["base_model"] = EMBEDDED_HUB[recipe.model]
-    write_card(report, recipe, partial / "model", **known)
+    write_card(report, recipe, Layout(partial).model, **known)

@@ -20,7 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from bertcompress.data import TaskData
-from bertcompress.deployment import Deployment, Findings, Measurement, Product, Trained
+from bertcompress.deployment import (
+    Deployment,
+    Findings,
+    Layout,
+    Measurement,
+    Product,
+    StageLayout,
+    Trained,
+)
 from bertcompress.errors import MissingExtra, ModelError, OutputError
 from bertcompress.measure.scores import BATCH, Cost, predict
 from bertcompress.method import Context, Method
@@ -35,8 +43,9 @@ from bertcompress.runs.results import (
     read_record_of,
 )
 from bertcompress.runs.store import StageStore, stage_key
-from bertcompress.runtimes import Logits, depends_on_company, open_predictor
+from bertcompress.runtimes import REFERENCE, Logits, depends_on_company, open_predictor
 from bertcompress.runtimes.hardware import forget_peak_memory, host_kind, peak_memory_mb
+from bertcompress.runtimes.table import runtime_packages
 from bertcompress.shapes import edited
 from bertcompress.support.distributed import Ranks
 from bertcompress.support.files import file_digest, write_atomically
@@ -49,7 +58,6 @@ FORMAT = 4
 """Raised when what a stage folder holds, or what it depends on, changes."""
 
 _VERSIONS = ("bertcompress", "torch", "transformers")
-_RUNTIME_VERSIONS = ("onnx", "onnxruntime", "openvino", "nncf")
 
 
 class Clock:
@@ -115,15 +123,16 @@ class Stages:
         sources: Mapping[str, str | None],
     ) -> StageResult:
         """Return the stage after a method. `sources`: digests of all that it may look at."""
-        runtime = _RUNTIME_VERSIONS if method.leaves == "files" else ()
+        makes_files = method.leaves == "files"
+        packages = runtime_packages() if makes_files else ()
         key = stage_key(
             {
                 "sources": dict(sources),
                 "method": [method.key, method.model_dump(mode="json")],
                 "data": self.data.fingerprint,
                 "seed": context.seed,
-                "versions": _versions((*_VERSIONS, *runtime)),
-                "code": code_digest(type(method).__module__, _edited(before)),
+                "versions": _versions((*_VERSIONS, *packages)),
+                "code": code_digest(type(method).__module__, _edited(before), makes_files),
                 "files": file_digest(method.files()),
                 # `auto` settings are resolved by trying, so by the machine that they were tried on.
                 "host": [context.device.type, self.ranks.count, host_kind()],
@@ -160,10 +169,11 @@ class Stages:
     ) -> None:
         """Have the stage's folder written, unless it is there or in the store."""
         self.check()
-        folder = self.folder / "stages" / name
+        run = Layout(self.folder)
+        folder = run.stage(name).folder
         if not self.ranks.agree(self.ranks.main and self._present(folder, key)):
             # Named by the key: checkpoints of another stage are never gone on with.
-            workdir = self.folder / "work" / f"{name}-{key[:12]}"
+            workdir = run.work / f"{name}-{key[:12]}"
             workdir.mkdir(parents=True, exist_ok=True)
             refused: Exception | None = None
             try:
@@ -204,7 +214,7 @@ class Stages:
             shutil.copytree(stored, partial)
             reused = record.cost.model_copy(update={"reused": True})
             renamed = record.model_copy(update={"cost": reused, "name": folder.name})
-            (partial / "stage.json").write_text(renamed.model_dump_json(indent=2), "utf-8")
+            StageLayout(partial).record.write_text(renamed.model_dump_json(indent=2), "utf-8")
         self.say(f"{folder.name}: taken from the stage store")
         return True
 
@@ -220,6 +230,7 @@ class Stages:
     ) -> None:
         with write_atomically(folder) as partial:
             partial.mkdir(parents=True)
+            inside = StageLayout(partial)
             made = [] if isinstance(product, Measurement) else self._made(product, partial, workdir)
             record = StageRecord(
                 key=key,
@@ -229,11 +240,10 @@ class Stages:
                 measurement=product if isinstance(product, Measurement) else None,
                 cost=cost,
                 files=tuple(
-                    (d.runtime, d.precision, d.path.relative_to(partial).as_posix(), d.simulated)
-                    for d in made
+                    dataclasses.replace(each, path=each.path.relative_to(partial)) for each in made
                 ),
             )
-            (partial / "stage.json").write_text(record.model_dump_json(indent=2), "utf-8")
+            inside.record.write_text(record.model_dump_json(indent=2), "utf-8")
         if self.store:
             # A full or read-only store is no reason to lose a run.
             with self.clock("saving"), contextlib.suppress(OutputError, OSError):
@@ -246,9 +256,9 @@ class Stages:
             precision = precision_of(product.model)
             # Files are all that a change of precision leaves, unless the model holds it itself.
             if not made or precision != "fp32":
-                save(product.model.cpu(), partial / "model", product.tokenizer, convert=False)
-                model = partial / "model"
-                made.insert(0, Deployment("torch", precision, model, imitates(product.model)))
+                model = StageLayout(partial).model
+                save(product.model.cpu(), model, product.tokenizer, convert=False)
+                made.insert(0, Deployment(REFERENCE, precision, model, imitates(product.model)))
         with self.clock("evaluating"):
             self._answer(partial, made, product)
         return made
@@ -263,11 +273,12 @@ class Stages:
             if depends_on_company(predictor):
                 batched = predict(predictor, self.data, "validation", product.tokenizer, BATCH)
                 answers[logits_name(each, BATCHED)] = batched
-        np.savez(folder / "logits.npz", **answers)  # type: ignore[arg-type]
+        np.savez(StageLayout(folder).answers, **answers)  # type: ignore[arg-type]
 
     def _result(self, name: str, before: StageResult | Product) -> StageResult:
-        folder = self.folder / "stages" / name
-        record, own = read_record_of(folder), folder / "model"
+        inside = Layout(self.folder).stage(name)
+        folder, own = inside.folder, inside.model
+        record = read_record_of(folder)
         assert record is not None, folder
         if not own.is_dir():  # files of the model before it
             assert isinstance(before, StageResult), name

@@ -2,7 +2,7 @@
 
 A runtime that compiles or plans for the length of a text pays when it meets one first: a fresh
 server answers several times slower than later. Where only a few lengths ever reach it, all of that
-is over once the model is open. Which modes a runtime offers is in `runtimes.SERVING`.
+is over once the model is open. Which modes a runtime offers is in `Runtime.serving`.
 """
 
 from __future__ import annotations

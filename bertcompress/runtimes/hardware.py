@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from bertcompress.runtimes.table import runtime_packages
+
 __all__ = [
     "Look",
     "Others",
@@ -35,8 +37,8 @@ _INSTRUCTIONS = (
 
 _PACKAGES = (
     *("bertcompress", "torch", "transformers", "datasets", "accelerate", "optimum", "numpy"),
-    *("onnx", "onnxruntime", "openvino", "nncf"),
 )
+"""Of every installation; those of runtimes are named by them."""
 
 
 def compute_device() -> str:
@@ -179,7 +181,7 @@ def _processor() -> tuple[str, set[str]]:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *runtime_packages()):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

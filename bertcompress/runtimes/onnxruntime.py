@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from bertcompress.deployment import Deployment, Layout
 from bertcompress.errors import CheckpointError, DataError, ModelError
-from bertcompress.runtimes import (
-    MODEL_FILE,
-    QUANTIZED_FILE,
+from bertcompress.runtimes import MODEL_FILE, Q4_FILE, QUANTIZED_FILE
+from bertcompress.runtimes.hardware import overflows_int8
+from bertcompress.runtimes.onnx.ports import check_answers, check_ports, one_line
+from bertcompress.runtimes.runtime import (
+    DYNAMIC,
     Batch,
     Logits,
+    Runtime,
+    RuntimeFile,
     join_outputs,
     require,
 )
-from bertcompress.runtimes.hardware import overflows_int8
-from bertcompress.runtimes.onnx.ports import check_answers, check_ports, one_line
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
-    from bertcompress.deployment import Deployment, Product
+    from bertcompress.deployment import Product
     from bertcompress.runtimes.onnx.export import Exporter
 
-__all__ = ["OnnxRuntimePredictor", "export", "predictor", "quantize"]
+__all__ = ["OnnxRuntime", "OnnxRuntimePredictor", "export", "predictor", "quantize"]
+
+_RUN = Layout()
 
 
 def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
     """Write `folder/model.onnx` in fp32, with tokenizer and plain config, checked against torch."""
-    from bertcompress.deployment import Deployment
     from bertcompress.runtimes.onnx.export import export_onnx
 
     return Deployment("onnxruntime", "fp32", export_onnx(product, folder, exporter))
@@ -65,7 +69,6 @@ def quantize(
         ModelError where the quantised model answers with infinities or NaN; DataError for smoothing
         without rows.
     """
-    from bertcompress.deployment import Deployment
     from bertcompress.runtimes.onnx.graph import share, unshare_transposed
     from bertcompress.runtimes.onnx.masking import mask_ranges
 
@@ -196,3 +199,55 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+class OnnxRuntime(Runtime):
+    """Runs ONNX files on processors: fp32, dynamic int8, weights packed in 4 and 8 bits."""
+
+    name: ClassVar[str] = "onnxruntime"
+    extra: ClassVar[str | None] = "onnx"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+    engine: ClassVar[str] = "onnxruntime"
+    files: ClassVar[Mapping[str, RuntimeFile]] = {
+        "int8": RuntimeFile(_RUN.onnx / QUANTIZED_FILE, 2),
+        "int4-8": RuntimeFile(_RUN.onnx / Q4_FILE, 3),
+        "fp32": RuntimeFile(_RUN.onnx / MODEL_FILE, 5),
+    }
+    packs_groups: ClassVar[bool] = True
+    loads_in: ClassVar[str | None] = "ONNX Runtime, optimum; no code of ours"
+    tags: ClassVar[tuple[str, ...]] = ("onnx",)
+    colour: ClassVar[tuple[str, str]] = ("#D55E00", "#E69F00")
+    marker: ClassVar[str] = "s"
+
+    def export(self, product: Product, folder: Path) -> Deployment:
+        """Write `onnx/model.onnx` below the folder of a run."""
+        return export(product, Layout(folder).onnx)
+
+    def quantize(
+        self, folder: Path, calibration: Sequence[Batch], *, exclude: Sequence[str] = (), **how: Any
+    ) -> Deployment:
+        """Write `onnx/model_quantized.onnx` below the folder of a run; see the function."""
+        return quantize(Layout(folder).onnx, calibration, exclude=exclude, **how)
+
+    def quantize_settings(self) -> list[dict[str, Any]]:
+        """Return the settings to try: 7 bits for weights where 8 may overflow are the default."""
+        bits = {"reduce_range": not overflows_int8()}
+        return [{}, {"per_channel": False}, bits, {"smoothing": 0.5}]
+
+    def adopt_integers(self, file: Path, folder: Path) -> Deployment | None:
+        """Return a deployment of the file as it is: it lies where this runtime keeps its own."""
+        return Deployment(self.name, precision_of(file), file)
+
+    def open(
+        self,
+        path: str | Path,
+        *,
+        precision: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        serving: str = DYNAMIC,
+        max_length: int | None = None,
+        limit: int | None = None,
+    ) -> OnnxRuntimePredictor:
+        """Return the ONNX file ready to run; see `predictor`."""
+        return predictor(path, threads, precision)

@@ -6,39 +6,44 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bertcompress.deployment import Deployment, Layout
 from bertcompress.errors import CheckpointError, DataError, ModelError
-from bertcompress.runtimes import (
-    MODEL_FILE,
-    OPENVINO_INT8_FILE,
-    Batch,
-    Logits,
-    Predictor,
-    join_outputs,
-    require,
-)
+from bertcompress.runtimes import MODEL_FILE, OPENVINO_INT8_FILE, Q4_FILE
 from bertcompress.runtimes.buckets import BucketPredictor, bucket_lengths, padding_id, text_limit
 from bertcompress.runtimes.onnx.ports import check_answers, check_ports, one_line
 from bertcompress.runtimes.onnxruntime import precision_of
+from bertcompress.runtimes.runtime import (
+    DYNAMIC,
+    Batch,
+    Logits,
+    Predictor,
+    Runtime,
+    RuntimeFile,
+    join_outputs,
+    require,
+)
 
 if TYPE_CHECKING:  # timing workers import this file and must not carry torch along
-    from bertcompress.deployment import Deployment, Product
+    from bertcompress.deployment import Product
     from bertcompress.runtimes.onnx.export import Exporter
 
-__all__ = ["OpenVinoPredictor", "export", "predictor", "quantize"]
+__all__ = ["OpenVino", "OpenVinoPredictor", "export", "predictor", "quantize"]
+
+_RUN = Layout()
 
 
 def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
     """Write `folder/model.onnx` in fp32, with tokenizer and plain config, checked against torch."""
-    from bertcompress.deployment import Deployment
     from bertcompress.runtimes.onnx.export import export_onnx
 
     return Deployment("openvino", "fp32", export_onnx(product, folder, exporter))
@@ -67,7 +72,6 @@ def quantize(
     Raises:
         DataError without any calibration row; ModelError where NNCF fails; MissingExtra.
     """
-    from bertcompress.deployment import Deployment
     from bertcompress.runtimes.onnx.export import companions
     from bertcompress.runtimes.onnx.graph import share, unshare_transposed
     from bertcompress.runtimes.onnx.smoothquant import ALPHA, smooth_shared
@@ -95,7 +99,7 @@ def quantize(
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{folder}: NNCF did not quantise it: {words[0]}") from error
     share(quantized)
-    out = out or folder.parent / "openvino"
+    out = out or Layout(folder.parent).openvino
     companions(folder, out)
     file = out / OPENVINO_INT8_FILE
     onnx.save(quantized, file)
@@ -283,3 +287,61 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+class OpenVino(Runtime):
+    """Runs ONNX files on processors: fp32, and int8 with ranges from rows of the task."""
+
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str | None] = "openvino"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "openvino", "nncf")
+    engine: ClassVar[str] = "openvino"
+    serving: ClassVar[tuple[str, ...]] = (DYNAMIC, "warmed", "buckets")
+    files: ClassVar[Mapping[str, RuntimeFile]] = {
+        "int8": RuntimeFile(_RUN.openvino / OPENVINO_INT8_FILE, 1),
+        "int4-8": RuntimeFile(_RUN.onnx / Q4_FILE, 4, own=False),
+        "fp32": RuntimeFile(_RUN.onnx / MODEL_FILE, 6, own=False),
+    }
+    needs_rows: ClassVar[bool] = True
+    loads_in: ClassVar[str | None] = "OpenVINO; no code of ours"
+    tags: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
+    colour: ClassVar[tuple[str, str]] = ("#009E73", "#2BC59A")
+    marker: ClassVar[str] = "D"
+
+    def export(self, product: Product, folder: Path) -> Deployment:
+        """Write `onnx/model.onnx` below the folder of a run."""
+        return export(product, Layout(folder).onnx)
+
+    def quantize(
+        self, folder: Path, calibration: Sequence[Batch], *, exclude: Sequence[str] = (), **how: Any
+    ) -> Deployment:
+        """Write `openvino/model_int8.onnx` below the folder of a run; see the function."""
+        run = Layout(folder)
+        return quantize(run.onnx, calibration, run.openvino, exclude=exclude, **how)
+
+    def quantize_settings(self) -> list[dict[str, Any]]:
+        """Return the settings to try: of smoothing, and of what counts as an outlier."""
+        return [{}, {"smoothing": 0.5}, {"percentile": True}, {"smoothing": -1.0}]
+
+    def adopt_integers(self, file: Path, folder: Path) -> Deployment | None:
+        """Return a deployment of a copy of the file in `openvino/`, config and tokenizer beside."""
+        from bertcompress.runtimes.onnx.export import companions
+
+        copy = folder / self.files["int8"].path
+        companions(file.parent, copy.parent)
+        shutil.copy2(file, copy)
+        return Deployment(self.name, "int8", copy)
+
+    def open(
+        self,
+        path: str | Path,
+        *,
+        precision: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        serving: str = DYNAMIC,
+        max_length: int | None = None,
+        limit: int | None = None,
+    ) -> Predictor:
+        """Return the ONNX file ready to run; see `predictor`."""
+        return predictor(path, threads, precision, serving, max_length, limit)

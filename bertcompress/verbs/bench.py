@@ -23,6 +23,8 @@ from bertcompress.measure.timing.candidates import (
 from bertcompress.measure.timing.claims import Claim, ratio_claim, speed_claim
 from bertcompress.measure.timing.interleaved import time_candidates
 from bertcompress.models.tokenizers import longest_text
+from bertcompress.runtimes import DYNAMIC
+from bertcompress.runtimes.table import in_words
 from bertcompress.support.display import logged
 from bertcompress.task import Task
 from bertcompress.verbs.places import Place, Say, all_places, find_place
@@ -34,7 +36,7 @@ class BenchRow(Row):
     """How fast one model is at one batch size and length, beside the others of the same run."""
 
     model: str = Field(description="As it was given")
-    runtime: str = Field(description="torch, onnxruntime or openvino")
+    runtime: str = Field(description=in_words())
     precision: str = Field(description="fp32, bf16 or int8")
     time: Latency = Field(description="Its times")
     speedup_vs_first: float = Field(description="Times faster than the first model")
@@ -45,8 +47,9 @@ class BenchRow(Row):
     @property
     def label(self) -> str:
         """Runtime, precision and how it was opened, in words."""
-        mode = "" if self.time.serving == "dynamic" else f", {self.time.serving}"
-        return f"{self.runtime} {self.precision}{mode}"
+        device = "" if self.time.device == "cpu" else f" on {self.time.device}"
+        mode = "" if self.time.serving == DYNAMIC else f", {self.time.serving}"
+        return f"{self.runtime} {self.precision}{device}{mode}"
 
     @property
     def claim(self) -> Claim:

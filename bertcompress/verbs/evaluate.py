@@ -10,7 +10,7 @@ from bertcompress.heads.stock import check_one_output, head_words, is_classifier
 from bertcompress.measure.scores import Score, predict, score
 from bertcompress.models.io import class_of
 from bertcompress.models.tokenizers import check_vocabulary
-from bertcompress.runtimes import open_predictor
+from bertcompress.runtimes import open_predictor, runtime_named
 from bertcompress.support.display import logged
 from bertcompress.task import Task
 from bertcompress.verbs.places import Place, Say, find_place
@@ -88,7 +88,7 @@ def _judged_by(
 
 def _check_head(place: Place) -> None:
     """Raise ModelError for a model that gives no row of numbers for each text."""
-    if place.runtime == "torch":
+    if runtime_named(place.runtime).opens_folders:
         cls = class_of(place.path)
         if not is_classifier(cls):
             raise ModelError(

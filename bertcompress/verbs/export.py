@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.errors import ModelError, Notice
 from bertcompress.heads.stock import is_classifier
 from bertcompress.measure.probe import record
@@ -14,6 +14,7 @@ from bertcompress.models.locate import locate
 from bertcompress.models.recognising import left_out_layers
 from bertcompress.publish.serving import write_serving
 from bertcompress.runtimes.hardware import environment
+from bertcompress.runtimes.table import exporter
 from bertcompress.support.display import logged
 from bertcompress.verbs.places import Say
 
@@ -39,12 +40,10 @@ def export(
         ModelError where nothing that is tried answers as fp32 does; the fp32 file is there then,
         and no int8 file.
     """
-    from bertcompress.runtimes import onnxruntime
     from bertcompress.runtimes.onnx.integers import export_qdq
 
     product = load(model, revision=revision)
     out = Path(out).expanduser()
-    folder = out / "onnx"
     if gone := left_out_layers(locate(str(model), revision=revision)):
         warnings.warn(
             f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
@@ -53,8 +52,8 @@ def export(
             stacklevel=2,
         )
     if precision_of(product.model) != "fp32":  # its integers, not new ones
-        file = export_qdq(product, folder)
-        made = [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
+        adopted = exporter().adopt_integers(export_qdq(product, Layout(out).onnx), out)
+        made = [adopted] if adopted else []
     else:
         made = _alike(product, out, say)
     if is_classifier(type(product.model)):
@@ -71,8 +70,9 @@ def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:
     from bertcompress.methods.quantization.int8 import quantize_guarded
 
     same = likeness(product)
-    made, tried = quantize_guarded(product, out, ("onnxruntime",), same.batches, same)
-    every, best = tried["onnxruntime"]
+    runtime = exporter().name
+    made, tried = quantize_guarded(product, out, (runtime,), same.batches, same)
+    every, best = tried[runtime]
     if not every[0].passes:
         say(f"int8 by {every[0].words}; {len(every)} ways were tried")
     if best.passes:

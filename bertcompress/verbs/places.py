@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import ModelError, NotFound
 from bertcompress.hub.download import ALL_FILES, SMALL_FILES
 from bertcompress.models.config import config_beside
@@ -16,7 +17,7 @@ from bertcompress.models.io import config_of
 from bertcompress.models.locate import locate
 from bertcompress.models.tokenizers import load_tokenizer
 from bertcompress.report import Report
-from bertcompress.runtimes import ONNX_FILES, fits
+from bertcompress.runtimes import all_runtimes, runtime_named
 from bertcompress.runtimes import locate as locate_artefact
 from bertcompress.support.display import logged
 
@@ -45,7 +46,7 @@ class Place:
     @property
     def config(self) -> Any:
         """The config beside it, with as many outputs as a torch model's tensors have."""
-        if self.runtime == "torch":
+        if runtime_named(self.runtime).opens_folders:
             return config_of(self.path)
         return config_beside(self.folder, str(self.path))
 
@@ -92,23 +93,18 @@ def find_place(
 def _pattern(place: Place, run: Path) -> str:
     """Return what is to be downloaded for a deployment of a run on the Hub."""
     inside = place.path.relative_to(run).as_posix()
-    # A large ONNX file keeps its weights in a second one beside it.
-    return "*.safetensors" if place.runtime == "torch" else f"{inside}*"
+    return runtime_named(place.runtime).weight_pattern(inside)
 
 
 def _fetched(
     name: str, runtime: str | None, precision: str | None, revision: str | None
 ) -> tuple[str, str | Path]:
     """Return runtime and artefact of a Hub id, and download no other large file."""
-    served = runtime in (None, "torch") and fits("torch", "fp32", runtime, precision)
-    wanted = ["*.safetensors"] if served else []
-    wanted += [
-        f"{folder}/{file}*"
-        for of, has, folder, file in ONNX_FILES
-        if runtime in (None, of) and fits(of, has, runtime, precision)
-    ]
+    asked = [each for each in all_runtimes() if runtime in (None, each.name)]
+    wanted = [w for each in asked for w in each.downloads(precision, named=runtime is not None)]
+    wanted.sort(key=lambda choice_and_pattern: choice_and_pattern[0])
     refusal = NotFound(f"{name}: nothing that runs")
-    for pattern in wanted or ["config.json"]:
+    for pattern in [pattern for _, pattern in wanted] or ["config.json"]:
         folder = locate(name, revision=revision, files=(*SMALL_FILES, pattern))
         try:
             return locate_artefact(folder, runtime, precision)
@@ -118,7 +114,7 @@ def _fetched(
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "report.json").is_file()
+    return Layout(folder).is_run
 
 
 def _shipped(run: Path, name: str) -> list[Place]:
@@ -130,7 +126,7 @@ def _shipped(run: Path, name: str) -> list[Place]:
         if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
             raise ModelError(f"{name}: report.json names '{row.path}', which is no file of a run")
     # On the Hub, and in what was pulled, the content of `model/` lies at the top.
-    top = () if (run / "model").is_dir() else ("model",)
+    top = () if Layout(run).model.is_dir() else (Layout().model.name,)
     return [
         Place(name, row.runtime, row.precision, run if row.path in top else run / row.path)
         for row in rows

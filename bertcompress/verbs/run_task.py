@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from bertcompress.deployment import Layout
 from bertcompress.errors import DataError, InputError, TaskError
 from bertcompress.support.formats import READ, check_format, format_of
 from bertcompress.support.reading import read_json
@@ -17,7 +18,6 @@ __all__ = ["TEST", "is_test_file", "kept_task", "task_of_file", "with_test_file"
 TEST = "test"
 """What the rows of a test file are called."""
 
-_REPORT = "report.json"
 _LEVELS = 3
 """A run's folder is at most so many above a file that it ships: `runs/x/onnx/model.onnx`."""
 
@@ -30,8 +30,8 @@ def kept_task(model: str | Path) -> tuple[Task, int | None] | None:
     place = Path(model).expanduser().absolute()
     # Not all of them: a name of fifty thousand parts would take most of a minute.
     for folder in (place, *islice(place.parents, _LEVELS - 1)):
-        if (folder / _REPORT).is_file() and folder.is_dir():
-            return _read(folder / _REPORT)
+        if folder.is_dir() and Layout(folder).is_run:
+            return _read(Layout(folder).report)
     return None
 
 

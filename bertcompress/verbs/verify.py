@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import Field
 
+from bertcompress.deployment import PROBE_FILE
 from bertcompress.errors import InputError, MissingExtra, ModelError, NotFound, WorkerError
-from bertcompress.measure.probe import PROBE_FILE, Probe, alike, answers, read_probe
+from bertcompress.measure.probe import Probe, alike, answers, read_probe
 from bertcompress.measure.row import Row
 from bertcompress.measure.timing.candidates import Candidate, busy_words, machine_load, within
 from bertcompress.measure.timing.interleaved import time_candidates
-from bertcompress.runtimes import open_predictor
+from bertcompress.runtimes import all_runtimes, open_predictor, runtime_named
 from bertcompress.runtimes.hardware import environment
 
 __all__ = ["Verified", "verify"]
@@ -75,10 +76,10 @@ def verify(
 
 def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, Candidate | None]:
     file = inner / name
-    path = inner if name == "model.safetensors" else file
     shown = file.relative_to(place).as_posix()
     there = probe.latency_ms.get(name)
     runtime, precision = probe.runs_as[name]
+    path = inner if runtime_named(runtime).opens_folders else file
     fields: dict[str, Any] = {
         "file": shown,
         "runtime": runtime,
@@ -87,6 +88,8 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
     }
     if not file.is_file():
         return Verified(**fields, passes=False, words="the file is missing"), None
+    if words := _of_another_machine(runtime, probe.built_for.get(name)):
+        return Verified(**fields, passes=None, words=words), None
     try:
         predictor = open_predictor(path, runtime, None, precision)
         got = answers(predictor, probe.inputs)
@@ -101,6 +104,17 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
         path, runtime, precision, vocab_size=int(ids.max()) + 1, longest=_most_tokens(path)
     )
     return Verified(**fields, passes=passes, words=words), candidate
+
+
+def _of_another_machine(runtime: str, built_for: str | None) -> str | None:
+    """Return in words why a file that was built for one machine is not run on this one."""
+    here = runtime_named(runtime).machine()
+    if built_for is None or built_for == here:
+        return None
+    return (
+        f"it was built for {built_for}, and this is {here or 'another machine'}: a file of "
+        f"{runtime} does not travel; make it again here"
+    )
 
 
 def _speeds(
@@ -141,11 +155,11 @@ def _warnings(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     threads = there.get("threads"), here["threads"]
     if None not in threads and threads[0] != threads[1]:
         words.append(f"timed with {threads[0]} threads there and {threads[1]} here")
+    engines = {runtime.engine for runtime in all_runtimes()}
     changed = [
         f"{name} {here['versions'].get(name)} instead of {version}"
         for name, version in versions.items()
-        if name in ("torch", "onnxruntime", "openvino")
-        and here["versions"].get(name) not in (None, version)
+        if name in engines and here["versions"].get(name) not in (None, version)
     ]
     if changed:
         words.append(", ".join(changed))

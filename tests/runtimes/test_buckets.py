@@ -13,7 +13,7 @@ from tests_support import tiny_model
 from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
 from bertcompress.models.tokenizers import position_limit
-from bertcompress.runtimes import SERVING, onnxruntime, open_predictor, openvino, serving_modes
+from bertcompress.runtimes import onnxruntime, open_predictor, openvino, serving_modes
 from bertcompress.runtimes.buckets import (
     BucketPredictor,
     bucket_lengths,
@@ -23,7 +23,7 @@ from bertcompress.runtimes.buckets import (
 )
 from bertcompress.shapes import FAMILIES
 
-MODES = SERVING["openvino"][1:]
+MODES = serving_modes("openvino")[1:]
 needs_openvino = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
     reason="needs the extra 'openvino'",

@@ -216,7 +216,7 @@ def test_a_missing_package_names_its_extra(run_folder, monkeypatch):
     def absent(package):
         raise ModuleNotFoundError(package)
 
-    monkeypatch.setattr(runtimes.importlib, "import_module", absent)
+    monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(MissingExtra, match=r"bertcompress\[onnx\]"):
         onnxruntime.predictor(run_folder / "onnx" / "model.onnx")
     with pytest.raises(MissingExtra, match=r"bertcompress\[openvino\]"):

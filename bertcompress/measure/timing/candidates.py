@@ -13,7 +13,16 @@ from bertcompress.measure.timing.claims import Claim, ratio_claim
 from bertcompress.measure.timing.rounds import BUSY
 from bertcompress.runtimes import Batch
 
-__all__ = ["Candidate", "Latency", "Timing", "busy_words", "cut_words", "machine_load", "within"]
+__all__ = [
+    "Baseline",
+    "Candidate",
+    "Latency",
+    "Timing",
+    "busy_words",
+    "cut_words",
+    "machine_load",
+    "within",
+]
 
 Baseline = Literal["torch", "dense_int8"]
 
@@ -33,6 +42,7 @@ class Latency(BaseModel):
         description="How it was opened: `dynamic` for any batch as it comes; `warmed`: one model, "
         "single texts padded to 16, 32, 64 ... tokens; `buckets`: a static model for each of these",
     )
+    device: str = Field("cpu", description="Where it computed: `cpu`, or `cuda` for a GPU")
     p50_ms: float = Field(ge=0, description="Median time of a batch, over all rounds")
     p95_ms: float = Field(ge=0, description="95 % of the batches took at most this")
     throughput_per_s: float = Field(gt=0, description="Texts per second; ratios are of these")
@@ -117,6 +127,8 @@ class Candidate:
     """Tokens of the longest text that it takes; None: any."""
     task_batches: Mapping[int, Sequence[Batch]] | None = None
     """The task's texts in this artefact's tokens, where its tokenizer differs from the others'."""
+    device: str = "cpu"
+    """Where it computes; one of its runtime's devices."""
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ class _Opener:
                     threads=self.threads,
                     vocab_size=candidate.vocab_size,
                     longest=candidate.longest,
+                    device=candidate.device,
                     **mode,
                 )
                 watch = self.begin()

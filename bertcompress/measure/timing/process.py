@@ -28,7 +28,7 @@ _UNCLEAN = ("OMP_", "GOMP_", "KMP_", "MKL_")
 
 
 class WorkerProcess:
-    """`runtimes.worker` as a child; a context manager that ends it."""
+    """`measure.timing.worker` as a child; a context manager that ends it."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -11,6 +11,7 @@ import numpy as np
 from bertcompress.measure.timing.candidates import Candidate, Latency, Timing
 from bertcompress.measure.timing.claims import Claim, ratio_claim
 from bertcompress.measure.timing.rounds import BUSY, Shape, Times
+from bertcompress.runtimes import DYNAMIC
 
 __all__ = ["Served", "timings_of"]
 
@@ -88,7 +89,8 @@ def _row(
         batch=batch,
         length=length,
         threads=threads,
-        serving=served.answer.get("serving", "dynamic"),
+        serving=served.answer.get("serving", DYNAMIC),
+        device=served.answer.get("device", "cpu"),
         p50_ms=float(np.median(times.ms)),
         p95_ms=float(np.quantile(times.ms, 0.95)),
         throughput_per_s=batch / _mean_ms(times.ms) * 1e3,

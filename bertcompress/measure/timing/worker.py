@@ -4,9 +4,9 @@ Started as `python -m bertcompress.measure.timing.worker`.
 
 Speaks JSON, one object a line: a request on standard input, its answer on standard output.
 
-    {"do": "open", "path", "runtime", "precision", "threads", "serving", "max_length",
-     "longest"}
-        -> {"runtime", "precision", "serving", "load_s", "memory_mb"}
+    {"do": "open", "path", "runtime", "precision", "threads", "device", "serving",
+     "max_length", "longest"}
+        -> {"runtime", "precision", "device", "serving", "load_s", "memory_mb"}
     {"do": "time", "batch", "length", "repeats", "warmup", "vocab_size"}   random tokens
     {"do": "time", "batches": FILE.npz, "repeats", "warmup"}               real ones
         -> {"ms": [repeats x batches]}     one repeat without warm-up, at first: the first pass;
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import importlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +39,14 @@ import numpy as np
 import psutil
 
 from bertcompress.errors import BertCompressError
-from bertcompress.runtimes import Batch, Predictor, locate, open_predictor
+from bertcompress.runtimes import (
+    DYNAMIC,
+    Batch,
+    Predictor,
+    locate,
+    open_predictor,
+    runtime_named,
+)
 from bertcompress.runtimes.hardware import peak_memory_mb
 
 __all__ = ["load_batches", "main", "random_batch", "save_batches"]
@@ -76,6 +83,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._predictor: Predictor | None = None
+        self._wait: Callable[[], None] = lambda: None
         self._batches: dict[str, list[Batch]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -94,23 +102,27 @@ class Worker:
         runtime: str | None = None,
         vocab_size: int = 100,
         longest: int | None = None,
+        device: str = "cpu",
         **options: Any,
     ) -> dict[str, Any]:
         """Load the artefact and let it answer once: some runtimes compile only then."""
-        runtime = locate(path, runtime, options.get("precision"))[0]
+        chosen = runtime_named(locate(path, runtime, options.get("precision"))[0])
         # What every process of this runtime carries is no part of the model.
-        importlib.import_module(f"bertcompress.runtimes.{runtime}")
+        chosen.load_libraries()
+        self._wait = partial(chosen.synchronise, device)
         if "serving" in options:
             # Known here, so that nothing is loaded to find it out, which would be measured.
             options["limit"] = longest or options.get("max_length")
         before, start = psutil.Process().memory_info().rss, time.perf_counter()
-        self._predictor = open_predictor(path, runtime, **options)
+        self._predictor = open_predictor(path, chosen.name, device=device, **options)
         self._predictor(random_batch(1, min(16, longest or 16), vocab_size))
+        self._wait()
         load_s = time.perf_counter() - start
         return {
             "runtime": self._predictor.runtime,
             "precision": self._predictor.precision,
-            "serving": getattr(self._predictor, "serving", "dynamic"),
+            "device": device,
+            "serving": getattr(self._predictor, "serving", DYNAMIC),
             "load_s": load_s,
             "memory_mb": max(psutil.Process().memory_info().rss - before, 0) / 1e6,
         }
@@ -137,7 +149,8 @@ class Worker:
         for _ in range(warmup):
             for one in given[:_WARM]:
                 self._predictor(one)
-        return {"ms": _timed(self._predictor, given, repeats, seconds)}
+        self._wait()
+        return {"ms": _timed(self._predictor, self._wait, given, repeats, seconds)}
 
     def _read(self, file: str) -> list[Batch]:
         self._batches[file] = load_batches(file)
@@ -153,8 +166,13 @@ _WARM = 8
 
 
 def _timed(
-    predictor: Predictor, batches: Sequence[Batch], repeats: int, seconds: float
+    predictor: Predictor,
+    wait: Callable[[], None],
+    batches: Sequence[Batch],
+    repeats: int,
+    seconds: float,
 ) -> list[float]:
+    """Return the milliseconds of each call; `wait` returns when the device is done."""
     gc.collect()
     gc.disable()  # as timeit does: a collection would be charged to whoever is running
     took: list[float] = []
@@ -166,6 +184,7 @@ def _timed(
                 if start > end:
                     return took
                 predictor(batch)
+                wait()
                 took.append((time.perf_counter() - start) * 1e3)
     finally:
         gc.enable()

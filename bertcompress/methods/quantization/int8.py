@@ -27,7 +27,7 @@ from torch import nn
 
 from bertcompress.data import numpy_batches
 from bertcompress.data.batches import Batches, array_batches
-from bertcompress.deployment import Deployment, Findings, Product
+from bertcompress.deployment import Deployment, Findings, Layout, Product
 from bertcompress.engines.quantization.accuracy_gate import Attempt, Guard, search
 from bertcompress.engines.quantization.likeness import Likeness
 from bertcompress.engines.quantization.sensitivity import sensitivities
@@ -36,22 +36,21 @@ from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.models.io import save
 from bertcompress.runtimes import (
-    MODEL_FILE,
-    ONNX_FILES,
+    REFERENCE,
     Batch,
-    Int8Runtime,
     available_runtimes,
     missing_runtimes,
     open_predictor,
     require,
+    runtime_named,
 )
-from bertcompress.runtimes.hardware import overflows_int8
+from bertcompress.runtimes.int8_field import Int8Runtime
 from bertcompress.runtimes.onnx.graph import uses
+from bertcompress.runtimes.table import exporter
 from bertcompress.runtimes.torch import bf16_gain, scoring
 
 __all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]
 
-FOLDERS = {runtime: folder for runtime, precision, folder, _ in ONNX_FILES if precision == "int8"}
 BF16_WORTH_IT = 1.05
 
 
@@ -87,7 +86,7 @@ class QuantizeInt8(Method):
         found = available_runtimes()
         for runtime in self.runtimes:
             if runtime not in found:
-                raise MissingExtra(runtime, "onnx" if runtime == "onnxruntime" else "openvino")
+                raise MissingExtra(runtime, str(runtime_named(runtime).extra))
 
     def dense_opponent(self) -> QuantizeInt8:
         """Return the same for the uncompressed model; nothing of it is left in fp32."""
@@ -104,7 +103,7 @@ class QuantizeInt8(Method):
         """
         chosen = self.runtimes or tuple(available_runtimes())
         calibration = self._calibration(product, ctx)
-        static = "openvino" in chosen
+        static = any(runtime_named(each).needs_rows for each in chosen)
         read = len(calibration) if static else 0
         halved, notes, gain = self._halved(product, ctx) if self.bf16 else ([], [], {})
         if self.max_drop is None:
@@ -145,8 +144,9 @@ class QuantizeInt8(Method):
             return [], [f"no bf16 model: measured {gain:.2f}x as fast as fp32 here"], known
         half: Any = copy.deepcopy(product.model)
         half.to(torch.bfloat16)
-        save(half, ctx.workdir / "bf16", product.tokenizer)
-        return [Deployment("torch", "bf16", ctx.workdir / "bf16")], [], known
+        folder = Layout(ctx.workdir).bf16
+        save(half, folder, product.tokenizer)
+        return [Deployment(REFERENCE, "bf16", folder)], [], known
 
     def _calibration(self, product: Product, ctx: Context) -> list[Batch]:
         features = ctx.data.encoded(product.tokenizer, "calibration").first(self.rows)
@@ -158,10 +158,10 @@ class QuantizeInt8(Method):
 def quantize_int8(
     product: Product,
     folder: str | Path,
-    runtimes: tuple[Int8Runtime, ...],
+    runtimes: Sequence[str],
     calibration: Batches,
 ) -> list[Deployment]:
-    """Write `onnx/` and `openvino/` under a folder, and return what can be deployed from them.
+    """Write the files of runtimes under a folder, and return what can be deployed from them.
 
     Raises ModelError where no file can be made for one of the runtimes.
     """
@@ -174,16 +174,14 @@ def quantize_int8(
 def _unguarded(
     product: Product,
     folder: Path,
-    runtimes: tuple[Int8Runtime, ...],
+    runtimes: Sequence[str],
     calibration: Sequence[Batch],
 ) -> tuple[list[Deployment], list[str]]:
     """Return what could be made by the defaults, and a line for each runtime without a file."""
-    from bertcompress.runtimes import onnxruntime
-
-    made, failed = [onnxruntime.export(product, folder / "onnx")], []
+    made, failed = [exporter().export(product, folder)], []
     for runtime in runtimes:
         try:
-            made.append(_quantized(runtime, folder, calibration))
+            made.append(runtime_named(runtime).quantize(folder, calibration))
         except ModelError as error:
             _file(runtime, folder).unlink(missing_ok=True)
             failed.append(f"{runtime}: no int8 file: {error}")
@@ -196,33 +194,9 @@ def _check_any(runtimes: Sequence[str], failed: Sequence[str]) -> None:
         raise ModelError("; ".join(failed))
 
 
-def _file(runtime: Int8Runtime, folder: Path) -> Path:
+def _file(runtime: str, folder: Path) -> Path:
     """Return where the int8 file of a runtime lies under a folder."""
-    name = next(f for r, p, _, f in ONNX_FILES if (r, p) == (runtime, "int8"))
-    return folder / FOLDERS[runtime] / name
-
-
-def _quantized(
-    runtime: Int8Runtime, folder: Path, calibration: Sequence[Batch], **options: Any
-) -> Deployment:
-    """Write the int8 file of a runtime from `onnx/model.onnx` under a folder."""
-    from bertcompress.runtimes import onnxruntime, openvino
-
-    source, out = folder / "onnx", folder / FOLDERS[runtime]
-    if runtime == "onnxruntime":
-        return onnxruntime.quantize(source, calibration, out=out, **options)
-    return openvino.quantize(source, calibration, out=out, **options)
-
-
-def switches(runtime: Int8Runtime) -> list[dict[str, Any]]:
-    """Return the settings to try for a runtime on this processor, the defaults first.
-
-    ONNX Runtime's default for the weights is 7 bits where 8 may overflow, and 8 elsewhere.
-    """
-    if runtime == "openvino":
-        return [{}, {"smoothing": 0.5}, {"percentile": True}, {"smoothing": -1.0}]
-    bits = {"reduce_range": not overflows_int8()}
-    return [{}, {"per_channel": False}, bits, {"smoothing": 0.5}]
+    return folder / runtime_named(runtime).files["int8"].path
 
 
 Tried = tuple[list[Attempt], Attempt]
@@ -232,7 +206,7 @@ Tried = tuple[list[Attempt], Attempt]
 def quantize_guarded(
     product: Product,
     folder: Path,
-    runtimes: tuple[Int8Runtime, ...],
+    runtimes: Sequence[str],
     calibration: Sequence[Batch],
     guard: Guard | Likeness,
 ) -> tuple[list[Deployment], dict[str, Tried]]:
@@ -242,9 +216,7 @@ def quantize_guarded(
     deployments, and what was tried for each runtime. A runtime for which every attempt failed has
     none (its best attempt has an `error`); ModelError where that is all of them.
     """
-    from bertcompress.runtimes import onnxruntime
-
-    made = [onnxruntime.export(product, folder / "onnx")]
+    made = [exporter().export(product, folder)]
     suspects = functools.cache(lambda: _suspects(product, guard))
     tried: dict[str, Tried] = {}
     for runtime in runtimes:
@@ -266,7 +238,7 @@ def _failures(tried: Mapping[str, Tried]) -> list[str]:
 
 
 def _bf16(guard: Guard, path: Path) -> Attempt:
-    return guard.judge(open_predictor(path, "torch", None, "bf16", device="auto"), {})
+    return guard.judge(open_predictor(path, REFERENCE, None, "bf16", device="auto"), {})
 
 
 def _judged(
@@ -282,16 +254,19 @@ def _judged(
 def _searched(
     product: Product,
     folder: Path,
-    runtime: Int8Runtime,
+    runtime: str,
     calibration: Sequence[Batch],
     guard: Guard | Likeness,
     suspects: Callable[[], list[str]],
 ) -> tuple[Deployment | None, Tried]:
     """Return the best int8 file for one runtime, if any can be made, and what was tried for it."""
+    chosen, exported = runtime_named(runtime), folder / exporter().files["fp32"].path
+    there: list[Deployment] = []  # what lies there is of the last attempt
 
     def make(options: Mapping[str, Any], kept: Sequence[str]) -> Deployment:
-        nodes = _nodes(product, folder / "onnx", kept)
-        return _quantized(runtime, folder, calibration, exclude=nodes, **options)
+        nodes = _nodes(product, exported, kept)
+        there[:] = [chosen.quantize(folder, calibration, exclude=nodes, **options)]
+        return there[0]
 
     def attempt(options: Mapping[str, Any], kept: Sequence[str]) -> Attempt:
         def judge() -> Attempt:
@@ -300,14 +275,13 @@ def _searched(
 
         return _judged(judge, options, kept)
 
-    every, best = search(attempt, switches(runtime), suspects)
-    file = _file(runtime, folder)
+    every, best = search(attempt, chosen.quantize_settings(), suspects)
     if best.error is not None:
-        file.unlink(missing_ok=True)
+        _file(runtime, folder).unlink(missing_ok=True)
         return None, (every, best)
-    there = Deployment(runtime, "int8", file)
-    # What lies there is of the last attempt.
-    return there if best is every[-1] else make(best.options, best.kept), (every, best)
+    if best is not every[-1]:
+        make(best.options, best.kept)
+    return there[0], (every, best)
 
 
 def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
@@ -315,11 +289,11 @@ def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
     return list(sensitivities(product.model, rows, head=guard.head)) if rows else []
 
 
-def _nodes(product: Product, folder: Path, modules: Sequence[str]) -> list[str]:
-    """Return the names of the nodes of `model.onnx` that use the weights of modules."""
+def _nodes(product: Product, file: Path, modules: Sequence[str]) -> list[str]:
+    """Return the names of the nodes of an ONNX file that use the weights of modules."""
     if not modules:
         return []
-    graph = require("onnx", "onnx").load(folder / MODEL_FILE).graph
+    graph = require("onnx", "onnx").load(file).graph
     found = []
     for name in modules:
         module: Any = product.model.get_submodule(name)

@@ -16,7 +16,6 @@ you allow: post-training int8 takes a minute and often loses nothing.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,12 +25,12 @@ from pydantic import Field
 from torch import nn
 
 from bertcompress.data.batches import Batches
-from bertcompress.deployment import Deployment, Product
+from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.methods.quantization.int8 import QuantizeInt8
-from bertcompress.runtimes import available_runtimes, missing_runtimes
+from bertcompress.runtimes import available_runtimes, missing_runtimes, runtime_named
 from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
 
@@ -64,22 +63,16 @@ def q8bert(
 
 
 def export_int8(product: Product, folder: Path) -> list[Deployment]:
-    """Write `onnx/` and `openvino/` files of a model stored in int8 under a folder.
+    """Write the files of a model stored in int8 under a folder.
 
     For the runtimes that are installed; each file holds the integers and scales of the model.
     """
-    from bertcompress.runtimes import OPENVINO_INT8_FILE
-    from bertcompress.runtimes.onnx.export import companions
     from bertcompress.runtimes.onnx.integers import export_qdq
 
-    runtimes = available_runtimes()
-    file = export_qdq(product, folder / "onnx")
-    made = [Deployment("onnxruntime", "int8", file)]
-    if "openvino" in runtimes:
-        companions(file.parent, folder / "openvino")
-        shutil.copy2(file, folder / "openvino" / OPENVINO_INT8_FILE)
-        made.append(Deployment("openvino", "int8", folder / "openvino" / OPENVINO_INT8_FILE))
-    return made
+    chosen = [runtime_named(name) for name in available_runtimes()]
+    file = export_qdq(product, Layout(folder).onnx)
+    made = [each.adopt_integers(file, folder) for each in chosen]
+    return [each for each in made if each is not None]
 
 
 class Q8bert(Method, TeacherTerms, TrainSettings):

@@ -14,7 +14,6 @@ tables included. No speed-up on most processors, since the inputs stay in floats
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, train_loader
-from bertcompress.deployment import Deployment, Findings, Product
+from bertcompress.deployment import Deployment, Findings, Layout, Product
 from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.engines.quantization.hessian import layer_sharpness
@@ -33,6 +32,8 @@ from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.models.io import imitates
+from bertcompress.runtimes import all_runtimes
+from bertcompress.runtimes.table import missing_packages
 from bertcompress.shapes import anatomy
 from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
@@ -198,19 +199,16 @@ class QBert(Method, TeacherTerms, TrainSettings):
         return Product(stored.model, stored.tokenizer, tuple(made), findings)
 
     def _files(self, product: Product, ctx: Context) -> list[Deployment]:
-        """Return the ONNX file, where ONNX Runtime packs these bits in such groups."""
+        """Return the ONNX file for each runtime that packs these bits in such groups."""
         packs = self.group >= 16 and not self.group & (self.group - 1)
-        if (
-            not packs
-            or imitates(product.model)
-            or not all(map(importlib.util.find_spec, ("onnx", "onnxruntime")))
-        ):
+        able = [r for r in all_runtimes() if r.packs_groups and not missing_packages(r)]
+        if not packs or imitates(product.model) or not able:
             return []
-        from bertcompress.runtimes import onnxruntime
         from bertcompress.runtimes.onnx.integers import export_qdq
 
-        file = export_qdq(product, ctx.workdir / "onnx")
-        return [Deployment("onnxruntime", onnxruntime.precision_of(file), file)]
+        file = export_qdq(product, Layout(ctx.workdir).onnx)
+        made = [each.adopt_integers(file, ctx.workdir) for each in able]
+        return [each for each in made if each is not None]
 
     def dense_opponent(self) -> QuantizeInt8:
         """Return int8 without any training."""

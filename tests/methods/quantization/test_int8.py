@@ -20,8 +20,8 @@ from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Models
 from bertcompress.methods.quantization import int8
 from bertcompress.methods.quantization.int8 import QuantizeInt8, switches
+from bertcompress.runtimes import QUANTIZED_FILE, open_predictor
 from bertcompress.runtimes import hardware as host
-from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import bf16_gain
 from bertcompress.shapes import anatomy
 from bertcompress.training import fit
@@ -290,7 +290,7 @@ def test_a_file_that_answers_in_no_numbers_is_not_left_behind(trained, data, tmp
     monkeypatch.setattr(int8, "switches", lambda runtime: [{}])
     with pytest.raises(ModelError, match=r"onnxruntime: no int8 file: .*infinities or NaN"):
         applied(trained, data, tmp_path, runtimes=("onnxruntime",))
-    assert not list(tmp_path.rglob(int8.ONNX_FILES[1][3]))
+    assert not list(tmp_path.rglob(QUANTIZED_FILE))
 
 
 def test_a_bf16_model_that_cannot_be_opened_is_a_note(trained, data, tmp_path, monkeypatch):
