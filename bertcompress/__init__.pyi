@@ -8,6 +8,7 @@ from .methods.factorization.factorize_linear import FactorizeLinear, factorize_l
 from .methods.factorization.flop import Flop, flop
 from .methods.factorization.trim_vocabulary import TrimVocabulary, trim_vocabulary
 from .methods.probes.mode_connectivity import ModeConnectivity, mode_connectivity
+from .methods.pruning.hidden import PruneHidden, prune_hidden
 from .methods.pruning.kprune import KPrune, kprune
 from .methods.pruning.structured import (
     PruneStructured,
@@ -51,6 +52,7 @@ __all__ = [
     "LiveTeacher",
     "ModeConnectivity",
     "ObjectiveCallback",
+    "PruneHidden",
     "PruneStructured",
     "Q8bert",
     "QBert",
@@ -81,6 +83,7 @@ __all__ = [
     "open_predictor",
     "plot",
     "prune_heads",
+    "prune_hidden",
     "prune_layers",
     "prune_neurons",
     "prune_structured",

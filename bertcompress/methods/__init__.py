@@ -26,6 +26,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.pruning.kprune:KPrune",
         "Cut heads and neurons and repair the rest, without training",
     ),
+    "prune_hidden": (
+        "bertcompress.methods.pruning.hidden:PruneHidden",
+        "Remove features of the residual stream, the weakest by magnitude",
+    ),
     "trim_vocabulary": (
         "bertcompress.methods.factorization.trim_vocabulary:TrimVocabulary",
         "Drop the tokens that the training texts never use, tokenizer included",

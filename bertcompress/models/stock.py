@@ -51,6 +51,8 @@ def plain_config(model: PreTrainedModel) -> Any:
     widths = {layer.width for layer in view.layers}
     even = len(widths) == 1 and widths != {0}
     view.family.resize(config, depth=view.depth, width=widths.pop() if even else None)
+    if stock_obstacle(model) is None:
+        view.family.narrow(config, hidden=view.hidden, heads=view.layers[0].heads)
     config.architectures = [name]
     return config
 

@@ -63,6 +63,10 @@ def shape_obstacle(model: PreTrainedModel) -> str | None:
     if "lowbit" in read_record(view.config):
         return "its weights are stored in few bits, and stock classes hold them in floats"
     full = int(view.config.num_attention_heads)
+    if view.hidden != int(view.config.hidden_size):
+        full, rest = divmod(view.hidden, view.head_size)
+        if rest:
+            return f"{view.hidden} hidden features are no multiple of the head size"
     for i, layer in enumerate(view.layers):
         if layer.heads != full:
             return (
@@ -199,11 +203,11 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
     return transformers.AlbertConfig(
         vocab_size=int(embeddings.word.num_embeddings),
         embedding_size=int(embeddings.word.embedding_dim),
-        hidden_size=int(config.hidden_size),
+        hidden_size=view.hidden,
         num_hidden_layers=view.depth,
         num_hidden_groups=groups,
         inner_group_num=1,
-        num_attention_heads=int(config.num_attention_heads),
+        num_attention_heads=view.layers[0].heads,
         intermediate_size=view.layers[0].width,
         hidden_act=_activation(config),
         hidden_dropout_prob=dropout,

@@ -19,6 +19,7 @@ from .families.views import (
     ShapeError,
     Stream,
 )
+from .hidden import Hidden, hidden_size, stream_tensors
 from .lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
 from .lowrank import Embedding, LowRanks
 from .modeling import (
@@ -42,6 +43,7 @@ __all__ = [
     "FactorizedEmbedding",
     "Family",
     "Heads",
+    "Hidden",
     "Layer",
     "Layers",
     "LinearView",
@@ -65,6 +67,8 @@ __all__ = [
     "edited",
     "family_named",
     "family_of",
+    "hidden_size",
     "read_record",
+    "stream_tensors",
     "working_form",
 ]

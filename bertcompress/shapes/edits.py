@@ -16,6 +16,7 @@ from torch import nn
 from bertcompress.shapes.cutting import Heads, Layers, Neurons
 from bertcompress.shapes.families.anatomy import Anatomy, anatomy
 from bertcompress.shapes.families.views import ShapeError
+from bertcompress.shapes.hidden import Hidden
 from bertcompress.shapes.lowbit import LowBit
 from bertcompress.shapes.lowrank import Embedding, LowRanks
 from bertcompress.shapes.sharing import Sharing
@@ -56,6 +57,7 @@ class Record(TypedDict, total=False):
 
     vocabulary: Vocabulary
     embedding: Embedding
+    hidden: Hidden
     heads: Heads
     neurons: Neurons
     lowrank: LowRanks
@@ -67,6 +69,7 @@ class Record(TypedDict, total=False):
 KINDS: Mapping[str, Callable[..., Edit]] = {
     "vocabulary": Vocabulary,
     "embedding": Embedding,
+    "hidden": Hidden,
     "heads": Heads,
     "neurons": Neurons,
     "lowrank": LowRanks,

@@ -41,6 +41,7 @@ FIRST = ("parts", "families/views")
 LAST = (
     "families/anatomy",
     "cutting",
+    "hidden",
     "vocabulary",
     "lowrank",
     "lowbit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from bertcompress.shapes import hidden_size
 from bertcompress.training.settings import TrainSettings
 
 __all__ = ["learning_rate"]
@@ -22,5 +23,5 @@ def learning_rate(settings: TrainSettings, model: nn.Module) -> float:
     """
     if settings.learning_rate != "auto":
         return settings.learning_rate
-    width = int(getattr(getattr(model, "config", None), "hidden_size", _BASE_WIDTH))
+    width = hidden_size(getattr(model, "config", None)) or _BASE_WIDTH
     return float(f"{min(_BASE_RATE * (_BASE_WIDTH / width) ** _EXPONENT, _HIGHEST):.2g}")

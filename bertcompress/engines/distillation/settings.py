@@ -26,6 +26,7 @@ from bertcompress.engines.distillation.teachers import (
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Objective, Teacher
+from bertcompress.shapes import hidden_size
 
 __all__ = ["LABELS_ONLY", "TAUGHT", "WITHOUT_TEACHER", "TeacherTerms"]
 
@@ -116,7 +117,7 @@ class TeacherTerms(BaseModel):
                 "where the teacher has its own tokenizer"
             )
         live = LiveTeacher(teacher, device=device)
-        widths = [int(m.config.hidden_size) for m in (model, teacher)]  # type: ignore[union-attr,arg-type]
+        widths = [hidden_size(m.config) for m in (model, teacher)]
         project = projection(widths[0], widths[1], seed) if self.hidden_weight else None
         return self.objective(live, head_of(model).key, project, device=device)
 
@@ -160,7 +161,7 @@ class TeacherTerms(BaseModel):
         first = torch.as_tensor(ctx.data.train["row_id"][:1])
         answer = teacher(first, frozenset({"hidden_states"}))
         width = answer.hidden_states[0].shape[-1]
-        return projection(int(product.model.config.hidden_size), width, ctx.seed)
+        return projection(hidden_size(product.model.config), width, ctx.seed)
 
 
 TAUGHT = {name: TeacherTerms.model_fields[name].default for name in LABELS_ONLY}

@@ -26,6 +26,7 @@ from bertcompress.data import TaskData
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import TeacherOutputs
 from bertcompress.models.tokenizers import position_limit
+from bertcompress.shapes import hidden_size
 from bertcompress.training import forward, logits_of
 
 __all__ = [
@@ -335,7 +336,7 @@ def hidden_cache_bytes(model: nn.Module, lengths: Sequence[int] | NDArray[np.int
     if config is None:
         raise ModelError(f"{type(model).__name__} has no config: its hidden states are not known")
     states = int(config.num_hidden_layers) + 1
-    return 2 * states * int(config.hidden_size) * int(np.sum(lengths))
+    return 2 * states * hidden_size(config) * int(np.sum(lengths))
 
 
 def _partial(path: Path) -> Path:

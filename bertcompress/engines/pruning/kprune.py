@@ -60,7 +60,7 @@ def unit_costs(model: nn.Module, found: Sequence[Site], length: int) -> list[flo
 
     A head costs 4 H D + 2 T D, a neuron 2 H, each time that it is applied.
     """
-    hidden = int(anatomy(model).config.hidden_size)
+    hidden = anatomy(model).hidden
     each = [
         4.0 * hidden * site.size + 2.0 * length * site.size
         if site.kind == "heads"

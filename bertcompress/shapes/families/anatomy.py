@@ -128,6 +128,11 @@ class Anatomy:
         return self.family.token_parameters(self.model)
 
     @property
+    def hidden(self) -> int:
+        """H, the features of the residual stream as it is now."""
+        return len(self.layers[0].norms["ffn"].weight)  # type: ignore[arg-type]
+
+    @property
     def head_size(self) -> int:
         """D, which no edit changes."""
         return self.family.head_size(self.config)

@@ -91,6 +91,12 @@ class BertLike(Family):
         if width is not None:
             setattr(config, self.width_field, width)
 
+    def narrow(self, config: Any, *, hidden: int, heads: int) -> None:
+        """Let a config ask for so many hidden features and attention heads, in place."""
+        if getattr(config, "embedding_size", None) == config.hidden_size and not self.shared:
+            config.embedding_size = hidden  # ELECTRA's tables on the stream itself
+        config.hidden_size, config.num_attention_heads = hidden, heads
+
     def base(self, model: nn.Module) -> nn.Module:
         """Return the encoder with its embeddings, without a task head."""
         inner = getattr(model, self.base_name, None)

@@ -83,6 +83,10 @@ class Family(ABC):
     def resize(self, config: Any, *, depth: int, width: int | None = None) -> None:
         """Let a config ask for so many layers, and neurons of each, in place."""
 
+    @abstractmethod
+    def narrow(self, config: Any, *, hidden: int, heads: int) -> None:
+        """Let a config ask for so many hidden features and attention heads, in place."""
+
     # Models.
 
     @abstractmethod
