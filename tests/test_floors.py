@@ -141,7 +141,7 @@ def paths_of_layers() -> set[str]:
     from bertcompress.shapes import FAMILIES, family_named
 
     families = [family_named(name) for name in FAMILIES]
-    paths = {path for each in families for path in each.linear_paths.values()}
+    paths = {p for each in families for p in getattr(each, "linear_paths", {}).values()}
     return {path for path in paths if "." in path}
 
 
