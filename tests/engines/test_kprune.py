@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests_support import FAMILIES, VOCABULARY, answer, tiny_inputs, tiny_model
 
+from bertcompress.engines.pruning.importance import head_of
 from bertcompress.engines.pruning.kprune import KPruneSettings, _Survey, cut_and_repair, unit_costs
 from bertcompress.engines.pruning.masks import sites
 from bertcompress.shapes import Heads, Neurons, anatomy, apply_edit, family_named
@@ -128,9 +129,8 @@ def kept_neurons(original, batches):
 
 
 def test_the_first_sublayer_is_ranked_by_answers_too(bert):
-    survey = _Survey(
-        bert, copy.deepcopy(bert), calibration(), KPruneSettings(representational=0.0), 0
-    )
+    options = KPruneSettings(representational=0.0)
+    survey = _Survey(bert, copy.deepcopy(bert), calibration(), options, 0, head_of(bert))
     scores, _ = survey.look(0)
     assert len(scores) == len(sites(bert))
     assert scores[0].min() > 0
