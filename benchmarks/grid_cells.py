@@ -6,7 +6,8 @@ A running grid writes two files a cell, `ARM--TASK--SEED.json` and `.npz`; git d
 `compact` packs them into `TASK.npz` beside them and removes them. A packed file is a zip archive:
 `cells.json` (every cell, and which arrays are its answers) and each distinct array once. Answers
 are in half precision. Those of classes are shifted so that the largest of a row is 0, and rounded
-down to 1/32: the chosen class stays the same, and the file is half as large.
+down to 1/16: the chosen class stays the same, and no probability moves by more than 0.016. What was
+packed by 1/32 stays so until it is packed again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-STEP = 32
+STEP = 16
 """Logits of classes are kept in multiples of 1 / STEP."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Date of every member: the same cells give the same bytes."""

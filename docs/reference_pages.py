@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from method_rows import speed
+from method_rows import face, speed
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
@@ -22,7 +22,6 @@ from bertcompress.methods.settings import source_of
 from bertcompress.training import TrainSettings
 
 FOLDER = Path(__file__).parent / "reference"
-STUB = FOLDER.parents[1] / "bertcompress" / "__init__.pyi"
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("running", "Recipes and runs", ("recipe", "task", "data", "runs")),
     ("reports", "Reports", ("report",)),
@@ -49,8 +48,8 @@ the schemas of [recipes](../recipe.schema.json), [tasks](../task.schema.json) an
 
 
 def public_names() -> dict[str, str]:
-    """Return the module of each public name, relative to the package, in the stub's order."""
-    tree = ast.parse(STUB.read_text(encoding="utf-8"))
+    """Return the module of each public name, relative to the package, in order."""
+    tree = ast.parse(face())
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     return {alias.name: str(node.module) for node in imports for alias in node.names}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -48,6 +49,12 @@ def test_packing_leaves_one_file_a_task_with_the_same_choices(tmp_path):
         assert np.array_equal(after.argmax(1), before[STAGE].argmax(1))
         shifted = before[STAGE] - before[STAGE].max(1, keepdims=True)
         assert np.abs(after - shifted).max() <= 1 / grid_cells.STEP + 0.01
+        assert (
+            np.abs(
+                softmax(after.astype(np.float32), 1) - softmax(before[STAGE].astype(np.float32), 1)
+            ).max()
+            < 0.017
+        )
         assert (after.max(1) == 0).all() and ((after == 0).sum(1) == 1).all()
 
 

@@ -25,7 +25,7 @@ MAIN_JOB = "README.md-0"
 STOCK = "loading.md-0"
 """Rung 1 of the page: a model of a stock class."""
 NEEDS_HUB = {"hub.md-0", "hub.md-1"}
-"""The same calls are made against a server in tests/hub."""
+"""They run against a server in tests/hub/test_page_blocks.py."""
 PATTERNS = {"CONTRIBUTING.md-0"}
 """A class to be written, with names that are not there yet."""
 PACKAGES = {"loading.md-5": "openvino", "loading.md-6": "optimum.onnxruntime"}
