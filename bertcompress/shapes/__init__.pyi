@@ -21,6 +21,7 @@ from .families.views import (
 )
 from .lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
 from .lowrank import Embedding, LowRanks
+from .masked import Masked
 from .modeling import (
     apply_edit,
     compressed_class,
@@ -48,6 +49,7 @@ __all__ = [
     "LowBit",
     "LowRank",
     "LowRanks",
+    "Masked",
     "Neurons",
     "ProjectedDropout",
     "QuantizedEmbedding",

@@ -44,6 +44,7 @@ LAST = (
     "vocabulary",
     "lowrank",
     "lowbit",
+    "masked",
     "sharing",
     "edits",
     "modeling",

@@ -31,6 +31,7 @@ from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import LengthGrouped, choose, time_precisions
 from bertcompress.training.targets import TargetScale, standardised_head
 from bertcompress.training.trainer import FitTrainer
+from bertcompress.training.zeros import keeping_zeros
 
 __all__ = ["Fitted", "fit", "fit_batches", "fit_stage"]
 
@@ -204,6 +205,7 @@ def _train(
     progress: bool | None,
 ) -> Fitted:
     model.to(device)
+    objective = keeping_zeros(model, objective)
     args = trainer_arguments(settings, plan.workdir, seed, device, progress)
     resume = resumable(plan)
     timed: dict[str, float] = {}
