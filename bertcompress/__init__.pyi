@@ -20,6 +20,7 @@ from .methods.quantization.int8 import QuantizeInt8, quantize_int8
 from .methods.quantization.q8bert import Q8bert, q8bert
 from .methods.quantization.q_bert import QBert, q_bert
 from .methods.sharing.share_layers import ShareLayers, share_layers
+from .methods.sparsity.sparse_training import GradualMagnitude, gradual_magnitude
 from .methods.training.finetune import Finetune, finetune
 from .models.io import load, save
 from .models.stock_albert import to_albert
@@ -47,6 +48,7 @@ __all__ = [
     "FactorizeLinear",
     "Finetune",
     "Flop",
+    "GradualMagnitude",
     "KPrune",
     "LiveTeacher",
     "ModeConnectivity",
@@ -73,6 +75,7 @@ __all__ = [
     "factorize_linear",
     "finetune",
     "flop",
+    "gradual_magnitude",
     "inspect",
     "kprune",
     "load",

@@ -26,6 +26,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.pruning.kprune:KPrune",
         "Cut heads and neurons and repair the rest, without training",
     ),
+    "gradual_magnitude": (
+        "bertcompress.methods.sparsity.sparse_training:GradualMagnitude",
+        "Train on while the smallest weights of the layers become exactly zero",
+    ),
     "trim_vocabulary": (
         "bertcompress.methods.factorization.trim_vocabulary:TrimVocabulary",
         "Drop the tokens that the training texts never use, tokenizer included",

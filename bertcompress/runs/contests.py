@@ -14,6 +14,8 @@ from bertcompress.measure.footprint import count_parameters
 from bertcompress.method import Method
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
+from bertcompress.shapes import read_record
+from bertcompress.shapes.masked import zeros_of
 from bertcompress.training import TrainSettings
 
 __all__ = ["Contest", "control_names", "trained_alike"]
@@ -90,7 +92,11 @@ def _selection_score(finished: StageResult, stages: Stages) -> float:
 
 
 def _size(result: StageResult) -> int:
-    return count_parameters(result.product.model).total
+    """Return the parameters that are not masked: a dense control is larger than a sparse model."""
+    model = result.product.model
+    masked = read_record(model.config).get("masked")
+    zeros = sum(zeros_of(model, masked).values()) if masked else 0
+    return count_parameters(model).total - zeros
 
 
 def trained_alike(control: Method, trained: Trained | None) -> Method:

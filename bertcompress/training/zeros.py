@@ -12,36 +12,46 @@ from bertcompress.method import Objective
 from bertcompress.shapes import read_record
 from bertcompress.training.objective import DelegatingObjective
 
-__all__ = ["KeepZeros", "clear_moments", "keeping_zeros", "mask_gradients", "mask_weights"]
+__all__ = [
+    "KeepZeros",
+    "Weights",
+    "Zeros",
+    "clear_gradients",
+    "clear_moments",
+    "clear_weights",
+    "keeping_zeros",
+]
+
+Weights = Mapping[str, Tensor]
+"""Matrices by the names of their modules."""
+
+Zeros = Mapping[str, Tensor]
+"""Which weights of each matrix are zero. Shape: bool, as the matrix."""
 
 
-def mask_gradients(weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-    """Set the gradients of masked weights to zero, in place. Shape: masks as the weights, bool."""
+def clear_gradients(weights: Weights, zeros: Zeros) -> None:
+    """Set the gradients of weights that are to stay zero to zero, in place."""
     for name, weight in weights.items():
         if weight.grad is not None:
-            weight.grad.mul_(masks[name])
+            weight.grad.masked_fill_(zeros[name], 0.0)
 
 
 @torch.no_grad()
-def mask_weights(weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-    """Set masked weights to zero, in place. Shape: masks as the weights, bool; false is masked."""
+def clear_weights(weights: Weights, zeros: Zeros) -> None:
+    """Set weights to zero, in place."""
     for name, weight in weights.items():
-        weight.mul_(masks[name])
+        weight.masked_fill_(zeros[name], 0.0)
 
 
 @torch.no_grad()
-def clear_moments(
-    optimizer: torch.optim.Optimizer,
-    weights: Mapping[str, nn.Parameter],
-    masks: Mapping[str, Tensor],
-) -> None:
-    """Set what an optimizer remembers of masked weights to zero, in place: moments, momentum."""
+def clear_moments(optimizer: torch.optim.Optimizer, weights: Weights, zeros: Zeros) -> None:
+    """Set what an optimizer remembers of these weights to zero, in place: moments, momentum."""
     for name, weight in weights.items():
         for moment in _moments(optimizer, weight):
-            moment.mul_(masks[name])
+            moment.masked_fill_(zeros[name], 0.0)
 
 
-def _moments(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Iterator[Tensor]:
+def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> Iterator[Tensor]:
     state: Mapping[str, Any] = optimizer.state.get(weight, {})
     for value in state.values():
         if isinstance(value, Tensor) and value.shape == weight.shape:
@@ -54,20 +64,20 @@ class KeepZeros(DelegatingObjective):
     Gradients, and so moments, of those weights are zero from the first step on.
     """
 
-    def __init__(self, inner: Objective, weights: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, inner: Objective, weights: Weights) -> None:
         super().__init__(inner)
         self._weights = weights
-        self._masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+        self._zeros = {name: weight.detach() == 0 for name, weight in weights.items()}
 
     def on_backward(self, model: nn.Module, step: int) -> None:
-        """Run the inner objective's hook, then take the masked gradients away."""
+        """Run the inner objective's hook, then take the gradients of the zeros away."""
         super().on_backward(model, step)
-        mask_gradients(self._weights, self._masks)
+        clear_gradients(self._weights, self._zeros)
 
     def on_step_end(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Run the inner objective's hook, then set the masked weights to zero."""
+        """Run the inner objective's hook, then set the weights to zero again."""
         super().on_step_end(model, optimizer, step)
-        mask_weights(self._weights, self._masks)
+        clear_weights(self._weights, self._zeros)
 
 
 def keeping_zeros(model: nn.Module, objective: Objective) -> Objective:
