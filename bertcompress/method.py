@@ -154,6 +154,11 @@ class Method(BaseModel):
         """Whether it leaves layers of different shapes, which then cannot share weights."""
         return False
 
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether it leaves weights at exactly zero, after which no shape can change."""
+        return False
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where a model cannot take this step; only shapes count, not weights."""
 

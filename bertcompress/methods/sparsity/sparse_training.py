@@ -115,6 +115,11 @@ class SparseTraining(Method, TeacherTerms, TrainSettings):
             raise ValueError(f"begin {self.begin} is not before end {self.end}")
         return self
 
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether any share is asked for."""
+        return self.sparsity > 0
+
     def scores(self) -> Scores:
         """Return what decides which weights become zero."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ from bertcompress.errors import RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.methods.sparsity.sparse_training import GradualMagnitude
 from bertcompress.models.io import imitates
-from bertcompress.shapes import Masked, ShapeError, apply_edit, edited, read_record
+from bertcompress.shapes import Layers, Masked, ShapeError, apply_edit, edited, read_record
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
 
@@ -139,15 +139,17 @@ def test_settings_that_would_miss_the_sparsity_are_refused(knobs, words):
         GradualMagnitude(**knobs)
 
 
-def test_a_change_of_shape_after_it_is_refused_before_anything_is_computed(place, tmp_path):
-    steps = [
-        {"finetune": {**TRAIN, "epochs": 3}},
-        {"gradual_magnitude": {}},
-        {"prune_structured": {"keep": 0.5}},
-    ]
-    with pytest.raises((RecipeError, ShapeError), match="weights are zero already"):
-        bc.run(recipe(place, steps), tmp_path / "run", say=lambda _: None)
-    assert not (tmp_path / "run" / "stages").exists()
+def test_a_change_of_shape_comes_before_it():
+    steps = ["finetune", {"gradual_magnitude": {}}, {"flop": {"keep": 0.5}}]
+    words = r"methods\[2\].flop: gradual_magnitude before it leaves weights at zero.*put flop first"
+    with pytest.raises(RecipeError, match=words):
+        bc.Recipe.parse({"model": "a/b", "task": "embedded", "methods": steps})
+    steps[1] = {"gradual_magnitude": {"sparsity": 0.0}}
+    bc.Recipe.parse({"model": "a/b", "task": "embedded", "methods": steps})
+    shape = tiny_model()
+    GradualMagnitude().plan_shape(shape)
+    with pytest.raises(ShapeError, match="layers: weights are zero already"):
+        apply_edit(shape, Layers([0]))
 
 
 def test_a_run_keeps_the_sparse_model_beside_its_dense_control(place, tmp_path):
