@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from bertcompress.shapes.families.anatomy import Anatomy
 from bertcompress.shapes.families.views import ShapeError
 
-__all__ = ["Masked", "layer_linears", "lost_zeros", "zeros_of"]
+__all__ = ["Masked", "layer_linears", "lost_zeros", "weights_of", "zeros_of"]
 
 
 @dataclass
@@ -61,19 +61,21 @@ def layer_linears(view: Anatomy) -> dict[str, nn.Linear]:
     }
 
 
+def weights_of(model: nn.Module, masked: Masked) -> dict[str, Tensor]:
+    """Return the weights of the recorded linears by module name; of few bits as they compute."""
+    modules: dict[str, Any] = {name: model.get_submodule(name) for name in masked.density}
+    return {name: module.weight for name, module in modules.items()}
+
+
 def zeros_of(model: nn.Module, masked: Masked) -> dict[str, int]:
     """Return how many weights of each recorded linear are zero now."""
-    return {name: _zeros(model.get_submodule(name)) for name in masked.density}
+    return {name: int((weight == 0).sum()) for name, weight in weights_of(model, masked).items()}
 
 
 def lost_zeros(model: nn.Module, masked: Masked) -> str | None:
     """Return the first linear with fewer zeros than its record says; None where all have them."""
-    for name, zeros in zeros_of(model, masked).items():
-        weight: Any = model.get_submodule(name).weight
-        if zeros < weight.numel() - round(masked.density[name] * weight.numel()):
+    for name, weight in weights_of(model, masked).items():
+        size = weight.numel()
+        if int((weight == 0).sum()) < size - round(masked.density[name] * size):
             return name
     return None
-
-
-def _zeros(module: Any) -> int:
-    return int((module.weight == 0).sum())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from bertcompress.method import Objective
-from bertcompress.shapes import read_record
 from bertcompress.training.objective import DelegatingObjective
 
 __all__ = [
@@ -58,6 +57,13 @@ def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> Iterator[Tenso
             yield value
 
 
+@runtime_checkable
+class _Edited(Protocol):
+    """A model that knows its record of edits: what computes it need not be known here."""
+
+    def masked_weights(self) -> dict[str, Tensor]: ...
+
+
 class KeepZeros(DelegatingObjective):
     """An objective under which the weights that are zero now stay zero, in these linears.
 
@@ -85,8 +91,5 @@ def keeping_zeros(model: nn.Module, objective: Objective) -> Objective:
 
     Whatever trains the model, a method that knows nothing of masks too.
     """
-    masked = read_record(getattr(model, "config", None)).get("masked")
-    if masked is None or not masked.simulated:
-        return objective
-    modules: dict[str, Any] = {name: model.get_submodule(name) for name in masked.density}
-    return KeepZeros(objective, {name: module.weight for name, module in modules.items()})
+    weights = model.masked_weights() if isinstance(model, _Edited) else {}
+    return KeepZeros(objective, weights) if weights else objective
