@@ -32,7 +32,7 @@ from .runs.run import Run, compress, run, ship
 from .runtimes import open_predictor
 from .shapes import apply_edit
 from .task import Task
-from .training import ObjectiveCallback
+from .training import BaseObjective, ObjectiveCallback
 from .verbs.bench import bench
 from .verbs.evaluate import evaluate
 from .verbs.export import export
@@ -42,6 +42,7 @@ from .verbs.verify import verify
 __version__: str
 
 __all__ = [
+    "BaseObjective",
     "Comparison",
     "Distill",
     "FactorizeEmbedding",

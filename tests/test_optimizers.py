@@ -26,6 +26,7 @@ from torch import nn
 from training_support import toy_data, train
 
 from bertcompress.engines.distillation.objectives import LabelLoss
+from bertcompress.errors import InputError
 from bertcompress.training import DelegatingObjective, TrainSettings, checkpoints, fit_batches
 from bertcompress.training.optimizers import make_optimizer
 from bertcompress.training.schedule import Horizon, rate_factor
@@ -67,6 +68,11 @@ def test_cycles_that_do_not_divide_the_steps_all_fall():
     starts = [step for step, factor in enumerate(got) if factor == 1.0]
     assert starts == [0, 3, 5, 8]  # of 3, 2, 3 and 2 steps
     assert all(got[start - 1] <= 0.5 for start in [*starts[1:], 10])
+
+
+def test_a_cycle_has_a_step():
+    with pytest.raises(InputError, match="cycles: 8 in 6 steps after the warm-up"):
+        factors(steps=12, warmup=0.5, schedule="cyclic", cycles=8)
 
 
 def test_minutes_bring_every_schedule_to_zero():

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bertcompress.errors import InputError
 from bertcompress.training.settings import ScheduleName, TrainSettings
 
 __all__ = ["Ended", "Horizon", "rate_factor", "stalled"]
@@ -63,6 +64,11 @@ class Horizon:
         given = settings.evaluation_steps
         fixed, cycles = settings.is_fixed, settings.cycles or 1
         times = min(times, epoch)
+        if cycles > max(most - warmup, 1):
+            raise InputError(
+                f"cycles: {cycles} in {most - warmup} steps after the warm-up; a cycle has a step "
+                "at least"
+            )
         return cls(epoch, most, warmup, times, apart, fixed, given, settings.schedule, cycles)
 
     @property

@@ -21,7 +21,7 @@ from bertcompress.errors import RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.methods.sparsity.sparse_training import GradualMagnitude
 from bertcompress.models.io import imitates
-from bertcompress.shapes import Layers, Masked, ShapeError, apply_edit, edited, read_record
+from bertcompress.shapes import Layers, ShapeError, apply_edit, edited, read_record
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
 
@@ -174,10 +174,16 @@ def test_a_run_keeps_the_sparse_model_beside_its_dense_control(place, tmp_path):
     assert zeros(shipped) == zeros(model) and not edited(shipped)  # a stock class holds it
 
 
-def test_a_model_in_few_bits_is_refused():
-    model = apply_edit(tiny_model(), Masked({}))
-    GradualMagnitude().check(model)
-    batch = batches(8)
-    stored = bc.q8bert(tiny_model(num_labels=2), batch, epochs=1, precision="fp32")
+def test_zeros_outlive_a_distillation_and_a_training_through_rounding(tmp_path):
+    model = bc.gradual_magnitude(tiny_model(num_labels=2), batches(8), 0.5, precision="fp32")
+    held = {name: w == 0 for name, w in maskable(model).items()}
+    trained = {"epochs": 1, "precision": "fp32", "learning_rate": 1e-3}
+    bc.distill(model, tiny_model(num_labels=2, seed=3), batches(8), **trained)
+    assert all(torch.equal(w == 0, held[name]) for name, w in maskable(model).items())
+    stored = bc.q8bert(model, batches(8), **trained)
+    bc.save(stored, tmp_path, tiny_tokenizer())
+    back = bc.load(tmp_path).model
+    assert set(read_record(back.config)) == {"masked", "lowbit"}
+    assert all((back.get_submodule(name).weight[zero] == 0).all() for name, zero in held.items())
     with pytest.raises(ShapeError, match="gradual_magnitude: the layers have no dense linear"):
         GradualMagnitude().check(stored)
