@@ -42,7 +42,7 @@ from bertcompress.methods.quantization.q8bert import Q8bert
 from bertcompress.models.io import load
 from bertcompress.runtimes.hardware import environment
 from bertcompress.task import Task
-from bertcompress.training import TrainSettings, fit_batches, forward
+from bertcompress.training import DelegatingObjective, TrainSettings, fit_batches, forward
 from bertcompress.training.steps import LengthGrouped, decay_groups
 
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "glue"
@@ -92,11 +92,13 @@ def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> 
     start = time.perf_counter()
     cached = CachedTeacher(live, workdir)
     filling_s = time.perf_counter() - start
+    rounding = copy.deepcopy(product.model)
+    Q8bert().wrap(rounding, LabelLoss())
     trained: dict[str, tuple[Objective, nn.Module]] = {
         "plain step": (LabelLoss(), product.model),
         "cached logits": (Distillation(cached, hidden_weight=0), product.model),
         "live hidden states": (Distillation(live), product.model),
-        "q8bert": (LabelLoss(), Q8bert().start(product.model)),
+        "q8bert": (LabelLoss(), rounding),
     }
     arms = {
         name: Bare(copy.deepcopy(model), objective, settings)
@@ -123,17 +125,18 @@ def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> 
     return {"ratios": ratios, **facts}
 
 
-class Alternating(LabelLoss):
+class Alternating(DelegatingObjective):
     """After each step of `fit`, takes one by hand on the same rows; both times include the data."""
 
     def __init__(self, bare: Bare, batches: Iterator[dict[str, torch.Tensor]]) -> None:
+        super().__init__(LabelLoss())
         self.bare = bare
         self.batches = batches
         self.seconds: list[tuple[float, float]] = []
         self.tokens: list[int] = []
         self.mark = time.perf_counter()
 
-    def on_step_end(self, step: int) -> None:
+    def on_step_end(self, model: Any, optimizer: Any, step: int) -> None:
         """Note the time of the step that ended, and of the same step by hand."""
         start = time.perf_counter()
         batch = next(self.batches)

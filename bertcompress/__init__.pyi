@@ -21,6 +21,7 @@ from .methods.quantization.int8 import QuantizeInt8, quantize_int8
 from .methods.quantization.q8bert import Q8bert, q8bert
 from .methods.quantization.q_bert import QBert, q_bert
 from .methods.sharing.share_layers import ShareLayers, share_layers
+from .methods.sparsity.sparse_training import GradualMagnitude, gradual_magnitude
 from .methods.training.finetune import Finetune, finetune
 from .models.io import load, save
 from .models.stock_albert import to_albert
@@ -32,7 +33,7 @@ from .runs.run import Run, compress, run, ship
 from .runtimes import open_predictor
 from .shapes import apply_edit
 from .task import Task
-from .training import ObjectiveCallback
+from .training import BaseObjective, ObjectiveCallback
 from .verbs.bench import bench
 from .verbs.evaluate import evaluate
 from .verbs.export import export
@@ -42,12 +43,14 @@ from .verbs.verify import verify
 __version__: str
 
 __all__ = [
+    "BaseObjective",
     "Comparison",
     "Distill",
     "FactorizeEmbedding",
     "FactorizeLinear",
     "Finetune",
     "Flop",
+    "GradualMagnitude",
     "KPrune",
     "LiveTeacher",
     "ModeConnectivity",
@@ -75,6 +78,7 @@ __all__ = [
     "factorize_linear",
     "finetune",
     "flop",
+    "gradual_magnitude",
     "inspect",
     "kprune",
     "load",

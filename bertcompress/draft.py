@@ -191,6 +191,12 @@ def check_order(methods: Sequence[Any], teacher: str | None = None) -> None:
                 f"methods[{i}].{method.key}: {before[0]} before it leaves layers of different "
                 f"shapes, which cannot share weights; put {method.key} first"
             )
+        sparse = [each.key for each in methods[:i] if each.leaves_zeros]
+        if method.leaves == "shape" and sparse:
+            raise RecipeError(
+                f"methods[{i}].{method.key}: {sparse[0]} before it leaves weights at zero, which a "
+                f"change of shape would lose; put {method.key} first"
+            )
         shaped = shaped or method.leaves == "shape"
 
 

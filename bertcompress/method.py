@@ -154,6 +154,11 @@ class Method(BaseModel):
         """Whether it leaves layers of different shapes, which then cannot share weights."""
         return False
 
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether it leaves weights at exactly zero, after which no shape can change."""
+        return False
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where a model cannot take this step; only shapes count, not weights."""
 
@@ -194,7 +199,7 @@ class Method(BaseModel):
 
 
 class Objective(Protocol):
-    """What `training.fit` minimises."""
+    """What `training.fit` minimises; `training.BaseObjective` has all of it but the loss."""
 
     needs: frozenset[str]
     """What the model must return: of `hidden_states`, `attentions` (forces eager attention)."""
@@ -209,8 +214,12 @@ class Objective(Protocol):
         """Return optimizer groups of the objective's own parameters (projections, gates ...)."""
         ...
 
-    def on_step_end(self, step: int) -> None:
-        """Run after each optimizer step."""
+    def on_backward(self, model: nn.Module, step: int) -> None:
+        """Change the gradients of an optimizer step in place, before they are clipped."""
+        ...
+
+    def on_step_end(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Change weights or optimizer state in place after an optimizer step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

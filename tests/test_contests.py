@@ -266,3 +266,15 @@ def test_one_row_has_no_correlation_and_no_interval(numbers):
     assert done.exit_code == 0, done.output
     assert "spearman" not in done.output and "pearson" not in done.output
     assert "mae" in done.output and "nan" not in done.output.lower()
+
+
+def contest(**changes):
+    values = {"name": "dense", "method": None, "control": None, "goes_on": False}
+    return Contest(**values | {"method_score": 0.8, "control_score": 0.9, "larger": True} | changes)
+
+
+def test_a_larger_control_that_is_better_is_said_and_does_not_go_on():
+    words = "the control (dense) was better on the selection split, 0.900 against 0.800: "
+    assert contest().words == words + "it is larger, so the method goes on"
+    assert contest(goes_on=True, larger=False).words == words + "it goes on and ships"
+    assert contest(control_score=0.7).words == contest(larger=False).words == ""

@@ -21,6 +21,9 @@ REFUSED = [
     ("q_bert", {"bits": 8, "high_bits": 4, "high_share": 0.5}),
     ("quantize_int8", {"runtimes": ["tensorrt"]}),
     ("distill", {"learning_rate": "fast"}),
+    ("distill", {"schedule": "cosine"}),
+    ("q8bert", {"momentum": 0.5}),
+    ("gradual_magnitude", {"begin": 0.8, "end": 0.2}),
     ("finetune", {"epochs": "many"}),
 ]
 

@@ -523,7 +523,8 @@ def flat():
 before = flat()
 for stage in ("one", "two"):  # a second training in the same processes
     fitted = fit(model, objective, data, tokenizer=tiny_tokenizer(), progress=False, seed=1,
-                 settings=t.SETTINGS.model_copy(update={"max_steps": 10}),
+                 settings=t.SETTINGS.model_copy(update={"max_steps": 10, "optimizer": sys.argv[2],
+                                                        "gradient_accumulation": 2}),
                  workdir=pathlib.Path(sys.argv[1]) / stage)
 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 torch.save({"moved": flat() - before, "score": fitted.selection_score, "steps": fitted.steps},
@@ -532,7 +533,8 @@ torch.save({"moved": flat() - before, "score": fitted.selection_score, "steps": 
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_result_of_one(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "sam"])
+def test_two_processes_give_the_result_of_one(optimizer, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(DISTRIBUTED)
     results = {}
@@ -544,7 +546,7 @@ def test_two_processes_give_the_result_of_one(tmp_path):
         launch += ["--num_processes", str(processes), *["--multi_gpu"] * (processes > 1)]
         launch += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
         done = subprocess.run(
-            [*launch, str(script), str(out)],
+            [*launch, str(script), str(out), optimizer],
             env=script_environment(),
             capture_output=True,
             text=True,

@@ -8,15 +8,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 from bertcompress.data import TaskData, load_data
-from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.task import Task
-from bertcompress.training import Fitted, TrainSettings, fit
+from bertcompress.training import DelegatingObjective, Fitted, TrainSettings, fit
 
 SETTINGS = TrainSettings(
     epochs=3, learning_rate=2e-3, precision="fp32", evaluations_per_epoch=2, batch_size=8
@@ -51,27 +50,17 @@ def toy_objective(data: TaskData, teacher_width: int = 16) -> Distillation:
     return Distillation(teacher, project=projection(16, teacher_width, seed=3))
 
 
-class Killer(LabelLoss):
+class Killer(DelegatingObjective):
     """Ends the process with SIGKILL after a step; everything else is passed on."""
 
     def __init__(self, inner: Any, after: int) -> None:
-        self.inner, self.after, self.needs = inner, after, inner.needs
+        super().__init__(inner)
+        self.after = after
 
-    def __call__(self, *args: Any) -> torch.Tensor:
-        return self.inner(*args)
-
-    def on_step_end(self, step: int) -> None:
+    def on_step_end(self, model: Any, optimizer: Any, step: int) -> None:
+        super().on_step_end(model, optimizer, step)
         if step == self.after:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return self.inner.parameter_groups()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.inner.load_state_dict(state)
 
 
 def train(workdir: Path, kill_after: int = 0, **changes: Any) -> tuple[Fitted, Distillation]:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bertcompress.errors import InputError
 from bertcompress.method import Objective
+from bertcompress.training.objective import DelegatingObjective
 
 __all__ = [
     "GatedObjective",
@@ -230,7 +231,7 @@ def _ascend(multiplier: Tensor) -> Tensor:
     return 2 * multiplier.detach() - multiplier
 
 
-class GatedObjective:
+class GatedObjective(DelegatingObjective):
     """An objective, and besides it the gates and the controller of their size.
 
     The gates' own effect on the model comes from `gate_inputs`. Gates and controller have to be on
@@ -253,12 +254,11 @@ class GatedObjective:
         *,
         learning_rate: float = 0.1,
     ) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.gates = tuple(gates)
         self.costs = tuple(costs)
         self.controller = controller
         self.learning_rate = learning_rate
-        self.needs = inner.needs
 
     def expected_size(self) -> Tensor:
         """Return the expected size of what the gates leave open. Shape: ()."""
@@ -280,9 +280,9 @@ class GatedObjective:
             *self.controller.parameter_groups(),
         ]
 
-    def on_step_end(self, step: int) -> None:
-        """Pass the step on and keep the gates where they can learn."""
-        self.inner.on_step_end(step)
+    def on_step_end(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Run the inner objective's hook and keep the gates where they can learn."""
+        super().on_step_end(model, optimizer, step)
         for gate in self.gates:
             gate.constrain()
 

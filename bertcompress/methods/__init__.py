@@ -30,6 +30,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.pruning.hidden:PruneHidden",
         "Remove features of the residual stream, the weakest by magnitude",
     ),
+    "gradual_magnitude": (
+        "bertcompress.methods.sparsity.sparse_training:GradualMagnitude",
+        "Train on while the smallest weights of the layers become exactly zero",
+    ),
     "trim_vocabulary": (
         "bertcompress.methods.factorization.trim_vocabulary:TrimVocabulary",
         "Drop the tokens that the training texts never use, tokenizer included",

@@ -30,6 +30,7 @@ from bertcompress.shapes import (
     read_record,
     working_form,
 )
+from bertcompress.shapes.masked import lost_zeros
 from bertcompress.support.files import write_atomically
 
 __all__ = ["class_of", "config_of", "load", "max_tokens", "precision_of", "rung", "save"]
@@ -52,8 +53,15 @@ def precision_of(model: PreTrainedModel) -> str:
 
 
 def imitates(model: PreTrainedModel) -> bool:
-    """Return whether the stored bits take more bytes than they claim: 3 bits in 4, 5 in 8."""
-    return not {2, 4, 8}.issuperset(_stored_bits(model))
+    """Return whether bytes and time are not those that the model's edits claim.
+
+    Of bits that nothing packs, and of zeros. What is stored in few bits is as small as those,
+    whatever zeros it has.
+    """
+    record = read_record(model.config)
+    if "lowbit" in record:
+        return record["lowbit"].simulated
+    return "masked" in record and record["masked"].simulated
 
 
 def _stored_bits(model: PreTrainedModel) -> set[int]:
@@ -71,8 +79,10 @@ def save(
     """Write a model folder, whole or not at all, and return it.
 
     With `convert`, a shape that a stock class holds exactly is written as that class; without, an
-    edited model keeps its working form. Raises OutputError where the folder cannot be written.
+    edited model keeps its working form. Raises OutputError where the folder cannot be written, and
+    ModelError for a model that lost zeros that its record counts.
     """
+    _check_zeros(model, "cannot be saved: it was trained without its mask", ModelError)
     final, target = to_stock(model) if convert else model, Path(folder).expanduser()
     with write_atomically(target) as partial:
         try:
@@ -84,6 +94,15 @@ def save(
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial, _padding_side(final))
     return target
+
+
+def _check_zeros(model: PreTrainedModel, what: str, error: type[ModelError]) -> None:
+    masked = read_record(model.config).get("masked")
+    if masked and (lost := lost_zeros(model, masked)):
+        raise error(
+            f"model {what}: '{lost}' has fewer zeros than the {1 - masked.density[lost]:.1%} that "
+            "were recorded"
+        )
 
 
 def _padding_side(model: PreTrainedModel) -> str | None:
@@ -110,6 +129,7 @@ def load(
     folder = locate(str(name), revision=revision)
     cls, config, tensors = _planned(folder, str(name), head, config_fields or {})
     model = _strict(cls, folder, config, fresh_head, tensors)
+    _check_zeros(model, f"'{name}' is not what its record says", CheckpointError)
     tokenizer = load_tokenizer(folder, str(name), config)
     if len(tokenizer) > config.vocab_size:
         raise ModelError(

@@ -105,7 +105,8 @@ class DeploymentRow(Row):
     )
     loads_in: str = Field(description="What is needed to load it: the rung of the ladder")
     simulated: bool = Field(
-        False, description="The precision is only imitated in fp32: its bytes are never counted"
+        False,
+        description="Precision or zeros are only imitated in fp32: their bytes are never counted",
     )
     allowed: bool | None = Field(
         None,

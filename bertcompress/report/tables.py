@@ -192,7 +192,7 @@ def controls(report: ReportData) -> Table:
         words("goes on", lambda x: "control" if x[1].goes_on else "method"),
     ]
     controlled = [(stage, each) for stage in report.stages for each in stage.controls]
-    note = "Which of the two goes on was decided on the selection split."
+    note = "What goes on was decided on the selection split; a control that is larger never does."
     return build("Controls at equal data and steps", controlled, columns, note)
 
 

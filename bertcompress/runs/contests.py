@@ -14,6 +14,8 @@ from bertcompress.measure.footprint import count_parameters
 from bertcompress.method import Method
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
+from bertcompress.shapes import read_record
+from bertcompress.shapes.masked import zeros_of
 from bertcompress.training import TrainSettings
 
 __all__ = ["Contest", "control_names", "trained_alike"]
@@ -34,6 +36,8 @@ class Contest:
     control_score: float
     goes_on: bool
     """Whether the control takes the place of the method: it is better, no larger, and the best."""
+    larger: bool = False
+    """Whether the control has more parameters that are not zero: it is no other way to the same."""
 
     @classmethod
     def of(
@@ -42,14 +46,11 @@ class Contest:
         """Return a contest for each control, decided by the headline on the selection split."""
         ours, size = _selection_score(method, stages), _size(method)
         scores = {name: _selection_score(each, stages) for name, each in controls.items()}
-        better = [
-            name
-            for name, each in controls.items()
-            if scores[name] > ours and _size(each) <= LARGER * size
-        ]
+        larger = {name: _size(each) > LARGER * size for name, each in controls.items()}
+        better = [name for name in controls if scores[name] > ours and not larger[name]]
         best = max(better, key=lambda name: scores[name], default=None)
         return [
-            cls(name, method, each, ours, scores[name], name == best)
+            cls(name, method, each, ours, scores[name], name == best, larger[name])
             for name, each in controls.items()
         ]
 
@@ -63,12 +64,16 @@ class Contest:
 
     @property
     def words(self) -> str:
-        """What is said where the control goes on; empty otherwise."""
-        if not self.goes_on:
+        """What is said where the control goes on, or would but for its size; empty otherwise."""
+        if self.goes_on:
+            end = "it goes on and ships"
+        elif self.larger and self.control_score > self.method_score:
+            end = "it is larger, so the method goes on"
+        else:
             return ""
         return (
             f"the control ({self.name}) was better on the selection split, "
-            f"{self.control_score:.3f} against {self.method_score:.3f}: it goes on and ships"
+            f"{self.control_score:.3f} against {self.method_score:.3f}: {end}"
         )
 
 
@@ -90,7 +95,11 @@ def _selection_score(finished: StageResult, stages: Stages) -> float:
 
 
 def _size(result: StageResult) -> int:
-    return count_parameters(result.product.model).total
+    """Return the parameters that are not masked: a dense control is larger than a sparse model."""
+    model = result.product.model
+    masked = read_record(model.config).get("masked")
+    zeros = sum(zeros_of(model, masked).values()) if masked else 0
+    return count_parameters(model).total - zeros
 
 
 def trained_alike(control: Method, trained: Trained | None) -> Method:

@@ -140,7 +140,7 @@ class _Planner:
         epoch = math.ceil(batches / method.gradient_accumulation)
         most = method.steps(batches)
         few = fewest_steps(method, epoch, most)
-        in_step = method.batch_size * method.gradient_accumulation
+        in_step = method.batch_size * method.gradient_accumulation * method.passes_per_step
         teacher = (
             self._teacher() if Need.TEACHER in method.requires and not method.labels_only else 0.0
         )

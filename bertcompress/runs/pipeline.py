@@ -187,11 +187,10 @@ class Pipeline:
             return ours
         self.contests[name] = Contest.of(ours, theirs, self.stages)
         for contest in self.contests[name]:
-            if contest.goes_on:
+            if contest.words:
                 self.notes.setdefault(name, []).append(contest.words)
                 self.say(f"{name}: {contest.words}")
-                return contest.winner
-        return ours
+        return next((each.winner for each in self.contests[name] if each.goes_on), ours)
 
     def _note(self, name: str, method: Method) -> None:
         notes, record = self.notes.setdefault(name, []), self.rows[-1].record

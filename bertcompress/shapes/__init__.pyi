@@ -22,6 +22,7 @@ from .families.views import (
 from .hidden import Hidden, hidden_size, stream_tensors
 from .lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
 from .lowrank import Embedding, LowRanks
+from .masked import Masked
 from .modeling import (
     apply_edit,
     compressed_class,
@@ -50,6 +51,7 @@ __all__ = [
     "LowBit",
     "LowRank",
     "LowRanks",
+    "Masked",
     "Neurons",
     "ProjectedDropout",
     "QuantizedEmbedding",

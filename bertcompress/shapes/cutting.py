@@ -41,6 +41,7 @@ class Heads:
 
     kept: list[list[int]]
     kind: ClassVar[str] = "heads"
+    simulated: ClassVar[bool] = False
 
     @property
     def layers(self) -> int:
@@ -75,6 +76,7 @@ class Neurons:
     widths: list[int]
     kept: list[list[int]] | None = None
     kind: ClassVar[str] = "neurons"
+    simulated: ClassVar[bool] = False
 
     @property
     def layers(self) -> int:
@@ -111,6 +113,7 @@ class Layers:
 
     kept: list[int]
     kind: ClassVar[str] = "layers"
+    simulated: ClassVar[bool] = False
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError unless the numbers rise and name layers of the model."""

@@ -19,6 +19,7 @@ from bertcompress.shapes.families.views import ShapeError
 from bertcompress.shapes.hidden import Hidden
 from bertcompress.shapes.lowbit import LowBit
 from bertcompress.shapes.lowrank import Embedding, LowRanks
+from bertcompress.shapes.masked import Masked
 from bertcompress.shapes.sharing import Sharing
 from bertcompress.shapes.vocabulary import Vocabulary
 
@@ -36,6 +37,11 @@ class Edit(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether bytes and time do not shrink as the record says: zeros, bits without storage."""
+        ...
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError where the model cannot take this."""
@@ -63,6 +69,7 @@ class Record(TypedDict, total=False):
     lowrank: LowRanks
     sharing: Sharing
     layers: Layers
+    masked: Masked
     lowbit: LowBit
 
 
@@ -75,10 +82,17 @@ KINDS: Mapping[str, Callable[..., Edit]] = {
     "lowrank": LowRanks,
     "sharing": Sharing,
     "layers": Layers,
+    "masked": Masked,
     "lowbit": LowBit,
 }
 """In replay order: layers go late, so that the per-layer records count the original layers; what is
-shared is shared when it has its shape; what is stored in few bits has its last shape."""
+shared is shared when it has its shape; what is masked or stored in few bits has its last shape."""
+
+_OF_VALUES = {
+    "masked": "weights are zero already, and their number is recorded",
+    "lowbit": "the weights are stored in few bits already",
+}
+"""Kinds that the values of the tensors fill, and why what comes before them is too late then."""
 
 
 def read_record(config: Any) -> Record:
@@ -99,10 +113,10 @@ def read_record(config: Any) -> Record:
 def record_edit(config: Any, edit: Edit, view: Anatomy) -> None:
     """Merge an edit, about to be applied to the model in `view`, into the config's record."""
     records = read_record(config)
-    if "lowbit" in records and edit.kind != "lowbit":
-        raise ShapeError(
-            f"{edit.kind}: the weights are stored in few bits already; change the shape before that"
-        )
+    order = list(KINDS)
+    for kind, words in _OF_VALUES.items():
+        if kind in records and order.index(edit.kind) < order.index(kind):
+            raise ShapeError(f"{edit.kind}: {words}; change the shape before that")
     total = _original_layers(view, records)
     at = records["layers"].kept if "layers" in records and not view.family.shared else range(total)
     by_kind = cast(dict[str, Edit], records)

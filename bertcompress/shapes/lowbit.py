@@ -226,6 +226,11 @@ class LowBit:
     """Linears that round their input to int8."""
     kind: ClassVar[str] = "lowbit"
 
+    @property
+    def simulated(self) -> bool:
+        """Whether some bits take more bytes than they claim: 3 bits in 4, 5 in 8."""
+        return not {2, 4, 8}.issuperset(self.weights.values())
+
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError for what is no dense linear or table, and for weights that are tied."""
         modules = dict(view.model.named_modules())

@@ -31,6 +31,7 @@ class LowRanks:
 
     ranks: dict[str, list[int]]
     kind: ClassVar[str] = "lowrank"
+    simulated: ClassVar[bool] = False
 
     @property
     def layers(self) -> int:
@@ -101,6 +102,7 @@ class Embedding:
     """`word`: the word table alone, LayerNorm stays at the hidden size; `all`: ALBERT's form, all
     tables and the LayerNorm at size E, then a projection with bias."""
     kind: ClassVar[str] = "embedding"
+    simulated: ClassVar[bool] = False
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError for a size that saves nothing, and for models with other tables."""

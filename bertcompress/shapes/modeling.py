@@ -18,13 +18,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bertcompress.shapes.edits import Edit, read_record, record_edit, replay
 from bertcompress.shapes.families import FAMILIES, SHIPPED
 from bertcompress.shapes.families.anatomy import anatomy, family_named, family_of
 from bertcompress.shapes.families.family import Family
 from bertcompress.shapes.families.views import ShapeError
+from bertcompress.shapes.masked import weights_of
 from bertcompress.shapes.sharing import shared_names
 
 __all__ = [
@@ -45,6 +46,7 @@ LAST = (
     "vocabulary",
     "lowrank",
     "lowbit",
+    "masked",
     "sharing",
     "edits",
     "modeling",
@@ -138,6 +140,11 @@ class CompressedMixin:
         stock = None if _WORKING_FORM.get() else _stock_form(self, kwargs.get("state_dict"))
         save = super().save_pretrained if stock is None else stock.save_pretrained  # type: ignore[misc]
         save(save_directory, *args, **kwargs)
+
+    def masked_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the linears that the record counts zeros of, by module name."""
+        masked = read_record(self.config).get("masked")  # type: ignore[attr-defined]
+        return weights_of(self, masked) if masked and masked.simulated else {}  # type: ignore[arg-type]
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Return what is tied, for transformers 5: shared parts whatever the config says."""

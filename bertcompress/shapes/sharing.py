@@ -26,6 +26,7 @@ class Sharing:
     attention: list[int]
     ffn: list[int]
     kind: ClassVar[str] = "sharing"
+    simulated: ClassVar[bool] = False
 
     @property
     def layers(self) -> int:

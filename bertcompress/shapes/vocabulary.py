@@ -28,6 +28,7 @@ class Vocabulary:
     size: int
     kept: list[int] | None = None
     kind: ClassVar[str] = "vocabulary"
+    simulated: ClassVar[bool] = False
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError unless the ids rise, are in the table and leave the padding in place."""

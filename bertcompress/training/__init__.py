@@ -3,11 +3,15 @@
 from bertcompress.training.callback import ObjectiveCallback
 from bertcompress.training.checkpoints import clear
 from bertcompress.training.fitting import Fitted, fit, fit_batches, fit_stage
+from bertcompress.training.objective import BaseObjective, DelegatingObjective
 from bertcompress.training.settings import Rate, TrainSettings
 from bertcompress.training.steps import forward, label_loss, logits_of, time_precisions
 from bertcompress.training.targets import standardised_logits, to_target_units
+from bertcompress.training.through import fit_batches_through, fit_through
 
 __all__ = [
+    "BaseObjective",
+    "DelegatingObjective",
     "Fitted",
     "ObjectiveCallback",
     "Rate",
@@ -15,7 +19,9 @@ __all__ = [
     "clear",
     "fit",
     "fit_batches",
+    "fit_batches_through",
     "fit_stage",
+    "fit_through",
     "forward",
     "label_loss",
     "logits_of",

@@ -21,7 +21,8 @@ class ObjectiveCallback(TrainerCallback):
         Trainer(..., callbacks=[hook], compute_loss_func=hook.compute_loss_func)
 
     The objective sees what the model is given. In evaluation the loss is the plain one of the
-    labels. A cached teacher needs the `row_id` column: `remove_unused_columns=False`.
+    labels. A cached teacher needs the `row_id` column: `remove_unused_columns=False`. A stock
+    `Trainer` clips before `on_backward`: where that changes gradients, set `max_grad_norm=0`.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -44,12 +45,19 @@ class ObjectiveCallback(TrainerCallback):
         for group in self.objective.parameter_groups():
             _add_group(kwargs["optimizer"], kwargs["lr_scheduler"], group)
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the objective change the gradients."""
+        self.objective.on_backward(kwargs["model"], state.global_step)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Pass the step on to the objective."""
         self._step = state.global_step
-        self.objective.on_step_end(self._step)
+        optimizer = _bare(kwargs["optimizer"])
+        self.objective.on_step_end(kwargs["model"], optimizer, self._step)
         for parameter in own_parameters(self.objective):
             parameter.grad = None  # the Trainer clears the model's gradients only
 
@@ -87,8 +95,12 @@ class ObjectiveCallback(TrainerCallback):
         return args, inputs
 
 
+def _bare(optimizer: Any) -> Any:
+    return getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+
+
 def _add_group(optimizer: Any, scheduler: Any, group: dict[str, Any]) -> None:
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    optimizer = _bare(optimizer)
     optimizer.add_param_group(dict(group))
     added = optimizer.param_groups[-1]
     added.setdefault("initial_lr", added["lr"])

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,23 +18,23 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
-from bertcompress.errors import InputError, ModelError, OutputError
 from bertcompress.method import Context, Objective
-from bertcompress.support.distributed import Ranks
 from bertcompress.training import checkpoints
 from bertcompress.training.loggers import logging_to
+from bertcompress.training.preparing import prepared, trainer_arguments
 from bertcompress.training.progress import Plan, Progress
 from bertcompress.training.rates import learning_rate
+from bertcompress.training.resuming import Beginning, Resume, fingerprint, resumable
 from bertcompress.training.schedule import Ended
 from bertcompress.training.selection import Selection, agreed
 from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import LengthGrouped, choose, time_precisions
 from bertcompress.training.targets import TargetScale, standardised_head
 from bertcompress.training.trainer import FitTrainer
+from bertcompress.training.zeros import keeping_zeros
 
 __all__ = ["Fitted", "fit", "fit_batches", "fit_stage"]
 
-_ABSENT = object()
 _RESTARTS = 2
 """Of a training that learns nothing at the rate that `auto` stands for: each at half the rate."""
 
@@ -128,7 +123,7 @@ def fit(
     train = data.encode(tokenizer, "train")
     lengths = np.asarray(train["length"][:], dtype=np.int64)
     collate = data.collator(tokenizer)
-    mark = _fingerprint(model, objective, data, settings, seed)
+    mark = fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
         return DataLoader(
@@ -210,10 +205,11 @@ def _train(
     progress: bool | None,
 ) -> Fitted:
     model.to(device)
-    args = _arguments(settings, plan.workdir, seed, device, progress)
-    resume = _resumable(plan)
+    objective = keeping_zeros(model, objective)
+    args = trainer_arguments(settings, plan.workdir, seed, device, progress)
+    resume = resumable(plan)
     timed: dict[str, float] = {}
-    with _prepared(model, objective, settings):
+    with prepared(model, objective, settings):
         if resume is not None:
             precision, reached = resume.precision, resume.progress
         elif settings.precision == "auto":
@@ -221,7 +217,7 @@ def _train(
             precision, reached = agreed(choose(timed)), Progress()
         else:
             precision, reached = settings.precision, Progress()
-        start = _Start(model, objective, plan)
+        start = Beginning(model, objective, plan)
         earlier = reached.seconds
         while True:
             rate = learning_rate(settings, model) / 2 ** len(reached.collapsed_at)
@@ -261,138 +257,8 @@ def _train(
     )
 
 
-def _to_the_end(trainer: FitTrainer, resume: _Resume | None) -> tuple[int, Progress]:
+def _to_the_end(trainer: FitTrainer, resume: Resume | None) -> tuple[int, Progress]:
     """Return the steps in all and where the training stands after them."""
     trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
     trainer.tick()
     return trainer.state.global_step, trainer.progress
-
-
-class _Start:
-    """What a training begins with, so that it can begin again."""
-
-    def __init__(self, model: nn.Module, objective: Objective, plan: Plan) -> None:
-        self.model, self.objective, self.workdir = model, objective, plan.workdir
-        self.ranks = Ranks()
-        if plan.restarts:
-            self._objective = copy.deepcopy(dict(objective.state_dict()))
-            if self.ranks.main:
-                checkpoints.write_start(self.workdir, model)
-
-    def again(self) -> None:
-        """Take back everything that was learned, and the checkpoints of it."""
-        self.ranks.wait()
-        checkpoints.begin_again(self.workdir, self.model)
-        self.objective.load_state_dict(self._objective)
-        self.ranks.wait()
-        if self.ranks.main:
-            checkpoints.clear(self.workdir)
-            checkpoints.write_start(self.workdir, self.model)
-
-
-def _arguments(
-    settings: TrainSettings, workdir: Path, seed: int, device: torch.device, progress: bool | None
-) -> TrainingArguments:
-    show = sys.stderr.isatty() if progress is None else progress
-    args = TrainingArguments(
-        output_dir=str(workdir),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        num_train_epochs=settings.epochs or settings.max_epochs,
-        max_steps=settings.max_steps or -1,
-        max_grad_norm=settings.max_grad_norm,
-        seed=seed,
-        use_cpu=device.type == "cpu",
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_nan_inf_filter=False,  # it would wait for the device at each step
-        disable_tqdm=not show,
-        dataloader_pin_memory=device.type == "cuda",
-    )
-    if settings.batch_size % args.world_size:
-        raise InputError(
-            f"batch_size: {settings.batch_size} rows cannot be split over {args.world_size} "
-            f"processes; give a multiple of {args.world_size}"
-        )
-    args.per_device_train_batch_size = settings.batch_size // args.world_size
-    args._n_gpu = min(args.n_gpu, 1)  # one process, one device: no DataParallel behind our back
-    return args
-
-
-@dataclass(frozen=True)
-class _Resume:
-    folder: Path
-    step: int
-    precision: str
-    progress: Progress
-
-
-def _resumable(plan: Plan) -> _Resume | None:
-    folder = checkpoints.latest(plan.workdir)
-    if folder is None:
-        return None
-    state = checkpoints.load_state(folder)
-    if state["fingerprint"] != plan.fingerprint:
-        raise OutputError(
-            f"{plan.workdir}: holds checkpoints of another training (other model, data, settings "
-            "or seed); give another folder, or delete them"
-        )
-    progress = Progress(**state["progress"])
-    return _Resume(folder, checkpoints.step_of(folder), state["precision"], progress)
-
-
-def _fingerprint(
-    model: nn.Module, objective: Objective, data: TaskData, settings: TrainSettings, seed: int
-) -> str:
-    weights = hashlib.sha256()
-    for name, tensor in model.named_parameters():
-        weights.update(f"{name} {list(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().flatten()
-        weights.update(plain.view(torch.uint8).numpy().data)
-    facts = {
-        "weights": weights.hexdigest(),
-        "objective": type(objective).__name__,
-        "data": data.fingerprint,
-        "settings": settings.model_dump(mode="json"),
-        "seed": seed,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _prepared(model: nn.Module, objective: Objective, settings: TrainSettings) -> Iterator[None]:
-    """Switch on what this training needs of the model, and take it back at the end."""
-    config = getattr(model, "config", None)
-    cache = vars(config).get("use_cache", _ABSENT) if config is not None else _ABSENT
-    implementation = getattr(config, "_attn_implementation", None)
-    eager = "attentions" in objective.needs and hasattr(model, "set_attn_implementation")
-    if eager:
-        model.set_attn_implementation("eager")  # type: ignore[operator]
-    if settings.gradient_checkpointing:
-        _recompute(model, True)
-    try:
-        yield
-    finally:
-        if settings.gradient_checkpointing:
-            _recompute(model, False)
-        if eager:
-            model.set_attn_implementation(implementation)  # type: ignore[operator]
-        model.__dict__.pop("_is_accelerate_prepared", None)  # a mark of the Trainer's accelerator
-        if config is not None:  # the Trainer of transformers 5 writes there
-            config.__dict__.pop("use_cache", None)
-            config.__dict__.update({} if cache is _ABSENT else {"use_cache": cache})
-
-
-def _recompute(model: nn.Module, on: bool) -> None:
-    verb = "enable" if on else "disable"
-    for kind in ("activation", "gradient"):  # the name in transformers 5, and the one before
-        switch = getattr(model, f"{kind}_checkpointing_{verb}", None)
-        if switch is not None:
-            switch(*([{"use_reentrant": False}] if on else []))
-            return
-    raise ModelError(
-        f"gradient_checkpointing: {type(model).__name__} does not support it; set it to false"
-    )

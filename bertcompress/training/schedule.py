@@ -1,10 +1,10 @@
 """When the learning rate rises, holds and falls, and when a training is over.
 
 With a fixed number of steps the rate rises over the warm-up and falls linearly to zero (Devlin et
-al. 2018, 1810.04805). Without one it is held until the selection split says that holding it brings
-no more, then falls to zero over a share of the steps taken so far: warm-up, stable, decay (Hu et
-al. 2024, "MiniCPM", 2404.06395; Hagele et al. 2024, 2405.18392: as good as a cosine whose length
-was known beforehand).
+al. 2018, 1810.04805), unless `schedule` names another curve. Without one it is held until the
+selection split says that holding it brings no more, then falls to zero over a share of the steps
+taken so far: warm-up, stable, decay (Hu et al. 2024, "MiniCPM", 2404.06395; Hagele et al. 2024,
+2405.18392: as good as a cosine whose length was known beforehand).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bertcompress.training.settings import TrainSettings
+from bertcompress.errors import InputError
+from bertcompress.training.settings import ScheduleName, TrainSettings
 
 __all__ = ["Ended", "Horizon", "rate_factor", "stalled"]
 
@@ -44,6 +45,8 @@ class Horizon:
     fixed: bool
     steps: int | None = None
     """Steps between two evaluations where those are given."""
+    schedule: ScheduleName = "auto"
+    cycles: int = 1
 
     @classmethod
     def of(cls, settings: TrainSettings, epoch: int, most: int) -> Horizon:
@@ -59,7 +62,14 @@ class Horizon:
         whole = most if settings.is_fixed else min(3 * epoch, most)
         warmup = math.ceil(settings.warmup * whole)
         given = settings.evaluation_steps
-        return cls(epoch, most, warmup, min(times, epoch), apart, settings.is_fixed, given)
+        fixed, cycles = settings.is_fixed, settings.cycles or 1
+        times = min(times, epoch)
+        if cycles > max(most - warmup, 1):
+            raise InputError(
+                f"cycles: {cycles} in {most - warmup} steps after the warm-up; a cycle has a step "
+                "at least"
+            )
+        return cls(epoch, most, warmup, times, apart, fixed, given, settings.schedule, cycles)
 
     @property
     def interval(self) -> int:
@@ -98,10 +108,34 @@ def rate_factor(horizon: Horizon, step: int, decay_from: int, decay_steps: int) 
     if step < horizon.warmup:
         factor = step / max(horizon.warmup, 1)
     elif horizon.fixed:
-        factor = max(0.0, (horizon.most - step) / max(horizon.most - horizon.warmup, 1))
+        factor = _after_warmup(horizon, step)
     if decay_from:
         factor *= max(0.0, 1 - max(0, step - decay_from) / decay_steps)
     return factor
+
+
+def _after_warmup(horizon: Horizon, step: int) -> float:
+    """Return the rate of the step after `step` as a share of its peak, where the end is known.
+
+    `cyclic` is equation 2 of Huang et al. 2017, "Snapshot Ensembles" (1704.00109): a cosine in each
+    cycle. `cosine` is one cycle (Loshchilov & Hutter 2017, 1608.03983,
+    equation 5, without restarts).
+    """
+    whole, done = max(horizon.most - horizon.warmup, 1), step - horizon.warmup
+    if horizon.schedule == "constant":
+        return 1.0
+    if horizon.schedule in ("cosine", "cyclic"):
+        return 0.5 * (1 + math.cos(math.pi * _share_of_cycle(done, whole, horizon.cycles)))
+    return max(0.0, (horizon.most - step) / whole)
+
+
+def _share_of_cycle(done: int, whole: int, cycles: int) -> float:
+    """Return how much of its cycle is behind a step, 0 to 1; lengths differ by a step at most."""
+    if done >= whole:
+        return 1.0
+    cycle = done * cycles // whole
+    start, end = (math.ceil(number * whole / cycles) for number in (cycle, cycle + 1))
+    return (done - start) / (end - start)
 
 
 def stalled(horizon: Horizon, step: int, gain_step: int, patience: int) -> bool:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bertcompress.deployment import Trained
 
-__all__ = ["Precision", "Rate", "TrainSettings"]
+__all__ = ["OptimizerName", "Precision", "Rate", "ScheduleName", "TrainSettings"]
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+ScheduleName = Literal["auto", "linear", "constant", "cosine", "cyclic"]
+
+OptimizerName = Literal["adamw", "sgd", "sam"]
 
 Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
 
 _LOADER_EPOCHS = 3.0
 _PATIENCE = 2
+_MOMENTUM = 0.9
+_RHO = 0.05
 
 
 class TrainSettings(BaseModel):
@@ -42,6 +48,25 @@ class TrainSettings(BaseModel):
     gradient_accumulation: int = Field(1, ge=1, description="Forward passes per optimizer step")
     learning_rate: Rate = Field(
         "auto", description="Peak learning rate of AdamW; auto: by the model's hidden size"
+    )
+    schedule: ScheduleName = Field(
+        "auto",
+        description="How the rate goes after the warm-up; auto: linear to zero where the number of "
+        "steps is fixed, else held until the score stalls; the others need epochs or max_steps",
+    )
+    cycles: int | None = Field(
+        None, ge=1, description="Falls of the rate from its peak to zero, of `schedule: cyclic`"
+    )
+    optimizer: OptimizerName = Field(
+        "adamw",
+        description="sam: AdamW by the gradient where the loss nearby is highest, twice the time; "
+        "sgd needs a learning_rate",
+    )
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="Of `optimizer: sgd`; null: 0.9 there"
+    )
+    rho: float | None = Field(
+        None, ge=0, description="How far `optimizer: sam` climbs, as a norm; null: 0.05 there"
     )
     warmup: float = Field(
         0.1,
@@ -84,6 +109,46 @@ class TrainSettings(BaseModel):
         "auto", description="auto: bf16 where trying shows that it is faster, else fp32"
     )
     tensorboard: str | None = Field(None, description="Folder for TensorBoard logs; null: no logs")
+
+    @model_validator(mode="after")
+    def _schedule_and_optimizer_fit(self) -> TrainSettings:
+        if self.schedule != "auto" and not self.is_fixed:
+            raise ValueError(
+                f"schedule: {self.schedule} needs a length that is known before: give epochs or "
+                "max_steps, or leave schedule: auto"
+            )
+        if self.optimizer == "sgd" and self.learning_rate == "auto":
+            raise ValueError("optimizer: sgd has no rate that auto stands for: give learning_rate")
+        if self.schedule == "cyclic" and self.cycles is None:
+            raise ValueError("schedule: cyclic needs the number of cycles")
+        for name, value, owner, chosen in (
+            ("cycles", self.cycles, "schedule: cyclic", self.schedule == "cyclic"),
+            ("momentum", self.momentum, "optimizer: sgd", self.optimizer == "sgd"),
+            ("rho", self.rho, "optimizer: sam", self.optimizer == "sam"),
+        ):
+            if value is not None and not chosen:
+                raise ValueError(f"{name}: only {owner} has it")
+        return self
+
+    @property
+    def sgd_momentum(self) -> float:
+        """Momentum of SGD."""
+        return _MOMENTUM if self.momentum is None else self.momentum
+
+    @property
+    def sam_rho(self) -> float:
+        """Length of the step that SAM climbs, in the norm of all weights."""
+        return _RHO if self.rho is None else self.rho
+
+    @property
+    def passes_per_step(self) -> int:
+        """Forward and backward passes of each row in an optimizer step."""
+        return 2 if self.optimizer == "sam" else 1
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are steps at all: a method may allow `epochs: 0`."""
+        return self.epochs != 0
 
     @property
     def is_fixed(self) -> bool:

@@ -6,6 +6,7 @@ a training and resumes it holds this on both.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import asdict
@@ -28,24 +29,18 @@ from transformers import (
 )
 
 from bertcompress.method import Objective
-from bertcompress.support.display import Display, shown, words_of
+from bertcompress.support.display import shown
 from bertcompress.training import checkpoints
+from bertcompress.training.optimizers import make_optimizer
 from bertcompress.training.progress import Plan, Progress
-from bertcompress.training.rates import learning_rate
 from bertcompress.training.schedule import Horizon, rate_factor, stalled
 from bertcompress.training.selection import agreed
 from bertcompress.training.settings import TrainSettings
-from bertcompress.training.steps import (
-    LengthGrouped,
-    autocast,
-    decay_groups,
-    forward,
-    own_parameters,
-)
+from bertcompress.training.sharpness import MicroBatches, climbed
+from bertcompress.training.showing import Bar, DisplayLine
+from bertcompress.training.steps import LengthGrouped, autocast, forward, own_parameters
 
 __all__ = ["FitTrainer"]
-
-_SHOWN_S = 0.3
 
 
 class FitTrainer(Trainer):
@@ -84,10 +79,12 @@ class FitTrainer(Trainer):
         self.add_callback(_Flow(self))
         display = shown.get()
         if display is not None:
-            self.add_callback(_Shown(self, display))
+            self.add_callback(DisplayLine(self, display))
         elif not args.disable_tqdm:
-            self.add_callback(_Bar(self))
+            self.add_callback(Bar(self))
         self._loss = torch.zeros((), dtype=torch.float64, device=args.device)
+        self._batches = MicroBatches()
+        self._repeats = False  # batches that were counted already
         self._clock = time.perf_counter()
 
     def compute_loss(
@@ -102,10 +99,48 @@ class FitTrainer(Trainer):
         with autocast(self.args.device, self.settings.precision):
             outputs = forward(model, inputs, self.objective.needs)
             loss = self.objective(self.net, inputs, outputs, self.state.global_step)
-        self._loss += loss.detach()
-        self.progress.loss_count += 1
-        self.progress.rows += len(next(iter(inputs.values()))) * self.args.world_size
+        if not self._repeats:
+            self._loss += loss.detach()
+            self.progress.loss_count += 1
+            self.progress.rows += len(next(iter(inputs.values()))) * self.args.world_size
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Add the gradients of one batch; after the last one of a step, see to the whole step's."""
+        if self.settings.optimizer == "sam":
+            self._batches.add(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.gradient_state.sync_gradients:
+            self._end_backward()
+            if self.settings.optimizer == "sam":
+                self._climb(model, num_items_in_batch)
+        return loss
+
+    def _end_backward(self) -> None:
+        """Average the gradients that DDP does not know, and let the objective change the model's.
+
+        Before they are clipped: the norm is of the gradients that the step takes.
+        """
+        if self.args.world_size > 1:
+            for parameter in own_parameters(self.objective):
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.args.world_size
+        self.objective.on_backward(self.net, self.state.global_step)
+
+    def _climb(self, model: nn.Module, num_items_in_batch: Any) -> None:
+        """Replace the gradients of a step by those where the weights climbed to."""
+        own = own_parameters(self.objective)
+        with climbed(self.net, own, self.settings.sam_rho), self._batches.again() as batches:
+            self._repeats = True
+            for last, inputs in batches:
+                # As in the first pass: only the last batch brings the processes together.
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                    super().training_step(model, inputs, num_items_in_batch)
+            self._repeats = False
+        self._end_backward()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads it, and counting walks over all parameters at each step."""
@@ -120,14 +155,9 @@ class FitTrainer(Trainer):
         return prepared
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the fused AdamW over the model and the objective."""
+        """Make the optimizer of the settings, over the model and the objective."""
         if self.optimizer is None:
-            groups = decay_groups(self.net, self.settings.weight_decay)
-            groups += self.objective.parameter_groups()
-            groups = [group for group in groups if group["params"]]
-            self.optimizer = torch.optim.AdamW(
-                groups, lr=learning_rate(self.settings, self.net), fused=True
-            )
+            self.optimizer = make_optimizer(self.settings, self.net, self.objective)
         return self.optimizer  # type: ignore[no-any-return]
 
     def create_scheduler(
@@ -313,50 +343,6 @@ class FitTrainer(Trainer):
             checkpoints.restore_random_state(states[self.args.process_index % len(states)])
 
 
-class _Bar(ProgressCallback):
-    """The progress bar with the time left, without a dictionary printed at each log."""
-
-    def __init__(self, trainer: FitTrainer) -> None:
-        super().__init__()
-        self.trainer = trainer
-        self._next = 0.0
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Count the step, of as many as there will be now."""
-        bar: Any = self.training_bar
-        if bar is not None and bar.total != self.trainer.last_step:
-            bar.total = self.trainer.last_step
-        if bar is not None and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SHOWN_S
-            bar.set_postfix_str(words_of(self.trainer.loss_so_far, self.trainer.last_score), False)
-        super().on_step_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
-
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """Print nothing."""
-
-
-class _Shown(TrainerCallback):
-    """Tells the display of the run where the training stands."""
-
-    def __init__(self, trainer: FitTrainer, display: Display) -> None:
-        self.trainer = trainer
-        self.display = display
-        self._next = 0.0
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Show step, loss and score, a few times a second at most."""
-        if self.display.silent or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _SHOWN_S
-        trainer = self.trainer
-        now, last = state.global_step, trainer.last_step
-        self.display.step(now, last, trainer.loss_so_far, trainer.last_score)
-
-
 class _Flow(TrainerCallback):
     """Says when to evaluate and to save, and passes each step on to the objective."""
 
@@ -370,23 +356,14 @@ class _Flow(TrainerCallback):
         if isinstance(self.trainer.sampler, LengthGrouped):
             self.trainer.sampler.epoch = state.global_step // self.trainer.steps_per_epoch
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Average the gradients of the objective's own parameters, which DDP does not know."""
-        if args.world_size == 1:
-            return
-        for parameter in own_parameters(self.trainer.objective):
-            if parameter.grad is not None:
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= args.world_size
-
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Evaluate at the planned steps; save there and every `checkpoint_steps`."""
         objective = self.trainer.objective
-        objective.on_step_end(state.global_step)
+        optimizer = self.trainer.optimizer
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+        objective.on_step_end(self.trainer.net, optimizer, state.global_step)
         for parameter in own_parameters(objective):
             parameter.grad = None  # the Trainer clears the model's gradients only
         self.trainer.watch_caps(state.global_step)

@@ -18,7 +18,7 @@ from bertcompress.engines.quantization.fake_quantize import (
     with_rounding,
 )
 from bertcompress.shapes.lowbit import dequantize, quantize
-from bertcompress.training.fitting import _recompute
+from bertcompress.training.preparing import recompute_activations
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -89,7 +89,7 @@ def test_a_recomputed_pass_is_not_seen_twice():
         model = tiny_model()
         with_rounding(model, dict.fromkeys(quantizable(model), 8), decay=0.5)
         if recompute:
-            _recompute(model, True)
+            recompute_activations(model, True)
         model.train()
         for layer in model.modules():
             if isinstance(layer, nn.Dropout):

@@ -22,7 +22,7 @@ from bertcompress.engines.l0_gates import (
     keep_within,
 )
 from bertcompress.errors import InputError
-from bertcompress.training import TrainSettings, fit_batches
+from bertcompress.training import BaseObjective, TrainSettings, fit_batches
 
 DRAWS = 100_000
 
@@ -213,10 +213,8 @@ def test_multipliers_ascend_in_any_optimizer(size, sign, optimizer):
     assert moving.grad * sign > 0
 
 
-class Squares:
-    """Least squares of which 64 weights are worth keeping, by falling worth; an `Objective`."""
-
-    needs = frozenset()
+class Squares(BaseObjective):
+    """Least squares of which 64 weights are worth keeping, by falling worth."""
 
     def __init__(self):
         self.gate = HardConcrete(64)
@@ -226,18 +224,6 @@ class Squares:
         x = batch["x"]
         missed = (x * self.gate.sample() * model.weight - x * self.truth).sum(1)
         return (missed**2).mean() / (self.truth**2).sum()
-
-    def parameter_groups(self):
-        return []
-
-    def on_step_end(self, step):
-        pass
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 
 
 class Problem:
@@ -262,7 +248,7 @@ class Problem:
             self.objective(self.model, batch, None, step).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.objective.on_step_end(step + 1)
+            self.objective.on_step_end(self.model, self.optimizer, step + 1)
 
 
 @pytest.mark.parametrize("keep", [48, 16])

@@ -17,7 +17,7 @@ from torch.nn import functional
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads import Head, head_named
 from bertcompress.method import Teacher
-from bertcompress.training import label_loss, logits_of, standardised_logits
+from bertcompress.training import BaseObjective, label_loss, logits_of, standardised_logits
 
 __all__ = [
     "Distillation",
@@ -80,10 +80,8 @@ def projection(student_width: int, teacher_width: int, seed: int = 0) -> nn.Line
     return linear
 
 
-class LabelLoss:
+class LabelLoss(BaseObjective):
     """The loss of the labels alone, by the head of the task, else by what the labels look like."""
-
-    needs: frozenset[str] = frozenset()
 
     def __init__(self, head: Head | None = None) -> None:
         self.head = head
@@ -96,27 +94,13 @@ class LabelLoss:
             raise DataError("training on labels: the rows have none; distil, or name the column")
         return label_loss(logits_of(outputs).float(), batch["labels"], self.head)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return no groups."""
-        return []
-
-    def on_step_end(self, step: int) -> None:
-        """Do nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
 
 @runtime_checkable
 class _Remembers(Protocol):
     def remember(self, batch: Mapping[str, Tensor]) -> None: ...
 
 
-class Distillation:
+class Distillation(BaseObjective):
     """Label loss, teacher's logits and teacher's hidden states, each with its weight.
 
     A weight of 0 leaves its term out, bit for bit; without labels the label term is left out. With
@@ -205,9 +189,6 @@ class Distillation:
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the projection's parameters."""
         return [{"params": list(self.project.parameters())}] if self.project is not None else []
-
-    def on_step_end(self, step: int) -> None:
-        """Do nothing."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the projection's weights."""

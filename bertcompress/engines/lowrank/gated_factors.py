@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bertcompress.engines.l0_gates import HardConcrete, gate_inputs, keep_within
 from bertcompress.engines.lowrank.calibration import (
@@ -24,7 +25,7 @@ from bertcompress.engines.lowrank.svd import components
 from bertcompress.heads import Head
 from bertcompress.shapes import LowRank, LowRanks, ShapeError, anatomy, apply_edit
 
-__all__ = ["Gated", "fold", "gates_in", "put_factors", "split"]
+__all__ = ["Gated", "fold", "gates_in", "put_factors", "put_gates", "split"]
 
 SPREAD = 2.5, 4.6
 """Location of the gates at first, from the least to the most valuable: all evaluate to 1."""
@@ -164,14 +165,19 @@ def put_factors(model: nn.Module, made: Mapping[Place, tuple[Tensor, Tensor]]) -
             thin.second.weight.copy_(left)
 
 
-@contextlib.contextmanager
-def gates_in(model: nn.Module, gates: Mapping[Place, HardConcrete]) -> Iterator[None]:
-    """Multiply the components of a split model by their gates while the context lasts."""
+def put_gates(model: nn.Module, gates: Mapping[Place, HardConcrete]) -> list[RemovableHandle]:
+    """Multiply the components of a split model by their gates, until the handles are removed."""
     layers = anatomy(model).layers
-    handles = [
+    return [
         gate_inputs(layers[layer].linears[part].module.get_submodule("second"), gate)
         for (part, layer), gate in gates.items()
     ]
+
+
+@contextlib.contextmanager
+def gates_in(model: nn.Module, gates: Mapping[Place, HardConcrete]) -> Iterator[None]:
+    """Multiply the components of a split model by their gates while the context lasts."""
+    handles = put_gates(model, gates)
     try:
         yield
     finally:

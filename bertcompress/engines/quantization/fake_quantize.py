@@ -35,6 +35,7 @@ __all__ = [
     "rounded",
     "rounded_weight",
     "store",
+    "store_trained",
     "with_rounding",
 ]
 
@@ -246,3 +247,8 @@ def store(model: nn.Module, trained: nn.Module) -> nn.Module:
             assert isinstance(module, FakeLinear)
             stored.input_scale.copy_(module.input_scale)
     return model
+
+
+def store_trained(model: nn.Module, trained: nn.Module) -> None:
+    """Give `model`, in place and on the CPU, the integers of its trained copy; see `store`."""
+    store(model.cpu(), trained.cpu())

@@ -15,7 +15,6 @@ what training chose was no better than that with the same steps of `distill`.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -30,11 +29,11 @@ from bertcompress.deployment import Findings, Product
 from bertcompress.engines.distillation.settings import TeacherTerms
 from bertcompress.engines.l0_gates import GatedObjective, SizeController
 from bertcompress.engines.lowrank.calibration import room_for
-from bertcompress.engines.lowrank.gated_factors import Gated, fold, gates_in, split
+from bertcompress.engines.lowrank.gated_factors import Gated, fold, put_gates, split
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.shapes import anatomy
-from bertcompress.training import TrainSettings, fit_batches, fit_stage
+from bertcompress.training import TrainSettings, fit_batches_through, fit_through
 
 __all__ = ["Flop", "flop"]
 
@@ -73,12 +72,55 @@ def flop(
         batches.append(batch)
         rows += len(batch["input_ids"])
     with in_fp32(model.to(device)):
-        gated, trained = method.start(model, batches, seed)
-        objective = method.gated(inner, gated, method.steps(len(given)))
-        with gates_in(trained, gated.gates):
-            fit_batches(trained, objective, given, settings=method, seed=seed, device=device)
-        fold(model, trained, gated.gates, gated.kept())
+        through = GatedCopy(method, batches, method.steps(len(given)), seed)
+        fit_batches_through(
+            model,
+            inner,
+            given,
+            through.wrap,
+            through.fold,
+            settings=method,
+            seed=seed,
+            device=device,
+        )
     return model.eval()
+
+
+class GatedCopy:
+    """The copy that trains: split into components, each behind its gate.
+
+    `steps`: of the training, over a share of which the size may fall.
+    """
+
+    gated: Gated
+    objective: GatedObjective
+
+    def __init__(
+        self,
+        method: Flop,
+        batches: Sequence[Mapping[str, Tensor]],
+        steps: int,
+        seed: int,
+        head: Head | None = None,
+    ) -> None:
+        self.method, self.batches, self.steps = method, batches, steps
+        self.seed, self.head = seed, head
+
+    def wrap(self, model: nn.Module, objective: Objective) -> Objective:
+        """Split the copy in place, and return the objective that closes its gates."""
+        self.gated = self.method.split(model, self.batches, self.seed, self.head)
+        self.objective = self.method.gated(objective, self.gated, self.steps)
+        put_gates(model, self.gated.gates)
+        return self.objective
+
+    def fold(self, model: nn.Module, trained: nn.Module) -> None:
+        """Give the model, in place, the components that stay."""
+        fold(model, trained, self.gated.gates, self.gated.kept())
+
+    @property
+    def expected_share(self) -> float:
+        """Expected size of what the gates leave open, as a share of the size that was asked for."""
+        return float(self.objective.expected_size().detach()) / self.gated.room
 
 
 class Flop(Method, TeacherTerms, TrainSettings):
@@ -127,23 +169,22 @@ class Flop(Method, TeacherTerms, TrainSettings):
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
         room_for(model, self.keep, self.key)
 
-    def start(
+    def split(
         self,
         model: nn.Module,
         batches: Sequence[Mapping[str, Tensor]],
         seed: int,
         head: Head | None = None,
-    ) -> tuple[Gated, Any]:
-        """Return the gates and a copy of the model that is split for them.
+    ) -> Gated:
+        """Split the model in place, and return the gates of its components.
 
         Raises ShapeError for a size that rank 1 everywhere exceeds.
         """
         room = room_for(model, self.keep, self.key)
-        trained = copy.deepcopy(model)
-        gated = split(trained, room, batches, seed=seed, head=head)
+        gated = split(model, room, batches, seed=seed, head=head)
         if not self.anneal:
             gated.aim()
-        return gated, trained
+        return gated
 
     def gated(self, inner: Objective, gated: Gated, steps: int) -> GatedObjective:
         """Return the objective that closes gates until what is open has the size."""
@@ -162,17 +203,11 @@ class Flop(Method, TeacherTerms, TrainSettings):
         model: Any = product.model
         model.to(ctx.device)
         batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
-        gated, trained = self.start(model, batches, ctx.seed, ctx.task.head)
-        inner = self.of_stage(product, ctx)
         features = ctx.data.encode(product.tokenizer, "train")
         per_epoch = math.ceil(len(features) / self.batch_size)
-        objective = self.gated(inner, gated, self.steps(per_epoch))
-        with gates_in(trained, gated.gates):
-            done = fit_stage(
-                Product(trained, product.tokenizer), ctx, objective, self, keep_last=True
-            )
-        expected = float(objective.expected_size().detach()) / gated.room
-        fold(model, trained, gated.gates, gated.kept())
+        through = GatedCopy(self, batches, self.steps(per_epoch), ctx.seed, ctx.task.head)
+        inner = self.of_stage(product, ctx)
+        done = fit_through(product, ctx, inner, self, through.wrap, through.fold, keep_last=True)
         # No step was chosen: the last is what the size needs.
         trained = done.findings.training
         assert trained is not None
@@ -183,7 +218,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
         }
         findings = Findings(
             training=trained.model_copy(update={"selection_score": None}),
-            free={**ranks, "expected_keep": self.keep * expected},
+            free={**ranks, "expected_keep": self.keep * through.expected_share},
         )
         return Product(model, product.tokenizer, (), findings)
 

@@ -15,7 +15,6 @@ you allow: post-training int8 takes a minute and often loses nothing.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,12 +26,16 @@ from torch import nn
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
-from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
-from bertcompress.method import Context, Leaves, Method, Need
+from bertcompress.engines.quantization.fake_quantize import (
+    quantizable,
+    store_trained,
+    with_rounding,
+)
+from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.runtimes import available_runtimes, missing_runtimes, runtime_named
 from bertcompress.support.distributed import Ranks
-from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
+from bertcompress.training import Rate, TrainSettings, fit_batches_through, fit_through
 
 __all__ = ["Q8bert", "export_int8", "q8bert"]
 
@@ -55,11 +58,18 @@ def q8bert(
     if teacher is not None:
         knobs = {**TAUGHT, **knobs}
     method = Q8bert(**knobs)
-    inner = method.of_models(model, teacher, seed=seed, device=device)
-    trained = method.start(model.float())
-    fit_batches(trained, inner, loader, settings=method, seed=seed, device=device)
-    store(model.cpu(), trained.cpu())
-    return model.eval()
+    objective = method.of_models(model, teacher, seed=seed, device=device)
+    model.float()
+    return fit_batches_through(
+        model,
+        objective,
+        loader,
+        method.wrap,
+        store_trained,
+        settings=method,
+        seed=seed,
+        device=device,
+    )
 
 
 def export_int8(product: Product, folder: Path) -> list[Deployment]:
@@ -109,17 +119,16 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
         quantizable(model)
         available_runtimes()
 
-    def start(self, model: nn.Module) -> Any:
-        """Return a copy of the model that computes as its integers will."""
-        trained = copy.deepcopy(model)
-        bits = dict.fromkeys(quantizable(trained), 8)
-        return with_rounding(
-            trained,
-            bits,
+    def wrap(self, model: nn.Module, objective: Objective) -> Objective:
+        """Let the model compute as its integers will, in place, and return the objective."""
+        with_rounding(
+            model,
+            dict.fromkeys(quantizable(model), 8),
             group=-1 if self.per_channel else 0,
             decay=self.decay,
             warm_up=self.warm_up_decay,
         )
+        return objective
 
     def left_out(self) -> tuple[str, ...]:
         """Return a line for each runtime that is not installed."""
@@ -127,15 +136,11 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product in int8, with a file for each runtime."""
-        model: Any = product.model
-        trained = self.start(model)
         objective = self.of_stage(product, ctx)
-        done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
-        store(model, trained.cpu())
-        stored = Product(model.eval(), product.tokenizer)
+        stored = fit_through(product, ctx, objective, self, self.wrap, store_trained)
         # Every process trains; one writes.
         made = export_int8(stored, ctx.workdir) if Ranks().main else []
-        return Product(stored.model, stored.tokenizer, tuple(made), done.findings)
+        return Product(stored.model, stored.tokenizer, tuple(made), stored.findings)
 
     def dense_opponent(self) -> QuantizeInt8:
         """Return int8 without any training."""

@@ -13,7 +13,6 @@ tables included. No speed-up on most processors, since the inputs stay in floats
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -25,18 +24,24 @@ from torch import Tensor, nn
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Deployment, Findings, Layout, Product
+from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
-from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
+from bertcompress.engines.quantization.fake_quantize import (
+    quantizable,
+    store_trained,
+    with_rounding,
+)
 from bertcompress.engines.quantization.hessian import layer_sharpness
 from bertcompress.heads import Head
-from bertcompress.method import Context, Leaves, Method, Need
+from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.models.io import imitates
 from bertcompress.runtimes import all_runtimes
 from bertcompress.runtimes.table import missing_packages
 from bertcompress.shapes import anatomy
 from bertcompress.support.distributed import Ranks
-from bertcompress.training import Rate, TrainSettings, fit_batches, fit_stage
+from bertcompress.training import Rate, TrainSettings, fit_batches_through, fit_through
+from bertcompress.training.through import Wrap
 
 __all__ = ["QBert", "choose_bits", "q_bert"]
 
@@ -75,12 +80,11 @@ def q_bert(
     model.float().to(device)
     given = train_loader(loader)
     batches = [batch for batch, _ in zip(given, range(method.shards), strict=False)]
-    trained, _ = method.start(model, batches, seed)
-    inner = method.of_models(model, teacher, seed=seed, device=device)
-    if method.trains:
-        fit_batches(trained, inner, given, settings=method, seed=seed, device=device)
-    store(model.cpu(), trained.cpu())
-    return model.eval()
+    wrap, _ = method.plan(model, batches, seed)
+    objective = method.of_models(model, teacher, seed=seed, device=device)
+    return fit_batches_through(
+        model, objective, given, wrap, store_trained, settings=method, seed=seed, device=device
+    )
 
 
 class QBert(Method, TeacherTerms, TrainSettings):
@@ -122,11 +126,6 @@ class QBert(Method, TeacherTerms, TrainSettings):
         10, ge=1, le=100, description="Batches of 16 rows, each with an eigenvalue of its own"
     )
 
-    @property
-    def trains(self) -> bool:
-        """Whether there is a training after rounding."""
-        return self.epochs != 0
-
     @model_validator(mode="after")
     def _high_is_high(self) -> QBert:
         if self.high_share and self.high_bits < self.bits:
@@ -137,14 +136,14 @@ class QBert(Method, TeacherTerms, TrainSettings):
         """Raise ShapeError for a model that cannot be stored so."""
         quantizable(model)
 
-    def start(
+    def plan(
         self,
         model: nn.Module,
         batches: Sequence[Mapping[str, Tensor]],
         seed: int,
         head: Head | None = None,
-    ) -> tuple[Any, list[float]]:
-        """Return a copy that computes in few bits, and the sharpness of its layers if it counts."""
+    ) -> tuple[Wrap, list[float]]:
+        """Return what lets a copy compute in few bits, and the layers' sharpness if it counts."""
         sharpness: list[float] = []
         layers = len(anatomy(model).layers)
         ranking = [0.0] * layers
@@ -154,9 +153,13 @@ class QBert(Method, TeacherTerms, TrainSettings):
             sharpness = layer_sharpness(model, batches, seed=seed, head=head)
             ranking = sharpness if self.order == "hessian" else [-value for value in sharpness]
         each = choose_bits(ranking, self.bits, self.high_bits, self.high_share)
-        trained = copy.deepcopy(model)
-        widths = self._widths(trained, each)
-        return with_rounding(trained, widths, group=self.group, activations=False), sharpness
+
+        def wrap(trained: nn.Module, objective: Objective) -> Objective:
+            widths = self._widths(trained, each)
+            with_rounding(trained, widths, group=self.group, activations=False)
+            return objective
+
+        return wrap, sharpness
 
     def _widths(self, model: nn.Module, each: Sequence[int]) -> dict[str, int]:
         """Return the bits of every module: by its layer, tables apart, pooler and head high.
@@ -181,18 +184,14 @@ class QBert(Method, TeacherTerms, TrainSettings):
         batches = []
         if self.high_share and self.order != "even":
             batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
-        trained, sharpness = self.start(model, batches, ctx.seed, ctx.task.head)
-        trained_as = Findings()
-        if self.trains:
-            objective = self.of_stage(product, ctx)
-            done = fit_stage(Product(trained, product.tokenizer), ctx, objective, self)
-            trained_as = done.findings
-        store(model.cpu(), trained.cpu())
-        stored = Product(model.eval(), product.tokenizer)
+        wrap, sharpness = self.plan(model, batches, ctx.seed, ctx.task.head)
+        # Without a training no teacher is asked for.
+        objective = self.of_stage(product, ctx) if self.trains else LabelLoss()
+        stored = fit_through(product, ctx, objective, self, wrap, store_trained)
         made = self._files(stored, ctx) if Ranks().main else []  # every process trains; one writes
         missing = "no ONNX file: no runtime here packs these bits in groups like this"
         findings = Findings(
-            training=trained_as.training,
+            training=stored.findings.training,
             notes=() if made else (missing,),
             free={"sharpness": [round(value, 4) for value in sharpness]},
         )

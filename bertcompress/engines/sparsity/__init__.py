@@ -1,0 +1,1 @@
+"""What sparse training is built from: how many weights are zero when, and which."""

@@ -1,0 +1,1 @@
+"""Methods that leave weights at exactly zero, and the shape as it is."""
