@@ -28,6 +28,7 @@ class Hidden:
     size: int
     kept: list[int] | None = None
     kind: ClassVar[str] = "hidden"
+    simulated: ClassVar[bool] = False
 
     def check(self, view: Anatomy) -> None:
         """Raise ShapeError unless the features rise and the stream has them."""
