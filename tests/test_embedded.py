@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from bertcompress.data.demo.acceptability import PHENOMENA, acceptability, make_pairs
 from bertcompress.data.demo.lexicon import LEXICON, Verb, plural
 
-TAUGHT, PAIRS = 2_000, 2_500
+TEACHER_WEIGHTS, PAIRS = 2_000, 2_500
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def pairs():
-    return make_pairs(PAIRS, 2026, taught=TAUGHT)
+    return make_pairs(PAIRS, 2026, taught=TEACHER_WEIGHTS)
 
 
 def test_schema_is_that_of_cola(data):
@@ -63,8 +63,8 @@ def test_half_of_the_words_are_held_back(pairs):
             v for v in verbs for p in some if p.phenomenon == "preposition" and v in p.good.split()
         }
 
-    assert used(pairs[:TAUGHT]) == set(verbs[::2])
-    assert used(pairs[TAUGHT:]) & set(verbs[1::2])
+    assert used(pairs[:TEACHER_WEIGHTS]) == set(verbs[::2])
+    assert used(pairs[TEACHER_WEIGHTS:]) & set(verbs[1::2])
 
 
 def test_every_phenomenon_in_both_splits(data, pairs):

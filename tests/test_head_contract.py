@@ -291,7 +291,7 @@ def test_a_teacher_of_other_windows_is_refused(windows, long_texts, tmp_path):
     teacher = LiveTeacher(tiny_model("bert", num_labels=2), other, data)
     ctx = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
     with pytest.raises(ModelError, match=r"features of the \d+ rows of 'train'.*same tokenizer"):
-        Distill().of_stage(Product(tiny_model("bert", num_labels=2), tiny_tokenizer()), ctx)
+        Distill().stage_objective(Product(tiny_model("bert", num_labels=2), tiny_tokenizer()), ctx)
 
 
 def test_windows_that_nothing_joins_are_refused(long_texts, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from bertcompress.data import load_data
-from bertcompress.engines.quantization.accuracy_gate import Attempt, Guard, search
+from bertcompress.engines.quantization.accuracy_gate import AccuracyGate, Attempt, search
 from bertcompress.heads import HEADS
 from bertcompress.task import Task
 
@@ -52,8 +52,8 @@ def share_of_losses(change, max_drop=0.01):
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)
         labels, logits = original(rng)
-        guard = Guard(Answers(TASK, labels), None, logits, max_drop)
-        fired += not guard.weigh(change(rng, labels, logits), {}).passes
+        guard = AccuracyGate(Answers(TASK, labels), None, logits, max_drop)
+        fired += not guard.judge_logits(change(rng, labels, logits), {}).passes
     return fired / DRAWS
 
 
@@ -81,8 +81,8 @@ def test_a_loss_within_the_limit_passes():
     labels, logits = original(rng)
     worse = logits.copy()
     worse[:27] = -np.abs(worse[:27]) * np.eye(2)[labels[:27]] * 9
-    losing = Guard(Answers(TASK, labels), None, logits, 0.01).weigh(worse, {})
-    allowed = Guard(Answers(TASK, labels), None, logits, 0.10).weigh(worse, {})
+    losing = AccuracyGate(Answers(TASK, labels), None, logits, 0.01).judge_logits(worse, {})
+    allowed = AccuracyGate(Answers(TASK, labels), None, logits, 0.10).judge_logits(worse, {})
     assert losing.drop == allowed.drop > 0.01
     assert (losing.allowed, allowed.allowed) == (False, True)
     assert losing.significant
@@ -109,15 +109,15 @@ def test_without_labels_noise_passes_and_a_loss_does_not(headline):
     _, logits = original(rng)
     near = logits.copy()
     near[:18] = 0.02 * np.sign(near[:18])  # 2 % of the rows are at a tie
-    guard = Guard(Answers(unlabelled(headline), None), None, near, 0.01)
+    guard = AccuracyGate(Answers(unlabelled(headline), None), None, near, 0.01)
     flipped = near.copy()
     flipped[:18] = -flipped[:18]
-    noise = guard.weigh(flipped, {})
+    noise = guard.judge_logits(flipped, {})
     assert noise.passes
     assert noise.drop == pytest.approx(0.02 if headline == "agreement" else 0.0, abs=1e-3)
     lost = near.copy()
     lost[:90] = -3 * lost[:90]
-    damage = guard.weigh(lost, {})
+    damage = guard.judge_logits(lost, {})
     assert damage.drop > 0.05
     assert not damage.passes
 
@@ -146,9 +146,9 @@ def test_numbers_are_judged_by_their_correlation():
     rng = np.random.default_rng(1)
     truth = rng.random(ROWS)
     logits = (truth + rng.normal(0, 0.1, ROWS)).astype(np.float32)[:, None]
-    guard = Guard(Answers(NUMBERS, truth), None, logits, 0.01)
-    assert guard.weigh(logits + 0.001, {}).passes
-    assert not guard.weigh(logits + rng.normal(0, 0.2, logits.shape), {}).passes
+    guard = AccuracyGate(Answers(NUMBERS, truth), None, logits, 0.01)
+    assert guard.judge_logits(logits + 0.001, {}).passes
+    assert not guard.judge_logits(logits + rng.normal(0, 0.2, logits.shape), {}).passes
 
 
 def found(passing, moves=None, allowed=()):

@@ -1,6 +1,6 @@
 """Learning from a teacher: the weights of the loss's terms, and the objective they make of a stage.
 
-A method that trains under a teacher inherits the fields of `TeacherTerms`.
+A method that trains under a teacher inherits the fields of `DistillationSettings`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Objective, Teacher
 from bertcompress.shapes import hidden_size
 
-__all__ = ["LABELS_ONLY", "TAUGHT", "WITHOUT_TEACHER", "TeacherTerms"]
+__all__ = ["LABELS_ONLY", "TEACHER_WEIGHTS", "WITHOUT_TEACHER", "DistillationSettings"]
 
 
 LABELS_ONLY = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
@@ -38,7 +38,7 @@ WITHOUT_TEACHER = "labels alone, no teacher"
 """What a report calls that control."""
 
 
-class TeacherTerms(BaseModel):
+class DistillationSettings(BaseModel):
     """What a teacher's answers weigh beside the labels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,7 +68,7 @@ class TeacherTerms(BaseModel):
         """Return the control of a method whose teacher is optional: none without a teacher."""
         return {} if self.labels_only else {WITHOUT_TEACHER: self.model_copy(update=LABELS_ONLY)}
 
-    def of_stage(self, product: Product, ctx: Context) -> Distillation:
+    def stage_objective(self, product: Product, ctx: Context) -> Distillation:
         """Return what a stage minimises: with the run's teacher, its answers cached where it pays.
 
         Raises RecipeError where a term needs a teacher and there is none.
@@ -99,7 +99,7 @@ class TeacherTerms(BaseModel):
         project = self._projection(product, ctx, teacher) if aligned else None
         return self.objective(teacher, problem, project, same, ctx.device, aligned)
 
-    def of_models(
+    def loader_objective(
         self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
     ) -> Objective:
         """Return what a training on a loader of one's own minimises; both read the same tokens.
@@ -164,5 +164,5 @@ class TeacherTerms(BaseModel):
         return projection(hidden_size(product.model.config), width, ctx.seed)
 
 
-TAUGHT = {name: TeacherTerms.model_fields[name].default for name in LABELS_ONLY}
+TEACHER_WEIGHTS = {name: DistillationSettings.model_fields[name].default for name in LABELS_ONLY}
 """The weights under a teacher, for methods whose own defaults are the labels alone."""

@@ -23,7 +23,7 @@ from bertcompress.heads import Head
 from bertcompress.shapes import LinearView, LowRank, ShapeError, anatomy
 from bertcompress.support.progress import bar
 
-__all__ = ["LinearStatistics", "Place", "dense_linears", "linear_statistics", "room_for"]
+__all__ = ["LinearStatistics", "Place", "dense_linears", "linear_statistics", "parameter_budget"]
 
 Place = tuple[str, int]
 """Name of the linear in its family, and the layer that owns it."""
@@ -162,7 +162,7 @@ def _recorded(
             handle.remove()
 
 
-def room_for(model: nn.Module, keep: float, method: str) -> float:
+def parameter_budget(model: nn.Module, keep: float, method: str) -> float:
     """Return the parameters that the dense linears may keep, for a share of all the linears.
 
     The share is of what the linears of the layers take where none is factorised; what is thin

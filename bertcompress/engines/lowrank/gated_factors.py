@@ -27,7 +27,7 @@ from bertcompress.shapes import LowRank, LowRanks, ShapeError, anatomy, apply_ed
 
 __all__ = ["Gated", "fold", "gates_in", "put_factors", "put_gates", "split"]
 
-SPREAD = 2.5, 4.6
+INITIAL_LOCATIONS = 2.5, 4.6
 """Location of the gates at first, from the least to the most valuable: all evaluate to 1."""
 
 STEEPNESS = 4.0
@@ -54,7 +54,7 @@ class Gated:
         return sum(len(g.log_alpha) * self.prices[p] for p, g in self.gates.items())
 
     @torch.no_grad()
-    def aim(self) -> None:
+    def open_to_budget(self) -> None:
         """Set the gates, in place, to open what an SVD of the size would keep, and close the rest.
 
         Only those near the threshold are uncertain, so that the training is at the size from its
@@ -138,7 +138,7 @@ def _rank(gates: Mapping[Place, HardConcrete], saliency: Mapping[Place, Tensor])
     """
     order = torch.cat([saliency[place] for place in gates]).argsort().argsort()
     share = (order + 1) / len(order)
-    low, high = SPREAD
+    low, high = INITIAL_LOCATIONS
     parts = torch.split(
         low + (high - low) * share, [len(gate.log_alpha) for gate in gates.values()]
     )

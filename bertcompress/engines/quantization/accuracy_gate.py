@@ -23,11 +23,11 @@ from bertcompress.measure.scores import compare, predict
 from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
 
-__all__ = ["FAR", "Attempt", "Guard", "search"]
+__all__ = ["LARGE_DIVERGENCE", "AccuracyGate", "Attempt", "search"]
 
 SENSITIVITY_ROWS = 128
 
-FAR = 0.05
+LARGE_DIVERGENCE = 0.05
 """Beyond this, by `Head.movement`, answers have moved far; int8 that loses nothing: 0.01."""
 
 
@@ -88,7 +88,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Guard:
+class AccuracyGate:
     """Compares versions with the original on the selection split; the validation split is not read.
 
     `max_drop`: loss of the headline score that is allowed, 0 to 1.
@@ -104,7 +104,7 @@ class Guard:
     ) -> Attempt:
         """Return how a version stands to the original."""
         logits = predict(predictor, self.data, "selection", self.tokenizer)
-        return self.weigh(logits, options, kept)
+        return self.judge_logits(logits, options, kept)
 
     @property
     def head(self) -> Head:
@@ -115,7 +115,7 @@ class Guard:
         """Return what modules can be rounded on one at a time."""
         return calibration_batches(self.data, self.tokenizer, SENSITIVITY_ROWS)
 
-    def weigh(
+    def judge_logits(
         self, logits: Logits, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
         """Return the same of answers that are there. Shape: (N, K)."""
@@ -130,7 +130,7 @@ class Guard:
         if task.headline in LOWER_IS_BETTER:
             drop, low = against.difference, against.difference_low
         significant = labelled and low > 0
-        allowed = drop <= self.max_drop or not (significant or far > FAR)
+        allowed = drop <= self.max_drop or not (significant or far > LARGE_DIVERGENCE)
         return Attempt(
             dict(options),
             tuple(kept),

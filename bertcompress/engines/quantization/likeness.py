@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bertcompress.deployment import Product
 from bertcompress.engines.pruning.importance import head_of
-from bertcompress.engines.quantization.accuracy_gate import FAR, Attempt
+from bertcompress.engines.quantization.accuracy_gate import LARGE_DIVERGENCE, Attempt
 from bertcompress.heads import HEADS, Head
 from bertcompress.measure.probe import probe_inputs
 from bertcompress.measure.scores import flips
@@ -36,7 +36,7 @@ CHANGED, APART = 0.1, 0.25
 so much of its variance: answers near a tie, as of a head that was hardly trained, diverge little
 whatever they are. Healthy int8 was off by 0.13 at most (MiniLM on MRPC, tiny models), spoiled by
 one channel by 0.5 and more."""
-FAR_HIDDEN = 0.1
+LARGE_HIDDEN_DIVERGENCE = 0.1
 """The limit of `movement` for the hidden states of single tokens: healthy MiniLM is at 0.03."""
 IMPOSSIBLE = -1e4
 """The logit of a place that a text does not have."""
@@ -54,7 +54,7 @@ class Likeness:
     """What such a row answers."""
     original: Logits
     """Rows of the original. Shape: (N, K)."""
-    limit: float = FAR
+    limit: float = LARGE_DIVERGENCE
     """Beyond this, by `Head.movement`, answers have moved far."""
 
     def judge(
@@ -94,7 +94,9 @@ def likeness(product: Product) -> Likeness:
         answered = head_of(product.model)
     predictor = TorchPredictor(product.model)
     original = stack([predictor(text) for text in texts])
-    return Likeness(texts, stack, answered, original, FAR_HIDDEN if hidden else FAR)
+    return Likeness(
+        texts, stack, answered, original, LARGE_HIDDEN_DIVERGENCE if hidden else LARGE_DIVERGENCE
+    )
 
 
 def _apart(rows: Logits, original: Logits) -> float:

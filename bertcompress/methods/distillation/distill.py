@@ -20,7 +20,11 @@ from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER, TeacherTerms
+from bertcompress.engines.distillation.settings import (
+    LABELS_ONLY,
+    WITHOUT_TEACHER,
+    DistillationSettings,
+)
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
@@ -43,12 +47,12 @@ def distill(
     vocabularies.
     """
     method = Distill(**knobs)
-    objective = method.of_models(model, teacher, seed=seed, device=device)
+    objective = method.loader_objective(model, teacher, seed=seed, device=device)
     fit_batches(model, objective, loader, settings=method, seed=seed, device=device)
     return model
 
 
-class Distill(Method, TeacherTerms, TrainSettings):
+class Distill(Method, DistillationSettings, TrainSettings):
     """Train the smaller model on the answers and hidden states of the larger one."""
 
     key: ClassVar[str] = "distill"
@@ -59,7 +63,7 @@ class Distill(Method, TeacherTerms, TrainSettings):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product. Raises RecipeError without a teacher."""
-        return fit_stage(product, ctx, self.of_stage(product, ctx), self)
+        return fit_stage(product, ctx, self.stage_objective(product, ctx), self)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return the same training on the labels alone."""

@@ -173,7 +173,7 @@ def _directions(before: Embeddings, size: int, texts: Sequence[Batch]) -> Tensor
     norm = before.norm
     like = norm.weight
     moment = torch.zeros(len(like), len(like), dtype=torch.double, device=like.device)
-    for summed, _ in _met(before.module, norm, before.module, texts):
+    for summed, _ in _embedding_pairs(before.module, norm, before.module, texts):
         given = functional.layer_norm(summed, norm.normalized_shape, eps=norm.eps)
         moment += given.T @ given
     _, ascending = torch.linalg.eigh(moment)
@@ -185,7 +185,7 @@ def _directions(before: Embeddings, size: int, texts: Sequence[Batch]) -> Tensor
     return basis - basis.mean(0)
 
 
-def _met(
+def _embedding_pairs(
     through: nn.Module, at: nn.Module, goal: nn.Module, texts: Sequence[Batch]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what comes into `at` of `through`, and what `goal` gives, for the tokens of the texts.
@@ -219,7 +219,7 @@ def _fit_projection(before: Embeddings, embeddings: Embeddings, texts: Sequence[
     moments = Moments.empty(
         projection.in_features, projection.out_features, projection.weight.device, torch.float64
     )
-    for features, goal in _met(fitted.module, projection, before.module, texts):
+    for features, goal in _embedding_pairs(fitted.module, projection, before.module, texts):
         moments.add(features, goal)
     projection.weight.zero_()  # the ridge pulls towards what is there
     solve_projection(projection, moments, ridge=_RIDGE)

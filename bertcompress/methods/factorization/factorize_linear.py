@@ -26,7 +26,7 @@ from bertcompress.engines.lowrank.calibration import (
     LinearStatistics,
     dense_linears,
     linear_statistics,
-    room_for,
+    parameter_budget,
 )
 from bertcompress.engines.lowrank.gated_factors import put_factors
 from bertcompress.engines.lowrank.svd import Metric, choose_ranks, factors, spectrum
@@ -64,7 +64,7 @@ def factorize_linear(
     shown = tensor_batches(batches) if metric != "svd" else []
     if metric != "svd" and not shown:
         raise ValueError(f"factorize_linear: metric '{metric}' needs batches")
-    room = room_for(model, keep, FactorizeLinear.key)
+    room = parameter_budget(model, keep, FactorizeLinear.key)
     weights = {place: linear.weight.detach() for place, linear in dense_linears(model).items()}
     seen = linear_statistics(model, shown, seed=seed, head=head) if metric != "svd" else {}
     spectra = {p: spectrum(weight, seen.get(p), metric) for p, weight in weights.items()}
@@ -105,7 +105,7 @@ class FactorizeLinear(Method):
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
-        room_for(model, self.keep, self.key)
+        parameter_budget(model, self.keep, self.key)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with thin linears and the rank of each, 0 where dense."""

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, in_fp32, train_loader
 from bertcompress.deployment import Findings, Product
-from bertcompress.engines.distillation.settings import TeacherTerms
+from bertcompress.engines.distillation.settings import DistillationSettings
 from bertcompress.engines.l0_gates import GatedObjective, SizeController
-from bertcompress.engines.lowrank.calibration import room_for
+from bertcompress.engines.lowrank.calibration import parameter_budget
 from bertcompress.engines.lowrank.gated_factors import Gated, fold, put_gates, split
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need, Objective
@@ -64,7 +64,7 @@ def flop(
         ShapeError where there is nothing to factorise, or `keep` is less than rank 1 everywhere.
     """
     method = Flop(keep=keep, **knobs)
-    inner = method.of_models(model, teacher, seed=seed, device=device)
+    inner = method.loader_objective(model, teacher, seed=seed, device=device)
     batches, rows, given = [], 0, train_loader(loader)
     for batch in given:
         if rows >= method.rows:
@@ -123,7 +123,7 @@ class GatedCopy:
         return float(self.objective.expected_size().detach()) / self.gated.room
 
 
-class Flop(Method, TeacherTerms, TrainSettings):
+class Flop(Method, DistillationSettings, TrainSettings):
     """Learn which rank-1 components of the linears to keep, while training."""
 
     key: ClassVar[str] = "flop"
@@ -167,7 +167,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
-        room_for(model, self.keep, self.key)
+        parameter_budget(model, self.keep, self.key)
 
     def split(
         self,
@@ -180,10 +180,10 @@ class Flop(Method, TeacherTerms, TrainSettings):
 
         Raises ShapeError for a size that rank 1 everywhere exceeds.
         """
-        room = room_for(model, self.keep, self.key)
+        room = parameter_budget(model, self.keep, self.key)
         gated = split(model, room, batches, seed=seed, head=head)
         if not self.anneal:
-            gated.aim()
+            gated.open_to_budget()
         return gated
 
     def gated(self, inner: Objective, gated: Gated, steps: int) -> GatedObjective:
@@ -206,7 +206,7 @@ class Flop(Method, TeacherTerms, TrainSettings):
         features = ctx.data.encode(product.tokenizer, "train")
         per_epoch = math.ceil(len(features) / self.batch_size)
         through = GatedCopy(self, batches, self.steps(per_epoch), ctx.seed, ctx.task.head)
-        inner = self.of_stage(product, ctx)
+        inner = self.stage_objective(product, ctx)
         done = fit_through(product, ctx, inner, self, through.wrap, through.fold, keep_last=True)
         # No step was chosen: the last is what the size needs.
         trained = done.findings.training

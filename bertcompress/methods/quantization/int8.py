@@ -28,7 +28,7 @@ from torch import nn
 from bertcompress.data import numpy_batches
 from bertcompress.data.batches import Batches, array_batches
 from bertcompress.deployment import Deployment, Findings, Layout, Product
-from bertcompress.engines.quantization.accuracy_gate import Attempt, Guard, search
+from bertcompress.engines.quantization.accuracy_gate import AccuracyGate, Attempt, search
 from bertcompress.engines.quantization.likeness import Likeness
 from bertcompress.engines.quantization.sensitivity import sensitivities
 from bertcompress.errors import MissingExtra, ModelError
@@ -112,7 +112,7 @@ class QuantizeInt8(Method):
             return Product(product.model, product.tokenizer, (*made, *halved), findings)
         with scoring(product.model) as predictor:
             original = predict(predictor, ctx.data, "selection", product.tokenizer)
-        guard = Guard(ctx.data, product.tokenizer, original, self.max_drop)
+        guard = AccuracyGate(ctx.data, product.tokenizer, original, self.max_drop)
         for half in list(halved):
             judged = _judged(functools.partial(_bf16, guard, half.path))
             if not judged.allowed:
@@ -208,7 +208,7 @@ def quantize_guarded(
     folder: Path,
     runtimes: Sequence[str],
     calibration: Sequence[Batch],
-    guard: Guard | Likeness,
+    guard: AccuracyGate | Likeness,
 ) -> tuple[list[Deployment], dict[str, Tried]]:
     """Do what `quantize_int8` does, but let the guard choose settings and what stays in fp32.
 
@@ -237,7 +237,7 @@ def _failures(tried: Mapping[str, Tried]) -> list[str]:
     ]
 
 
-def _bf16(guard: Guard, path: Path) -> Attempt:
+def _bf16(guard: AccuracyGate, path: Path) -> Attempt:
     return guard.judge(open_predictor(path, REFERENCE, None, "bf16", device="auto"), {})
 
 
@@ -256,7 +256,7 @@ def _searched(
     folder: Path,
     runtime: str,
     calibration: Sequence[Batch],
-    guard: Guard | Likeness,
+    guard: AccuracyGate | Likeness,
     suspects: Callable[[], list[str]],
 ) -> tuple[Deployment | None, Tried]:
     """Return the best int8 file for one runtime, if any can be made, and what was tried for it."""
@@ -284,7 +284,7 @@ def _searched(
     return there[0], (every, best)
 
 
-def _suspects(product: Product, guard: Guard | Likeness) -> list[str]:
+def _suspects(product: Product, guard: AccuracyGate | Likeness) -> list[str]:
     rows = guard.rows()
     return list(sensitivities(product.model, rows, head=guard.head)) if rows else []
 

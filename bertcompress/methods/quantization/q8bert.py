@@ -25,7 +25,7 @@ from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Deployment, Layout, Product
-from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
+from bertcompress.engines.distillation.settings import TEACHER_WEIGHTS, DistillationSettings
 from bertcompress.engines.quantization.fake_quantize import (
     quantizable,
     store_trained,
@@ -56,9 +56,9 @@ def q8bert(
     model with a masked-LM head, and for one that is stored in few bits already.
     """
     if teacher is not None:
-        knobs = {**TAUGHT, **knobs}
+        knobs = {**TEACHER_WEIGHTS, **knobs}
     method = Q8bert(**knobs)
-    objective = method.of_models(model, teacher, seed=seed, device=device)
+    objective = method.loader_objective(model, teacher, seed=seed, device=device)
     model.float()
     return fit_batches_through(
         model,
@@ -85,7 +85,7 @@ def export_int8(product: Product, folder: Path) -> list[Deployment]:
     return [each for each in made if each is not None]
 
 
-class Q8bert(Method, TeacherTerms, TrainSettings):
+class Q8bert(Method, DistillationSettings, TrainSettings):
     """Train on with weights and inputs rounded to 8 bits."""
 
     key: ClassVar[str] = "q8bert"
@@ -136,7 +136,7 @@ class Q8bert(Method, TeacherTerms, TrainSettings):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product in int8, with a file for each runtime."""
-        objective = self.of_stage(product, ctx)
+        objective = self.stage_objective(product, ctx)
         stored = fit_through(product, ctx, objective, self, self.wrap, store_trained)
         # Every process trains; one writes.
         made = export_int8(stored, ctx.workdir) if Ranks().main else []

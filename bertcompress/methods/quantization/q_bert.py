@@ -25,7 +25,7 @@ from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Deployment, Findings, Layout, Product
 from bertcompress.engines.distillation.objectives import LabelLoss
-from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
+from bertcompress.engines.distillation.settings import TEACHER_WEIGHTS, DistillationSettings
 from bertcompress.engines.quantization.fake_quantize import (
     quantizable,
     store_trained,
@@ -75,19 +75,19 @@ def q_bert(
     head, and for one that is stored in few bits already.
     """
     if teacher is not None:
-        knobs = {**TAUGHT, **knobs}
+        knobs = {**TEACHER_WEIGHTS, **knobs}
     method = QBert(**knobs)
     model.float().to(device)
     given = train_loader(loader)
     batches = [batch for batch, _ in zip(given, range(method.shards), strict=False)]
     wrap, _ = method.plan(model, batches, seed)
-    objective = method.of_models(model, teacher, seed=seed, device=device)
+    objective = method.loader_objective(model, teacher, seed=seed, device=device)
     return fit_batches_through(
         model, objective, given, wrap, store_trained, settings=method, seed=seed, device=device
     )
 
 
-class QBert(Method, TeacherTerms, TrainSettings):
+class QBert(Method, DistillationSettings, TrainSettings):
     """Store weights in 4 bits, in groups, and more where the loss is sharp."""
 
     key: ClassVar[str] = "q_bert"
@@ -186,7 +186,7 @@ class QBert(Method, TeacherTerms, TrainSettings):
             batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
         wrap, sharpness = self.plan(model, batches, ctx.seed, ctx.task.head)
         # Without a training no teacher is asked for.
-        objective = self.of_stage(product, ctx) if self.trains else LabelLoss()
+        objective = self.stage_objective(product, ctx) if self.trains else LabelLoss()
         stored = fit_through(product, ctx, objective, self, wrap, store_trained)
         made = self._files(stored, ctx) if Ranks().main else []  # every process trains; one writes
         missing = "no ONNX file: no runtime here packs these bits in groups like this"

@@ -23,7 +23,7 @@ from torch import nn
 
 from bertcompress.data.batches import Batches, in_fp32, train_loader
 from bertcompress.deployment import Findings, Product
-from bertcompress.engines.distillation.settings import TAUGHT, TeacherTerms
+from bertcompress.engines.distillation.settings import TEACHER_WEIGHTS, DistillationSettings
 from bertcompress.engines.sparsity.choosing import Ramp, Scores, magnitude
 from bertcompress.engines.sparsity.gradual import GradualZeros, leave_masked, maskable
 from bertcompress.method import Context, Leaves, Method, Need, Objective
@@ -61,10 +61,10 @@ def gradual_magnitude(
     Raises:
         ShapeError for a model whose layers have no dense linear.
     """
-    terms = TAUGHT if teacher is not None else {}
+    terms = TEACHER_WEIGHTS if teacher is not None else {}
     method = GradualMagnitude(**{**terms, **knobs, "sparsity": sparsity})
     method.check(model)
-    inner = method.of_models(model, teacher, seed=seed, device=device)
+    inner = method.loader_objective(model, teacher, seed=seed, device=device)
     batches = train_loader(loader)
     with in_fp32(model.to(device)):
         objective = method.sparse(inner, model, len(batches))
@@ -73,7 +73,7 @@ def gradual_magnitude(
     return model.eval()
 
 
-class SparseTraining(Method, TeacherTerms, TrainSettings):
+class SparseTraining(Method, DistillationSettings, TrainSettings):
     """Train on while weights become zero; a row of the table says which ones."""
 
     leaves: ClassVar[Leaves] = "weights"
@@ -159,7 +159,7 @@ class SparseTraining(Method, TeacherTerms, TrainSettings):
         """Return the trained product; the findings say how many weights are zero."""
         model: nn.Module = product.model
         model.to(ctx.device)
-        inner = self.of_stage(product, ctx)
+        inner = self.stage_objective(product, ctx)
         objective = self.sparse(inner, model, math.ceil(len(ctx.data.train) / self.batch_size))
         done = fit_stage(product, ctx, objective, self, keep_last=True)
         trained = done.findings.training

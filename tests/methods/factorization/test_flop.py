@@ -15,7 +15,7 @@ import bertcompress as bc
 from bertcompress.data import collator
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.teachers import LiveTeacher
-from bertcompress.engines.lowrank.calibration import dense_linears, room_for
+from bertcompress.engines.lowrank.calibration import dense_linears, parameter_budget
 from bertcompress.engines.lowrank.gated_factors import fold, gates_in, split
 from bertcompress.engines.lowrank.svd import components
 from bertcompress.method import Context, Models
@@ -87,7 +87,7 @@ def test_the_split_changes_nothing_and_neither_do_open_gates():
 def test_folding_is_what_the_gates_computed(keep):
     model = model_of()
     trained = copy.deepcopy(model)
-    gated = split(trained, room_for(model, keep, "flop"), [batch_of()])
+    gated = split(trained, parameter_budget(model, keep, "flop"), [batch_of()])
     generator = torch.Generator().manual_seed(3)
     for place, gate in gated.gates.items():
         # Query and key far more open than the rest: some matrices end as they were, dense.
@@ -113,8 +113,8 @@ def test_folding_is_what_the_gates_computed(keep):
 def test_aiming_opens_what_an_svd_of_the_size_would_keep(keep):
     model = model_of()
     dense = linear_parameters(model)
-    gated = split(model, room_for(model, keep, "flop"), [batch_of()])
-    gated.aim()
+    gated = split(model, parameter_budget(model, keep, "flop"), [batch_of()])
+    gated.open_to_budget()
     open_ = {p: set(g.kept()) for p, g in gated.gates.items()}
     size = sum(len(units) * gated.prices[p] for p, units in open_.items())
     assert 0.9 * keep * dense < size < 1.6 * keep * dense  # those on the edge are half open

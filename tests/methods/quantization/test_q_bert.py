@@ -98,7 +98,7 @@ def test_rounding_is_trained_for(data):
     plain = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64)
     through = q_bert(copy.deepcopy(plain), loader, **knobs)
     method = QBert(**knobs)
-    objective = method.of_models(plain, None, seed=0, device="cpu")
+    objective = method.loader_objective(plain, None, seed=0, device="cpu")
     fit_batches(plain, objective, loader, settings=method, seed=0, device="cpu")
     unrounded = loss(plain, loader)
     rounded = loss(q_bert(plain, loader, **bits, epochs=0), loader)
