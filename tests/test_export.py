@@ -57,7 +57,9 @@ def test_export_of_a_good_model_tries_nothing_else(tmp_path):
 
 
 def test_export_writes_no_int8_file_that_answers_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr(int8, "switches", lambda runtime: [{}, {"per_channel": False}])
+    monkeypatch.setattr(
+        onnxruntime.OnnxRuntime, "quantize_settings", lambda self: [{}, {"per_channel": False}]
+    )
     monkeypatch.setattr(int8, "_suspects", lambda product, guard: [])
     bc.save(outlier(), tmp_path / "model", tiny_tokenizer())
     done = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "--out", str(tmp_path)])

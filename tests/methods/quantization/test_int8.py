@@ -19,9 +19,11 @@ from bertcompress.errors import ModelError
 from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Models
 from bertcompress.methods.quantization import int8
-from bertcompress.methods.quantization.int8 import QuantizeInt8, switches
+from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.runtimes import QUANTIZED_FILE, open_predictor
 from bertcompress.runtimes import hardware as host
+from bertcompress.runtimes.onnxruntime import OnnxRuntime
+from bertcompress.runtimes.openvino import OpenVino
 from bertcompress.runtimes.torch import bf16_gain
 from bertcompress.shapes import anatomy
 from bertcompress.training import fit
@@ -86,7 +88,7 @@ def test_sensitivity_names_the_planted_layer(trained, data):
 def test_the_planted_layer_is_found_left_out_and_the_rest_passes(
     trained, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(int8, "switches", lambda runtime: [{}, {"per_channel": False}])
+    monkeypatch.setattr(OnnxRuntime, "quantize_settings", lambda self: [{}, {"per_channel": False}])
     model = planted(trained)
     knobs = {"runtimes": ("onnxruntime",), "max_drop": 0.005}
     done = applied(model, data, tmp_path / "guarded", **knobs)
@@ -160,7 +162,7 @@ def test_seven_bits_are_the_default_where_products_may_overflow(
     onnx = pytest.importorskip("onnx")
     monkeypatch.setattr(host, "host_kind", lambda: kind)
     assert host.overflows_int8() == (most == 64)
-    assert {"reduce_range": most == 127} in switches("onnxruntime")
+    assert {"reduce_range": most == 127} in OnnxRuntime().quantize_settings()
     knobs = {} if guarded else {"max_drop": None}
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), **knobs)
     graph = onnx.load(done.deployments[-1].path).graph
@@ -218,18 +220,18 @@ def test_a_module_that_no_node_uses_is_an_error(trained, data, tmp_path):
     other = tiny_model(num_labels=2, hidden_size=32, intermediate_size=64, seed=9)
     product = Product(other, tiny_tokenizer())
     with pytest.raises(ModelError, match="uses the weight of classifier"):
-        int8._nodes(product, done.deployments[0].path.parent, ["classifier"])
+        int8._nodes(product, done.deployments[0].path, ["classifier"])
 
 
 def test_a_setting_that_answers_nan_is_only_one_that_failed(trained, data, tmp_path, monkeypatch):
-    real = int8._quantized
+    real = OnnxRuntime.quantize
 
     def broken(runtime, folder, calibration, **options):
         if options == {"exclude": []}:
             raise ModelError("the quantised model answers with infinities or NaN")
         return real(runtime, folder, calibration, **options)
 
-    monkeypatch.setattr(int8, "_quantized", broken)
+    monkeypatch.setattr(OnnxRuntime, "quantize", broken)
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",))
     tried = done.findings.facts["tried"]["onnxruntime"]
     assert not tried[0]["passes"]
@@ -255,15 +257,13 @@ def test_a_significant_loss_that_nothing_removes_is_accepted_and_said():
 def test_a_runtime_without_a_file_does_not_take_the_others_along(
     trained, data, tmp_path, monkeypatch, broken, max_drop
 ):
-    real = int8._quantized
+    def refused(runtime, folder, calibration, **options):
+        raise ModelError(f"{folder}: nothing quantised it")
 
-    def some(runtime, folder, calibration, **options):
-        if runtime in broken:
-            raise ModelError(f"{folder}: nothing quantised it")
-        return real(runtime, folder, calibration, **options)
-
-    monkeypatch.setattr(int8, "_quantized", some)
-    monkeypatch.setattr(int8, "switches", lambda runtime: [{}])
+    for runtime in (OnnxRuntime, OpenVino):
+        monkeypatch.setattr(runtime, "quantize_settings", lambda self: [{}])
+        if runtime.name in broken:
+            monkeypatch.setattr(runtime, "quantize", refused)
     monkeypatch.setattr(int8, "available_runtimes", lambda: ["onnxruntime", "openvino"])
     knobs = {"rows": 8, "max_drop": max_drop}
     if len(broken) == 2:
@@ -287,7 +287,7 @@ def test_a_file_that_answers_in_no_numbers_is_not_left_behind(trained, data, tmp
             return np.full((len(batch["input_ids"]), 2), np.nan, np.float32)
 
     monkeypatch.setattr(int8, "open_predictor", lambda *_: Nothing())
-    monkeypatch.setattr(int8, "switches", lambda runtime: [{}])
+    monkeypatch.setattr(OnnxRuntime, "quantize_settings", lambda self: [{}])
     with pytest.raises(ModelError, match=r"onnxruntime: no int8 file: .*infinities or NaN"):
         applied(trained, data, tmp_path, runtimes=("onnxruntime",))
     assert not list(tmp_path.rglob(QUANTIZED_FILE))
