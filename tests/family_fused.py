@@ -120,6 +120,9 @@ class FusedFamily(Family):
         config.num_hidden_layers = depth
         config.intermediate_size = config.intermediate_size if width is None else width
 
+    def narrow(self, config: Any, *, hidden: int, heads: int) -> None:
+        config.hidden_size, config.num_attention_heads = hidden, heads
+
     def base(self, model: nn.Module) -> nn.Module:
         return model.model if hasattr(model, "model") else model
 

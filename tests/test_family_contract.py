@@ -24,6 +24,7 @@ from bertcompress.shapes import (
     FAMILIES,
     Embedding,
     Heads,
+    Hidden,
     Layers,
     LowRanks,
     Neurons,
@@ -180,6 +181,11 @@ def test_its_limit_and_its_cost_are_its_own(toy):
     assert macs(toy, 10) == 3 * per_layer
 
 
+def test_a_stream_that_a_table_shares_is_not_narrowed(toy):
+    with pytest.raises(ShapeError, match="hidden: key of these layers takes a table"):
+        apply_edit(toy, Hidden(8))
+
+
 def test_its_tables_are_not_counted_as_its_encoder(toy, tmp_path):
     bc.save(toy, tmp_path, tiny_tokenizer())
     tables = (40 + 40) * 16
@@ -293,6 +299,15 @@ def test_a_fused_model_is_saved_and_loaded(fused, tmp_path):
     apply_edit(fused, Neurons([3, 24, 2], [[1, 2, 20], list(range(24)), [0, 9]]))
     apply_edit(fused, Sharing([0, 1, 2], [0, 1, 2]))
     apply_edit(fused, Embedding(4, "word"))
+    bc.save(fused, tmp_path, tiny_tokenizer())
+    assert torch.equal(answer(aligned(bc.load(tmp_path).model)), answer(fused))
+
+
+def test_the_stream_of_a_fused_model_is_narrowed(fused, tmp_path):
+    kept = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13]
+    weight = anatomy(fused).layers[1].linears["key"].weight.detach().clone()
+    apply_edit(fused, Hidden(len(kept), kept))
+    assert torch.equal(anatomy(fused).layers[1].linears["key"].weight, weight[:, kept])
     bc.save(fused, tmp_path, tiny_tokenizer())
     assert torch.equal(answer(aligned(bc.load(tmp_path).model)), answer(fused))
 

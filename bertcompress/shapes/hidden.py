@@ -40,6 +40,12 @@ class Hidden:
             raise ShapeError(
                 f"hidden: {list(kept)[:8]} ... must be rising numbers from 0 to {width - 1}"
             )
+        extra = sorted({name for layer in view.layers for name in layer.extra_inputs})
+        if extra:
+            raise ShapeError(
+                f"hidden: {extra[0]} of these layers takes a table besides the stream, which this "
+                "edit does not know"
+            )
         # A layer without heads passes on the first D features.
         least = view.head_size if any(not layer.heads for layer in view.layers) else 1
         if self.size < least:
