@@ -19,7 +19,7 @@ from .families.views import (
     ShapeError,
     Stream,
 )
-from .hidden import Hidden, hidden_size, stream_tensors
+from .hidden import Hidden, stream_tensors
 from .lowbit import LowBit, QuantizedEmbedding, QuantizedLinear
 from .lowrank import Embedding, LowRanks
 from .masked import Masked
@@ -31,6 +31,7 @@ from .modeling import (
     working_form,
 )
 from .parts import FactorizedEmbedding, LowRank, ProjectedDropout
+from .record import hidden_size
 from .sharing import Sharing
 from .vocabulary import Vocabulary
 

@@ -18,7 +18,7 @@ from bertcompress.shapes.families.anatomy import Anatomy
 from bertcompress.shapes.families.views import ShapeError
 from bertcompress.shapes.parts import BiasOnly, FactorizedEmbedding
 
-__all__ = ["Hidden", "hidden_size", "stream_tensors"]
+__all__ = ["Hidden", "stream_tensors"]
 
 
 @dataclass
@@ -63,12 +63,6 @@ class Hidden:
     def merged(self, earlier: Hidden | None, at: Sequence[int], total: int) -> Hidden:
         """Return the record: the size alone."""
         return Hidden(self.size)
-
-
-def hidden_size(config: Any) -> int:
-    """Return H of a model by its config, which keeps the original one; 0 where it says none."""
-    edits = (getattr(config, "bertcompress", None) or {}).get("edits", {})
-    return int(edits.get("hidden", {}).get("size") or getattr(config, "hidden_size", 0))
 
 
 def stream_tensors(view: Anatomy) -> Iterator[tuple[Tensor, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bertcompress.shapes import hidden_size
+from bertcompress.shapes.record import hidden_size
 from bertcompress.training.settings import TrainSettings
 
 __all__ = ["learning_rate"]
