@@ -160,7 +160,8 @@ class SparseTraining(Method, DistillationSettings, TrainSettings):
         model: nn.Module = product.model
         model.to(ctx.device)
         inner = self.stage_objective(product, ctx)
-        objective = self.sparse(inner, model, math.ceil(len(ctx.data.train) / self.batch_size))
+        features = ctx.data.encode(product.tokenizer, "train")
+        objective = self.sparse(inner, model, math.ceil(len(features) / self.batch_size))
         done = fit_stage(product, ctx, objective, self, keep_last=True)
         trained = done.findings.training
         assert trained is not None
