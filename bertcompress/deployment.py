@@ -277,7 +277,8 @@ class Measurement(_Frozen):
     @property
     def findings(self) -> Findings:
         """The findings of a stage that measured."""
-        return Findings(training=self.training, samples=self.samples, free=dict(self.figures))
+        scored = None if self.training else self.samples
+        return Findings(training=self.training, samples=scored, free=dict(self.figures))
 
 
 @dataclass(frozen=True)

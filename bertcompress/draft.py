@@ -47,7 +47,7 @@ class Measuring(BaseModel):
     threads: int | None = Field(None, ge=1, description="Threads; empty: the physical cores")
     seconds: float = Field(20.0, gt=0, description="Time spent on each shape, seconds")
     controls: bool = Field(
-        True, description="Repeat distilling without its teacher, at equal data and steps"
+        True, description="Repeat each method without what it adds, at equal data and steps"
     )
 
 

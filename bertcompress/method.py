@@ -40,7 +40,7 @@ class Need(StrEnum):
     """What a method cannot do without; recipes and runs read this and never a method's key."""
 
     HEAD = "head"
-    """A model that answers the task. What lacks this need can train a head that is new."""
+    """A model that answers the task."""
     LABELS = "labels"
     """Rows with labels."""
     TEACHER = "teacher"
@@ -142,6 +142,10 @@ class Method(BaseModel):
     leaves: ClassVar[Leaves]
     """Files come last in a recipe: nothing can change them any more."""
     requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD})
+    trains_head: ClassVar[bool] = False
+    """Whether it can train a head that is new; a model that answers the task already skips it."""
+    references: ClassVar[frozenset[str]] = frozenset()
+    """Controls that are the goal and no rival, such as the dense model: they never go on."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags of a model card on the Hub."""
     speeds_up: ClassVar[bool] = False

@@ -95,3 +95,27 @@ def test_a_temporary_folder_lasts_as_long_as_its_result(made):
     assert result.rows[0].product.model is not None
     del result
     assert not folder.exists()
+
+
+def test_ship_leaves_an_interrupted_run_alone(made, tmp_path):
+    result, *_ = made
+    begun = tmp_path / ".there.partial" / "stages"
+    begun.mkdir(parents=True)
+    with pytest.raises(OutputError, match="an interrupted run is there"):
+        bc.ship(result, tmp_path / "there")
+    assert begun.is_dir()
+
+
+def test_compress_leaves_a_finished_run_alone(made):
+    result, shipped, _ = made
+    before = sorted(path.name for path in (shipped.folder / "stages").iterdir())
+    with pytest.raises(OutputError, match="a finished run is there"):
+        bc.compress(result.recipe, shipped.folder)
+    assert sorted(path.name for path in (shipped.folder / "stages").iterdir()) == before
+
+
+def test_shipping_twice_says_nothing_twice(made, tmp_path):
+    result, *_ = made
+    before = {name: [*lines] for name, lines in result.notes.items()}
+    bc.ship(result, tmp_path / "twice")
+    assert result.notes == before

@@ -132,6 +132,9 @@ def test_only_selection_and_size_decide_a_contest():
         return [each.name for each in contests if each.goes_on]
 
     assert win((0.5, 24), (0.6, 24)) == ["control 0"]
+    goal = {"control 0": finished(0.9, 24)}
+    (dense,) = Contest.of(finished(0.5, 24), goal, stages, frozenset(goal))
+    assert (dense.role, dense.goes_on, dense.words) == ("reference", False, "")
     assert win((0.6, 24), (0.6, 24)) == []
     assert win((0.6, 24), (0.5, 24)) == []
     assert win((0.5, 24), (0.6, 48)) == []

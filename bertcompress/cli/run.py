@@ -33,7 +33,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed")] = None,
     set_: Overrides = None,
     controls: Annotated[
-        bool, typer.Option("--no-controls", help="Leave out the controls of what is distilled")
+        bool, typer.Option("--no-controls", help="Leave out the controls of the methods")
     ] = False,
     data_dir: DataDir = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub")] = None,

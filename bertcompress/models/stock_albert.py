@@ -73,6 +73,16 @@ def shape_obstacle(model: PreTrainedModel) -> str | None:
                 f"layer {i} has {layer.heads} of {full} heads, and {view.family.stock_prefix}"
                 "Config computes the head size from the hidden size and one number of heads"
             )
+    tables = getattr(view.config, "embedding_size", None)
+    if (
+        view.embeddings.native_projection is not None
+        and view.hidden == tables
+        and not (view.family.shared)
+    ):
+        return (
+            f"its {view.hidden} hidden features are as many as its tables have, and the stock "
+            "class has no projection between the two then"
+        )
     widths = {layer.width for layer in view.layers}
     if len(widths) > 1:
         return f"feed-forward widths differ between layers: {sorted(widths)}"

@@ -69,13 +69,14 @@ def red_lines(
     data: Reading,
 ) -> list[str]:
     """Return what is wrong, the gravest first. `row`: the deployment that is judged."""
+    handed = [stage for stage in stages if stage.measurement is None]  # a probe trains for itself
     return [
         *_chance(baseline, last_of(stages), row, task),
         *_refused(last_of(stages)),
         *_by_order(data),
         *_cut(data, task),
-        *(line for stage in stages if (line := _stopped(stage))),
-        *(line for stage in stages for line in _learned_nothing(stage)),
+        *(line for stage in handed if (line := _stopped(stage))),
+        *(line for stage in handed for line in _learned_nothing(stage)),
         *_above(baseline, row),
         *(line for stage in stages if (line := _beaten(stage))),
     ]
@@ -211,19 +212,19 @@ def _beaten(stage: Stage) -> str:
         return ""
     for control in stage.controls:
         ours = control.method.selection_score if control.method else None
-        if control.selection_score is None or ours is None or control.selection_score <= ours:
+        theirs = control.selection_score
+        if control.role != "rival" or theirs is None or ours is None or theirs <= ours:
             continue
         return (
             f"{stage.name}: the control ({control.name}) is better on the selection split, "
-            f"{control.selection_score:.3f} against {ours:.3f}, but larger: the method is shown "
-            "not to help."
+            f"{theirs:.3f} against {ours:.3f}, but larger: the method is shown not to help."
         )
     return ""
 
 
 def control_warnings(stages: Sequence[Stage]) -> list[str]:
     """Return what the controls say of their methods, one line for each kind of remark."""
-    controlled = [(stage, each) for stage in stages for each in stage.controls]
+    controlled = [(s, each) for s in stages for each in s.controls if each.role != "reference"]
     kinds = (
         (_stopped_side, " while its selection score was still improving: it may be better than it "
          "looks."),

@@ -280,6 +280,8 @@ def trainings(report: ReportData) -> dict[str, History]:
     """Return the history of each training by name: the stages', and those of their controls."""
     found: dict[str, History] = {}
     for stage in report.stages:
+        if stage.measurement:
+            continue
         winner = stage.replaced_by
         own = stage.findings.history
         found[stage.name] = winner.method.history if winner and winner.method else own

@@ -7,7 +7,7 @@ bytes, shares are 0 to 1, times are as named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Reading",
     "ReportData",
+    "Role",
     "Stage",
     "last_of",
 ]
@@ -64,6 +65,9 @@ class LayerShape(Row):
         return self.attention_of is not None or self.ffn_of is not None
 
 
+Role = Literal["rival", "reference", "shown"]
+
+
 class Outcome(Row):
     """What one of two trainings reached, of a method and its control."""
 
@@ -87,6 +91,11 @@ class Control(Outcome):
         False,
         description="Whether it was the better one on the selection split, and is what the stage "
         "hands on: the figures of the stage are then the control's",
+    )
+    role: Role = Field(
+        "rival",
+        description="rival: may go on; reference: what the method aims at, as the dense model; "
+        "shown: nothing was trained, so that scores before any recovery decide nothing",
     )
     method: Outcome | None = Field(
         None, description="What the method itself reached; null in reports of version 1"

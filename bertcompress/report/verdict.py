@@ -185,7 +185,11 @@ def _noise(verdict: Verdict, row: DeploymentRow, seeds: int) -> list[str]:
 
 def _selection(baseline: Stage, stages: Sequence[Stage]) -> list[str]:
     """Warn where the rows that were chosen by may not be new to a model that came fine-tuned."""
-    chose = [stage.name for stage in stages if stage.findings.chosen_on_selection]
+    chose = [
+        stage.name
+        for stage in stages
+        if stage.findings.chosen_on_selection and not stage.measurement
+    ]
     if not baseline.is_original or not chose:
         return []
     return [

@@ -15,6 +15,7 @@ from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
 from bertcompress.method import Method, Need
 from bertcompress.recipe import Recipe
+from bertcompress.runs.contests import is_control
 from bertcompress.shapes import anatomy
 from bertcompress.task import Task
 
@@ -81,7 +82,7 @@ def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: b
 def steps(methods: Sequence[Method], finetuned: bool) -> list[Method]:
     """Return the methods that run: a model that is fine-tuned skips that step at the front."""
     # Only at the front: after a cut it is recovery training, which this model needs as well.
-    return list(dropwhile(lambda m: finetuned and Need.HEAD not in m.requires, methods))
+    return list(dropwhile(lambda m: finetuned and m.trains_head, methods))
 
 
 def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) -> None:
@@ -104,7 +105,7 @@ def _kept_bytes(folder: Path) -> int:
     found = Layout(folder).stages.glob(f"*/{StageLayout().model}/*")
     # Controls and opponents are not part of `least_bytes`.
     own = [file for file in found if file.parents[1].name[:2].isdigit()]
-    return sum(f.stat().st_size for f in own if not f.parents[1].name.endswith("-control"))
+    return sum(f.stat().st_size for f in own if not is_control(f.parents[1].name))
 
 
 def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:

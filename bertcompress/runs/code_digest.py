@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bertcompress.heads import HEADS
 from bertcompress.runtimes.table import runtime_sources
 
 __all__ = ["code_digest"]
@@ -21,7 +22,7 @@ _ROOMS = (
     *("heads", "metrics", "measure.scores"),
 )
 """Where the code lies that decides what a method makes, scores that it chooses by included; the
-rest measures and reports. What writes and reads a stage folder has `stages.FORMAT` instead."""
+rest measures and reports. What writes and reads a stage folder has `stage.FORMAT` instead."""
 
 
 _MODULE = re.compile(rf"{_PACKAGE.name}(\.\w+)+")
@@ -38,6 +39,7 @@ def code_digest(module: str, edited: bool, makes_files: bool = False) -> str:
     """
     source = inspect.getsourcefile(sys.modules[module])
     files = [Path(source)] if source else []
+    files += [Path(inspect.getfile(type(head))) for head in HEADS.values()]
     if edited:
         files += (_PACKAGE / "shapes").rglob("*.py")
     if makes_files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -12,13 +13,14 @@ from bertcompress.deployment import Trained
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.footprint import count_parameters
 from bertcompress.method import Method
+from bertcompress.report.rows import Role
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
 from bertcompress.shapes import read_record
 from bertcompress.shapes.masked import zeros_of
 from bertcompress.training import TrainSettings
 
-__all__ = ["Contest", "control_names", "trained_alike"]
+__all__ = ["Contest", "control_names", "is_control", "trained_alike"]
 
 LARGER = 1.01
 """A control with more parameters than so many times the method's is of another shape."""
@@ -38,19 +40,32 @@ class Contest:
     """Whether the control takes the place of the method: it is better, no larger, and the best."""
     larger: bool = False
     """Whether the control has more parameters that are not zero: it is no other way to the same."""
+    role: Role = "rival"
+    """`rival`: may go on; `reference`: what the method aims at; `shown`: nothing was trained, so
+    that the scores before any recovery decide nothing."""
 
     @classmethod
     def of(
-        cls, method: StageResult, controls: Mapping[str, StageResult], stages: Stages
+        cls,
+        method: StageResult,
+        controls: Mapping[str, StageResult],
+        stages: Stages,
+        references: frozenset[str] = frozenset(),
     ) -> list[Contest]:
         """Return a contest for each control, decided by the headline on the selection split."""
         ours, size = _selection_score(method, stages), _size(method)
         scores = {name: _selection_score(each, stages) for name, each in controls.items()}
         larger = {name: _size(each) > LARGER * size for name, each in controls.items()}
-        better = [name for name in controls if scores[name] > ours and not larger[name]]
+        usual: Role = "shown" if method.record.findings.training is None else "rival"
+        roles: dict[str, Role] = {n: "reference" if n in references else usual for n in controls}
+        better = [
+            name
+            for name in controls
+            if scores[name] > ours and not larger[name] and roles[name] == "rival"
+        ]
         best = max(better, key=lambda name: scores[name], default=None)
         return [
-            cls(name, method, each, ours, scores[name], name == best, larger[name])
+            cls(name, method, each, ours, scores[name], name == best, larger[name], roles[name])
             for name, each in controls.items()
         ]
 
@@ -67,7 +82,7 @@ class Contest:
         """What is said where the control goes on, or would but for its size; empty otherwise."""
         if self.goes_on:
             end = "it goes on and ships"
-        elif self.larger and self.control_score > self.method_score:
+        elif self.role == "rival" and self.larger and self.control_score > self.method_score:
             end = "it is larger, so the method goes on"
         else:
             return ""
@@ -82,6 +97,11 @@ def control_names(stage: str) -> Iterator[str]:
     yield f"{stage}-control"
     for number in count(2):
         yield f"{stage}-control-{number}"
+
+
+def is_control(folder: str) -> bool:
+    """Return whether a stage folder is a control's."""
+    return re.search(r"-control(-\d+)?$", folder) is not None
 
 
 def _selection_score(finished: StageResult, stages: Stages) -> float:

@@ -91,7 +91,7 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
             made = planner.work(place, f"{title}, its control ({what})", control)
             works.append(replace(made, low_s=min(made.low_s, own.low_s), follows=name))
         planner.shrink(method)
-        compared = compared or Need.HEAD in method.requires
+        compared = compared or not (method.trains_head or method.leaves == "measurement")
     return [*works, planner.timing()]
 
 

@@ -52,7 +52,7 @@ class Pipeline:
             self.first = None
         for number, method in enumerate(self._methods(), start=1):
             name = f"{number:02d}-{method.key}"
-            if Need.HEAD in method.requires and self.baseline is None:
+            if not method.trains_head and self.baseline is None:
                 self._set_baseline(name)
             self._compare_with_dense(name, method)
             self.rows.append(self._stage(name, self._settled(method)))
@@ -65,13 +65,18 @@ class Pipeline:
             clock=self.stages.clock,
             start=self.start,
             rows=self.rows,
-            baseline=self.baseline or self.rows[-1],
+            baseline=self.baseline or self.before,
             shaped=models[-1],
             dense=self.dense,
             contests=self.contests,
             notes=self.notes,
             precision=self.precision,
         )
+
+    @property
+    def before(self) -> StageResult:
+        """The last stage that is no probe's: what the next method is given."""
+        return next(row for row in reversed(self.rows) if not row.measures)
 
     def _methods(self) -> Sequence[Method]:
         kept = steps(self.recipe.methods, self.start.finetuned)
@@ -91,7 +96,7 @@ class Pipeline:
                 f"methods: {name[3:]} comes before finetune, but the model has no head for the "
                 "task yet; put finetune first"
             )
-        self.baseline = self.rows[-1]
+        self.baseline = self.before
         product, source = self.start.teacher or (
             self.baseline.product,
             self.stages.digest(self.baseline),
@@ -108,7 +113,7 @@ class Pipeline:
         """Make what speed is compared with: int8 of the uncompressed model, without training."""
         opponent = method.dense_opponent()
         same = type(opponent) is type(method)
-        if opponent is None or self.baseline is None or (same and self.rows[-1] is self.baseline):
+        if opponent is None or self.baseline is None or (same and self.before is self.baseline):
             return  # the recipe's own step makes it
         try:
             self.dense = self._apply(f"baseline-{opponent.key}", opponent, self.baseline)
@@ -173,7 +178,7 @@ class Pipeline:
 
         The method comes first: its controls take its steps, its rate and its precision.
         """
-        before = self.rows[-1] if self.rows else None
+        before = self.before if self.rows else None
         ours = self._apply(name, method, before)
         self._decide_precision(name, method, ours)
         wanted = self.recipe.measure.controls and self.start.data.task.head.has_labels
@@ -185,7 +190,7 @@ class Pipeline:
         }
         if not theirs:
             return ours
-        self.contests[name] = Contest.of(ours, theirs, self.stages)
+        self.contests[name] = Contest.of(ours, theirs, self.stages, method.references)
         for contest in self.contests[name]:
             if contest.words:
                 self.notes.setdefault(name, []).append(contest.words)

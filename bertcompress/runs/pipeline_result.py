@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bertcompress.deployment import Deployment
+from bertcompress.deployment import Deployment, Layout
 from bertcompress.measure.scores import Score, score
 from bertcompress.measure.timing.candidates import Timing
 from bertcompress.recipe import Recipe
@@ -19,6 +19,7 @@ from bertcompress.runs.report_rows import ReportRows
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Clock
 from bertcompress.runtimes.hardware import environment
+from bertcompress.support.files import copy_linked
 
 __all__ = ["Owned", "PipelineResult"]
 
@@ -114,8 +115,23 @@ class PipelineResult:
             rows.append(judge.stage(result, deployments, timings or {}, controls, notes, came))
         return rows
 
-    def moved_to(self, folder: Path) -> PipelineResult:
-        """Return the same result, its stages read from another folder, where they were copied."""
+    def copy_to(self, folder: Path) -> None:
+        """Copy the stages of this result, and what loggers wrote, into another folder."""
+        every = [*self.rows, *([self.dense] if self.dense else [])]
+        every += [each for contests in self.contests.values() for c in contests
+                  for each in (c.method, c.control)]  # fmt: skip
+        for source in dict.fromkeys(each.folder for each in every):
+            copy_linked(source, folder / source.relative_to(self.folder))
+        logs = self.folder / Layout().logs
+        if logs.is_dir():
+            copy_linked(logs, folder / Layout().logs)
+
+    def moved_to(self, folder: Path, clock: Clock) -> PipelineResult:
+        """Return the same result, its stages read from another folder, where they were copied.
+
+        `clock`: of what is done from now on; it goes on from the seconds that were spent so far.
+        """
+        clock.seconds.update(self.clock.seconds)
         moved: dict[int, StageResult] = {}
 
         def there(result: StageResult) -> StageResult:
@@ -128,6 +144,8 @@ class PipelineResult:
         return replace(
             self,
             folder=folder,
+            clock=clock,
+            notes={name: [*lines] for name, lines in self.notes.items()},
             rows=[there(each) for each in self.rows],
             baseline=there(self.baseline),
             shaped=there(self.shaped),

@@ -18,7 +18,6 @@ from bertcompress.errors import ModelError, Notice, RecipeError, few
 from bertcompress.heads.stock import check_one_output, head_words, is_classifier, keeps_its_head
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
-from bertcompress.method import Need
 from bertcompress.models.io import class_of, load, max_tokens, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.tokenizers import check_vocabulary
@@ -216,7 +215,7 @@ def _answers(
     if found.standing is None or not found.standing.above:
         text = f"the model's head is not taken as fine-tuned for this task: {told}"
         return False, False, (text,)
-    if recipe.methods and Need.HEAD not in recipe.methods[0].requires:
+    if recipe.methods and recipe.methods[0].trains_head:
         text = f"no name tells that the model is fine-tuned for this task, so finetune runs: {told}"
         _name_classes(product.model, data)  # by their order so far; once trained, by name
         return False, True, (f"{text}; its head is kept and trained on",)
@@ -320,7 +319,7 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
     """Return the model with a new head for the task, which only `finetune` may train."""
     from transformers import set_seed
 
-    if all(Need.HEAD in method.requires for method in recipe.methods):
+    if not any(method.trains_head for method in recipe.methods):
         raise RecipeError(
             f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
             + "".join(f" ({note})" for note in notes)

@@ -118,6 +118,7 @@ class ReportRows:
         return Control(
             name=contest.name,
             goes_on=contest.goes_on,
+            role=contest.role,
             method=Outcome(**ours),
             **theirs,
         )

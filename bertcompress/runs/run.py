@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertcompress.deployment import Layout
-from bertcompress.errors import NotFound
+from bertcompress.errors import NotFound, OutputError
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.runs.claiming import claim, done_already
@@ -21,7 +21,6 @@ from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Say
 from bertcompress.runs.store import StageStore
 from bertcompress.support.display import logged
-from bertcompress.support.files import copy_linked
 from bertcompress.support.locking import Hold, locked
 
 __all__ = ["Run", "compress", "run", "ship"]
@@ -199,16 +198,18 @@ def compress(
     """
     job = Job.of(recipe, say, progress, fresh=fresh, data_dir=data_dir, store=store)
     with contextlib.ExitStack() as failing, contextlib.ExitStack() as stack:
-        if folder is None:
-            place = Path(job.ranks.agree(tempfile.mkdtemp(prefix="bertcompress-")))
+        temporary = folder is None and job.ranks.main
+        made = tempfile.mkdtemp(prefix="bertcompress-") if temporary else folder
+        place = run_folder(str(job.ranks.agree(str(made))))
+        if Layout(place).is_run:
+            raise OutputError(f"{place}: a finished run is there, whose stages stay as they are")
+        if temporary:
             failing.callback(shutil.rmtree, place, ignore_errors=True)
-        else:
-            place = run_folder(folder)
         hold = stack.enter_context(locked(place, job.display.line)) if job.ranks.main else None
         place.mkdir(parents=True, exist_ok=True)
         stack.enter_context(job.at_work())
         result = job.compress(place, place.name, hold)
-        if folder is None:
+        if temporary:
             failing.pop_all()
             weakref.finalize(result, shutil.rmtree, place, ignore_errors=True)
     return result
@@ -228,18 +229,21 @@ def ship(
     """
     job = Job.of(result.recipe, say, progress)
     folder = run_folder(out)
-    check_free(folder)
-    with locked(folder, job.display.line) as hold:
-        check_free(folder)
-        claim(folder, result.recipe, resume=False, fresh=True)
+    with contextlib.ExitStack() as stack:
+        hold = None
+        if job.ranks.main:
+            check_free(folder)
+            hold = stack.enter_context(locked(folder, job.display.line))
+            check_free(folder)
+            claim(folder, result.recipe, resume=False, fresh=False)
         partial = partial_of(folder)
         try:
             with job.at_work():
-                for part in (Layout().stages, Layout().logs):
-                    if (result.folder / part).is_dir():
-                        copy_linked(result.folder / part, partial / part)
-                job.ship(result.moved_to(partial), folder, hold)
+                if job.ranks.main:
+                    result.copy_to(partial)
+                job.ship(result.moved_to(partial, job.clock), folder, hold)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            if hold is not None and not hold.lost:
+                shutil.rmtree(partial, ignore_errors=True)
             raise
     return Run(folder)

@@ -117,9 +117,9 @@ def _is_run(folder: Path) -> bool:
     return Layout(folder).is_run
 
 
-def _shipped(run: Path, name: str) -> list[Place]:
-    """Return what a run ships; what is only simulated is not shipped."""
-    rows = [row for row in Report.load(run).last.deployments if not row.simulated]
+def _shipped(run: Path, name: str, simulated: bool = True) -> list[Place]:
+    """Return what a run ships; scores are real where precision is only simulated, times are not."""
+    rows = [row for row in Report.load(run).last.deployments if simulated or not row.simulated]
     if not rows:
         raise NotFound(f"{name}: this run ships nothing that can be measured")
     for row in rows:
@@ -149,4 +149,4 @@ def all_places(model: str, revision: str | None) -> list[Place]:
         return []
     if not here:
         run = locate(model, revision=revision, files=ALL_FILES)
-    return _shipped(run, model)
+    return _shipped(run, model, simulated=False)

@@ -146,3 +146,13 @@ def test_magnitude_finds_the_features_that_carry_nothing():
     assert anatomy(model).hidden == 12
     with pytest.raises(ShapeError, match="multiple 32 of a stream of"):
         prune_hidden(tiny_model(), 0.5, multiple=32)
+
+
+def test_a_stream_as_thin_as_its_tables_is_no_stock_model():
+    """The stock class builds no projection then, and could not hold the one that there is."""
+    model = tiny_model("electra", embedding_size=8)
+    apply_edit(model, Heads([[0, 1]] * LAYERS))
+    apply_edit(model, Hidden(8, list(range(8))))
+    assert "no projection between" in str(stock_obstacle(model))
+    assert torch.isfinite(answer(model, tiny_inputs())).all()
+    assert to_stock(model) is model

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,7 +31,8 @@ from bertcompress.heads.scoring import compute
 from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.metrics import LOWER_IS_BETTER
-from bertcompress.models.io import load
+from bertcompress.models.io import config_of, load
+from bertcompress.models.locate import locate
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError
 from bertcompress.training import TrainSettings, fit_stage, logits_of
@@ -124,12 +126,24 @@ class ModeConnectivity(Method, TrainSettings):
     points: int = Field(11, ge=3, le=101, description="Models on the line, its ends included")
     rows: int = Field(256, ge=1, le=2_048, description="Training rows on which they are scored too")
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the weights, config and tokenizer of the other model."""
+        if self.other is None:
+            return ()
+        every = sorted(locate(self.other).iterdir())
+        return tuple(file for file in every if file.suffix in (".safetensors", ".json", ".txt"))
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ModelError for another model that answers with other classes, or is not there."""
+        if self.other is not None:
+            _check_classes(model.config, config_of(self.other), self.other)
+
     def apply(self, product: Product, ctx: Context) -> Measurement:
         """Return the barrier on the selection rows and on training rows, and its picture."""
         first, second, trained = self._ends(product, ctx)
         selection, training = self._errors(first, second, ctx)
         shares, metric = tuple(line(self.points)), ctx.task.headline
-        ends = "two trainings" if trained else f"this model and {self.other}"
+        ends = "two trainings" if trained else f"this model and {Path(self.other or '').name}"
         walls = {"selection": barrier(selection), "training": barrier(training)}
         return Measurement(
             title=f"Straight line between {ends}",
@@ -154,17 +168,24 @@ class ModeConnectivity(Method, TrainSettings):
         """Return the models at both ends, and how the second training went if there was one."""
         if self.other is not None:
             other = load(self.other)
-            _check_classes(product.model.config, other.model.config, self.other)
             return product, other, None
-        starts = [ctx.models.original if self.start == "original" else product for _ in range(2)]
-        ends, trained = [], None
-        for number, start in enumerate(starts):
-            begun = Product(copy.deepcopy(start.model), start.tokenizer)
+        settings: ModeConnectivity = self
+        ends: list[Product] = []
+        spent: list[Trained] = []
+        for number in range(2):
+            if self.start == "original":
+                begun = ctx.models.original
+            else:
+                begun = Product(copy.deepcopy(product.model), product.tokenizer)
             phase = replace(ctx.phase(f"training-{number}"), seed=ctx.seed + number)
-            done = fit_stage(begun, phase, LabelLoss(ctx.task.head), self)
-            ends.append(done)
-            trained = done.findings.training
-        return ends[0], ends[1], trained
+            ends.append(fit_stage(begun, phase, LabelLoss(ctx.task.head), settings))
+            trained = ends[-1].findings.training
+            assert trained is not None
+            spent.append(trained)
+            # What `auto` came to for the first holds for the second: they differ in order alone.
+            auto = {"precision": trained.precision, "learning_rate": trained.learning_rate}
+            settings = self.model_copy(update=auto)
+        return ends[0], ends[1], _both(*spent)
 
     def _errors(
         self, first: Product, second: Product, ctx: Context
@@ -194,6 +215,16 @@ def _check_classes(ours: Any, theirs: Any, name: str) -> None:
             f"mode_connectivity: other '{name}': its classes are {few(theirs.id2label.values())}, "
             f"those of this model {few(ours.id2label.values())}; a mixture would mean neither"
         )
+
+
+def _both(first: Trained, second: Trained) -> Trained:
+    """Return the second training with what both cost."""
+    total = {
+        "steps": (first.steps or 0) + (second.steps or 0),
+        "samples": (first.samples or 0) + (second.samples or 0),
+        "earlier_seconds": first.earlier_seconds + second.earlier_seconds,
+    }
+    return second.model_copy(update=total)
 
 
 def _error_name(metric: str) -> str:

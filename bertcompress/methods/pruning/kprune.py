@@ -23,7 +23,7 @@ from bertcompress.deployment import Findings, Product
 from bertcompress.engines.pruning.kprune import KPruneSettings, cut_and_repair
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import Heads, anatomy, apply_edit
 
 __all__ = ["KPrune", "kprune"]
 
@@ -77,6 +77,10 @@ class KPrune(Method):
     def leaves_layers_uneven(self) -> bool:
         """Whether anything is cut: it goes wherever it costs least."""
         return self.keep < 1
+
+    def plan_shape(self, model: nn.Module) -> None:
+        """Cut nothing yet, so that a model that can lose nothing any more is refused at once."""
+        apply_edit(model, Heads([list(range(layer.heads)) for layer in anatomy(model).layers]))
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with a cut model; the findings say what stayed in each layer."""

@@ -176,6 +176,8 @@ class SparseTraining(Method, DistillationSettings, TrainSettings):
         findings = Findings(training=training, notes=(_NOTE,), free=free)
         return Product(product.model, product.tokenizer, (), findings)
 
+    references: ClassVar[frozenset[str]] = frozenset({_DENSE})
+
     def controls(self) -> Mapping[str, Method]:
         """Return the same training without zeros, and without a teacher where one takes part."""
         dense = {_DENSE: self.model_copy(update={"sparsity": 0.0})} if self.sparsity else {}

@@ -53,6 +53,7 @@ class Finetune(Method, TrainSettings):
     paper: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
     leaves: ClassVar[Leaves] = "weights"
     requires: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    trains_head: ClassVar[bool] = True
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product; its head has to fit the task already."""

@@ -13,6 +13,8 @@ from torch.nn import functional
 import bertcompress as bc
 from bertcompress.errors import ModelError
 from bertcompress.methods.probes.mode_connectivity import barrier, line, mix, mode_connectivity
+from bertcompress.report.alarms import red_lines
+from bertcompress.report.plots import trainings
 from bertcompress.shapes import ShapeError
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -140,5 +142,39 @@ def test_to_another_model(runs, place):
     turned.model.config.id2label = {0: "yes", 1: "no"}
     bc.save(turned.model, place / "turned", turned.tokenizer)
     wrong = {"mode_connectivity": {"other": str(place / "turned"), "points": 3}}
+    said = []
     with pytest.raises(ModelError, match="its classes are yes, no, those of this model no, yes"):
-        bc.run(recipe(place, [TUNE, wrong]), place / "wrong")
+        bc.run(recipe(place, [TUNE, wrong]), place / "wrong", say=said.append)
+    assert not any("stage 1" in line and "..." in line for line in said), "before any training"
+
+
+def test_another_model_under_the_same_name_is_measured_anew(runs, place):
+    tuned = bc.load(str(runs[0].folder / "stages" / "01-finetune" / "model"))
+    bc.save(tuned.model, place / "other", tuned.tokenizer)
+    same = recipe(
+        place, [TUNE, {"mode_connectivity": {"other": str(place / "other"), "points": 3}}]
+    )
+    first = bc.run(same, place / "first").report.stages[1].measurement
+    with torch.no_grad():
+        tuned.model.classifier.weight.neg_()
+    bc.save(tuned.model, place / "moved", tuned.tokenizer)
+    (place / "moved" / "model.safetensors").replace(place / "other" / "model.safetensors")
+    second = bc.run(same, place / "second").report.stages[1].measurement
+    assert first.curves[0].y[-1] != second.curves[0].y[-1]
+
+
+def test_a_probe_that_was_still_improving_says_nothing_of_the_model(runs):
+    report = runs[1].report
+    probe = next(stage for stage in report.stages if stage.measurement)
+    ended = {**(probe.facts["ended"] or {}), "improving": True, "reason": "max_epochs"}
+    ended |= {"setting": "max_epochs", "learned": False}
+    told = probe.model_copy(update={"facts": {**probe.facts, "ended": ended}})
+    stages = [told if stage.name == probe.name else stage for stage in report.stages]
+    assert red_lines(stages, stages[0], None, report.task, report.data) == []
+    assert probe.name not in trainings(report.model_copy(update={"stages": tuple(stages)}))
+
+
+def test_both_trainings_are_paid_for(runs):
+    probe = next(stage for stage in runs[1].report.stages if stage.measurement)
+    assert probe.cost.steps == probe.measurement.training.steps
+    assert probe.cost.steps % 2 == 0 and probe.cost.samples > 240
