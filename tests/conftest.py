@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 
@@ -47,11 +48,18 @@ def _not_the_users_store(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory):
+    """Places for stores, none of which is there before somebody writes: five thousand folders."""
+    place = tmp_path_factory.mktemp("homes")
+    return (place / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _home(tmp_path_factory):
+def _home(_homes):
     # A patch of its own: `monkeypatch.undo()` in a test would let it write to the user's store.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BERTCOMPRESS_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("BERTCOMPRESS_HOME", str(next(_homes)))
         yield
 
 

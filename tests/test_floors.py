@@ -7,9 +7,10 @@ import importlib
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,15 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
+def found_in_any(look: Callable[[Any], Any], but: str = "?") -> dict[str, Any]:
+    """What is found in the source of each module outside a room, where anything is."""
+    return {
+        name: found
+        for name, tree in TREES.items()
+        if not name.startswith(but) and (found := look(tree))
+    }
+
+
 def imports(name: str) -> Iterator[tuple[int, str]]:
     """Line and module of each import of this package, wherever in the file it stands."""
     for node in ast.walk(TREES[name]):
@@ -76,10 +86,11 @@ def test_a_newcomer_can_count_the_rooms():
     assert len(FLOOR) <= 28
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_imports_only_go_down(name):
+def test_imports_only_go_down():
     wrong = [
         f"{name}:{line} imports {other or 'bertcompress'}"
+        for name in MODULES
+        if name
         for line, other in imports(name)
         if room(other) != room(name) and FLOOR[room(other)] <= FLOOR[room(name)]
     ]
@@ -125,9 +136,8 @@ def family_words() -> set[str]:
     return {*FAMILIES, *(family_named(name).stock_prefix for name in FAMILIES)}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_what_a_family_is_only_families_know(name):
-    assert asks_for_a_family(TREES[name], family_words()) == []
+def test_what_a_family_is_only_families_know():
+    assert found_in_any(lambda tree: asks_for_a_family(tree, family_words())) == {}
 
 
 def test_a_question_for_a_family_is_found():
@@ -152,18 +162,27 @@ def test_no_path_into_a_layer_stands_outside_the_families():
             assert not texts & paths_of_layers(), name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_sizes_and_all(name):
-    lines = MODULES[name].read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 400
-    for node in ast.walk(TREES[name]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 60, f"{node.name} has {length} lines"
-    only_words = all(isinstance(node, ast.Expr) for node in TREES[name].body)
-    if name != "__main__" and not only_words:
-        assigned = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.Name)]
-        assert "__all__" in {n.id for n in assigned if isinstance(n.ctx, ast.Store)}
+def test_files_and_functions_are_short():
+    long = {
+        n: lines for n, p in MODULES.items() if (lines := p.read_text("utf-8").count("\n")) > 400
+    }
+    assert long == {}
+
+    def long_functions(tree: ast.AST) -> list[str]:
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef
+        functions = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+        return [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > 60]
+
+    assert found_in_any(long_functions) == {}
+
+
+def test_every_module_says_what_is_public():
+    def silent(tree: ast.Module) -> bool:
+        assigned = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+        stored = {n.id for n in assigned if isinstance(n.ctx, ast.Store)}
+        return "__all__" not in stored and not all(isinstance(n, ast.Expr) for n in tree.body)
+
+    assert set(found_in_any(silent)) <= {"__main__"}
 
 
 HEAVY = ["torch", "transformers", "datasets", "onnxruntime", "openvino", "nncf", "scipy", "sklearn"]
@@ -216,10 +235,8 @@ def compared(tree: ast.AST, noun: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_what_a_problem_is_only_heads_know(name):
-    if not name.startswith("heads"):
-        assert compared(TREES[name], "problem") == []
+def test_what_a_problem_is_only_heads_know():
+    assert found_in_any(lambda tree: compared(tree, "problem"), but="heads") == {}
 
 
 def test_a_comparison_with_a_problem_is_found():
@@ -228,15 +245,20 @@ def test_a_comparison_with_a_problem_is_found():
     assert compared(ast.parse("problem == other"), "problem") == []
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n and not n.startswith("methods")])
-def test_which_method_it_is_only_methods_know(name):
+def test_which_method_it_is_only_methods_know():
     """Nobody else compares a key with a text, or names a method in a text of its own."""
-    assert name == "report.rows" or compared(TREES[name], "method") == []
-    documents = {id(node.value) for node in ast.walk(TREES[name]) if isinstance(node, ast.Expr)}
-    texts = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.Constant)]
-    named = {t.value for t in texts if id(t) not in documents and isinstance(t.value, str)}
-    # `finetune` is also what the Hub calls the relation of a model to its base.
-    assert not named & {*METHODS} - ({"finetune"} if name == "publish.card" else set())
+
+    def named(tree: ast.AST) -> set[str]:
+        documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        own = {t.value for t in texts if id(t) not in documents and isinstance(t.value, str)}
+        return own & {*METHODS}
+
+    assert set(found_in_any(lambda tree: compared(tree, "method"), but="methods")) <= {
+        "report.rows"  # where the model as it came is told from what methods made
+    }
+    # That is also what the Hub calls the relation of a model to its base.
+    assert found_in_any(named, but="methods") == {"publish.card": {"finetune"}}
 
 
 def test_runs_know_no_method_by_name():
