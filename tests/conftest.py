@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+    # Whatever a test asked for: in a fork, a second thread of OpenMP would be waited for for ever.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
