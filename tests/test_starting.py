@@ -379,7 +379,7 @@ def test_shared_rows_are_told(tmp_path):
         (
             [{"kprune": {"keep": 0.5}}, "share_layers"],
             RecipeError,
-            "prune_structured before it",
+            "kprune before it",
         ),
     ],
 )

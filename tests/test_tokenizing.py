@@ -12,7 +12,7 @@ from tests_support import WORDS, tiny_model, tiny_tokenizer, write_rows
 import bertcompress as bc
 from bertcompress.errors import ModelError, Notice
 from bertcompress.models.io import max_tokens
-from bertcompress.verbs.evaluate import longest_text
+from bertcompress.models.tokenizers import longest_text
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
