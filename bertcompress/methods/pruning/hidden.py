@@ -22,7 +22,7 @@ from bertcompress.deployment import Findings, Product
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.shapes import Hidden, ShapeError, anatomy, apply_edit, stream_tensors
 
-__all__ = ["PruneHidden", "feature_norms", "prune_hidden"]
+__all__ = ["PruneHidden", "feature_norms", "features_left", "prune_hidden"]
 
 
 def feature_norms(model: nn.Module) -> Tensor:
@@ -33,6 +33,14 @@ def feature_norms(model: nn.Module) -> Tensor:
         squares = tensor.detach().double().square()
         total += (squares.sum(others) if others else squares).cpu()
     return total
+
+
+def features_left(width: int, keep: float, multiple: int) -> int:
+    """Return how many of `width` features stay; ShapeError where `multiple` is more than all."""
+    size = max(multiple, int(keep * width) // multiple * multiple)
+    if size > width:
+        raise ShapeError(f"prune_hidden: multiple {multiple} of a stream of {width} features")
+    return size
 
 
 def prune_hidden(
@@ -49,9 +57,7 @@ def prune_hidden(
     ShapeError where the stream has not so many features.
     """
     width = anatomy(model).hidden
-    size = max(multiple, int(keep * width) // multiple * multiple)
-    if size > width:
-        raise ShapeError(f"prune_hidden: multiple {multiple} of a stream of {width} features")
+    size = features_left(width, keep, multiple)
     ranked = feature_norms(model)
     if scores == "random":
         ranked = torch.rand(width, generator=torch.Generator().manual_seed(seed))
@@ -78,11 +84,7 @@ class PruneHidden(Method):
 
     def plan_shape(self, model: nn.Module) -> None:
         """Narrow the stream."""
-        width = anatomy(model).hidden
-        size = max(self.multiple, int(self.keep * width) // self.multiple * self.multiple)
-        if size > width:
-            raise ShapeError(f"prune_hidden: multiple {self.multiple} of {width} features")
-        apply_edit(model, Hidden(size))
+        apply_edit(model, Hidden(features_left(anatomy(model).hidden, self.keep, self.multiple)))
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with a narrower stream."""
