@@ -25,7 +25,7 @@ demo: $(VENV)/.demo  ## the main job on an embedded model and task, no network; 
 	$(BIN)/bertcompress run quickstart --out runs/quickstart
 
 test: $(VENV)/.dev  ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
+	$(BIN)/python -m pytest -n 2 -q $(ARGS)
 
 lint: $(VENV)/.dev  ## what pre-commit runs: style and types
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ lint: $(VENV)/.dev  ## what pre-commit runs: style and types
 	$(BIN)/mypy
 
 check: lint  ## style, types and the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 schema: $(VENV)/.demo  ## regenerate docs/*.schema.json, the tables in docs/ and README.md, docs/reference
 	$(BIN)/python docs/generate.py
@@ -62,7 +62,7 @@ OLDER = tests/shapes tests/test_artefact.py tests/test_stock_albert.py tests/tes
 	tests/test_training.py tests/test_results.py tests/runtimes/test_onnx.py tests/hub/test_client.py
 
 older: .venv-optimum/.done  ## the tests of what touches transformers, on the 4.57 line
-	.venv-optimum/bin/python -m pytest -n 2 --dist loadgroup -q -m "not slow" $(OLDER)
+	.venv-optimum/bin/python -m pytest -n 2 -q -m "not slow" $(OLDER)
 
 optimum: .venv-optimum/.done  ## prove that optimum opens the ONNX folders; the suite on transformers 4.57
-	.venv-optimum/bin/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
+	.venv-optimum/bin/python -m pytest -n 2 -q $(ARGS)

@@ -28,12 +28,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Let one process run a whole file, and the whole of `hub`: fixtures are made once."""
-    for item in items:
-        group = "hub" if item.path.parent.name == "hub" else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let one process run a whole file, and the whole of `hub`: fixtures are made once.
+
+    Not by `xdist_group`: xdist 3.8 writes the group where pytest 9.2 no longer reads it.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::", 1)[0]
+            return "hub" if "tests/hub/" in file else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
