@@ -50,13 +50,12 @@ class Counts(Numbers):
         """Return the expected count. Shape: (N, 1) -> (N,)."""
         return np.exp(finite(logits)[:, 0])
 
-    def loss(self, logits, labels):
-        """Return the mean Poisson loss. Shape: (B, 1), (B,) -> ()."""
-        return functional.poisson_nll_loss(logits.squeeze(-1), labels)
+    loss = Head.loss
 
-    def losses(self, logits, labels):
-        """Return it for each row. Shape: (B, 1), (B,) -> (B,)."""
-        return functional.poisson_nll_loss(logits.squeeze(-1), labels, reduction="none")
+    def losses(self, outputs, batch):
+        """Return the Poisson loss of each row. Shape: (B, 1), (B,) -> (B,)."""
+        labels = batch["labels"].to(outputs.device)
+        return functional.poisson_nll_loss(outputs.squeeze(-1), labels, reduction="none")
 
 
 @pytest.fixture
@@ -125,16 +124,16 @@ class Spied(Counts):
 
     asked: ClassVar[set[str]] = set()
 
-    def drawn_losses(self, logits, reference, generator):
+    def drawn_losses(self, outputs, reference, batch, generator):
         """Return the loss against counts drawn with the reference's rates."""
         self.asked.add("drawn_losses")
         drawn = torch.poisson(reference.float().cpu().exp(), generator=generator).squeeze(-1)
-        return self.losses(logits, drawn.to(logits.device))
+        return self.losses(outputs, {**batch, "labels": drawn})
 
-    def losses(self, logits, labels):
+    def losses(self, outputs, batch):
         """Return the Poisson loss of each row."""
         self.asked.add("losses")
-        return super().losses(logits, labels)
+        return super().losses(outputs, batch)
 
     def movement(self, logits, original):
         """Return how far the logarithms of the rates moved."""

@@ -11,13 +11,29 @@ from bertcompress.data.loading import load_data
 from bertcompress.data.matching import align_labels, differ
 from bertcompress.data.task_data import TaskData
 from bertcompress.errors import ModelError, Notice, few
-from bertcompress.heads.stock import is_classifier
+from bertcompress.heads import HEADS
+from bertcompress.heads.stock import check_head, has_head
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["already_finetuned", "data_of"]
+__all__ = ["already_finetuned", "data_of", "posed_by_model"]
+
+
+def posed_by_model(task: Task, cls: type, name: str) -> Task:
+    """Return the task with its kind of problem, where a model's class tells and nothing else does.
+
+    Of a model that answers for whole texts the labels tell which kind it is. Raises ModelError for
+    a model whose head is for no kind of problem.
+    """
+    texts = HEADS["single_label"]
+    if not task.is_open or not has_head(cls) or has_head(cls, texts):
+        return task
+    fitting = [key for key, head in HEADS.items() if head.auto_class and has_head(cls, head)]
+    if not fitting:
+        check_head(cls, texts, name)
+    return task.model_copy(update={"problem": fitting[0]})
 
 
 def data_of(
@@ -58,7 +74,7 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
     was loaded: a head that was made new a moment ago looks the same.
     """
     config: Any = getattr(model, "config", None)
-    if not is_classifier(type(model)):
+    if not has_head(type(model), data.task.head):
         return False
     if not data.task.head.has_labels:
         return True

@@ -46,6 +46,9 @@ class LabelReader:
         """
         if task.label is None:
             return cls(task, task.labels or (), Column("words"), {})
+        if task.columns.label_form == "own":
+            own = {name: table.columns[task.label] for name, table in tables.items()}
+            return cls(task, (), Column("words"), own)
         tables = _same_names(task, tables)
         cells = {name: _cells(task, table) for name, table in tables.items()}
         shown = list(chain.from_iterable(c for c in cells.values() if not _are_hidden(c)))
@@ -67,7 +70,7 @@ class LabelReader:
         cls, task: Task, tables: Mapping[str, Table], cells: Mapping[str, Sequence[Any]]
     ) -> LabelReader:
         first = next(iter(cells.values()))
-        if _are_bits(first):
+        if task.columns.label_form == "bits" and _are_bits(first):
             names = task.labels or tuple(map(str, range(len(first[0]))))
             return cls(task, names, Column("numbers"), cells, as_bits=True)
         inner = [v for each in cells.values() for row in each if isinstance(row, list) for v in row]
@@ -142,6 +145,8 @@ class LabelReader:
         """Return the labels of a split as numbers, or as bits for multi-label. Raises DataError."""
         where = f"{self.task.name}: {split}: column '{self.task.label}'"
         values = self.cells[split]
+        if self.task.columns.label_form == "own":
+            return self.task.head.read_labels(where, values)
         lists = not self.task.head.one_value
         missing = [i for i, value in enumerate(values) if self._is_missing(value)]
         if missing:
@@ -155,7 +160,9 @@ class LabelReader:
         if not self.task.head.has_classes:
             return _floats(where, values)
         if lists:
-            return [self._bits(where, i, row) for i, row in enumerate(values)]
+            sequences = self.task.columns.label_form == "sequence"
+            row_of = self._numbers if sequences else self._bits
+            return [row_of(where, i, row) for i, row in enumerate(values)]
         return self._classes(where, values)
 
     def _is_missing(self, value: Any) -> bool:
@@ -198,9 +205,14 @@ class LabelReader:
             bits[self._number(where, position, self.column.name(value))] = 1.0
         return bits
 
+    def _numbers(self, where: str, position: int, row: list[Any]) -> list[int]:
+        return [self._number(where, position, self.column.name(value)) for value in row]
+
     def told(self) -> str:
         """Return what the labels were taken for, in one line."""
         label, head = self.task.label, self.task.head
+        if self.task.columns.label_form == "own":
+            return f"{label}: {head.key}"
         if not head.has_classes:
             return f"{label}: numbers; 'problem: single_label' makes them classes"
         shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")

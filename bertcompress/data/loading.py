@@ -268,5 +268,5 @@ def _chance(task: Task, validation: Dataset) -> float:
     """Return the headline of the best constant answer on the validation set; 0 without classes."""
     if not (task.head.has_labels and task.head.has_classes):
         return 0.0
-    labels = np.asarray(validation["label"][:])
+    labels = task.head.references(validation)
     return task.head.chance(labels, task.head.metrics[task.headline])

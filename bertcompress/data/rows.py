@@ -24,7 +24,7 @@ def normalise(
     `labels`: as the reader of labels gave them; None: unlabelled. Of a pair one text may be empty:
     the other then stands alone. Raises DataError naming split, column and rows (counted from 1).
     """
-    from datasets import Dataset, Features, List, Value
+    from datasets import Dataset, Features, Value
 
     columns: dict[str, Any] = {"row_id": list(range(first_id, first_id + len(table)))}
     features: dict[str, Any] = {"row_id": Value("int64")}
@@ -36,9 +36,7 @@ def normalise(
         features[name] = Value("string")
     if labels is not None:
         columns["label"] = list(labels)
-        read = task.columns
-        value = Value(read.label_type)
-        features["label"] = List(value) if read.label_is_list else value
+        features["label"] = task.head.label_feature(task)
     return Dataset.from_dict(columns, features=Features(features))
 
 

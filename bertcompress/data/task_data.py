@@ -122,7 +122,7 @@ class TaskData:
         rows = self.split(split)
         if "label" not in rows.column_names:
             raise DataError(f"{self.task.name}: split '{split}' has no labels")
-        labels = np.asarray(rows["label"][:])
+        labels = self.task.head.references(rows)
         if self.order is None:
             return labels
         return permuted(labels, tuple(np.argsort(self.order).tolist()))

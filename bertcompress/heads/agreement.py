@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from bertcompress.heads.classes import Classes, changed_classes
-from bertcompress.heads.head import Array, Head, classes_of, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, classes_of, finite, metrics_named
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.metrics import Metric
@@ -58,22 +58,28 @@ class Agreement(Head):
         """Return how far classes or numbers moved. Shape: both (N, K)."""
         return self.of_width(np.asarray(logits).shape[1]).movement(logits, original)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the loss against labels that somebody has. Shape: as of classes or numbers."""
-        return self.of_width(logits.shape[-1]).loss(logits, labels)
+        return self.of_width(outputs.shape[-1]).loss(outputs, batch)
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the same of each row. Shape: (B,)."""
-        return self.of_width(logits.shape[-1]).losses(logits, labels)
+        return self.of_width(outputs.shape[-1]).losses(outputs, batch)
 
-    def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+    def drawn_losses(
+        self, outputs: Tensor, reference: Tensor, batch: Features, generator: torch.Generator
+    ) -> Tensor:
         """Return the loss against drawn answers. Shape: (B, K) twice -> (B,)."""
-        return self.of_width(logits.shape[-1]).drawn_losses(logits, reference, generator)
+        head = self.of_width(outputs.shape[-1])
+        return head.drawn_losses(outputs, reference, batch, generator)
 
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def divergence(
+        self, student: Tensor, teacher: Tensor, batch: Features, temperature: float
+    ) -> Tensor:
         """Return the distance to a teacher's classes or numbers. Shape: (B, K) twice -> ()."""
-        return self.of_width(student.shape[-1]).divergence(student, teacher, temperature)
+        head = self.of_width(student.shape[-1])
+        return head.divergence(student, teacher, batch, temperature)
 
-    def labels_of(self, logits: Tensor) -> Tensor:
+    def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the classes or numbers that a model answers. Shape: (B, K) -> (B,)."""
-        return self.of_width(logits.shape[-1]).labels_of(logits)
+        return self.of_width(outputs.shape[-1]).labels_of(outputs, batch)

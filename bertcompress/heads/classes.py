@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bertcompress.heads.head import Array, Head, classes_of, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, classes_of, finite, metrics_named
 from bertcompress.metrics import Metric
 from bertcompress.metrics.statistics import kl
 
@@ -45,25 +45,30 @@ class Classes(Head):
         """Return the mean KL divergence from the original's answers. Shape: both (N, K)."""
         return float(kl(logits, original).mean())
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the mean cross entropy. Shape: (B, K), (B,) -> ()."""
         from torch.nn import functional
 
-        return functional.cross_entropy(logits, labels)
+        return functional.cross_entropy(outputs, batch["labels"].to(outputs.device))
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the cross entropy of each row. Shape: (B, K), (B,) -> (B,)."""
         from torch.nn import functional
 
-        return functional.cross_entropy(logits, labels, reduction="none")
+        labels = batch["labels"].to(outputs.device)
+        return functional.cross_entropy(outputs, labels, reduction="none")
 
-    def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+    def drawn_losses(
+        self, outputs: Tensor, reference: Tensor, batch: Features, generator: torch.Generator
+    ) -> Tensor:
         """Return the loss against drawn classes. Shape: (B, K) twice -> (B,)."""
         scores = reference.float().cpu()
         drawn = scores.softmax(-1).multinomial(1, generator=generator).squeeze(-1)
-        return self.losses(logits, drawn.to(logits.device))
+        return self.losses(outputs, {"labels": drawn})
 
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def divergence(
+        self, student: Tensor, teacher: Tensor, batch: Features, temperature: float
+    ) -> Tensor:
         """Return T^2 times the mean KL divergence of the softened classes. Shape: (B, K) twice."""
         from torch.nn import functional
 
@@ -76,9 +81,9 @@ class Classes(Head):
         )
         return divergence * temperature**2
 
-    def labels_of(self, logits: Tensor) -> Tensor:
+    def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the classes that a model answers. Shape: (B, K) -> (B,)."""
-        return logits.argmax(-1)
+        return outputs.argmax(-1)
 
 
 def changed_classes(logits: Array, original: Array) -> Array | None:

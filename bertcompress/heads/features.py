@@ -68,8 +68,9 @@ class Columns:
     """None without labels."""
     label_type: Literal["int64", "float32"] = "int64"
     """Of a label once it is read as a number."""
-    label_is_list: bool = False
-    """Whether a row has several such numbers."""
+    label_form: Literal["value", "bits", "sequence", "own"] = "value"
+    """One such number a row, one 0 or 1 for each class, a class for each word, or what the head
+    itself reads (`Head.read_labels`)."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,20 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Array", "Head", "check_fits", "classes_of", "finite", "metrics_named", "misfit"]
+__all__ = [
+    "Array",
+    "Features",
+    "Head",
+    "check_fits",
+    "classes_of",
+    "finite",
+    "metrics_named",
+    "misfit",
+]
 
 Array = NDArray[Any]
+Features: TypeAlias = "Mapping[str, Tensor]"
+"""A batch: the token columns (B, T), and `labels` and other columns where there are any."""
 
 
 class Head(Protocol):
@@ -33,8 +44,8 @@ class Head(Protocol):
 
     key: ClassVar[str]
     """Name in a task file (`problem`)."""
-    auto_class: ClassVar[str] = "ForSequenceClassification"
-    """End of the name of the stock class with this head."""
+    auto_class: ClassVar[str | None] = "ForSequenceClassification"
+    """End of the name of the stock class with this head; None: the bare encoder."""
     problem_type: ClassVar[str] = "single_label_classification"
     """As configs of transformers call it."""
     metrics: ClassVar[Mapping[str, Metric]]
@@ -56,6 +67,8 @@ class Head(Protocol):
     output_axes: ClassVar[int] = 2
     """2 where the model puts out K numbers for each feature, (B, K); 3: for each token, (B, T, K).
     """
+    taught_by_token: ClassVar[bool] = False
+    """Whether a teacher's answers are for each token, so that student and teacher need the same."""
     serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
 
@@ -98,6 +111,36 @@ class Head(Protocol):
                 "answers (Head.answers)"
             )
         return np.stack([*outputs])
+
+    def label_feature(self, task: TaskFields) -> Any:
+        """Return the type of the `label` column, a feature of `datasets`."""
+        from datasets import List, Value
+
+        columns = self.columns(task)
+        value = Value(columns.label_type)
+        return value if columns.label_form == "value" else List(value)
+
+    def read_labels(self, where: str, cells: Sequence[Any]) -> list[Any]:
+        """Return the labels of a split as they are stored, where `columns` says `own`.
+
+        `where`: for messages. Raises DataError naming the rows.
+        """
+        message = f"head '{self.key}' reads labels of its own: Head.read_labels"
+        raise TaskError(f"{where}: {message}")
+
+    def taught(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return what is kept of a teacher's outputs for `divergence`: here all of them.
+
+        `batch`: as the teacher reads it. Shape: (B, ..., K).
+        """
+        return outputs
+
+    def references(self, rows: Dataset) -> Array:
+        """Return what the answers of some rows are judged against, one entry a row: their labels.
+
+        Shape: (N,) or (N, K); of objects where an answer is judged by more than numbers.
+        """
+        return np.asarray(rows["label"][:])
 
     def width(self, labels: Sequence[str]) -> int:
         """Return the number of outputs of the model for these classes; 0 where nothing tells."""
@@ -157,33 +200,49 @@ class Head(Protocol):
         """
         ...
 
-    @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss that is trained on. Shape: (B, K), (B,) or (B, K) -> ()."""
-        ...
+    def output_movement(self, outputs: Sequence[Array], original: Sequence[Array]) -> float:
+        """Return the same of what a model puts out for each feature, before rows are answered.
+
+        Shape: F of (K,), or of (T, K) without padding, twice.
+        """
+        return self.movement(np.stack([*outputs]), np.stack([*original]))
+
+    def loss(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return the mean loss that is trained on. Shape: (B, ..., K) -> ()."""
+        return self.losses(outputs, batch).mean()
 
     @abstractmethod
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the negative log-likelihood of each row. Shape: as `loss` -> (B,)."""
-        ...
+    def losses(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return the negative log-likelihood of the `labels` of each feature.
 
-    @abstractmethod
-    def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
-        """Return `losses` against answers drawn from reference logits. Shape: (B, K) -> (B,)."""
-        ...
-
-    @abstractmethod
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return the mean distance to a teacher's answers, 0 where they are equal.
-
-        T^2 times KL(teacher || student) of the softened answers; T^2 keeps the gradient's size
-        whatever T is (Hinton et al. 2015, 1503.02531, section 2). Shape: (B, K) twice -> ().
+        `outputs`: as `outputs_of` gives them. Shape: (B, ..., K) -> (B,).
         """
         ...
 
     @abstractmethod
-    def labels_of(self, logits: Tensor) -> Tensor:
-        """Return a model's answers in the form of labels. Shape: (B, K) -> (B,) or (B, K)."""
+    def drawn_losses(
+        self, outputs: Tensor, reference: Tensor, batch: Features, generator: torch.Generator
+    ) -> Tensor:
+        """Return `losses` against answers drawn from reference outputs, not from labels.
+
+        Shape: (B, ..., K) twice -> (B,).
+        """
+        ...
+
+    @abstractmethod
+    def divergence(
+        self, student: Tensor, teacher: Tensor, batch: Features, temperature: float
+    ) -> Tensor:
+        """Return the mean distance to a teacher's answers, 0 where they are equal.
+
+        T^2 times KL(teacher || student) of the softened answers; T^2 keeps the gradient's size
+        whatever T is (Hinton et al. 2015, 1503.02531, section 2). Shape: (B, ..., K) twice -> ().
+        """
+        ...
+
+    @abstractmethod
+    def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return a model's answers in the form of the batch's `labels`. Shape: (B, ..., K)."""
         ...
 
 

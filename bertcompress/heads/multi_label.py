@@ -9,7 +9,7 @@ import numpy as np
 
 from bertcompress.heads.classes import best_constant
 from bertcompress.heads.features import Columns, TaskFields
-from bertcompress.heads.head import Array, Head, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, finite, metrics_named
 from bertcompress.metrics import Metric
 from bertcompress.metrics.statistics import kl
 
@@ -33,7 +33,7 @@ class MultiLabel(Head):
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the task's texts and its column of lists, one bit for each class once read."""
-        return replace(super().columns(task), label_type="float32", label_is_list=True)
+        return replace(super().columns(task), label_type="float32", label_form="bits")
 
     def chance(self, labels: Array, metric: Metric) -> float:
         """Return the score of the best of no label, all, and the usual ones. Shape: (N, K)."""
@@ -63,26 +63,32 @@ class MultiLabel(Head):
         )
         return float(kl(ours, theirs).reshape(logits.shape).sum(1).mean())
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the binary cross entropy, mean over rows and labels. Shape: (B, K) twice -> ()."""
         from torch.nn import functional
 
-        return functional.binary_cross_entropy_with_logits(logits, labels)
+        labels = batch["labels"].to(outputs.device)
+        return functional.binary_cross_entropy_with_logits(outputs, labels)
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the binary cross entropy summed over labels. Shape: (B, K) twice -> (B,)."""
         from torch.nn import functional
 
-        return functional.binary_cross_entropy_with_logits(
-            logits, labels.float(), reduction="none"
-        ).sum(-1)
+        labels = batch["labels"].to(outputs.device).float()
+        return functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(
+            -1
+        )
 
-    def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+    def drawn_losses(
+        self, outputs: Tensor, reference: Tensor, batch: Features, generator: torch.Generator
+    ) -> Tensor:
         """Return the loss against drawn labels. Shape: (B, K) twice -> (B,)."""
         scores = reference.float().cpu()
-        return self.losses(logits, scores.sigmoid().bernoulli(generator=generator).to(logits))
+        return self.losses(outputs, {"labels": scores.sigmoid().bernoulli(generator=generator)})
 
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def divergence(
+        self, student: Tensor, teacher: Tensor, batch: Features, temperature: float
+    ) -> Tensor:
         """Return T^2 times the mean KL divergence of each yes or no. Shape: (B, K) twice."""
         from torch.nn import functional
 
@@ -92,6 +98,6 @@ class MultiLabel(Head):
         divergence = divergence + no.exp() * (no - functional.logsigmoid(-student))
         return divergence.mean() * temperature**2
 
-    def labels_of(self, logits: Tensor) -> Tensor:
+    def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the bits that a model answers. Shape: (B, K), both."""
-        return (logits > 0).float()
+        return (outputs > 0).float()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from bertcompress.heads.features import Columns, TaskFields
-from bertcompress.heads.head import Array, Head, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, finite, metrics_named
 from bertcompress.metrics import Metric
 
 if TYPE_CHECKING:
@@ -51,32 +51,37 @@ class Numbers(Head):
         spread = max(float(original.var()), 1e-12)
         return float(np.square(logits - original).mean() / spread)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the mean squared error. Shape: (B, 1), (B,) -> ()."""
         from torch.nn import functional
 
-        return functional.mse_loss(logits.squeeze(-1), labels)
+        return functional.mse_loss(outputs.squeeze(-1), batch["labels"].to(outputs.device))
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the squared error of each row. Shape: (B, 1), (B,) -> (B,)."""
         from torch.nn import functional
 
-        return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
+        labels = batch["labels"].to(outputs.device).float()
+        return functional.mse_loss(outputs.squeeze(-1), labels, reduction="none")
 
-    def drawn_losses(self, logits: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+    def drawn_losses(
+        self, outputs: Tensor, reference: Tensor, batch: Features, generator: torch.Generator
+    ) -> Tensor:
         """Return half the squared error to numbers drawn with variance 1. Shape: (B, 1) twice."""
         import torch
 
         scores = reference.float().cpu()
         target = scores + torch.randn(scores.shape, generator=generator)
-        return 0.5 * (logits - target.to(logits)).pow(2).sum(-1)
+        return 0.5 * (outputs - target.to(outputs)).pow(2).sum(-1)
 
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def divergence(
+        self, student: Tensor, teacher: Tensor, batch: Features, temperature: float
+    ) -> Tensor:
         """Return the mean squared error; T plays no part. Shape: (B, 1) twice."""
         from torch.nn import functional
 
         return functional.mse_loss(student.float(), teacher.float())
 
-    def labels_of(self, logits: Tensor) -> Tensor:
+    def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the numbers that a model answers. Shape: (B, 1) -> (B,)."""
-        return logits.squeeze(-1)
+        return outputs.squeeze(-1)

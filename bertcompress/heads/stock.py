@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from bertcompress.errors import ModelError
+from bertcompress.heads.head import Head
 
-__all__ = ["check_one_output", "head_words", "is_classifier", "keeps_its_head"]
+__all__ = ["BARE", "check_head", "check_one_output", "has_head", "head_words"]
 
-CLASSIFIER = "ForSequenceClassification"
+BARE = "Model"
+"""End of the name of a stock class without a head."""
 
 _TRAINED = {
+    "ForSequenceClassification": "answers for whole texts",
     "ForTokenClassification": "answers for each token",
     "ForQuestionAnswering": "answers with a span of the text",
     "ForMultipleChoice": "chooses among several texts",
 }
-"""Heads of other tasks, which somebody trained."""
+"""Heads that somebody trained for a task."""
 
 _PRETRAINED = {
     "ForMaskedLM": "fills in masked words",
@@ -25,9 +28,14 @@ _PRETRAINED = {
 }
 
 
-def is_classifier(cls: type) -> bool:
-    """Return whether a model class gives one row of numbers for each text."""
-    return cls.__name__.endswith(CLASSIFIER)
+def has_head(cls: type, head: Head | None = None) -> bool:
+    """Return whether a model class answers as a head needs it, any class for the bare encoder.
+
+    `head`: None where it is not known yet; then whether it was trained for some task.
+    """
+    if head is None:
+        return cls.__name__.endswith(tuple(_TRAINED))
+    return head.auto_class is None or cls.__name__.endswith(head.auto_class)
 
 
 def head_words(cls: type) -> str:
@@ -38,9 +46,20 @@ def head_words(cls: type) -> str:
     return f"a {name}, which {words}"
 
 
-def keeps_its_head(cls: type) -> bool:
-    """Return whether the head was trained for a task that is not one of texts: never replaced."""
-    return cls.__name__.endswith(tuple(_TRAINED))
+def check_head(cls: type, head: Head, name: str) -> None:
+    """Raise ModelError for a model whose head was trained for another kind of task.
+
+    A run would have to throw it away.
+    """
+    if has_head(cls, head) or not has_head(cls):
+        return
+    raise ModelError(
+        f"model '{name}': {head_words(cls)}; a {head.key} task needs one that ends in "
+        f"{head.auto_class}, and a run throws no trained head away. Name the task that it was "
+        "trained for (`problem`); export, bench and inspect take it as it is, and prune_heads, "
+        "prune_neurons and prune_layers do in Python; to start anew from its encoder: "
+        "model.base_model.save_pretrained(folder)"
+    )
 
 
 def check_one_output(config: Any, task: Any, name: str) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data import TaskData, align_labels, differ, load_data
-from bertcompress.data.for_model import already_finetuned
+from bertcompress.data.for_model import already_finetuned, posed_by_model
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.teachers import same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, RecipeError, few
-from bertcompress.heads.stock import check_one_output, head_words, is_classifier, keeps_its_head
+from bertcompress.heads import Head
+from bertcompress.heads.stock import BARE, check_head, check_one_output, has_head
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import class_of, load, max_tokens, precision_of
@@ -83,8 +84,10 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     task = recipe.resolved_task()
     say(f"model {recipe.model}")
     set_seed(recipe.seed)
-    product = _classifier(recipe)
-    names = _class_names(product.model) if product else None
+    task = posed_by_model(task, class_of(recipe.model, revision=recipe.revision), recipe.model)
+    head = None if task.is_open else task.head
+    product = _with_head(recipe, head)
+    names = _class_names(product.model) if product and _has_classes(head) else None
     if product is not None:
         task = metrics_for(task, _outputs(product.model))
     names = names if names and len(names) > 1 else None  # one output is no class
@@ -93,10 +96,11 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
     )
     if product is not None:
+        check_head(type(product.model), data.task.head, recipe.model)
         check_one_output(product.model.config, data.task, recipe.model)
     rows = data
     finetuned = trained = False
-    original = partial(load, recipe.model, revision=recipe.revision)
+    original = partial(load, recipe.model, head=_asked(head), revision=recipe.revision)
     notes: tuple[str, ...] = ()
     if product is not None:
         data = _fitted(recipe, rows, product)
@@ -112,11 +116,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         product = original()
         data = _fitted(recipe, rows, product)
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
-    if (stored := precision_of(product.model)) != "fp32":
-        raise ModelError(
-            f"model '{recipe.model}': stored in {stored}, which nothing can train or cut any more; "
-            "start from the model that it was made of (evaluate, bench and export take it as it is)"
-        )
+    _check_precision(recipe, product.model)
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     for line in (*data.said, *data.notes):
         say(line)
@@ -137,20 +137,28 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     )
 
 
-def _classifier(recipe: Recipe) -> Product | None:
+def _with_head(recipe: Recipe, head: Head | None) -> Product | None:
     """Return the recipe's model with its head; None for one that was only pretrained.
 
-    That one is read once its head is known. Raises ModelError for a trained head of other tasks.
+    That one is read once its head is known. `head`: the task's; None where its labels have to be
+    read first. Raises ModelError for a trained head of other tasks.
     """
     cls = class_of(recipe.model, revision=recipe.revision)
-    if keeps_its_head(cls):
-        raise ModelError(
-            f"model '{recipe.model}': {head_words(cls)}; a run compresses models that answer for "
-            "whole texts (ForSequenceClassification), and throws no trained head away. export, "
-            "bench and inspect take it as it is, and prune_heads, prune_neurons and prune_layers "
-            "do in Python; to start anew from its encoder: model.base_model.save_pretrained(folder)"
-        )
-    return load(recipe.model, revision=recipe.revision) if is_classifier(cls) else None
+    if head is not None:
+        check_head(cls, head, recipe.model)
+    if not has_head(cls, head):
+        return None
+    return load(recipe.model, head=_asked(head), revision=recipe.revision)
+
+
+def _asked(head: Head | None) -> str | None:
+    """Return the class that a checkpoint is read as; None: its own."""
+    return BARE if head is not None and head.auto_class is None else None
+
+
+def _has_classes(head: Head | None) -> bool:
+    """Return whether a model's outputs are classes; True where its labels have to be read first."""
+    return head is None or head.auto_class is not None
 
 
 def _fitted(recipe: Recipe, data: TaskData, product: Product) -> TaskData:
@@ -171,6 +179,15 @@ def _replaced(model: Any, data: TaskData) -> str:
         f"the model's head ({len(theirs)} outputs: {few(theirs.values())}) is not for this task "
         f"({few(ours) if ours else data.task.problem}): a new one is trained"
     )
+
+
+def _check_precision(recipe: Recipe, model: Any) -> None:
+    """Raise ModelError for weights that are stored in few bits."""
+    if (stored := precision_of(model)) != "fp32":
+        raise ModelError(
+            f"model '{recipe.model}': stored in {stored}, which nothing can train or cut any more; "
+            "start from the model that it was made of (evaluate, bench and export take it as it is)"
+        )
 
 
 def _check_shapes(recipe: Recipe, model: Any) -> None:
@@ -236,9 +253,9 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None
     """
     if not recipe.teacher:
         return None, None
-    product = load(recipe.teacher)
+    product = load(recipe.teacher, head=_asked(data.task.head))
     model: Any = product.model
-    if not is_classifier(type(model)):
+    if not has_head(type(model), data.task.head):
         raise ModelError(f"teacher '{recipe.teacher}': a {type(model).__name__}, which has no head")
     if data.num_labels and int(model.config.num_labels) != data.num_labels:
         raise ModelError(
@@ -340,7 +357,7 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
     set_seed(recipe.seed)
     product = load(
         recipe.model,
-        head="ForSequenceClassification",
+        head=data.task.head.auto_class or BARE,
         fresh_head=True,
         config_fields=fields,
         revision=recipe.revision,

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from bertcompress.deployment import Deployment, Product
 from bertcompress.errors import ModelError, unknown
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.models import io as artefact
 from bertcompress.runtimes import INPUTS, Batch, Logits, join_outputs, require
 from bertcompress.runtimes.hardware import compute_device
@@ -26,8 +27,6 @@ from bertcompress.runtimes.hardware import compute_device
 __all__ = ["TorchPredictor", "export", "predictor", "quantize", "scoring"]
 
 PRECISIONS = ("fp32", "bf16", "int8", "torchao")
-OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
-"""What heads return, and a bare model."""
 
 
 def export(product: Product, folder: Path) -> Deployment:
@@ -101,8 +100,7 @@ class TorchPredictor:
         }
         with torch.inference_mode():
             outputs = self._model(**inputs, return_dict=True)
-        names = next(names for names in OUTPUTS if names[0] in outputs)
-        return join_outputs([outputs[name].float().cpu().numpy() for name in names])
+        return join_outputs([outputs_of(outputs).float().cpu().numpy()])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from bertcompress.training.checkpoints import clear
 from bertcompress.training.fitting import Fitted, fit, fit_batches, fit_stage
 from bertcompress.training.objective import BaseObjective, DelegatingObjective
 from bertcompress.training.settings import Rate, TrainSettings
-from bertcompress.training.steps import forward, label_loss, logits_of, time_precisions
+from bertcompress.training.steps import forward, label_loss, time_precisions
 from bertcompress.training.targets import standardised_logits, to_target_units
 from bertcompress.training.through import fit_batches_through, fit_through
 
@@ -24,7 +24,6 @@ __all__ = [
     "fit_through",
     "forward",
     "label_loss",
-    "logits_of",
     "standardised_logits",
     "time_precisions",
     "to_target_units",

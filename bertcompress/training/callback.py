@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.method import Objective
-from bertcompress.training.steps import label_loss, logits_of, own_parameters
+from bertcompress.training.steps import label_loss, own_parameters
 
 __all__ = ["ObjectiveCallback"]
 
@@ -72,8 +73,10 @@ class ObjectiveCallback(TrainerCallback):
     ) -> Tensor:
         """Return the loss of one batch, as `Trainer(compute_loss_func=...)` wants it."""
         if self._model is None or not self._model.training:
-            logits = logits_of(outputs)
-            return logits.sum() * 0 if labels is None else label_loss(logits, labels)
+            answers = outputs_of(outputs)
+            if labels is None:
+                return answers.sum() * 0
+            return label_loss(answers, {**self._batch, "labels": labels})
         batch = dict(self._batch)
         if labels is not None:
             batch["labels"] = labels

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.training.schedule import Horizon
 from bertcompress.training.settings import TrainSettings
-from bertcompress.training.steps import forward, logits_of
+from bertcompress.training.steps import forward
 
 __all__ = ["Pace", "fewest_steps", "time_steps"]
 
@@ -86,7 +87,7 @@ def _batches(
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Mapping[str, Tensor]) -> float:
     start = time.perf_counter()
-    loss = logits_of(forward(model, batch)).float().square().mean()
+    loss = outputs_of(forward(model, batch)).float().square().mean()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad()
@@ -97,7 +98,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Mapping[str
 def _answer(model: nn.Module, batch: Mapping[str, Tensor]) -> float:
     start = time.perf_counter()
     with torch.no_grad():
-        _wait(logits_of(forward(model, batch)))
+        _wait(outputs_of(forward(model, batch)))
     return time.perf_counter() - start
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.scoring import compute
 from bertcompress.method import Objective
-from bertcompress.training.steps import forward, label_loss, logits_of
+from bertcompress.training.steps import forward, label_loss
 from bertcompress.training.targets import TargetScale
 
 __all__ = ["Judged", "Selection", "agreed"]
@@ -85,8 +86,8 @@ class Selection:
     def _labelled(self, model: nn.Module) -> Judged:
         mine = []
         for positions, batch in self._batches():
-            logits = logits_of(forward(model, batch)).float()
-            loss = float(label_loss(logits, batch["labels"], self.task.head))
+            logits = outputs_of(forward(model, batch)).float()
+            loss = float(label_loss(logits, batch, self.task.head))
             answer = self.data.in_task_order(logits.cpu().numpy())
             mask = batch["attention_mask"].cpu().numpy()
             mine.append((positions, outputs_of_features(answer, mask), loss))

@@ -25,7 +25,6 @@ __all__ = [
     "decay_groups",
     "forward",
     "label_loss",
-    "logits_of",
     "own_parameters",
     "time_precisions",
 ]
@@ -69,30 +68,22 @@ def forward(
 ) -> Any:
     """Return the model's outputs for a batch, with the `hidden_states` or `attentions` in `needs`.
 
-    Labels stay out: the objective computes the loss.
+    Labels stay out: the objective computes the loss; so does what the model has no name for.
     """
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     parameters = inspect.signature(inner.forward).parameters
     inputs = {k: v for k, v in batch.items() if k not in _NOT_FOR_THE_MODEL}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if "input_ids" in parameters or not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         inputs = {k: v for k, v in inputs.items() if k in parameters}
     return model(**inputs, **{f"output_{name}": True for name in needs})
 
 
-def logits_of(outputs: Any) -> Tensor:
-    """Return the logits in what a model returned. Shape: (B, K)."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-    return logits
+def label_loss(outputs: Tensor, batch: Mapping[str, Tensor], head: Head | None = None) -> Tensor:
+    """Return the mean loss of a batch's `labels` by a head; None: by what such labels are for.
 
-
-def label_loss(logits: Tensor, labels: Tensor, head: Head | None = None) -> Tensor:
-    """Return the mean loss of a head; without one, of that which such labels are for.
-
-    Shape: logits (B, K); labels (B,) int64, (B, K) float32, or (B,) float32 with K = 1.
+    Shape: outputs (B, K); labels (B,) int64, (B, K) float32, or (B,) float32 with K = 1.
     """
-    return (head or head_of_labels(labels)).loss(logits, labels)
+    return (head or head_of_labels(batch["labels"])).loss(outputs, batch)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bertcompress.data import data_of
+from bertcompress.data.for_model import posed_by_model
 from bertcompress.errors import InputError, ModelError
-from bertcompress.heads.stock import check_one_output, head_words, is_classifier
+from bertcompress.heads import Head
+from bertcompress.heads.stock import check_one_output, has_head, head_words
 from bertcompress.measure.scores import Score, predict, score
 from bertcompress.models.io import class_of
 from bertcompress.models.tokenizers import check_vocabulary
@@ -41,12 +43,15 @@ def evaluate(
     Labels are aligned by name through the model's `id2label`. Raises InputError and its kin.
     """
     place = find_place(model, runtime, precision, revision, say)
-    _check_head(place)
     wanted, limit = _judged_by(place, task, test, limit)
+    if runtime_named(place.runtime).opens_folders:
+        wanted = posed_by_model(wanted, class_of(place.path), str(model))
+    _check_head(place, None if wanted.is_open else wanted.head)
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
     given = names if len(names) > 1 else None
     data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit)
+    _check_head(place, data.task.head)
     check_one_output(place.config, data.task, str(model))
     if not data.task.head.has_labels:
         raise InputError(
@@ -86,13 +91,17 @@ def _judged_by(
     return (wanted if test is None else with_test_file(wanted, test)), limit
 
 
-def _check_head(place: Place) -> None:
-    """Raise ModelError for a model that gives no row of numbers for each text."""
-    if runtime_named(place.runtime).opens_folders:
-        cls = class_of(place.path)
-        if not is_classifier(cls):
-            raise ModelError(
-                f"model '{place.model}': {head_words(cls)}; evaluate needs a sequence "
-                "classification head, which answers for whole texts. export, bench and inspect "
-                "take it as it is"
-            )
+def _check_head(place: Place, head: Head | None) -> None:
+    """Raise ModelError for a model that does not answer as a head needs it.
+
+    `head`: None where the labels have to be read first.
+    """
+    if not runtime_named(place.runtime).opens_folders:
+        return
+    cls = class_of(place.path)
+    if not has_head(cls, head):
+        needs = "one with a trained head" if head is None else f"...{head.auto_class}"
+        raise ModelError(
+            f"model '{place.model}': {head_words(cls)}; to evaluate it on this task it would have "
+            f"to be {needs}. export, bench and inspect take it as it is"
+        )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.errors import ModelError, Notice
-from bertcompress.heads.stock import is_classifier
+from bertcompress.heads import HEADS
+from bertcompress.heads.stock import has_head
 from bertcompress.measure.probe import record
 from bertcompress.models.io import load, max_tokens, precision_of
 from bertcompress.models.locate import locate
@@ -56,7 +57,7 @@ def export(
         made = [adopted] if adopted else []
     else:
         made = _alike(product, out, say)
-    if is_classifier(type(product.model)):
+    if has_head(type(product.model), HEADS["single_label"]):
         record(made, product, environment())
         longest = max_tokens(product.model, product.tokenizer)
         config, best = product.model.config, made[-1]

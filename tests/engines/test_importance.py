@@ -111,7 +111,7 @@ def test_task_losses_by_hand(problem):
 def test_drawn_answers_have_the_models_distribution():
     logits = torch.tensor([[2.0, 0.0, -1.0]]).repeat(20_000, 1)
     generator = torch.Generator().manual_seed(0)
-    losses = HEADS["single_label"].drawn_losses(logits, logits, generator)
+    losses = HEADS["single_label"].drawn_losses(logits, logits, {}, generator)
     nats = -logits[0].log_softmax(0)
     share = torch.stack([(losses - each).abs().lt(1e-5).float().mean() for each in nats])
     torch.testing.assert_close(share, logits[0].softmax(0), atol=0.01, rtol=0)

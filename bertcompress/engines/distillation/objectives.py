@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads import Head, head_named
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.method import Teacher
-from bertcompress.training import BaseObjective, label_loss, logits_of, standardised_logits
+from bertcompress.training import BaseObjective, label_loss, standardised_logits
 
 __all__ = [
     "Distillation",
@@ -30,12 +31,20 @@ __all__ = [
 ]
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float, problem: str) -> Tensor:
-    """Return how far the student's logits are from the teacher's; exactly 0 where they are equal.
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    problem: str,
+    batch: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Return how far the student's outputs are from the teacher's; exactly 0 where they are equal.
 
-    See `Head.divergence`; `problem` is a key of `HEADS`. Shape: student, teacher (B, K).
+    See `Head.divergence`; `problem` is a key of `HEADS`. `batch`: with its `attention_mask`, where
+    there are outputs for each token. Shape: student, teacher (B, K), or (B, T, K) for tokens.
     """
-    return head_named(problem, "distilling").divergence(student, teacher, temperature)
+    head = head_named(problem, "distilling")
+    return head.divergence(student, teacher, batch or {}, temperature)
 
 
 def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
@@ -92,7 +101,7 @@ class LabelLoss(BaseObjective):
         """Return the mean loss of the batch; raises DataError without labels."""
         if "labels" not in batch:
             raise DataError("training on labels: the rows have none; distil, or name the column")
-        return label_loss(logits_of(outputs).float(), batch["labels"], self.head)
+        return label_loss(outputs_of(outputs).float(), batch, self.head)
 
 
 @runtime_checkable
@@ -133,6 +142,12 @@ class Distillation(BaseObjective):
             )
         self.teacher = teacher
         self.head = head_named(problem or "single_label", "distilling")
+        if logit_weight and self.head.taught_by_token and not (same_tokens or aligned):
+            raise ModelError(
+                f"distilling: a {self.head.key} task answers token by token, and student and "
+                "teacher cut the texts differently; set logit_weight to 0, or take a teacher of "
+                "the same tokenizer"
+            )
         self.label_head = self.head if problem else None
         self.label_weight = label_weight
         self.logit_weight = logit_weight
@@ -149,7 +164,7 @@ class Distillation(BaseObjective):
         """Return the weighted sum of the terms."""
         terms = []
         if self.label_weight and "labels" in batch:
-            loss = label_loss(logits_of(outputs).float(), batch["labels"], self.label_head)
+            loss = label_loss(outputs_of(outputs).float(), batch, self.label_head)
             terms.append(self.label_weight * loss)
         if self.logit_weight or self.hidden_weight:
             terms += self._teacher_terms(batch, outputs, self._compares_hidden(model))
@@ -169,7 +184,7 @@ class Distillation(BaseObjective):
         if self.teacher is None:
             raise ModelError("distilling: no teacher, but logit_weight or hidden_weight is above 0")
         if "row_id" not in batch:  # the user's own loader
-            batch = {**batch, "row_id": torch.full((len(logits_of(outputs)),), -1)}
+            batch = {**batch, "row_id": torch.full((len(outputs_of(outputs)),), -1)}
         if self.same_tokens and isinstance(self.teacher, _Remembers):
             self.teacher.remember(batch)
         needs = self.needs if compares_hidden else frozenset()
@@ -177,7 +192,7 @@ class Distillation(BaseObjective):
         terms = []
         if self.logit_weight:
             theirs = standardised_logits(answer.logits, batch)
-            loss = self.head.divergence(logits_of(outputs), theirs, self.temperature)
+            loss = self.head.divergence(outputs_of(outputs), theirs, batch, self.temperature)
             terms.append(self.logit_weight * loss)
         if compares_hidden:
             student, teacher = outputs["hidden_states"], answer.hidden_states

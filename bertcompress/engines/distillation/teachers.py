@@ -24,10 +24,11 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.errors import DataError, ModelError
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.method import TeacherOutputs
 from bertcompress.models.tokenizers import position_limit
 from bertcompress.shapes import hidden_size
-from bertcompress.training import forward, logits_of
+from bertcompress.training import forward
 
 __all__ = [
     "CachedTeacher",
@@ -148,10 +149,14 @@ class LiveTeacher:
             self.model.eval()
         device = next(self.model.parameters()).device
         # Not inference_mode: its tensors may not take part in the student's backward pass.
+        batch = {k: v.to(device) for k, v in batch.items()}
         with torch.no_grad():
-            outputs = forward(self.model, {k: v.to(device) for k, v in batch.items()}, needs)
+            outputs = forward(self.model, batch, needs)
+        answers = outputs_of(outputs).float()
+        if self.data is not None:
+            answers = self.data.task.head.taught(answers, batch)
         return TeacherOutputs(
-            logits_of(outputs).float(),
+            answers,
             tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),
             tuple(a.float() for a in outputs["attentions"]) if "attentions" in needs else (),
         )
@@ -232,9 +237,8 @@ class CachedTeacher:
             return self.live(row_ids, needs, parts)
         which = np.zeros(len(row_ids), np.int64) if parts is None else parts.cpu().numpy()
         places = self._places(row_ids.cpu().numpy(), which)
-        logits = self._logits[torch.from_numpy(places)].to(row_ids.device)
         states = self._states(places, row_ids.device) if needs else ()
-        return TeacherOutputs(logits, states)
+        return TeacherOutputs(self._answers(places, row_ids.device), states)
 
     def _places(self, row_ids: NDArray[np.int64], parts: NDArray[np.int64]) -> NDArray[np.int64]:
         wanted = row_ids * self._parts + parts
@@ -248,15 +252,30 @@ class CachedTeacher:
             )
         return self._order[found]
 
+    def _answers(self, places: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Return the kept outputs, those for each token padded. Shape: (B, K) or (B, T, K)."""
+        if not self._by_token:
+            return self._logits[torch.from_numpy(places)].to(device)
+        return torch.from_numpy(self._padded(self._logits.numpy()[None], places)[0]).to(device)
+
     def _states(self, places: NDArray[np.int64], device: torch.device) -> tuple[Tensor, ...]:
         assert self._hidden is not None
-        longest = int(self._lengths[places].max())
-        layers, _, width = self._hidden.shape
-        padded = np.zeros((layers, len(places), longest, width), dtype=np.float16)
+        return tuple(torch.from_numpy(self._padded(self._hidden, places)).to(device).float())
+
+    def _padded(self, flat: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
+        """Return what is kept end to end as a batch, padded as the tokenizer does.
+
+        Shape: (L, tokens, H) -> (L, B, T, H).
+        """
+        longest, layers, width = int(self._lengths[places].max()), len(flat), flat.shape[-1]
+        padded = np.zeros((layers, len(places), longest, width), dtype=flat.dtype)
+        left = self.tokenizer.padding_side == "left"
         for row, place in enumerate(places):
             start, end = self._starts[place], self._starts[place + 1]
-            padded[:, row, : end - start] = self._hidden[:, start:end]
-        return tuple(torch.from_numpy(padded).to(device).float())
+            count = int(end - start)
+            where = slice(longest - count, None) if left else slice(count)
+            padded[:, row, where] = flat[:, start:end]
+        return padded
 
     def _read_or_compute(self, workdir: Path, batch_size: int, with_hidden: bool) -> Tensor:
         path, hidden_path = workdir / "teacher-logits.safetensors", workdir / "teacher-hidden.npy"
@@ -269,6 +288,7 @@ class CachedTeacher:
         if with_hidden:
             self._hidden = np.load(hidden_path, mmap_mode="r", allow_pickle=False)
         with safe_open(path, framework="pt") as stored:
+            self._by_token = (stored.metadata() or {}).get("for") == "tokens"
             logits: Tensor = stored.get_tensor("logits")
         return logits
 
@@ -285,7 +305,11 @@ class CachedTeacher:
             places = by_length[start : start + batch_size]
             batch = collate([rows[p][0][rows[p][1]] for p in places.tolist()])
             answer = self.live.answer(batch, needs)
-            parts.update(zip(places.tolist(), answer.logits.cpu(), strict=True))
+            real = batch["attention_mask"].bool().cpu()
+            by_token = answer.logits.ndim == 3
+            kept = [each[shown] if by_token else each
+                    for each, shown in zip(answer.logits.cpu(), real, strict=True)]  # fmt: skip
+            parts.update(zip(places.tolist(), kept, strict=True))
             if hidden_path is not None:
                 if hidden is None:
                     layers, width = len(answer.hidden_states), answer.hidden_states[0].shape[-1]
@@ -293,20 +317,26 @@ class CachedTeacher:
                     hidden = np.lib.format.open_memmap(
                         _partial(hidden_path), "w+", np.float16, shape
                     )
-                self._keep(hidden, places, answer.hidden_states)
+                self._keep(hidden, places, answer.hidden_states, real)
         if hidden is not None and hidden_path is not None:
             hidden.flush()
             _partial(hidden_path).rename(hidden_path)
-        logits = torch.stack([parts[place] for place in range(len(rows))])
+        ordered = [parts[place] for place in range(len(rows))]
+        by_token = ordered[0].ndim == 2
+        logits = torch.cat(ordered) if by_token else torch.stack(ordered)
         partial = _partial(path)
-        save_file({"logits": logits}, partial, metadata={"fingerprint": mark})
+        told = {"fingerprint": mark, "for": "tokens" if by_token else "texts"}
+        save_file({"logits": logits}, partial, metadata=told)
         partial.rename(path)
 
-    def _keep(self, hidden: Any, places: NDArray[np.int64], states: Sequence[Tensor]) -> None:
-        stacked = torch.stack([state.half() for state in states]).cpu().numpy()
+    def _keep(
+        self, hidden: Any, places: NDArray[np.int64], states: Sequence[Tensor], real: Tensor
+    ) -> None:
+        """Write the hidden states of real tokens where their features lie. Shape: real (B, T)."""
+        stacked = torch.stack([state.half() for state in states]).cpu()
         for row, place in enumerate(places):
             start, end = self._starts[place], self._starts[place + 1]
-            hidden[:, start:end] = stacked[:, row, : end - start]
+            hidden[:, start:end] = stacked[:, row, real[row]].numpy()
 
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)

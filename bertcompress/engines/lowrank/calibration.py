@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bertcompress.engines.pruning.importance import (
-    class_logits,
     frozen,
     head_of,
+    head_outputs,
     model_inputs,
     sampled_loss,
 )
@@ -78,7 +78,7 @@ def linear_statistics(
             inputs = model_inputs(model, batch)
             mask = inputs["attention_mask"].bool()
             with _recorded(places, extra, mask.shape) as (seen, made), torch.enable_grad():
-                torch.autograd.backward(loss(batch, class_logits(model, inputs)).sum())
+                torch.autograd.backward(loss(batch, head_outputs(model, inputs, loss.head)).sum())
             for place, pairs in seen.items():
                 times[place] = len(pairs)
                 for x, y in zip(pairs, made[place], strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,15 @@ from torch import Tensor, nn
 from bertcompress.engines.pruning.masks import sites, unit_masks
 from bertcompress.errors import ModelError
 from bertcompress.heads import Head, head_of_config
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.shapes import anatomy
 from bertcompress.support.progress import bar
 
 __all__ = [
-    "Loss",
-    "class_logits",
+    "HeadLoss",
     "frozen",
     "head_of",
+    "head_outputs",
     "mask_fisher",
     "model_inputs",
     "random_scores",
@@ -34,8 +36,19 @@ __all__ = [
     "weight_magnitude",
 ]
 
-Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-"""Batch and logits to one loss per example. Shape: (B, T), (B, K) -> (B,)."""
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """One loss for each example of a batch, by a head."""
+
+    head: Head
+    losses: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    """Of outputs and batch. Shape: (B, ..., K) -> (B,)."""
+
+    def __call__(self, batch: Mapping[str, Tensor], outputs: Tensor) -> Tensor:
+        """Return the losses of a batch. Shape: outputs (B, ..., K) -> (B,)."""
+        return self.losses(outputs, batch)
+
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -58,24 +71,23 @@ def text_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tens
     return {name: each.flatten(0, -2) for name, each in model_inputs(model, batch).items()}
 
 
-def class_logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the logits of a classification or regression head. Shape: (B, K).
+def head_outputs(model: nn.Module, inputs: Mapping[str, Tensor], head: Head) -> Tensor:
+    """Return what a model puts out for a head. Shape: (B, K), or (B, T, K) for each token.
 
-    Raises ModelError for a model with another head, or none.
+    Raises ModelError for a model that does not answer as the head needs it.
     """
     # One text for each row, unlike ...ForMultipleChoice.
-    whole = inputs["input_ids"].ndim == 2
-    logits = getattr(model(**inputs), "logits", None) if whole else None
-    if logits is None or logits.ndim != 2:
+    outputs = outputs_of(model(**inputs)) if inputs["input_ids"].ndim == 2 else None
+    if outputs is None or outputs.ndim != head.output_axes:
         raise ModelError(
-            f"{type(model).__name__}: gradients of the loss are needed here, and are known for "
-            "heads that classify or score whole texts (...ForSequenceClassification)"
+            f"{type(model).__name__}: gradients of the loss are needed here, and a {head.key} task "
+            f"takes them of models that end in ...{head.auto_class or 'Model'}"
         )
-    return logits  # type: ignore[no-any-return]
+    return outputs
 
 
 def mask_fisher(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], loss: Loss, *, power: int = 2
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], loss: HeadLoss, *, power: int = 2
 ) -> list[Tensor]:
     """Return the sum over examples of |d loss / d mask| ** power, for each sublayer.
 
@@ -89,9 +101,9 @@ def mask_fisher(
         totals = [torch.zeros(site.units, device=device) for site in masks.sites]
         for batch in bar(batches, "scoring heads and neurons"):
             masks.forget()
-            logits = class_logits(model, model_inputs(model, batch))
+            outputs = head_outputs(model, model_inputs(model, batch), loss.head)
             with torch.enable_grad():
-                torch.autograd.backward(loss(batch, logits).sum())
+                torch.autograd.backward(loss(batch, outputs).sum())
             for i, total in enumerate(totals):
                 total += masks.gradients(i).abs().pow(power).sum(0)
     model.train(was_training)
@@ -120,19 +132,23 @@ def head_of(model: nn.Module, task_head: Head | None = None) -> Head:
     return head_of_config(config) if task_head is None else task_head.of_model(config)
 
 
-def task_loss(head: Head) -> Loss:
+def task_loss(head: Head) -> HeadLoss:
     """Return the loss against the labels of a head, per example."""
-    return lambda batch, logits: head.losses(logits, batch["labels"].to(logits.device))
+    return HeadLoss(head, head.losses)
 
 
-def sampled_loss(head: Head, seed: int = 0) -> Loss:
+def sampled_loss(head: Head, seed: int = 0) -> HeadLoss:
     """Return the loss against answers drawn from the model's own distribution.
 
     Its squared gradients are the true Fisher information, the curvature of the KL divergence to the
     present model: it needs no labels and does not vanish where the model is sure and right.
     """
     generator = torch.Generator().manual_seed(seed)
-    return lambda _, logits: head.drawn_losses(logits, logits.detach(), generator)
+
+    def drawn(outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        return head.drawn_losses(outputs, outputs.detach(), batch, generator)
+
+    return HeadLoss(head, drawn)
 
 
 def weight_magnitude(model: nn.Module) -> list[Tensor]:

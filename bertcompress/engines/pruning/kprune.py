@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from bertcompress.engines.pruning.budget import fill_budget
 from bertcompress.engines.pruning.importance import (
-    class_logits,
     frozen,
     head_of,
+    head_outputs,
     model_inputs,
 )
 from bertcompress.engines.pruning.least_squares import Moments, solve_projection
@@ -151,7 +151,8 @@ class _Survey:
         self.head = head
         with torch.no_grad():
             inputs = [model_inputs(model, batch) for batch in batches]
-            self.batches = [(each, class_logits(original, each)) for each in inputs]
+            answers = [head_outputs(original, each, head) for each in inputs]
+            self.batches = list(zip(batches, inputs, answers, strict=True))
 
     def look(self, position: int) -> tuple[list[Tensor], Moments]:
         """Return the scores of the sublayers from `position` up, and the moments to repair it.
@@ -168,12 +169,12 @@ class _Survey:
         )
         generator = torch.Generator().manual_seed(self.seed)
         with unit_masks(self.model, per_example=True, first=below) as masks, frozen(self.model):
-            for inputs, answer in self.batches:
+            for batch, inputs, answer in self.batches:
                 masks.forget()
                 wanted = self._original_stream(inputs, position)
                 with _captured(open_sites, target) as seen, torch.enable_grad():
-                    logits = self.model(**inputs).logits
-                    losses = self.head.drawn_losses(logits, answer, generator)
+                    outputs = head_outputs(self.model, inputs, self.head)
+                    losses = self.head.drawn_losses(outputs, answer, batch, generator)
                     torch.autograd.backward(losses.sum())
                 tokens = inputs["attention_mask"].bool()
                 for i in range(len(open_sites)):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bertcompress.engines.pruning.importance import class_logits, head_of, model_inputs, task_loss
+from bertcompress.engines.pruning.importance import head_of, head_outputs, model_inputs, task_loss
 from bertcompress.errors import DataError
 from bertcompress.heads import Head
 from bertcompress.shapes import anatomy
@@ -102,8 +102,8 @@ def layer_sharpness(
                 ) -> list[Tensor]:
                     total = [torch.zeros_like(v) for v in vectors]
                     for batch in part:
-                        logits = class_logits(model, model_inputs(model, batch))
-                        mean = loss(batch, logits).mean() / len(part)
+                        outputs = head_outputs(model, model_inputs(model, batch), head)
+                        mean = loss(batch, outputs).mean() / len(part)
                         for sum_, each in zip(
                             total, hessian_product(mean, matrices, vectors), strict=True
                         ):
@@ -122,8 +122,8 @@ def _answered(model: nn.Module, batch: Mapping[str, Tensor], head: Head) -> Mapp
     """Return a batch with labels: its own, or what the model answers."""
     if "labels" in batch:
         return batch
-    logits = class_logits(model.eval(), model_inputs(model, batch))
-    return {**batch, "labels": head.labels_of(logits)}
+    outputs = head_outputs(model.eval(), model_inputs(model, batch), head)
+    return {**batch, "labels": head.labels_of(outputs, batch)}
 
 
 def _shards(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from bertcompress.engines.pruning.importance import head_of, model_inputs
 from bertcompress.engines.quantization.fake_quantize import FakeEmbedding, FakeLinear, quantizable
 from bertcompress.heads import Head
+from bertcompress.heads.outputs import outputs_of
+from bertcompress.heads.padding import outputs_of_features
 from bertcompress.shapes.parts import replace_modules
 from bertcompress.support.progress import bar
 
@@ -46,13 +49,16 @@ def sensitivities(
         else:
             rounding = FakeEmbedding(module, bits, -1)
         replace_modules(probe, {id(module): rounding.eval()})
-        far[name] = head.movement(_answer(probe, inputs), original)
+        far[name] = head.output_movement(_answer(probe, inputs), original)
         replace_modules(probe, {id(rounding): module})
     return dict(sorted(far.items(), key=lambda item: -item[1]))
 
 
-def _answer(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
-    return np.concatenate([model(**each).logits.float().cpu().numpy() for each in inputs])
+def _answer(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]]) -> list[np.ndarray]:
+    """Return what the model puts out for each text. Shape: (K,), or (T, K) for tokens."""
+    outputs = (outputs_of(model(**each)).float().cpu().numpy() for each in inputs)
+    masks = (each["attention_mask"].cpu().numpy() for each in inputs)
+    return list(chain.from_iterable(map(outputs_of_features, outputs, masks)))
 
 
 def _ranges(

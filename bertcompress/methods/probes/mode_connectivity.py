@@ -27,6 +27,7 @@ from bertcompress.data.batches import Batches, tensor_batches
 from bertcompress.deployment import Curve, Measurement, Product, Trained
 from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.errors import ModelError, few
+from bertcompress.heads.outputs import outputs_of
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Leaves, Method, Need
@@ -35,7 +36,7 @@ from bertcompress.models.io import config_of, load
 from bertcompress.models.locate import locate
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError
-from bertcompress.training import TrainSettings, fit_stage, logits_of
+from bertcompress.training import TrainSettings, fit_stage
 
 __all__ = ["ModeConnectivity", "barrier", "mix", "mode_connectivity"]
 
@@ -100,7 +101,7 @@ def mode_connectivity(
 
 
 def _answer(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return logits_of(model(**{name: t for name, t in batch.items() if name != "labels"}))
+    return outputs_of(model(**{name: t for name, t in batch.items() if name != "labels"}))
 
 
 def line(points: int) -> list[float]:

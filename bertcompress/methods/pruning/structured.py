@@ -25,7 +25,7 @@ from bertcompress.data.batches import Batches, in_fp32, tensor_batches
 from bertcompress.deployment import Findings, Product
 from bertcompress.engines.pruning.budget import best_units, fill_budget
 from bertcompress.engines.pruning.importance import (
-    Loss,
+    HeadLoss,
     head_of,
     mask_fisher,
     random_scores,
@@ -120,7 +120,11 @@ def choose_units(
 
 
 def score_units(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], scores: str, loss: Loss, seed: int
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    scores: str,
+    loss: HeadLoss,
+    seed: int,
 ) -> list[Tensor]:
     """Return the importance of each unit, one tensor per sublayer. Shape: (units,)."""
     if scores == "magnitude":
@@ -138,7 +142,7 @@ def prune_structured(
     scores: Scores = "fisher",
     even: bool = True,
     at_least: int = 1,
-    loss: Loss | None = None,
+    loss: HeadLoss | None = None,
     head: Head | None = None,
     seed: int = 0,
 ) -> nn.Module:
