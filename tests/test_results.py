@@ -17,7 +17,6 @@ import bertcompress.runtimes.torch
 from bertcompress.errors import DataError, ModelError
 from bertcompress.shapes.edits import KINDS, Record
 
-
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32", "epochs": 1}
 METHODS = [
     {"finetune": TRAIN},
