@@ -60,7 +60,7 @@ def test_a_head_for_something_else_is_named(tmp_path, rows, head, declared):
     says = f"a Bert{head}, which {HEADS[head]}"
     with pytest.raises(ModelError, match=f"{says}; .*export, bench and inspect"):
         bc.evaluate(folder, task(rows))
-    with pytest.raises(ModelError, match=f"{says}; a single_label task needs .* throws no trained head"):
+    with pytest.raises(ModelError, match=f"{says}; a single_label .* throws no trained head"):
         bc.run(recipe(folder, rows), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     assert bc.inspect(folder).parameters.total
