@@ -3,6 +3,7 @@
 from .data import load_data
 from .engines.distillation.teachers import LiveTeacher
 from .methods.distillation.distill import Distill, distill
+from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
 from .methods.factorization.flop import Flop, flop
@@ -65,6 +66,7 @@ __all__ = [
     "Run",
     "ShareLayers",
     "Task",
+    "Theseus",
     "TrimVocabulary",
     "__version__",
     "apply_edit",
@@ -100,6 +102,7 @@ __all__ = [
     "save",
     "share_layers",
     "ship",
+    "theseus",
     "to_albert",
     "trim_vocabulary",
     "verify",

@@ -191,6 +191,15 @@ class Trained(_Frozen):
         (), description="One entry per evaluation: step, loss, eval_loss, eval_selection"
     )
 
+    def after(self, earlier: Trained) -> Trained:
+        """Return this training with what an earlier one cost that it went on from, or goes with."""
+        total = {
+            "steps": (earlier.steps or 0) + (self.steps or 0),
+            "samples": (earlier.samples or 0) + (self.samples or 0),
+            "earlier_seconds": earlier.earlier_seconds + self.earlier_seconds,
+        }
+        return self.model_copy(update=total)
+
 
 class Findings(_Frozen):
     """What a method found out and decided, for the report."""

@@ -58,6 +58,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.distillation.distill:Distill",
         "Train the smaller model on the answers and hidden states of the larger one",
     ),
+    "theseus": (
+        "bertcompress.methods.distillation.theseus:Theseus",
+        "Replace layers by fewer ones, by chance and ever more often, on the labels alone",
+    ),
     "quantize_int8": (
         "bertcompress.methods.quantization.int8:QuantizeInt8",
         "Post-training int8 files for ONNX Runtime and OpenVINO",

@@ -186,7 +186,7 @@ class ModeConnectivity(Method, TrainSettings):
             # What `auto` came to for the first holds for the second: they differ in order alone.
             auto = {"precision": trained.precision, "learning_rate": trained.learning_rate}
             settings = self.model_copy(update=auto)
-        return ends[0], ends[1], _both(*spent)
+        return ends[0], ends[1], spent[1].after(spent[0])
 
     def _errors(
         self, first: Product, second: Product, ctx: Context
@@ -216,16 +216,6 @@ def _check_classes(ours: Any, theirs: Any, name: str) -> None:
             f"mode_connectivity: other '{name}': its classes are {few(theirs.id2label.values())}, "
             f"those of this model {few(ours.id2label.values())}; a mixture would mean neither"
         )
-
-
-def _both(first: Trained, second: Trained) -> Trained:
-    """Return the second training with what both cost."""
-    total = {
-        "steps": (first.steps or 0) + (second.steps or 0),
-        "samples": (first.samples or 0) + (second.samples or 0),
-        "earlier_seconds": first.earlier_seconds + second.earlier_seconds,
-    }
-    return second.model_copy(update=total)
 
 
 def _error_name(metric: str) -> str:
