@@ -3,6 +3,7 @@
 from .data import load_data
 from .engines.distillation.teachers import LiveTeacher
 from .methods.distillation.distill import Distill, distill
+from .methods.distillation.published import MiniLM, Pkd, TinyBert, minilm, pkd, tinybert
 from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
@@ -54,8 +55,10 @@ __all__ = [
     "GradualMagnitude",
     "KPrune",
     "LiveTeacher",
+    "MiniLM",
     "ModeConnectivity",
     "ObjectiveCallback",
+    "Pkd",
     "PruneHidden",
     "PruneStructured",
     "Q8bert",
@@ -67,6 +70,7 @@ __all__ = [
     "ShareLayers",
     "Task",
     "Theseus",
+    "TinyBert",
     "TrimVocabulary",
     "__version__",
     "apply_edit",
@@ -85,8 +89,10 @@ __all__ = [
     "kprune",
     "load",
     "load_data",
+    "minilm",
     "mode_connectivity",
     "open_predictor",
+    "pkd",
     "plot",
     "prune_heads",
     "prune_hidden",
@@ -103,6 +109,7 @@ __all__ = [
     "share_layers",
     "ship",
     "theseus",
+    "tinybert",
     "to_albert",
     "trim_vocabulary",
     "verify",

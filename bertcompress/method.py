@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,7 @@ __all__ = [
     "Models",
     "Need",
     "Objective",
+    "Projections",
     "Teacher",
     "TeacherOutputs",
 ]
@@ -55,6 +56,10 @@ class Need(StrEnum):
     """`Context.models.baseline`."""
 
 
+Projections: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
+"""Queries, keys and values of a layer. Shape: (B, T, heads x head size) each."""
+
+
 @dataclass(frozen=True)
 class TeacherOutputs:
     """What a teacher answers for some rows, in the order asked.
@@ -66,6 +71,8 @@ class TeacherOutputs:
     logits: Tensor
     hidden_states: tuple[Tensor, ...] = ()
     attentions: tuple[Tensor, ...] = ()
+    projections: Mapping[int, Projections] = field(default_factory=dict)
+    """By the number of the layer, from 0."""
 
 
 class Teacher(Protocol):
@@ -77,8 +84,9 @@ class Teacher(Protocol):
         needs: frozenset[str] = frozenset(),
         parts: Tensor | None = None,
     ) -> TeacherOutputs:
-        """Answer for the rows. `needs`: of `hidden_states`, `attentions`.
+        """Answer for the rows.
 
+        `needs`: of `hidden_states`, `attentions`, and `projections.I` for those of layer I, from 0.
         `parts`: which feature of each row, where the head makes several; None: the first.
         Shape: row_ids and parts (B,).
         """

@@ -60,7 +60,8 @@ def face() -> str:
     }
     for key, (place, _) in METHODS.items():
         module, _, cls = place.partition(":")
-        groups[module.partition(".")[2]] = [cls, key, *VERBS.get(key, ())]
+        # Several methods may be rows of one file.
+        groups.setdefault(module.partition(".")[2], []).extend([cls, key, *VERBS.get(key, ())])
     lines = [_imported(place, names) for place, names in sorted(groups.items())]
     every = sorted(
         {"__version__", *(name for names in groups.values() for name in names)}, key=_sort

@@ -58,6 +58,18 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.distillation.distill:Distill",
         "Train the smaller model on the answers and hidden states of the larger one",
     ),
+    "pkd": (
+        "bertcompress.methods.distillation.published:Pkd",
+        "Train on the answers and on the first token's states in the layers between",
+    ),
+    "tinybert": (
+        "bertcompress.methods.distillation.published:TinyBert",
+        "Train on attention scores and hidden states, then on the teacher's answers",
+    ),
+    "minilm": (
+        "bertcompress.methods.distillation.published:MiniLM",
+        "Train on the relations among tokens in one layer of the teacher, then on the labels",
+    ),
     "theseus": (
         "bertcompress.methods.distillation.theseus:Theseus",
         "Replace layers by fewer ones, by chance and ever more often, on the labels alone",

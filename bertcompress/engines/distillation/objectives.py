@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bertcompress.engines.distillation.inside import InsideTerms, layer_map
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads import Head, head_named
 from bertcompress.heads.outputs import outputs_of
@@ -45,16 +46,6 @@ def kd_loss(
     """
     head = head_named(problem, "distilling")
     return head.divergence(student, teacher, batch or {}, temperature)
-
-
-def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """Return the teacher's hidden state that each of the student's follows: first, last, evenly.
-
-    >>> layer_map(3, 6)
-    (0, 2, 4, 6)
-    """
-    steps = range(student_layers + 1)
-    return tuple((2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in steps)
 
 
 def hidden_loss(
@@ -133,12 +124,16 @@ class Distillation(BaseObjective):
         project: nn.Module | None = None,
         same_tokens: bool = True,
         aligned: bool = False,
+        inside: InsideTerms | None = None,
     ) -> None:
-        if hidden_weight and not (same_tokens or aligned):
+        inside = inside or InsideTerms()
+        by_token = hidden_weight or inside.by_token
+        if by_token and not (same_tokens or aligned):
+            named = "hidden_weight" if hidden_weight else "attention_weight and relation_weight"
             raise ModelError(
                 "distilling hidden states: student and teacher have different vocabularies and cut "
-                "the texts differently, so their tokens do not align; set hidden_weight "
-                "to 0 (logits need no alignment)"
+                f"the texts differently, so their tokens do not align; set {named} to 0 (logits "
+                "need no alignment)"
             )
         self.teacher = teacher
         self.head = head_named(problem or "single_label", "distilling")
@@ -156,7 +151,8 @@ class Distillation(BaseObjective):
         self.layers = layers
         self.project = project
         self.same_tokens = same_tokens
-        self.needs = frozenset({"hidden_states"} if hidden_weight else ())
+        self.inside = inside
+        self.needs = frozenset({"hidden_states"} if hidden_weight or inside.any else ())
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
@@ -166,8 +162,8 @@ class Distillation(BaseObjective):
         if self.label_weight and "labels" in batch:
             loss = label_loss(outputs_of(outputs).float(), batch, self.label_head)
             terms.append(self.label_weight * loss)
-        if self.logit_weight or self.hidden_weight:
-            terms += self._teacher_terms(batch, outputs, self._compares_hidden(model))
+        if self.logit_weight or self.needs:
+            terms += self._teacher_terms(model, batch, outputs, self._compares_hidden(model))
         if not terms:
             raise DataError(
                 "distilling: no term is left; the rows have no labels, or all weights are 0"
@@ -176,30 +172,37 @@ class Distillation(BaseObjective):
 
     def _compares_hidden(self, model: nn.Module) -> bool:
         everywhere = self.same_tokens or not self.logit_weight
-        return bool(self.hidden_weight) and (model.training or everywhere)
+        return bool(self.needs) and (model.training or everywhere)
 
     def _teacher_terms(
-        self, batch: Mapping[str, Tensor], outputs: Any, compares_hidden: bool
+        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, compares_hidden: bool
     ) -> list[Tensor]:
         if self.teacher is None:
-            raise ModelError("distilling: no teacher, but logit_weight or hidden_weight is above 0")
+            raise ModelError("distilling: no teacher, but a weight of its answers is above 0")
         if "row_id" not in batch:  # the user's own loader
             batch = {**batch, "row_id": torch.full((len(outputs_of(outputs)),), -1)}
         if self.same_tokens and isinstance(self.teacher, _Remembers):
             self.teacher.remember(batch)
-        needs = self.needs if compares_hidden else frozenset()
+        needs = self._asked(model) if compares_hidden else frozenset()
         answer = self.teacher(batch["row_id"], needs, batch.get("part"))
         terms = []
         if self.logit_weight:
             theirs = standardised_logits(answer.logits, batch)
             loss = self.head.divergence(outputs_of(outputs), theirs, batch, self.temperature)
             terms.append(self.logit_weight * loss)
-        if compares_hidden:
+        if compares_hidden and self.hidden_weight:
             student, teacher = outputs["hidden_states"], answer.hidden_states
             layers = self.layers or layer_map(len(student) - 1, len(teacher) - 1)
             loss = hidden_loss(student, teacher, batch["attention_mask"], layers, self.project)
             terms.append(self.hidden_weight * loss)
+        if compares_hidden and self.inside.any:
+            terms += self.inside.terms(model, batch, outputs, answer, self.layers, self.project)
         return terms
+
+    def _asked(self, model: nn.Module) -> frozenset[str]:
+        """Return what the teacher is asked for besides its logits."""
+        states = {"hidden_states"} if self.hidden_weight or self.inside.patient_weight else set()
+        return frozenset(states) | self.inside.asked(model, self.layers)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the projection's parameters."""

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.relations import Relation
 from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
     LiveTeacher,
@@ -26,13 +28,28 @@ from bertcompress.engines.distillation.teachers import (
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Objective, Teacher
-from bertcompress.shapes import hidden_size
+from bertcompress.shapes import anatomy, hidden_size
 
 __all__ = ["LABELS_ONLY", "TEACHER_WEIGHTS", "WITHOUT_TEACHER", "DistillationSettings"]
 
 
-LABELS_ONLY = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+LABELS_ONLY = {
+    "label_weight": 1.0,
+    "logit_weight": 0.0,
+    "hidden_weight": 0.0,
+    "patient_weight": 0.0,
+    "attention_weight": 0.0,
+    "relation_weight": 0.0,
+}
 """The weights of a control: the same training without its teacher."""
+
+_INSIDE = (
+    "patient_weight",
+    "attention_weight",
+    "relation_weight",
+    "relations",
+    "relation_heads",
+)
 
 WITHOUT_TEACHER = "labels alone, no teacher"
 """What a report calls that control."""
@@ -53,6 +70,28 @@ class DistillationSettings(BaseModel):
     hidden_weight: float = Field(
         1.0, ge=0, description="Weight of the teacher's hidden states; needs the same tokens"
     )
+    patient_weight: float = Field(
+        0.0, ge=0, description="Weight of the first tokens' normalised states in the layers between"
+    )
+    attention_weight: float = Field(
+        0.0, ge=0, description="Weight of the attention scores; needs the same tokens"
+    )
+    relation_weight: float = Field(
+        0.0, ge=0, description="Weight of the relations among tokens; needs the same tokens"
+    )
+    relations: tuple[Relation, ...] = Field(
+        ("query", "key", "value"),
+        min_length=1,
+        description="Which projections are related: each with itself, or query_key",
+    )
+    relation_heads: int | None = Field(
+        None, ge=1, description="Parts that the widths are divided into; null: as many as fit"
+    )
+    relation_layer: int | None = Field(
+        None,
+        ge=1,
+        description="Layer of the teacher, from 1, whose relations are learned; null: last",
+    )
     cache_hidden_mb: float = Field(
         0.0,
         ge=0,
@@ -62,7 +101,7 @@ class DistillationSettings(BaseModel):
     @property
     def labels_only(self) -> bool:
         """Whether no teacher takes part."""
-        return not (self.logit_weight or self.hidden_weight)
+        return not any(getattr(self, name) for name in LABELS_ONLY if name != "label_weight")
 
     def without_teacher(self) -> dict[str, Self]:
         """Return the control of a method whose teacher is optional: none without a teacher."""
@@ -74,7 +113,8 @@ class DistillationSettings(BaseModel):
         Raises RecipeError where a term needs a teacher and there is none.
         """
         unlabelled = not ctx.task.head.has_labels
-        problem = head_of(product.model, ctx.task.head).key
+        head = head_of(product.model, ctx.task.head)
+        problem = head.key
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, problem)
@@ -93,11 +133,14 @@ class DistillationSettings(BaseModel):
         aligned = same or (
             # After trimming the vocabulary only the numbers of the tokens differ.
             theirs is not None
-            and self.hidden_weight > 0
+            and (self.compares_tokens or (head.taught_by_token and self.logit_weight > 0))
             and all(same_pieces(theirs, product.tokenizer, ctx.data, split) for split in splits)
         )
-        project = self._projection(product, ctx, teacher) if aligned else None
-        return self.objective(teacher, problem, project, same, ctx.device, aligned)
+        project = (
+            self._projection(product, ctx, teacher) if aligned or self.patient_weight else None
+        )
+        inside = self._inside(getattr(ctx.models.teacher, "model", None))
+        return self.objective(teacher, problem, project, same, ctx.device, aligned, inside)
 
     def loader_objective(
         self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
@@ -118,8 +161,10 @@ class DistillationSettings(BaseModel):
             )
         live = LiveTeacher(teacher, device=device)
         widths = [hidden_size(m.config) for m in (model, teacher)]
-        project = projection(widths[0], widths[1], seed) if self.hidden_weight else None
-        return self.objective(live, head_of(model).key, project, device=device)
+        states = self.hidden_weight or self.patient_weight
+        project = projection(widths[0], widths[1], seed) if states else None
+        inside = self._inside(teacher)
+        return self.objective(live, head_of(model).key, project, device=device, inside=inside)
 
     def objective(
         self,
@@ -129,6 +174,7 @@ class DistillationSettings(BaseModel):
         same_tokens: bool = True,
         device: torch.device | str = "cpu",
         aligned: bool = False,
+        inside: InsideTerms | None = None,
     ) -> Distillation:
         """Return what is minimised with these weights."""
         return Distillation(
@@ -141,13 +187,43 @@ class DistillationSettings(BaseModel):
             project=project.to(device) if project is not None else None,
             same_tokens=same_tokens,
             aligned=aligned,
+            inside=inside,
+        )
+
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether a term needs student and teacher to have the same tokens."""
+        return bool(self.hidden_weight or self.attention_weight or self.relation_weight)
+
+    def _inside(self, teacher: nn.Module | None) -> InsideTerms:
+        """Return the terms that look inside a teacher; RecipeError for one that is not at hand."""
+        terms = {name: getattr(self, name) for name in _INSIDE}
+        if not (self.attention_weight or self.relation_weight):
+            return InsideTerms(**terms)
+        if teacher is None:
+            raise RecipeError(
+                "distilling: attention_weight and relation_weight need a teacher whose model is at "
+                "hand, not its answers alone"
+            )
+        view = anatomy(teacher)
+        layer = self.relation_layer
+        if layer is not None and layer > view.depth:
+            raise RecipeError(
+                f"distilling: relation_layer {layer}; the teacher has {view.depth} layers"
+            )
+        heads = tuple(view.layers[i].heads for i in view.applications)
+        at = None if layer is None else layer - 1
+        return InsideTerms(
+            **terms, teacher_depth=view.depth, teacher_heads=heads, relation_layer=at
         )
 
     def _cached(self, teacher: Teacher, workdir: Path) -> Teacher:
         """Return the teacher with its answers kept, where nothing would still be asked live."""
         if not isinstance(teacher, LiveTeacher) or teacher.data is None:
             return teacher
-        if self.hidden_weight:
+        if self.attention_weight or self.relation_weight:
+            return teacher
+        if self.hidden_weight or self.patient_weight:
             assert teacher.tokenizer is not None
             rows = [teacher.data.encode(teacher.tokenizer, s) for s in ("train", "selection")]
             lengths = np.concatenate([np.asarray(split["length"][:]) for split in rows])
@@ -156,7 +232,7 @@ class DistillationSettings(BaseModel):
         return CachedTeacher(teacher, workdir, hidden_limit_mb=self.cache_hidden_mb)
 
     def _projection(self, product: Product, ctx: Context, teacher: Teacher) -> nn.Module | None:
-        if not self.hidden_weight:
+        if not (self.hidden_weight or self.patient_weight):
             return None
         first = torch.as_tensor(ctx.data.train["row_id"][:1])
         answer = teacher(first, frozenset({"hidden_states"}))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
+from bertcompress.engines.distillation.relations import projections
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads.outputs import outputs_of
 from bertcompress.method import TeacherOutputs
@@ -150,8 +151,11 @@ class LiveTeacher:
         device = next(self.model.parameters()).device
         # Not inference_mode: its tensors may not take part in the student's backward pass.
         batch = {k: v.to(device) for k, v in batch.items()}
+        layers = sorted(int(each.partition(".")[2]) for each in needs if each.startswith("proj"))
+        asked = needs & {"hidden_states", "attentions"} | ({"hidden_states"} if layers else set())
         with torch.no_grad():
-            outputs = forward(self.model, batch, needs)
+            outputs = forward(self.model, batch, frozenset(asked))
+            inside = projections(self.model, layers, outputs["hidden_states"]) if layers else {}
         answers = outputs_of(outputs).float()
         if self.data is not None:
             answers = self.data.task.head.taught(answers, batch)
@@ -159,6 +163,7 @@ class LiveTeacher:
             answers,
             tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),
             tuple(a.float() for a in outputs["attentions"]) if "attentions" in needs else (),
+            inside,
         )
 
     def _check_length(self, batch: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,177 @@
+"""Published ways to distil what happens inside a model: rows over `distill`, each with its weights.
+
+`pkd` adds the normalised states of the first token in the layers between (Sun et al. 2019,
+1908.09355). `tinybert` learns attention scores and hidden states first and the teacher's answers
+after that (Jiao et al. 2020, 1909.10351, the task-specific half; embeddings and layers at once).
+`minilm` learns how tokens relate in one layer of the teacher, whatever the widths are, and then the
+labels (Wang et al. 2020, 2012.15828).
+
+Cost a forward pass of the teacher in each step besides a training step; the last two train twice.
+Change no shape: no speed-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from bertcompress.data.batches import Batches
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
+from bertcompress.method import Context
+from bertcompress.methods.distillation.distill import Distill
+from bertcompress.training import fit_batches, fit_stage
+
+__all__ = ["MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
+
+
+def pkd(
+    model: nn.Module,
+    teacher: nn.Module,
+    loader: Batches,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **knobs: Any,
+) -> nn.Module:
+    """Train `model` in place by patient knowledge distillation, and return it; see `Pkd`."""
+    return _taught(Pkd(**knobs), model, teacher, loader, device=device, seed=seed)
+
+
+def tinybert(
+    model: nn.Module,
+    teacher: nn.Module,
+    loader: Batches,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **knobs: Any,
+) -> nn.Module:
+    """Train `model` in place on a teacher's layers, then on its answers; see `TinyBert`."""
+    return _taught(TinyBert(**knobs), model, teacher, loader, device=device, seed=seed)
+
+
+def minilm(
+    model: nn.Module,
+    teacher: nn.Module,
+    loader: Batches,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **knobs: Any,
+) -> nn.Module:
+    """Train `model` in place on a teacher's relations, then on the labels; see `MiniLM`."""
+    return _taught(MiniLM(**knobs), model, teacher, loader, device=device, seed=seed)
+
+
+def _taught(
+    method: Distill,
+    model: nn.Module,
+    teacher: nn.Module,
+    loader: Batches,
+    *,
+    device: torch.device | str,
+    seed: int,
+) -> nn.Module:
+    """Train on a loader of one's own, in place; both models read the same tokens."""
+    for part in method.parts() if isinstance(method, _InsideFirst) else (method,):
+        objective = part.loader_objective(model, teacher, seed=seed, device=device)
+        fit_batches(model, objective, loader, settings=part, seed=seed, device=device)
+    return model
+
+
+class Pkd(Distill):
+    """Train on the answers and on the first token's states in the layers between."""
+
+    key: ClassVar[str] = "pkd"
+    paper: ClassVar[str] = "Sun et al. 2019, arXiv:1908.09355"
+
+    temperature: float = Field(5.0, ge=1, le=100, description="Softens both answers")
+    label_weight: float = Field(0.5, ge=0, description="Weight of the labels' loss")
+    logit_weight: float = Field(0.5, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
+    patient_weight: float = Field(
+        100.0, ge=0, description="Weight of the first tokens' normalised states"
+    )
+
+
+class _InsideFirst(Distill):
+    """Learns what is inside the teacher first, and then to answer."""
+
+    inside_epochs: float = Field(
+        3, ge=0, le=1_000, description="Epochs on what is inside the teacher alone, before the rest"
+    )
+
+    def parts(self) -> tuple[Self, ...]:
+        """Return the settings of both trainings, in order."""
+        answers = ("label_weight", "logit_weight")
+        inside = [name for name in LABELS_ONLY if name not in answers]
+        last = self.model_copy(update=dict.fromkeys(inside, 0.0))
+        if not self.inside_epochs:
+            return (last,)
+        first = {
+            "label_weight": 0.0,
+            "logit_weight": 0.0,
+            "epochs": self.inside_epochs,
+            "max_steps": None,
+            "patience": None,
+            "evaluation_steps": None,
+        }
+        return self.model_copy(update=first), last
+
+    def apply(self, product: Product, ctx: Context) -> Product:
+        """Return the trained product; its training is that of both parts."""
+        *before, last = self.parts()
+        if not (ctx.task.head.has_labels or self.logit_weight) and before:
+            # Nobody has answers to learn: what is inside the teacher is all that there is.
+            last, before = before[0], []
+        earlier, auto = None, {}
+        for part in before:
+            phase = ctx.phase("inside")
+            done = fit_stage(product, phase, part.stage_objective(product, phase), part, True)
+            earlier = done.findings.training
+            assert earlier is not None
+            # What `auto` came to holds for the rest, as it would in one training.
+            auto = {"precision": earlier.precision, "learning_rate": earlier.learning_rate}
+        last = last.model_copy(update=auto)
+        done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
+        if earlier is None:
+            return done
+        assert done.findings.training is not None
+        training = done.findings.training.after(earlier)
+        findings = done.findings.model_copy(update={"training": training})
+        return Product(product.model, product.tokenizer, (), findings)
+
+    def controls(self) -> Mapping[str, Distill]:
+        """Return as many steps on the labels alone."""
+        alone = {**LABELS_ONLY, "inside_epochs": 0.0}
+        return {WITHOUT_TEACHER: self.model_copy(update=alone)}
+
+
+class TinyBert(_InsideFirst):
+    """Train on attention scores and hidden states, then on the teacher's answers."""
+
+    key: ClassVar[str] = "tinybert"
+    paper: ClassVar[str] = "Jiao et al. 2020, arXiv:1909.10351"
+
+    temperature: float = Field(1.0, ge=1, le=100, description="Softens both answers")
+    label_weight: float = Field(0.0, ge=0, description="Weight of the labels' loss")
+    logit_weight: float = Field(1.0, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(1.0, ge=0, description="Weight of the teacher's hidden states")
+    attention_weight: float = Field(1.0, ge=0, description="Weight of the attention scores")
+
+
+class MiniLM(_InsideFirst):
+    """Train on the relations among tokens in one layer of the teacher, then on the labels."""
+
+    key: ClassVar[str] = "minilm"
+    paper: ClassVar[str] = "Wang et al. 2020, arXiv:2012.15828"
+
+    label_weight: float = Field(1.0, ge=0, description="Weight of the labels' loss")
+    logit_weight: float = Field(0.0, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
+    relation_weight: float = Field(1.0, ge=0, description="Weight of the relations among tokens")

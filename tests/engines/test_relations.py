@@ -1,0 +1,214 @@
+"""Losses inside attention: against stock models' own attention, loops, and closed forms."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests_support import tiny_inputs, tiny_model
+
+from bertcompress.engines.distillation.inside import InsideTerms
+from bertcompress.engines.distillation.objectives import Distillation
+from bertcompress.engines.distillation.relations import (
+    attention_loss,
+    patient_loss,
+    projections,
+    relation_heads,
+    relation_loss,
+)
+from bertcompress.engines.distillation.teachers import LiveTeacher
+from bertcompress.errors import ModelError
+from bertcompress.shapes import Heads, anatomy, apply_edit
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra", "albert"]
+
+
+def states(seed, width=8, rows=3, tokens=5):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, tokens, width, generator=generator) for _ in range(3))
+
+
+def mask(rows=3, tokens=5):
+    """The last rows are shorter."""
+    return (torch.arange(tokens)[None] < torch.tensor([tokens, 3, 1])[:, None]).long()
+
+
+def returned(model, **inputs):
+    return model(**inputs, output_hidden_states=True, output_attentions=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projections_give_the_attention_of_the_stock_model(family):
+    model = tiny_model(family, num_labels=2)
+    model.set_attn_implementation("eager")
+    inputs = tiny_inputs()
+    outputs = returned(model, **inputs)
+    view = anatomy(model)
+    found = projections(model, range(view.depth), outputs.hidden_states)
+    for number, attention in enumerate(outputs.attentions):
+        query, key, _ = found[number]
+        heads = attention.shape[1]
+        q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        shown = inputs["attention_mask"].bool()[:, None, None]
+        wanted = scores.masked_fill(~shown, -1e9).softmax(-1)
+        torch.testing.assert_close(wanted, attention, atol=1e-5, rtol=1e-4)
+
+
+def by_loops(student, teacher, shown, heads, pairs):
+    """The mean divergence, one query of one head after the other, in numpy."""
+    total = []
+    for one, two in pairs:
+        for row in range(len(shown)):
+            count = int(shown[row].sum())
+            for head in range(heads):
+                part = []
+                for each in (student, teacher):
+                    size = each[one].shape[-1] // heads
+                    at = slice(head * size, (head + 1) * size)
+                    a, b = (each[i][row, :count, at].numpy().astype(float) for i in (one, two))
+                    scores = a @ b.T / math.sqrt(size)
+                    scores -= scores.max(axis=1, keepdims=True)
+                    part.append(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
+                ours, theirs = part
+                total += list((np.exp(theirs) * (theirs - ours)).sum(axis=1))
+    return float(np.mean(total))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_relations_are_those_of_loops_at_any_width(heads):
+    student, teacher = states(0, 8), states(1, 24)
+    value = relation_loss(student, teacher, mask(), heads=heads)
+    wanted = by_loops(student, teacher, mask(), heads, [(0, 0), (1, 1), (2, 2)])
+    assert float(value) == pytest.approx(wanted, rel=1e-5)
+    crossed = relation_loss(student, teacher, mask(), ("query_key",), heads)
+    assert float(crossed) == pytest.approx(
+        by_loops(student, teacher, mask(), heads, [(0, 1)]), rel=1e-5
+    )
+
+
+def test_equal_models_have_no_loss_and_others_a_gradient():
+    student = tuple(t.requires_grad_() for t in states(0))
+    assert relation_loss(student, states(0), mask()).item() == pytest.approx(0, abs=1e-7)
+    loss = relation_loss(student, states(1, 16), mask())
+    loss.backward()
+    assert loss.item() > 0 and all(t.grad.abs().sum() > 0 for t in student)
+
+
+@pytest.mark.parametrize("loss", ["relations", "attention"])
+def test_padding_changes_nothing(loss):
+    def value(seed):
+        student, teacher = states(0), states(1)
+        padding = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(seed))
+        student, teacher = (
+            tuple(torch.where(mask().bool()[..., None], t, padding) for t in each)
+            for each in (student, teacher)
+        )
+        if loss == "relations":
+            return float(relation_loss(student, teacher, mask(), heads=2))
+        return float(attention_loss(student, teacher, mask(), (2, 2)))
+
+    assert value(2) == value(3)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "heads"), [(96, 384, 48), (192, 768, 64), (32, 48, 16), (7, 384, 1)]
+)
+def test_widths_are_divided_as_often_as_both_can_be(student, teacher, heads):
+    assert relation_heads(student, teacher) == heads
+
+
+def test_heads_that_do_not_divide_a_width_are_refused():
+    with pytest.raises(ModelError, match="8 features cannot be divided among 3 heads"):
+        relation_loss(states(0), states(1), mask(), heads=3)
+
+
+def test_attention_scores_by_hand_and_by_the_mean_of_unequal_heads():
+    student, teacher = states(0), states(1)
+    total, count = 0.0, 0
+    for row, length in enumerate([5, 3, 1]):
+        for head in range(2):
+            at = slice(4 * head, 4 * head + 4)
+            ours, theirs = (
+                each[0][row, :length, at] @ each[1][row, :length, at].T / 2
+                for each in (student, teacher)
+            )
+            total += float((ours - theirs).pow(2).sum())
+            count += length * length
+    assert float(attention_loss(student, teacher, mask(), (2, 2))) == pytest.approx(total / count)
+    assert float(attention_loss(student, student, mask(), (2, 4))) > 0
+    assert float(attention_loss(student, student, mask(), (2, 2))) == 0
+
+
+def test_patient_states_by_hand():
+    student = [states(i)[0] for i in range(3)]
+    teacher = [states(10 + i)[0] for i in range(5)]
+    unit = torch.nn.functional.normalize
+    wanted = (unit(student[1][:, 0], dim=-1) - unit(teacher[2][:, 0], dim=-1)).pow(2).sum(-1).mean()
+    torch.testing.assert_close(patient_loss(student, teacher, (0, 2, 4)), wanted)
+    assert float(patient_loss(student, student, (0, 1, 2))) == 0
+
+
+WEIGHTS = {"label_weight": 0.0, "logit_weight": 0.0, "hidden_weight": 0.0}
+
+
+def objective(teacher, **terms):
+    view = anatomy(teacher)
+    inside = InsideTerms(
+        **terms,
+        teacher_depth=view.depth,
+        teacher_heads=tuple(view.layers[i].heads for i in view.applications),
+    )
+    return Distillation(LiveTeacher(teacher), problem="single_label", inside=inside, **WEIGHTS)
+
+
+TERMS = ["patient_weight", "attention_weight", "relation_weight"]
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_term_is_zero_for_the_teacher_itself(family, term):
+    teacher = tiny_model(family, num_labels=2)
+    batch = {**tiny_inputs(), "row_id": torch.arange(3)}
+    found = objective(teacher, **{term: 2.0})
+    student = copy.deepcopy(teacher)
+    outputs = student(**tiny_inputs(), output_hidden_states=True)
+    assert found(student, batch, outputs, 0).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("term", ["attention_weight", "relation_weight"])
+def test_a_student_of_fewer_heads_learns(term):
+    teacher = tiny_model("bert", num_labels=2)
+    student = copy.deepcopy(teacher)
+    apply_edit(student, Heads([[0]] * anatomy(student).depth))
+    student.train()
+    batch = {**tiny_inputs(), "row_id": torch.arange(3)}
+    loss = objective(teacher, **{term: 1.0})
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    values = []
+    for step in range(15):
+        torch.manual_seed(0)
+        outputs = student(**tiny_inputs(), output_hidden_states=True)
+        value = loss(student, batch, outputs, step)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert 0 < values[-1] < values[0]
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_tokens_that_do_not_align_are_refused_with_the_reason():
+    with pytest.raises(ModelError, match="attention_weight and relation_weight to 0"):
+        Distillation(None, inside=InsideTerms(relation_weight=1.0), same_tokens=False, **WEIGHTS)
+    Distillation(None, inside=InsideTerms(patient_weight=1.0), same_tokens=False, **WEIGHTS)
+
+
+def test_a_layer_that_is_not_there_is_refused():
+    model = tiny_model("bert", num_labels=2)
+    outputs = model(**tiny_inputs(), output_hidden_states=True)
+    with pytest.raises(ModelError, match=r"no layer 10; BertForSequence\w+ has 3"):
+        projections(model, [9], outputs.hidden_states)
