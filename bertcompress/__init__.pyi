@@ -2,8 +2,10 @@
 
 from .data import load_data
 from .engines.distillation.teachers import LiveTeacher
+from .methods.distillation.born_again import BornAgain, born_again
 from .methods.distillation.distill import Distill, distill
 from .methods.distillation.published import MiniLM, Pkd, TinyBert, minilm, pkd, tinybert
+from .methods.distillation.snapshot import Snapshot, snapshot
 from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
@@ -46,6 +48,7 @@ __version__: str
 
 __all__ = [
     "BaseObjective",
+    "BornAgain",
     "Comparison",
     "Distill",
     "FactorizeEmbedding",
@@ -68,6 +71,7 @@ __all__ = [
     "Report",
     "Run",
     "ShareLayers",
+    "Snapshot",
     "Task",
     "Theseus",
     "TinyBert",
@@ -75,6 +79,7 @@ __all__ = [
     "__version__",
     "apply_edit",
     "bench",
+    "born_again",
     "compare",
     "compress",
     "distill",
@@ -108,6 +113,7 @@ __all__ = [
     "save",
     "share_layers",
     "ship",
+    "snapshot",
     "theseus",
     "tinybert",
     "to_albert",

@@ -74,6 +74,14 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.distillation.theseus:Theseus",
         "Replace layers by fewer ones, by chance and ever more often, on the labels alone",
     ),
+    "born_again": (
+        "bertcompress.methods.distillation.born_again:BornAgain",
+        "Train the model anew on its own answers, generation after generation",
+    ),
+    "snapshot": (
+        "bertcompress.methods.distillation.snapshot:Snapshot",
+        "Train in cycles, each taught by the model that the one before ended with",
+    ),
     "quantize_int8": (
         "bertcompress.methods.quantization.int8:QuantizeInt8",
         "Post-training int8 files for ONNX Runtime and OpenVINO",
@@ -92,7 +100,7 @@ METHODS: dict[str, tuple[str, str]] = {
     ),
 }
 
-RESEARCH: frozenset[str] = frozenset()
+RESEARCH: frozenset[str] = frozenset({"snapshot"})
 """Keys of the research tier, hidden from lists unless asked for."""
 
 

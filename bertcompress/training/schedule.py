@@ -72,6 +72,13 @@ class Horizon:
         return cls(epoch, most, warmup, times, apart, fixed, given, settings.schedule, cycles)
 
     @property
+    def restarts(self) -> tuple[int, ...]:
+        """Steps after which a new cycle begins; empty where there is one."""
+        whole = max(self.most - self.warmup, 1)
+        inner = range(1, self.cycles if self.schedule == "cyclic" else 1)
+        return tuple(self.warmup + math.ceil(i * whole / self.cycles) for i in inner)
+
+    @property
     def interval(self) -> int:
         """Steps between two evaluations, rounded up."""
         return self.steps or math.ceil(self.epoch * self.apart / self.times)
