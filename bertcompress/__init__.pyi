@@ -4,7 +4,7 @@ from .data import load_data
 from .engines.distillation.teachers import LiveTeacher
 from .methods.distillation.born_again import BornAgain, born_again
 from .methods.distillation.distill import Distill, distill
-from .methods.distillation.published import MiniLM, Pkd, TinyBert, minilm, pkd, tinybert
+from .methods.distillation.distill_inside import MiniLM, Pkd, TinyBert, minilm, pkd, tinybert
 from .methods.distillation.snapshot import Snapshot, snapshot
 from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding

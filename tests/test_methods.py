@@ -33,6 +33,8 @@ OWN: dict[str, dict[str, Any]] = {
     "factorize_linear": {"keep": 0.5},
     "flop": {"keep": 0.5},
     "q_bert": {"group": 16, "shards": 2},
+    "theseus": {"layers": 2, "replacing_epochs": 1},
+    "snapshot": {"cycles": 2, "batch_size": 16},
     "quantize_int8": {"runtimes": ("onnxruntime",)},
 }
 """Settings without which a method has nothing to do on a tiny model."""
@@ -45,7 +47,7 @@ def quick(key):
     return cls(**common | OWN.get(key, {}))
 
 
-REFUSED = {("share_layers", "albert")}
+REFUSED = {("share_layers", "albert"), ("theseus", "albert")}
 """Families on which a method has nothing to do, and says so."""
 
 

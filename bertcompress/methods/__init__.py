@@ -59,15 +59,15 @@ METHODS: dict[str, tuple[str, str]] = {
         "Train the smaller model on the answers and hidden states of the larger one",
     ),
     "pkd": (
-        "bertcompress.methods.distillation.published:Pkd",
+        "bertcompress.methods.distillation.distill_inside:Pkd",
         "Train on the answers and on the first token's states in the layers between",
     ),
     "tinybert": (
-        "bertcompress.methods.distillation.published:TinyBert",
+        "bertcompress.methods.distillation.distill_inside:TinyBert",
         "Train on attention scores and hidden states, then on the teacher's answers",
     ),
     "minilm": (
-        "bertcompress.methods.distillation.published:MiniLM",
+        "bertcompress.methods.distillation.distill_inside:MiniLM",
         "Train on the relations among tokens in one layer of the teacher, then on the labels",
     ),
     "theseus": (

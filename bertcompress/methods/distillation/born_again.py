@@ -6,7 +6,7 @@ from the model at hand, each later one from the generation before it. The last g
 generations answer together is reported as their ensemble.
 
 Costs a whole training for each generation, which the teacher's answers, computed once, hardly
-prolong. Comes before any cut, as a better model to start from. Changes no shape: no speed-up.
+prolong. Not after a cut: it makes a better model to start from. Changes no shape: no speed-up.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ again a few times in one training; where it has reached zero the model is kept a
 softened answers teach the next cycle beside the labels. No teacher is needed, and none but the
 training's own weights is loaded.
 
-Costs a forward pass more in all cycles but the first: about a quarter of the time. Needs labels and
-a fixed length. Changes no shape: no speed-up.
+Costs a forward pass more in all cycles but the first: about a quarter of the time. Not without
+labels, nor without a fixed length. Changes no shape: no speed-up.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ the one that shall stand for them, more and more often by the latter; embeddings
 meanwhile. Then what has grown is trained on as it is. There is no distance to a teacher to be
 weighed: the labels' loss is the only one.
 
-Costs two trainings, the first between that of the small and that of the large model per step. Needs
-labels. The encoder has fewer layers and is as much faster.
+Costs two trainings, the first between that of the small and that of the large model per step. Not
+without labels. The encoder has fewer layers and is as much faster.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.methods import method_class
-from bertcompress.methods.distillation.published import MiniLM, TinyBert
+from bertcompress.methods.distillation.distill_inside import MiniLM, TinyBert
 from bertcompress.shapes import Layers, apply_edit
 
 pytestmark = pytest.mark.usefixtures("without_figures")

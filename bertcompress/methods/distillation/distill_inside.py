@@ -6,8 +6,9 @@ after that (Jiao et al. 2020, 1909.10351, the task-specific half; embeddings and
 `minilm` learns how tokens relate in one layer of the teacher, whatever the widths are, and then the
 labels (Wang et al. 2020, 2012.15828).
 
-Cost a forward pass of the teacher in each step besides a training step; the last two train twice.
-Change no shape: no speed-up.
+Costs a forward pass of the teacher in each step besides a training step; the last two train twice.
+Not for a teacher whose tokenizer cuts the texts otherwise, but for `pkd`. Changes no shape: no
+speed-up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bertcompress.method import Context
 from bertcompress.methods.distillation.distill import Distill
 from bertcompress.training import fit_batches, fit_stage
 
-__all__ = ["MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
+__all__ = ["DistillInside", "MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
 
 
 def pkd(
@@ -69,7 +70,7 @@ def minilm(
 
 
 def _taught(
-    method: Distill,
+    method: DistillInside,
     model: nn.Module,
     teacher: nn.Module,
     loader: Batches,
@@ -78,41 +79,26 @@ def _taught(
     seed: int,
 ) -> nn.Module:
     """Train on a loader of one's own, in place; both models read the same tokens."""
-    for part in method.parts() if isinstance(method, _InsideFirst) else (method,):
+    for part in method.parts():
         objective = part.loader_objective(model, teacher, seed=seed, device=device)
         fit_batches(model, objective, loader, settings=part, seed=seed, device=device)
     return model
 
 
-class Pkd(Distill):
-    """Train on the answers and on the first token's states in the layers between."""
-
-    key: ClassVar[str] = "pkd"
-    paper: ClassVar[str] = "Sun et al. 2019, arXiv:1908.09355"
-
-    temperature: float = Field(5.0, ge=1, le=100, description="Softens both answers")
-    label_weight: float = Field(0.5, ge=0, description="Weight of the labels' loss")
-    logit_weight: float = Field(0.5, ge=0, description="Weight of the teacher's logits")
-    hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
-    patient_weight: float = Field(
-        100.0, ge=0, description="Weight of the first tokens' normalised states"
-    )
-
-
-class _InsideFirst(Distill):
-    """Learns what is inside the teacher first, and then to answer."""
+class DistillInside(Distill):
+    """Train on what is inside the teacher first, and then to answer; or on all at once."""
 
     inside_epochs: float = Field(
-        3, ge=0, le=1_000, description="Epochs on what is inside the teacher alone, before the rest"
+        3, ge=0, le=1_000, description="Epochs on what is inside alone, first; 0: all at once"
     )
 
     def parts(self) -> tuple[Self, ...]:
-        """Return the settings of both trainings, in order."""
+        """Return the settings of both trainings, in order, or of the one."""
+        if not self.inside_epochs:
+            return (self,)
         answers = ("label_weight", "logit_weight")
         inside = [name for name in LABELS_ONLY if name not in answers]
         last = self.model_copy(update=dict.fromkeys(inside, 0.0))
-        if not self.inside_epochs:
-            return (last,)
         first = {
             "label_weight": 0.0,
             "logit_weight": 0.0,
@@ -152,7 +138,25 @@ class _InsideFirst(Distill):
         return {WITHOUT_TEACHER: self.model_copy(update=alone)}
 
 
-class TinyBert(_InsideFirst):
+class Pkd(DistillInside):
+    """Train on the answers and on the first token's states in the layers between."""
+
+    key: ClassVar[str] = "pkd"
+    paper: ClassVar[str] = "Sun et al. 2019, arXiv:1908.09355"
+
+    inside_epochs: float = Field(
+        0, ge=0, le=1_000, description="Epochs on what is inside the teacher alone, before the rest"
+    )
+    temperature: float = Field(5.0, ge=1, le=100, description="Softens both answers")
+    label_weight: float = Field(0.5, ge=0, description="Weight of the labels' loss")
+    logit_weight: float = Field(0.5, ge=0, description="Weight of the teacher's logits")
+    hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
+    patient_weight: float = Field(
+        100.0, ge=0, description="Weight of the first tokens' normalised states"
+    )
+
+
+class TinyBert(DistillInside):
     """Train on attention scores and hidden states, then on the teacher's answers."""
 
     key: ClassVar[str] = "tinybert"
@@ -165,7 +169,7 @@ class TinyBert(_InsideFirst):
     attention_weight: float = Field(1.0, ge=0, description="Weight of the attention scores")
 
 
-class MiniLM(_InsideFirst):
+class MiniLM(DistillInside):
     """Train on the relations among tokens in one layer of the teacher, then on the labels."""
 
     key: ClassVar[str] = "minilm"
