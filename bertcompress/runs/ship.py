@@ -17,7 +17,7 @@ from bertcompress.measure.probe import record
 from bertcompress.measure.timing.candidates import Baseline, Latency, Timing, machine_load
 from bertcompress.measure.timing.claims import speed_claim
 from bertcompress.methods import method_class
-from bertcompress.models.io import imitates, max_tokens, precision_of, save
+from bertcompress.models.io import max_tokens, precision_of, save
 from bertcompress.models.locate import EMBEDDED_HUB, locate
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.publish.manifest import write_manifest
@@ -32,6 +32,7 @@ from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Clock
 from bertcompress.runtimes import REFERENCE, runtime_named
 from bertcompress.runtimes.hardware import environment
+from bertcompress.shapes import imitates
 from bertcompress.support.files import copy_linked
 
 __all__ = ["finish"]

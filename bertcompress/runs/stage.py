@@ -32,7 +32,7 @@ from bertcompress.deployment import (
 from bertcompress.errors import MissingExtra, ModelError, OutputError
 from bertcompress.measure.scores import BATCH, Cost, predict
 from bertcompress.method import Context, Method
-from bertcompress.models.io import imitates, load, precision_of, save
+from bertcompress.models.io import load, precision_of, save
 from bertcompress.runs.code_digest import code_digest
 from bertcompress.runs.results import (
     BATCHED,
@@ -46,7 +46,7 @@ from bertcompress.runs.store import StageStore, stage_key
 from bertcompress.runtimes import REFERENCE, Logits, depends_on_company, open_predictor
 from bertcompress.runtimes.hardware import forget_peak_memory, host_kind, peak_memory_mb
 from bertcompress.runtimes.table import runtime_packages
-from bertcompress.shapes import edited
+from bertcompress.shapes import edited, imitates
 from bertcompress.support.distributed import Ranks
 from bertcompress.support.files import file_digest, write_atomically
 from bertcompress.training import TrainSettings

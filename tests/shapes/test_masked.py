@@ -11,7 +11,7 @@ import bertcompress as bc
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.engines.sparsity.gradual import leave_masked, maskable
 from bertcompress.errors import CheckpointError, ModelError
-from bertcompress.models.io import imitates, precision_of, rung
+from bertcompress.models.io import precision_of, rung
 from bertcompress.shapes import (
     Layers,
     LowBit,
@@ -19,6 +19,7 @@ from bertcompress.shapes import (
     ShapeError,
     anatomy,
     apply_edit,
+    imitates,
     read_record,
 )
 from bertcompress.shapes.edits import KINDS
