@@ -46,6 +46,7 @@ LAST = (
     "hidden",
     "vocabulary",
     "lowrank",
+    "weight_format",
     "lowbit",
     "masked",
     "sharing",

@@ -92,7 +92,7 @@ def forget_zeros(model: nn.Module) -> None:
 def stored_bits(model: nn.Module) -> set[int]:
     """Return the numbers of bits that weights are stored in; empty for a model in floats."""
     record = read_record(getattr(model, "config", None)).get("lowbit")
-    return set(record.weights.values()) if record else set()
+    return {each.bits for each in record.weights.values()} if record else set()
 
 
 def imitates(model: nn.Module) -> bool:

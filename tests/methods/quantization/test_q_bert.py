@@ -36,7 +36,7 @@ def stage(data, workdir, **knobs):
 
 def layer_bits(model):
     bits = read_record(model.config)["lowbit"].weights
-    return [bits[f"bert.encoder.layer.{i}.output.dense"] for i in range(3)]
+    return [bits[f"bert.encoder.layer.{i}.output.dense"].bits for i in range(3)]
 
 
 def test_the_sharpest_layers_get_more():
