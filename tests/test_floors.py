@@ -162,6 +162,45 @@ def test_no_path_into_a_layer_stands_outside_the_families():
             assert not texts & paths_of_layers(), name
 
 
+def asks_for_an_edit(tree: ast.AST) -> list[int]:
+    """Lines that read a record of edits, or ask for one kind of it by its name."""
+    from bertcompress.shapes.edits import KINDS
+
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            read = {alias.name for alias in node.names} & {"KINDS", "Record", "read_record"}
+            found += [node.lineno] * bool(read and (node.module or "").startswith(SHAPES))
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            named = any(isinstance(s, ast.Constant) and s.value in KINDS for s in sides)
+            where = " ".join(ast.unparse(side) for side in sides)
+            found += [node.lineno] * bool(named and ("record" in where or "edit" in where))
+        elif isinstance(node, ast.Constant) and node.value in UNMISTAKABLE:
+            found.append(node.lineno)
+    return sorted({*found})
+
+
+SHAPES = "bertcompress.shapes"
+UNMISTAKABLE = {"lowbit", "lowrank", "masked", "sharing"}
+"""Kinds whose names mean nothing else; `heads` and `layers` are also parts of a model."""
+
+
+def test_which_edit_it_was_only_shapes_know():
+    assert found_in_any(asks_for_an_edit, but="shapes") == {}
+
+
+def test_a_question_for_an_edit_is_found():
+    for text in (
+        'records.get("masked")',
+        '"layers" in records',
+        'edit.kind == "heads"',
+        "from bertcompress.shapes import read_record",
+    ):
+        assert asks_for_an_edit(ast.parse(text)) == [1], text
+    assert asks_for_an_edit(ast.parse('site.kind == "heads"')) == []
+
+
 def test_files_and_functions_are_short():
     long = {
         n: lines for n, p in MODULES.items() if (lines := p.read_text("utf-8").count("\n")) > 400

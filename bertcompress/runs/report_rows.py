@@ -22,7 +22,7 @@ from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits, runtime_named
-from bertcompress.shapes import PARTS, Layer, anatomy, read_record
+from bertcompress.shapes import PARTS, Layer, anatomy, edited, kept_layers
 from bertcompress.support.display import shown
 
 __all__ = ["ReportRows", "Timed", "time_deployments"]
@@ -185,16 +185,12 @@ def batch_note(row: DeploymentRow) -> str | None:
 
 def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
     """Return what is left of each original layer; empty where all are as they were."""
-    records = read_record(product.model.config)
-    if not records:
+    if not edited(product.model):
         return ()
     view = anatomy(product.model)
     config = view.config
     heads, width = int(config.num_attention_heads), view.family.width_of(config)
-    total = len(view.layers)
-    kept = list(range(total))
-    if "layers" in records and not view.family.shared:
-        total, kept = view.family.depth_of(config), records["layers"].kept
+    total, kept = kept_layers(view)
     gone = {"heads_before": heads, "neurons_before": width, "heads": 0, "neurons": 0}
     left = {
         original: gone | {"heads": layer.heads, "neurons": layer.width, "ranks": _ranks(layer)}
