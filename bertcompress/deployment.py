@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
-    "PROBE_FILE",
+    "KNOWN_ANSWERS_FILE",
     "SERVE_FILE",
     "Curve",
     "Deployment",
@@ -29,7 +29,7 @@ __all__ = [
     "precision_name",
 ]
 
-PROBE_FILE = "probe.npz"
+KNOWN_ANSWERS_FILE = "probe.npz"
 """Beside each shipped file: recorded answers, which `verify` replays."""
 SERVE_FILE = "serve.py"
 """Beside an ONNX file: answers texts without this package."""

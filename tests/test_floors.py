@@ -329,10 +329,10 @@ def test_no_runtime_is_named_above_its_room():
 
 
 def test_only_the_layout_spells_the_files_of_a_run():
-    from bertcompress.deployment import PROBE_FILE, SERVE_FILE, Layout, StageLayout
+    from bertcompress.deployment import KNOWN_ANSWERS_FILE, SERVE_FILE, Layout, StageLayout
 
     every = [*Layout().documents, Layout().manifest, StageLayout().record, StageLayout().answers]
-    files = {*(path.name for path in every), PROBE_FILE, SERVE_FILE}
+    files = {*(path.name for path in every), KNOWN_ANSWERS_FILE, SERVE_FILE}
     others = [name for name in MODULES if name != "deployment"]
     assert [place for name in others for place in constants(name, files)] == []
     assert {place.rpartition(" ")[2] for place in constants("deployment", files)} == files

@@ -13,7 +13,7 @@ from typing import Any
 
 from bertcompress.deployment import Deployment, Layout, Product, StageLayout
 from bertcompress.errors import OutputError
-from bertcompress.measure.probe import record
+from bertcompress.measure.known_answers import record
 from bertcompress.measure.timing.candidates import Baseline, Latency, Timing, machine_load
 from bertcompress.measure.timing.claims import speed_claim
 from bertcompress.methods import method_class
