@@ -284,6 +284,25 @@ def test_a_comparison_with_a_problem_is_found():
     assert compared(ast.parse("problem == other"), "problem") == []
 
 
+def read_by_name(tree: ast.AST) -> list[int]:
+    """Lines on which something is read of a method, or of settings, by a name in a text."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and len(n.args) > 1]
+    return [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Name)
+        and call.func.id == "getattr"
+        and getattr(call.args[0], "id", "") in {"m", "method", "settings", "control"}
+        and isinstance(call.args[1], ast.Constant)
+    ]
+
+
+def test_a_run_asks_a_method_and_guesses_no_setting():
+    wrong = {name: found for name, tree in TREES.items() if (found := read_by_name(tree))}
+    assert {name for name in wrong if room(name) in ("runs", "verbs", "cli", "report")} == set()
+    assert read_by_name(ast.parse('getattr(method, "keep", None)')) == [1]
+
+
 def test_which_method_it_is_only_methods_know():
     """Nobody else compares a key with a text, or names a method in a text of its own."""
 

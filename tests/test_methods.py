@@ -119,6 +119,22 @@ def test_a_recipe_with_it_survives_yaml(key, tmp_path):
     assert Recipe.load(path).methods == (method_class(key)(),)
 
 
+QUESTIONS = {"share_left": "keep", "rows_read": "rows", "makes_files_for": "runtimes"}
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_what_a_run_asks_is_answered_by_the_setting(key):
+    """A run estimates times and sizes from these, and reads no setting by its name."""
+    method = method_class(key)()
+    for question, setting in QUESTIONS.items():
+        answered = getattr(method, question)
+        if setting in type(method).model_fields:
+            assert answered == getattr(method, setting), question
+        else:
+            assert answered == getattr(Method, question).fget(method), question
+    assert method.tries_again == ("max_drop" in type(method).model_fields)
+
+
 def test_the_research_tier_is_the_table_of_it():
     assert {key for key in METHODS if method_class(key).tier == "research"} == RESEARCH
 

@@ -245,6 +245,11 @@ class FactorizeEmbedding(Method):
         description="Calibration rows, of the training set, on which ALBERT's projection is fitted",
     )
 
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a size that saves nothing, and for tables that cannot be so."""
         _check(model, self.size, self.tables)

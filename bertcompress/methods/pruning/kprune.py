@@ -78,6 +78,16 @@ class KPrune(Method):
         """Whether anything is cut: it goes wherever it costs least."""
         return self.keep < 1
 
+    @property
+    def share_left(self) -> float:
+        """`keep`."""
+        return self.keep
+
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def plan_shape(self, model: nn.Module) -> None:
         """Cut nothing yet, so that a model that can lose nothing any more is refused at once."""
         apply_edit(model, Heads([list(range(layer.heads)) for layer in anatomy(model).layers]))

@@ -81,6 +81,21 @@ class QuantizeInt8(Method):
         False, description="Also ship a bf16 model for torch, if it is measured to be faster here"
     )
 
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
+    @property
+    def makes_files_for(self) -> tuple[str, ...]:
+        """`runtimes`."""
+        return self.runtimes
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether a gate judges what is lost."""
+        return self.max_drop is not None
+
     def check(self, model: nn.Module) -> None:
         """Raise MissingExtra for a runtime that is not installed: before the hours of training."""
         found = available_runtimes()

@@ -209,6 +209,11 @@ class ShareLayers(Method):
     )
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows that `best` is judged by")
 
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where nothing would be shared, and for layers of different shapes."""
         _edit(model, self.scope, self.groups)
