@@ -116,6 +116,33 @@ def test_what_travels_with_a_model_needs_nothing_else():
             assert all(other.startswith("shapes") for _, other in imports(name))
 
 
+def imports_by_name(tree: ast.AST) -> list[str]:
+    """Modules of this package that are imported by a name in a text."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args]
+    named = [c.args[0] for c in calls if ast.unparse(c.func).endswith("import_module")]
+    texts = [n.value for n in named if isinstance(n, ast.Constant)]
+    return [text for text in texts if text.startswith("bertcompress.")]
+
+
+def test_one_import_runs_up_and_does_its_work_whoever_asks():
+    """A conversion that models/ registered would be missing where nobody imported that."""
+    found = found_in_any(imports_by_name)
+    assert found == {"shapes.modeling": ["bertcompress.models.stock"]}
+    program = (
+        "import json, pathlib, sys, tempfile, transformers\n"
+        "from bertcompress import prune_layers\n"
+        "config = transformers.BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2,"
+        " num_attention_heads=2, intermediate_size=8)\n"
+        "model = prune_layers(transformers.BertModel(config), [0])\n"
+        "print('bertcompress.models.stock' in sys.modules)\n"
+        "folder = pathlib.Path(tempfile.mkdtemp())\n"
+        "model.save_pretrained(folder)\n"
+        "print(json.loads((folder / 'config.json').read_text())['model_type'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "bert"], done.stderr
+
+
 def asks_for_a_family(tree: ast.AST, names: set[str]) -> list[int]:
     """Lines on which a name of a family, or a `model_type`, is compared with something."""
     found = []

@@ -120,6 +120,8 @@ def _stock_form(model: Any, state: Any) -> Any:
     """
     if not __name__.startswith("bertcompress."):  # shipped beside a model
         return None
+    # By name, the one import that runs up: were the conversion registered when models/ is imported,
+    # what is written would depend on who imported that, and few methods do.
     stock = importlib.import_module("bertcompress.models.stock").to_stock(model)
     if stock is model or (state is not None and {*stock.state_dict()} != {*state}):
         return None
