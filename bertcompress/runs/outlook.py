@@ -90,7 +90,9 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
         controls = method.controls() if planner.controls else {}
         for place, (what, control) in zip(control_names(name), controls.items(), strict=False):
             made = planner.work(place, f"{title}, its control ({what})", control)
-            works.append(replace(made, low_s=min(made.low_s, own.low_s), follows=name))
+            if made.steps:  # it takes as many as the method turns out to
+                made = replace(made, low_s=min(made.low_s, own.low_s), follows=name)
+            works.append(made)
         planner.shrink(method)
         compared = compared or not (method.trains_head or method.leaves == "measurement")
     return [*works, planner.timing()]

@@ -14,6 +14,7 @@ rank it does not pay, and only the measured latency tells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -136,3 +137,9 @@ class FactorizeLinear(Method):
         }
         read = sum(len(batch["input_ids"]) for batch in batches) or None
         return Product(product.model, product.tokenizer, (), Findings(samples=read, free=ranks))
+
+    def controls(self) -> Mapping[str, Method]:
+        """Return as many parameters by the singular values of the matrices alone."""
+        if self.metric == "svd":
+            return {}
+        return {"plain SVD": self.model_copy(update={"metric": "svd"})}

@@ -58,7 +58,11 @@ def kprune(
 
 
 class KPrune(Method):
-    """Cut heads and neurons and repair the rest by least squares, without training."""
+    """Cut heads and neurons and repair the rest by least squares, without training.
+
+    No control: units drawn at random would have to be repaired too, which takes as long as the
+    method itself, in a recipe that trains nothing and so has nothing longer.
+    """
 
     key: ClassVar[str] = "kprune"
     paper: ClassVar[str] = "Park et al. 2023, arXiv:2308.03449"

@@ -269,3 +269,9 @@ class PruneStructured(Method):
         }
         read = sum(len(batch["input_ids"]) for batch in batches)
         return Product(product.model, product.tokenizer, (), Findings(samples=read, free=left))
+
+    def controls(self) -> Mapping[str, Method]:
+        """Return the same shape, its heads and neurons drawn; uneven, another shape would be."""
+        if self.keep == 1 or self.scores == "random" or self.allocation == "uneven":
+            return {}
+        return {"random heads and neurons": self.model_copy(update={"scores": "random"})}

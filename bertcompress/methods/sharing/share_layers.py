@@ -195,7 +195,10 @@ def _change(model: nn.Module, inputs: Sequence[Batch], goals: Sequence[Tensor]) 
 
 
 class ShareLayers(Method):
-    """Let several layers use one set of weights, as ALBERT does."""
+    """Let several layers use one set of weights, as ALBERT does.
+
+    No control: `best` is the best of all that the shared weights could start from, and says which.
+    """
 
     key: ClassVar[str] = "share_layers"
     paper: ClassVar[str] = "Lan et al. 2020, arXiv:1909.11942"
