@@ -159,6 +159,7 @@ def test_a_run_shows_its_plan_and_each_stage_on_standard_error(recipe, tmp_path,
     assert [line.removesuffix(" ...") for line in begun] == [
         "stage 1 of 3: finetune",
         "stage 2 of 3: prune_structured",
+        blind,
         "stage 3 of 3: distill",
         control,
         "report",
