@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
-    "PROBE_FILE",
+    "KNOWN_ANSWERS_FILE",
     "SERVE_FILE",
+    "Answered",
     "Curve",
     "Deployment",
     "Findings",
@@ -29,7 +32,7 @@ __all__ = [
     "precision_name",
 ]
 
-PROBE_FILE = "probe.npz"
+KNOWN_ANSWERS_FILE = "probe.npz"
 """Beside each shipped file: recorded answers, which `verify` replays."""
 SERVE_FILE = "serve.py"
 """Beside an ONNX file: answers texts without this package."""
@@ -317,6 +320,27 @@ class Product:
     deployments: tuple[Deployment, ...] = ()
     findings: Findings = field(default_factory=Findings)
     """What the step found and decided; the stage's record and the report keep it."""
+    answered: tuple[Answered, ...] = ()
+    """What its deployments answered already, so that they are not asked again."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a deployment answered to a split when a step judged it."""
+
+    deployment: Deployment
+    digest: str
+    """Of its files then: others may lie there by now."""
+    split: str
+    logits: NDArray[np.float32]
+    """Shape: (N, K)."""
+
+    def is_of(self, deployment: Deployment, digest: str) -> bool:
+        """Return whether these are the answers of a deployment, wherever it lies now."""
+        now, then = (
+            (each.runtime, each.precision, each.device) for each in (deployment, self.deployment)
+        )
+        return (now, digest) == (then, self.digest)
 
 
 def precision_name(bits: Iterable[int]) -> str:

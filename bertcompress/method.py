@@ -171,6 +171,26 @@ class Method(BaseModel):
         """Whether it leaves weights at exactly zero, after which no shape can change."""
         return False
 
+    @property
+    def share_left(self) -> float | None:
+        """The share of its parameters and work that a model keeps, 0 to 1; None: not known."""
+        return None
+
+    @property
+    def rows_read(self) -> int:
+        """Calibration rows that it reads at most, beside a training."""
+        return 0
+
+    @property
+    def makes_files_for(self) -> tuple[str, ...]:
+        """Runtimes that files are made for; empty: all that are installed, or it makes none."""
+        return ()
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether files that lose too much are made anew in other ways."""
+        return False
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where a model cannot take this step; only shapes count, not weights."""
 

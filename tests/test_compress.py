@@ -12,12 +12,21 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.errors import OutputError
+from bertcompress.measure.scores import predict
+from bertcompress.runs import stage
+from bertcompress.runtimes import open_predictor
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def asked():
+    """Splits that stages asked a file of int8 for, one text at a time."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, asked):
     """Stages of a recipe, the run that was shipped of them, and the run of the whole at once."""
     place = tmp_path_factory.mktemp("compress")
     with pytest.MonkeyPatch.context() as patch:
@@ -27,7 +36,14 @@ def made(tmp_path_factory):
         for name, rows, seed in (("train", 240, 0), ("validation", 60, 1)):
             write_rows(place / f"{name}.csv", rows, seed, yes="yes", no="no")
         wanted = recipe(place, METHODS)
-        result = bc.compress(wanted, place / "stages")
+
+        def noted(predictor, data, split, tokenizer, *more):
+            asked.extend([split] if predictor.precision == "int8" and not more else [])
+            return predict(predictor, data, split, tokenizer, *more)
+
+        with patch.context() as noting:
+            noting.setattr(stage, "predict", noted)
+            result = bc.compress(wanted, place / "stages")
         shipped = bc.ship(result, place / "shipped")
         yield result, shipped, bc.run(wanted, place / "whole")
 
@@ -65,6 +81,17 @@ def test_every_stage_keeps_its_answers_to_the_selection_split(made):
     for row in result.rows:
         for deployment in row.deployments:
             assert len(row.logits(deployment, "selection")) == len(data.selection)
+
+
+def test_no_file_is_asked_again_what_the_gate_asked_it(made, asked):
+    result, *_ = made
+    judged = [each for each in result.final.deployments if each.precision == "int8"]
+    assert judged and asked.count("validation") - asked.count("selection") == len(judged)
+    data, tokenizer = result.start.data, result.shaped.product.tokenizer
+    for each in result.final.deployments:
+        predictor = open_predictor(each.path, each.runtime, None, each.precision)
+        anew = predict(predictor, data, "selection", tokenizer)
+        assert np.array_equal(result.final.logits(each, "selection"), anew), each.precision
 
 
 def test_what_may_be_chosen_by_is_not_what_is_reported(made):

@@ -147,18 +147,19 @@ def test_a_run_shows_its_plan_and_each_stage_on_standard_error(recipe, tmp_path,
         "  stage 1 of 3: finetune: at most 72 steps, until the score on the selection split no "
         "longer rises; "
     )
-    assert lines[start + 3].startswith("  stage 3 of 3: distill: 9 steps; about ") or (
-        lines[start + 3].startswith("  stage 3 of 3: distill: 9 steps; ")
-    )
+    blind = "stage 2 of 3: prune_structured, its control (random heads and neurons)"
+    assert lines[start + 3].startswith(f"  {blind}: ") and "steps" not in lines[start + 3]
+    assert lines[start + 4].startswith("  stage 3 of 3: distill: 9 steps; ")
     control = "stage 3 of 3: distill, its control (labels alone, no teacher)"
-    assert lines[start + 4] == f"  {control}: as many steps"
-    whole = lines[start + 6]
+    assert lines[start + 5] == f"  {control}: as many steps"
+    whole = lines[start + 7]
     assert whole.startswith("the whole: ") and "for a training step of 8 rows, timed here" in whole
     begun = [line for line in lines if line.endswith(" ...")]
     ended = [line for line in lines if ": done in " in line]
     assert [line.removesuffix(" ...") for line in begun] == [
         "stage 1 of 3: finetune",
         "stage 2 of 3: prune_structured",
+        blind,
         "stage 3 of 3: distill",
         control,
         "report",

@@ -116,6 +116,33 @@ def test_what_travels_with_a_model_needs_nothing_else():
             assert all(other.startswith("shapes") for _, other in imports(name))
 
 
+def imports_by_name(tree: ast.AST) -> list[str]:
+    """Modules of this package that are imported by a name in a text."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args]
+    named = [c.args[0] for c in calls if ast.unparse(c.func).endswith("import_module")]
+    texts = [n.value for n in named if isinstance(n, ast.Constant)]
+    return [text for text in texts if text.startswith("bertcompress.")]
+
+
+def test_one_import_runs_up_and_does_its_work_whoever_asks():
+    """A conversion that models/ registered would be missing where nobody imported that."""
+    found = found_in_any(imports_by_name)
+    assert found == {"shapes.modeling": ["bertcompress.models.stock"]}
+    program = (
+        "import json, pathlib, sys, tempfile, transformers\n"
+        "from bertcompress import prune_layers\n"
+        "config = transformers.BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2,"
+        " num_attention_heads=2, intermediate_size=8)\n"
+        "model = prune_layers(transformers.BertModel(config), [0])\n"
+        "print('bertcompress.models.stock' in sys.modules)\n"
+        "folder = pathlib.Path(tempfile.mkdtemp())\n"
+        "model.save_pretrained(folder)\n"
+        "print(json.loads((folder / 'config.json').read_text())['model_type'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "bert"], done.stderr
+
+
 def asks_for_a_family(tree: ast.AST, names: set[str]) -> list[int]:
     """Lines on which a name of a family, or a `model_type`, is compared with something."""
     found = []
@@ -160,6 +187,45 @@ def test_no_path_into_a_layer_stands_outside_the_families():
         texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
         if not name.startswith("shapes.families"):
             assert not texts & paths_of_layers(), name
+
+
+def asks_for_an_edit(tree: ast.AST) -> list[int]:
+    """Lines that read a record of edits, or ask for one kind of it by its name."""
+    from bertcompress.shapes.edits import KINDS
+
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            read = {alias.name for alias in node.names} & {"KINDS", "Record", "read_record"}
+            found += [node.lineno] * bool(read and (node.module or "").startswith(SHAPES))
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            named = any(isinstance(s, ast.Constant) and s.value in KINDS for s in sides)
+            where = " ".join(ast.unparse(side) for side in sides)
+            found += [node.lineno] * bool(named and ("record" in where or "edit" in where))
+        elif isinstance(node, ast.Constant) and node.value in UNMISTAKABLE:
+            found.append(node.lineno)
+    return sorted({*found})
+
+
+SHAPES = "bertcompress.shapes"
+UNMISTAKABLE = {"lowbit", "lowrank", "masked", "sharing"}
+"""Kinds whose names mean nothing else; `heads` and `layers` are also parts of a model."""
+
+
+def test_which_edit_it_was_only_shapes_know():
+    assert found_in_any(asks_for_an_edit, but="shapes") == {}
+
+
+def test_a_question_for_an_edit_is_found():
+    for text in (
+        'records.get("masked")',
+        '"layers" in records',
+        'edit.kind == "heads"',
+        "from bertcompress.shapes import read_record",
+    ):
+        assert asks_for_an_edit(ast.parse(text)) == [1], text
+    assert asks_for_an_edit(ast.parse('site.kind == "heads"')) == []
 
 
 def test_files_and_functions_are_short():
@@ -245,6 +311,25 @@ def test_a_comparison_with_a_problem_is_found():
     assert compared(ast.parse("problem == other"), "problem") == []
 
 
+def read_by_name(tree: ast.AST) -> list[int]:
+    """Lines on which something is read of a method, or of settings, by a name in a text."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and len(n.args) > 1]
+    return [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Name)
+        and call.func.id == "getattr"
+        and getattr(call.args[0], "id", "") in {"m", "method", "settings", "control"}
+        and isinstance(call.args[1], ast.Constant)
+    ]
+
+
+def test_a_run_asks_a_method_and_guesses_no_setting():
+    wrong = {name: found for name, tree in TREES.items() if (found := read_by_name(tree))}
+    assert {name for name in wrong if room(name) in ("runs", "verbs", "cli", "report")} == set()
+    assert read_by_name(ast.parse('getattr(method, "keep", None)')) == [1]
+
+
 def test_which_method_it_is_only_methods_know():
     """Nobody else compares a key with a text, or names a method in a text of its own."""
 
@@ -290,10 +375,10 @@ def test_no_runtime_is_named_above_its_room():
 
 
 def test_only_the_layout_spells_the_files_of_a_run():
-    from bertcompress.deployment import PROBE_FILE, SERVE_FILE, Layout, StageLayout
+    from bertcompress.deployment import KNOWN_ANSWERS_FILE, SERVE_FILE, Layout, StageLayout
 
     every = [*Layout().documents, Layout().manifest, StageLayout().record, StageLayout().answers]
-    files = {*(path.name for path in every), PROBE_FILE, SERVE_FILE}
+    files = {*(path.name for path in every), KNOWN_ANSWERS_FILE, SERVE_FILE}
     others = [name for name in MODULES if name != "deployment"]
     assert [place for name in others for place in constants(name, files)] == []
     assert {place.rpartition(" ")[2] for place in constants("deployment", files)} == files

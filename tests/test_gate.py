@@ -22,7 +22,11 @@ from tests_support import tiny_model, tiny_tokenizer
 import bertcompress as bc
 from bertcompress.cli.main import main
 from bertcompress.errors import Notice, OutputError
-from bertcompress.measure.probe import PROBE_FILE, read_probe, write_probe
+from bertcompress.measure.known_answers import (
+    KNOWN_ANSWERS_FILE,
+    read_known_answers,
+    write_known_answers,
+)
 from bertcompress.publish.card import CardFacts, inherited, render
 from bertcompress.report import Report, print_report
 from bertcompress.support.terminal import Terminal
@@ -247,7 +251,7 @@ def test_yaml_that_unfolds_is_one_error(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and its ONNX files with their probe."""
+    """A model, and its ONNX files with their known."""
     place = tmp_path_factory.mktemp("gate")
     names = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
     bc.save(tiny_model(num_labels=2, **names), place / "model", tiny_tokenizer())
@@ -351,7 +355,7 @@ PROBES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", PROBES)
-def test_a_malformed_probe_is_one_error(
+def test_malformed_known_answers_are_one_error(
     what: str,
     made: Path,
     tmp_path: Path,
@@ -359,27 +363,27 @@ def test_a_malformed_probe_is_one_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     place = copy_of(made / "out" / "onnx", tmp_path / "onnx")
-    replace(place / PROBE_FILE, PROBES[what])
+    replace(place / KNOWN_ANSWERS_FILE, PROBES[what])
     error = one_error(*command(monkeypatch, capsys, "verify", place, "--seconds", 0))
-    assert PROBE_FILE in error
+    assert KNOWN_ANSWERS_FILE in error
 
 
-def test_a_good_probe_is_read_as_before(made: Path, tmp_path: Path) -> None:
-    probe = read_probe(made / "out" / "onnx")
-    write_probe(tmp_path, probe)
-    again = read_probe(tmp_path)
-    assert dict(probe.runs_as) == dict(again.runs_as)
-    assert all(np.array_equal(probe.inputs[n], again.inputs[n]) for n in probe.inputs)
+def test_good_known_answers_are_read_as_before(made: Path, tmp_path: Path) -> None:
+    known = read_known_answers(made / "out" / "onnx")
+    write_known_answers(tmp_path, known)
+    again = read_known_answers(tmp_path)
+    assert dict(known.runs_as) == dict(again.runs_as)
+    assert all(np.array_equal(known.inputs[n], again.inputs[n]) for n in known.inputs)
 
 
 BOMB = """
 import resource, sys
 from pathlib import Path
 from bertcompress.errors import CheckpointError
-from bertcompress.measure.probe import read_probe
+from bertcompress.measure.known_answers import read_known_answers
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    read_probe(Path(sys.argv[1]))
+    read_known_answers(Path(sys.argv[1]))
 except CheckpointError as error:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(grown // 1024, error)
@@ -388,7 +392,7 @@ except CheckpointError as error:
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     with (
-        zipfile.ZipFile(tmp_path / PROBE_FILE, "w", zipfile.ZIP_DEFLATED) as archive,
+        zipfile.ZipFile(tmp_path / KNOWN_ANSWERS_FILE, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("inputs/input_ids.npy", "w", force_zip64=True) as stream,
     ):
         for _ in range(600):

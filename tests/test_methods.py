@@ -121,6 +121,54 @@ def test_a_recipe_with_it_survives_yaml(key, tmp_path):
     assert Recipe.load(path).methods == (method_class(key)(),)
 
 
+CONTROLS = {
+    "prune_structured": ("random heads and neurons", {"scores": "random"}),
+    "factorize_linear": ("plain SVD", {"metric": "svd"}),
+    "factorize_embedding": ("every token alike", {"weighted": False}),
+}
+
+
+@pytest.mark.parametrize("key", CONTROLS)
+def test_a_choice_that_trains_nothing_has_the_blind_choice_beside_it(key, data, tmp_path, bert):
+    """Of the same size: what is chosen by the data has to be worth its while."""
+    method, (words, blind) = quick(key), CONTROLS[key]
+    ((name, control),) = method.controls().items()
+    assert (name, control) == (words, method.model_copy(update=blind))
+    assert control.controls() == {}, "it ends there"
+    sizes = []
+    for number, each in enumerate((method, control)):
+        context = Context(
+            data.task, data, Models(None), torch.device("cpu"), 0, tmp_path / str(number)
+        )
+        done = each.apply(Product(copy.deepcopy(bert), tiny_tokenizer()), context)
+        sizes.append(sum(p.numel() for p in done.model.parameters()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+def test_what_has_no_blind_choice_of_its_shape_has_no_control():
+    for knobs in ({"keep": 1.0}, {"allocation": "uneven"}, {"scores": "random"}):
+        assert bc.PruneStructured(**knobs).controls() == {}
+    for key in ("kprune", "share_layers", "trim_vocabulary"):
+        assert quick(key).controls() == {}
+        assert "No control: " in inspect.cleandoc(method_class(key).__doc__ or "")
+
+
+QUESTIONS = {"share_left": "keep", "rows_read": "rows", "makes_files_for": "runtimes"}
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_what_a_run_asks_is_answered_by_the_setting(key):
+    """A run estimates times and sizes from these, and reads no setting by its name."""
+    method = method_class(key)()
+    for question, setting in QUESTIONS.items():
+        answered = getattr(method, question)
+        if setting in type(method).model_fields:
+            assert answered == getattr(method, setting), question
+        else:
+            assert answered == getattr(Method, question).fget(method), question
+    assert method.tries_again == ("max_drop" in type(method).model_fields)
+
+
 def test_the_research_tier_is_the_table_of_it():
     assert {key for key in METHODS if method_class(key).tier == "research"} == RESEARCH
 

@@ -134,7 +134,7 @@ def test_what_was_encoded_for_scoring_is_not_handed_to_methods(recipe):
 
 def test_stages_and_evaluate_are_scored_where_a_model_is_trained(spied):
     # Each stage with a model, controls too; what is recorded for `verify` is the processor's.
-    assert spied.devices[:8] == ["cuda"] * 7 + ["cpu"]
+    assert spied.devices[:10] == ["cuda"] * 9 + ["cpu"]
     spied.devices.clear()
     bc.evaluate(spied.run.folder)
     assert spied.devices == ["cuda"]

@@ -366,5 +366,5 @@ def test_an_opponent_that_cannot_be_made_is_a_note(place, monkeypatch):
     words = "no int8 of the uncompressed model to compare with: nothing quantised it"
     assert words in run.report.last.notes
     assert {path.name for path in (run.folder / "stages").iterdir()} == {
-        *("01-finetune", "02-prune_structured", "03-quantize_int8"),
+        *("01-finetune", "02-prune_structured", "02-prune_structured-control", "03-quantize_int8"),
     }

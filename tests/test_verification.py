@@ -16,14 +16,14 @@ import bertcompress as bc
 from bertcompress.cli.main import app
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.errors import CheckpointError, InputError, MissingExtra, NotFound, WorkerError
-from bertcompress.measure.probe import (
-    PROBE_FILE,
-    Probe,
+from bertcompress.measure.known_answers import (
+    KNOWN_ANSWERS_FILE,
+    KnownAnswers,
     alike,
     answers,
-    probe_inputs,
-    read_probe,
-    write_probe,
+    known_inputs,
+    read_known_answers,
+    write_known_answers,
 )
 from bertcompress.methods.quantization import int8, q8bert
 from bertcompress.runtimes import open_predictor
@@ -36,7 +36,7 @@ onnx = pytest.importorskip("onnx")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """What `export` writes: fp32 and int8 files, with their probe."""
+    """What `export` writes: fp32 and int8 files, with their known."""
     place = tmp_path_factory.mktemp("made")
     bc.save(tiny_model(), place / "model", tiny_tokenizer())
     bc.export(place / "model", place / "out")
@@ -51,8 +51,8 @@ def copied(made, tmp_path):
 
 def test_inputs_are_real_shapes_and_always_the_same():
     tokenizer = tiny_tokenizer()
-    inputs = probe_inputs(tokenizer, 40)
-    again = probe_inputs(tokenizer, 40)
+    inputs = known_inputs(tokenizer, 40)
+    again = known_inputs(tokenizer, 40)
     assert all(np.array_equal(inputs[name], again[name]) for name in inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     assert ids.shape[0] == 64
@@ -141,14 +141,14 @@ def test_other_threads_are_named(copied):
     assert any("threads there and 7 here" in words for words in warnings)
 
 
-def test_missing_files_damaged_probes_and_no_probe(copied, made):
+def test_missing_files_damaged_answers_and_none(copied, made):
     (copied / "onnx" / "model.onnx").unlink()
     rows, _ = bc.verify(copied, seconds=0)
     assert (rows[0].passes, rows[0].words) == (False, "the file is missing")
-    (copied / "onnx" / PROBE_FILE).write_bytes(b"nothing")
+    (copied / "onnx" / KNOWN_ANSWERS_FILE).write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="damaged"):
         bc.verify(copied, seconds=0)
-    with pytest.raises(NotFound, match=f"no {PROBE_FILE}"):
+    with pytest.raises(NotFound, match=f"no {KNOWN_ANSWERS_FILE}"):
         bc.verify(made / "model", seconds=0)
 
 
@@ -167,10 +167,12 @@ def test_a_runtime_that_is_not_here_is_no_failure(copied, monkeypatch):
 
 
 def test_another_processor_is_named(copied):
-    probe = read_probe(copied / "onnx")
-    sets = [*probe.environment["instruction_sets"], "amx_int8_of_tomorrow"]
-    other = {**probe.environment, "processor": "Elsewhere 9000", "instruction_sets": sets}
-    write_probe(copied / "onnx", replace(probe, environment=other, latency_ms={"model.onnx": 7.0}))
+    known = read_known_answers(copied / "onnx")
+    sets = [*known.environment["instruction_sets"], "amx_int8_of_tomorrow"]
+    other = {**known.environment, "processor": "Elsewhere 9000", "instruction_sets": sets}
+    write_known_answers(
+        copied / "onnx", replace(known, environment=other, latency_ms={"model.onnx": 7.0})
+    )
     rows, warnings = bc.verify(copied, seconds=0)
     assert rows[0].latency_there_ms == 7.0
     assert "Elsewhere 9000" in warnings[0]
@@ -198,7 +200,7 @@ def test_how_near_is_near_enough(noise, precision, passes):
 
 def test_answers_per_token_are_padded(made):
     model = tiny_model(head="ForTokenClassification")
-    inputs = probe_inputs(tiny_tokenizer(), 30)
+    inputs = known_inputs(tiny_tokenizer(), 30)
     found = answers(TorchPredictor(model), inputs)
     assert found.shape[:2] == inputs["input_ids"].shape
 
@@ -214,21 +216,21 @@ def test_a_file_that_ignores_its_input_fails():
 def test_a_bf16_model_is_run_as_bf16(tmp_path):
     model = tiny_model().to(torch.bfloat16)
     bc.save(model, tmp_path / "bf16", tiny_tokenizer())
-    inputs = probe_inputs(tiny_tokenizer(), 30)
+    inputs = known_inputs(tiny_tokenizer(), 30)
     found = answers(open_predictor(tmp_path / "bf16", "torch", None, "bf16"), inputs)
     name = "model.safetensors"
     host = {"processor": "?", "instruction_sets": [], "versions": {}}
-    probe = Probe(inputs, {name: found}, host, {}, {name: ("torch", "bf16")})
-    write_probe(tmp_path / "bf16", probe)
+    known = KnownAnswers(inputs, {name: found}, host, {}, {name: ("torch", "bf16")})
+    write_known_answers(tmp_path / "bf16", known)
     ((row,), _) = bc.verify(tmp_path, seconds=0)
     assert (row.precision, row.passes, row.words) == ("bf16", True, "the same to the bit")
 
 
 @pytest.mark.parametrize("head", ["ForMultipleChoice", "ForMaskedLM"])
-def test_other_heads_are_exported_without_a_probe(head, tmp_path):
+def test_other_heads_are_exported_without_known_answers(head, tmp_path):
     bc.save(tiny_model(head=head), tmp_path / "model", tiny_tokenizer())
     bc.export(tmp_path / "model", tmp_path / "out")
-    assert not list((tmp_path / "out").rglob(PROBE_FILE))
+    assert not list((tmp_path / "out").rglob(KNOWN_ANSWERS_FILE))
 
 
 def test_a_stored_model_is_exported_with_its_own_integers(tmp_path):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertcompress.errors import InputError, ModelError
+from bertcompress.shapes.record import written_bits
 from bertcompress.support.reading import read_json
 
 __all__ = ["lowbit_widths", "read_fields_of"]
@@ -87,10 +88,7 @@ def read_fields_of(path: Path, name: str) -> dict[str, Any]:
 
 def lowbit_widths(raw: dict[str, Any], name: str) -> list[int]:
     """Return the bits that weights are stored in, by the record of edits; raises ModelError."""
-    found: Any = raw
-    for key in ("bertcompress", "edits", "lowbit", "weights"):
-        found = found.get(key) if isinstance(found, dict) else None
-    values = list(found.values()) if isinstance(found, dict) else []
+    values = written_bits(raw)
     if not all(isinstance(each, int) and 1 <= each <= 32 for each in values):
         raise ModelError(f"model '{name}': config.json: bits of weights are numbers from 1 to 32")
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertcompress.deployment import Product, precision_name
+from bertcompress.deployment import Findings, Product, precision_name
 from bertcompress.errors import (
     CheckpointError,
     ModelError,
+    Notice,
     OutputError,
 )
 from bertcompress.models.config import OWN, read_config, read_fields
@@ -26,11 +28,15 @@ from bertcompress.shapes import (
     FAMILIES,
     ShapeError,
     anatomy,
+    count_zeros,
     family_named,
-    read_record,
+    forget_zeros,
+    lost_zeros,
+    recorded_zeros,
+    resume_record,
+    stored_bits,
     working_form,
 )
-from bertcompress.shapes.masked import lost_zeros
 from bertcompress.support.files import write_atomically
 
 __all__ = ["class_of", "config_of", "load", "max_tokens", "precision_of", "rung", "save"]
@@ -49,24 +55,7 @@ def rung(model: PreTrainedModel) -> tuple[int, str]:
 
 def precision_of(model: PreTrainedModel) -> str:
     """Return in what the weights are stored: `fp32`, `int8`, or `int4-8` where bits differ."""
-    return precision_name(_stored_bits(model))
-
-
-def imitates(model: PreTrainedModel) -> bool:
-    """Return whether bytes and time are not those that the model's edits claim.
-
-    Of bits that nothing packs, and of zeros. What is stored in few bits is as small as those,
-    whatever zeros it has.
-    """
-    record = read_record(model.config)
-    if "lowbit" in record:
-        return record["lowbit"].simulated
-    return "masked" in record and record["masked"].simulated
-
-
-def _stored_bits(model: PreTrainedModel) -> set[int]:
-    record = read_record(model.config).get("lowbit")
-    return set(record.weights.values()) if record else set()
+    return precision_name(stored_bits(model))
 
 
 def save(
@@ -97,12 +86,26 @@ def save(
 
 
 def _check_zeros(model: PreTrainedModel, what: str, error: type[ModelError]) -> None:
-    masked = read_record(model.config).get("masked")
-    if masked and (lost := lost_zeros(model, masked)):
+    if lost := lost_zeros(model):
         raise error(
-            f"model {what}: '{lost}' has fewer zeros than the {1 - masked.density[lost]:.1%} that "
-            "were recorded"
+            f"model {what}: '{lost[0]}' has fewer zeros than the {lost[1]:.1%} that were recorded"
         )
+
+
+def _filled_zeros(model: PreTrainedModel, name: str) -> tuple[str, ...]:
+    """Drop the record of a stock model that lost its zeros, and return the line on that.
+
+    Plain transformers trains such a model without knowing of its record: it is a dense one then.
+    """
+    if str(model.config.model_type).startswith(OWN) or not lost_zeros(model):
+        return ()
+    words = (
+        f"model '{name}': {recorded_zeros(model):,} of its weights were zero when it was written, "
+        f"and {count_zeros(model):,} are now: it was trained without its mask, and counts as dense"
+    )
+    forget_zeros(model)
+    warnings.warn(words, Notice, stacklevel=3)
+    return (words,)
 
 
 def _padding_side(model: PreTrainedModel) -> str | None:
@@ -123,12 +126,15 @@ def load(
     `head` is the end of a stock class name, such as `ForSequenceClassification`; left out, the
     checkpoint's own. Every tensor must be there and fit: CheckpointError otherwise, except that
     with `fresh_head` the head (and the pooler) may be new. Weights are read from safetensors only,
-    and no code that came with a model is run. Raises UnsupportedFamily and ModelError for models
-    that cannot be used.
+    and no code that came with a model is run. A stock class whose zeros are recorded keeps them in
+    every training; where something else trained them away, that is said and it is a dense model.
+    Raises UnsupportedFamily and ModelError for models that cannot be used.
     """
     folder = locate(str(name), revision=revision)
     cls, config, tensors = _planned(folder, str(name), head, config_fields or {})
     model = _strict(cls, folder, config, fresh_head, tensors)
+    notes = _filled_zeros(model, str(name))
+    resume_record(model)
     _check_zeros(model, f"'{name}' is not what its record says", CheckpointError)
     tokenizer = load_tokenizer(folder, str(name), config)
     if len(tokenizer) > config.vocab_size:
@@ -137,7 +143,7 @@ def load(
             f"{config.vocab_size}; they do not belong together"
         )
     model.train(False)
-    return Product(model, tokenizer)
+    return Product(model, tokenizer, findings=Findings(notes=notes))
 
 
 def class_of(name: str | Path, *, revision: str | None = None) -> type:

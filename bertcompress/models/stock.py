@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bertcompress.models.stock_albert import albert_obstacle, shape_obstacle, to_albert
-from bertcompress.shapes import PARTS, anatomy, edited, read_record
+from bertcompress.shapes import PARTS, anatomy, edited, has_thin_tables, keep_zeros
 
 __all__ = ["plain_config", "stock_obstacle", "to_stock"]
 
@@ -29,10 +29,9 @@ def stock_obstacle(model: PreTrainedModel) -> str | None:
 def _needs_albert(model: PreTrainedModel) -> bool:
     """Return whether the family's own class has no room for what was shared or factorised."""
     view = anatomy(model)
-    records = read_record(view.config)
     whole = list(range(len(view.layers)))
     shared = any(view.owners(part) != whole for part in PARTS)
-    return shared or "embedding" in records
+    return shared or has_thin_tables(model)
 
 
 def plain_config(model: PreTrainedModel) -> Any:
@@ -58,11 +57,19 @@ def plain_config(model: PreTrainedModel) -> Any:
 
 
 def to_stock(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the same model as a stock class, or the model itself where none can hold its shape."""
+    """Return the same model as a stock class, or the model itself where none can hold its shape.
+
+    The config of a stock class keeps one record, which that class ignores: how many zeros there
+    are. `resume_record` gives it back its meaning.
+    """
     if not edited(model) or stock_obstacle(model) is not None:
         return model
-    if _needs_albert(model):
-        return to_albert(model)
+    stock = to_albert(model) if _needs_albert(model) else _same_names(model)
+    keep_zeros(model, stock)
+    return stock
+
+
+def _same_names(model: PreTrainedModel) -> PreTrainedModel:
     config = plain_config(model)
     family = anatomy(model).family
     stock = family.stock_class(config.architectures[0].removeprefix(family.stock_prefix))(config)

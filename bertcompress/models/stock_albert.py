@@ -24,7 +24,7 @@ from bertcompress.shapes import (
     LowRank,
     albert_groups,
     anatomy,
-    read_record,
+    stored_bits,
 )
 
 __all__ = ["albert_obstacle", "shape_obstacle", "to_albert"]
@@ -60,7 +60,7 @@ def albert_obstacle(model: PreTrainedModel) -> str | None:
 def shape_obstacle(model: PreTrainedModel) -> str | None:
     """Return why the layers have a shape that no stock class holds, or None where one may."""
     view = anatomy(model)
-    if "lowbit" in read_record(view.config):
+    if stored_bits(model):
         return "its weights are stored in few bits, and stock classes hold them in floats"
     full = int(view.config.num_attention_heads)
     if view.hidden != int(view.config.hidden_size):

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bertcompress.deployment import PROBE_FILE, SERVE_FILE, Layout
+from bertcompress.deployment import KNOWN_ANSWERS_FILE, SERVE_FILE, Layout
 from bertcompress.errors import InputError
 from bertcompress.support.files import write_atomically
 from bertcompress.support.reading import read_json
@@ -30,7 +30,7 @@ _OF_RUNTIMES = "|".join(path.as_posix() for path in (_RUN.onnx, _RUN.openvino, _
 _BESIDE_A_MODEL = (
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|"
-    rf"(spm|spiece|sentencepiece\.bpe)\.(model|vocab)|{re.escape(PROBE_FILE)}|README\.md|"
+    rf"(spm|spiece|sentencepiece\.bpe)\.(model|vocab)|{re.escape(KNOWN_ANSWERS_FILE)}|README\.md|"
     r"modeling_bertcompress\.py|chat_template\.jinja"
 )
 _KNOWN = re.compile(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bertcompress.deployment import PROBE_FILE, Layout
+from bertcompress.deployment import KNOWN_ANSWERS_FILE, Layout
 from bertcompress.errors import InputError, NotFound, OutputError
 from bertcompress.hub.download import fetch
 from bertcompress.hub.failures import failures, patiently, reason, status, token, without_secrets
@@ -42,7 +42,7 @@ def _ours() -> re.Pattern[str]:
     folders = "|".join(map(re.escape, [*beside, Layout().figures.name]))
     return re.compile(
         rf"({folders})/.*|model[\w.-]*\.safetensors|modeling_bertcompress\.py|"
-        rf"{re.escape(PROBE_FILE)}"
+        rf"{re.escape(KNOWN_ANSWERS_FILE)}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bertcompress.data import TaskData
 from bertcompress.deployment import Layout, Product, StageLayout
+from bertcompress.engines.distillation.settings import learns_from_labels_alone
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
 from bertcompress.method import Method, Need
@@ -67,7 +68,7 @@ def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: b
     for i, method in enumerate(recipe.methods):
         if method not in steps(recipe.methods, finetuned):
             continue
-        if getattr(method, "labels_only", False):
+        if learns_from_labels_alone(method):
             raise RecipeError(
                 f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
                 "has none; give its logit_weight or hidden_weight to learn from the original"
@@ -124,7 +125,7 @@ def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
             break
         if method.leaves == "measurement":
             continue
-        kept = getattr(method, "keep", None)
+        kept = method.share_left
         method.plan_shape(shape)
         if (
             method.leaves == "shape"
@@ -132,7 +133,7 @@ def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
             and type(method).plan_shape is Method.plan_shape
         ):
             counted = anatomy(shape).encoder  # what is left of the tables is not known
-        sizes.append(int(_bytes(counted) * (kept if isinstance(kept, float) else 1.0)))
+        sizes.append(int(_bytes(counted) * (1.0 if kept is None else kept)))
     return sum(sizes) + (sizes[-1] if sizes else 0)
 
 

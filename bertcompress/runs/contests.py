@@ -16,8 +16,7 @@ from bertcompress.method import Method
 from bertcompress.report.rows import Role
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
-from bertcompress.shapes import read_record
-from bertcompress.shapes.masked import zeros_of
+from bertcompress.shapes import count_zeros
 from bertcompress.training import TrainSettings
 
 __all__ = ["Contest", "control_names", "is_control", "trained_alike"]
@@ -117,9 +116,7 @@ def _selection_score(finished: StageResult, stages: Stages) -> float:
 def _size(result: StageResult) -> int:
     """Return the parameters that are not masked: a dense control is larger than a sparse model."""
     model = result.product.model
-    masked = read_record(model.config).get("masked")
-    zeros = sum(zeros_of(model, masked).values()) if masked else 0
-    return count_parameters(model).total - zeros
+    return count_parameters(model).total - count_zeros(model)
 
 
 def trained_alike(control: Method, trained: Trained | None) -> Method:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bertcompress.engines.distillation.settings import learns_from_labels_alone
 from bertcompress.measure.footprint import count_parameters, macs
 from bertcompress.method import Method, Need
 from bertcompress.recipe import Recipe
@@ -89,7 +90,9 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
         controls = method.controls() if planner.controls else {}
         for place, (what, control) in zip(control_names(name), controls.items(), strict=False):
             made = planner.work(place, f"{title}, its control ({what})", control)
-            works.append(replace(made, low_s=min(made.low_s, own.low_s), follows=name))
+            if made.steps:  # it takes as many as the method turns out to
+                made = replace(made, low_s=min(made.low_s, own.low_s), follows=name)
+            works.append(made)
         planner.shrink(method)
         compared = compared or not (method.trains_head or method.leaves == "measurement")
     return [*works, planner.timing()]
@@ -112,16 +115,15 @@ class _Planner:
 
     def shrink(self, method: Method) -> None:
         """Take in that a method leaves less to compute."""
-        share = getattr(method, "keep", None)
-        if method.leaves == "shape" and isinstance(share, float):
-            self.kept *= share
+        if method.leaves == "shape" and method.share_left is not None:
+            self.kept *= method.share_left
 
     def work(self, name: str, title: str, method: Any) -> Work:
         """Return the work of one stage."""
         data = self.start.data
         judged = len(data.validation) + sum(map(len, data.also.values()))
         low, high = judged * self.pace.forward_s * self.kept, judged * self.pace.forward_s
-        sample = min(int(getattr(method, "rows", 0)), len(data.calibration))
+        sample = min(method.rows_read, len(data.calibration))
         low, high = low + sample * self.pace.forward_s, high + 2 * sample * self.pace.step_s
         if method.leaves == "files":
             more = self._rounding(method, judged)
@@ -141,9 +143,8 @@ class _Planner:
         most = method.steps(batches)
         few = fewest_steps(method, epoch, most)
         in_step = method.batch_size * method.gradient_accumulation * method.passes_per_step
-        teacher = (
-            self._teacher() if Need.TEACHER in method.requires and not method.labels_only else 0.0
-        )
+        taught = Need.TEACHER in method.requires and not learns_from_labels_alone(method)
+        teacher = self._teacher() if taught else 0.0
         usual = self.pace.step_s * in_step
         longest = usual * (1.0 if method.leaves == "weights" else _WRAPPED) + teacher * in_step
         judged = len(self.start.data.selection) * self.pace.forward_s
@@ -159,11 +160,11 @@ class _Planner:
         ratio = macs(self.start.teacher[0].model) / macs(self.start.product.model)
         return self.pace.forward_s * max(1.0, ratio)
 
-    def _rounding(self, method: Any, judged: int) -> tuple[float, float]:
+    def _rounding(self, method: Method, judged: int) -> tuple[float, float]:
         """Return the seconds in which int8 files are made and scored, one row at a time."""
         once = (judged + len(self.start.data.selection)) * self.pace.alone_s
-        files = len(getattr(method, "runtimes", ()) or available_runtimes())
-        attempts = 1 if getattr(method, "max_drop", None) is None else _ATTEMPTS
+        files = len(method.makes_files_for or available_runtimes())
+        attempts = _ATTEMPTS if method.tries_again else 1
         size = count_parameters(self.start.product.model).total / 1e6
         low, high = (files * size * each for each in _EXPORTED_S)
         return low + files * once * self.kept / 4, high + files * attempts * once

@@ -19,6 +19,7 @@ from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Stages
 from bertcompress.support.display import Display
+from bertcompress.training import TrainSettings
 
 __all__ = ["Pipeline"]
 
@@ -159,14 +160,14 @@ class Pipeline:
 
         A method and its control, or a teacher and its student, never differ in precision.
         """
-        if self.precision is None or getattr(method, "precision", None) != "auto":
+        if self.precision is None or not _by_trying(method):
             return method
         return method.model_copy(update={"precision": self.precision})
 
     def _decide_precision(self, name: str, method: Method, result: StageResult) -> None:
         training = result.record.findings.training
         found = training.precision if training else None
-        if self.precision or getattr(method, "precision", None) != "auto" or not found:
+        if self.precision or not _by_trying(method) or not found:
             return
         self.precision = found
         text = f"precision auto: {found}, by trying; for the whole run"
@@ -209,6 +210,11 @@ class Pipeline:
             notes.append("speed not measured: two thin matrices may be slower than one")
         if record.cost.reused:
             notes.append("reused from the stage store")
+
+
+def _by_trying(method: object) -> bool:
+    """Return whether the precision of a training is whichever is found to be faster."""
+    return isinstance(method, TrainSettings) and method.precision == "auto"
 
 
 def _training_words(trained: Trained | None) -> str:

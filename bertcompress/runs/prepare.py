@@ -27,7 +27,7 @@ from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runs.store import stage_key
 from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import ShapeError, anatomy, has_zeros
 from bertcompress.support.files import file_digest
 from bertcompress.training import to_target_units
 
@@ -118,7 +118,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     _check_precision(recipe, product.model)
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
-    for line in (*data.said, *data.notes):
+    for line in (*product.findings.notes, *data.said, *data.notes):
         say(line)
     _check_shapes(recipe, product.model)
     check_metrics(data, _outputs(product.model))
@@ -130,7 +130,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     half = half_size(locate(recipe.model, revision=recipe.revision))
     guessed = {"model": data.by_order, "teacher": taught}
     by_order = tuple(whose for whose, words in guessed.items() if words)
-    notes = (*notes, *data.notes, *told, *filter(None, guessed.values()))
+    notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
     device = torch.device(compute_device())
     return Prepared(
         data, product, finetuned, source, device, teacher, read, notes, by_order, half, original
@@ -196,7 +196,13 @@ def _check_shapes(recipe: Recipe, model: Any) -> None:
 
     with torch.device("meta"):
         shape = type(model)(copy.deepcopy(model.config))
-    for method in recipe.methods:
+    sparse = has_zeros(shape)
+    for i, method in enumerate(recipe.methods):
+        if sparse and method.leaves == "shape":
+            raise ShapeError(
+                f"methods[{i}].{method.key}: model '{recipe.model}' has weights at zero, which a "
+                "change of shape would lose; start from the model before they became zero"
+            )
         method.check(shape)
         method.plan_shape(shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ from bertcompress.data import TaskData
 from bertcompress.deployment import Deployment, Product
 from bertcompress.measure.footprint import count_parameters, macs, size_of
 from bertcompress.measure.scores import BATCH, Score, compare, flips, score, task_batches
-from bertcompress.measure.timing.candidates import Baseline, Candidate, Timing, cut_words
+from bertcompress.measure.timing.candidates import Candidate, Timing, cut_words
 from bertcompress.measure.timing.interleaved import time_candidates
-from bertcompress.models.io import max_tokens, rung
+from bertcompress.models.io import rung
 from bertcompress.recipe import Measuring
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits, runtime_named
-from bertcompress.shapes import PARTS, Layer, anatomy, read_record
+from bertcompress.shapes import PARTS, Layer, anatomy, edited, kept_layers
 from bertcompress.support.display import shown
 
-__all__ = ["ReportRows", "Timed", "time_deployments"]
+__all__ = ["ReportRows", "time_deployments"]
 
 
 @dataclass(frozen=True)
@@ -185,16 +185,12 @@ def batch_note(row: DeploymentRow) -> str | None:
 
 def layer_shapes(product: Product) -> tuple[LayerShape, ...]:
     """Return what is left of each original layer; empty where all are as they were."""
-    records = read_record(product.model.config)
-    if not records:
+    if not edited(product.model):
         return ()
     view = anatomy(product.model)
     config = view.config
     heads, width = int(config.num_attention_heads), view.family.width_of(config)
-    total = len(view.layers)
-    kept = list(range(total))
-    if "layers" in records and not view.family.shared:
-        total, kept = view.family.depth_of(config), records["layers"].kept
+    total, kept = kept_layers(view)
     gone = {"heads_before": heads, "neurons_before": width, "heads": 0, "neurons": 0}
     left = {
         original: gone | {"heads": layer.heads, "neurons": layer.width, "ranks": _ranks(layer)}
@@ -212,32 +208,6 @@ def _ranks(layer: Layer) -> dict[str, int]:
     return {name: rank for name, rank in ranks.items() if rank is not None}
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A deployment to be timed, and what others are compared with."""
-
-    deployment: Deployment
-    tokenizer: Any
-    vocab_size: int
-    longest: int
-    """Tokens of the longest text that the model takes."""
-    baseline: Baseline | None = None
-    """What others are compared with it as, if they are."""
-
-    @classmethod
-    def of(
-        cls, deployment: Deployment, product: Product, baseline: Baseline | None = None
-    ) -> Timed:
-        """Return a deployment of a model, whose weights are not held."""
-        return cls(
-            deployment,
-            product.tokenizer,
-            int(product.model.config.vocab_size),
-            max_tokens(product.model, product.tokenizer),
-            baseline,
-        )
-
-
 def _turns(_: int, done: int, turns: int) -> None:
     """Say how far the timing is, where no bar shows it."""
     display = shown.get()
@@ -246,38 +216,27 @@ def _turns(_: int, done: int, turns: int) -> None:
 
 
 def time_deployments(
-    timed: Sequence[Timed],
+    candidates: Sequence[Candidate],
     data: TaskData,
     measuring: Measuring,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[Path, Timing]:
     """Return what was measured of each path, all in one interleaved run."""
     batches: dict[int, Any] = {}
-    candidates = []
-    for each in timed:
+    timed = []
+    for each in candidates:
         tokenizer = each.tokenizer
-        if measuring.task_lengths and id(tokenizer) not in batches:
+        if measuring.task_lengths and tokenizer is not None and id(tokenizer) not in batches:
             batches[id(tokenizer)] = task_batches(data, "validation", tokenizer)
-        candidates.append(
-            Candidate(
-                path=each.deployment.path,
-                runtime=each.deployment.runtime,
-                precision=each.deployment.precision,
-                baseline=each.baseline,
-                device=each.deployment.device,
-                vocab_size=each.vocab_size,
-                longest=each.longest,
-                task_batches=batches.get(id(tokenizer)),
-            )
-        )
-    for words in cut_words(measuring.shapes, candidates):
+        timed.append(replace(each, task_batches=batches.get(id(tokenizer)), tokenizer=None))
+    for words in cut_words(measuring.shapes, timed):
         say(words)
     count = len(measuring.shapes) + (2 if measuring.task_lengths else 0)
     timings = time_candidates(
-        candidates,
+        timed,
         measuring.shapes,
         threads=measuring.threads,
         seconds=measuring.seconds * count,
         progress=_turns,
     )
-    return {each.deployment.path: timing for each, timing in zip(timed, timings, strict=True)}
+    return {Path(each.path): timing for each, timing in zip(timed, timings, strict=True)}

@@ -13,11 +13,17 @@ from typing import Any
 
 from bertcompress.deployment import Deployment, Layout, Product, StageLayout
 from bertcompress.errors import OutputError
-from bertcompress.measure.probe import record
-from bertcompress.measure.timing.candidates import Baseline, Latency, Timing, machine_load
+from bertcompress.measure.known_answers import record
+from bertcompress.measure.timing.candidates import (
+    Baseline,
+    Candidate,
+    Latency,
+    Timing,
+    machine_load,
+)
 from bertcompress.measure.timing.claims import speed_claim
 from bertcompress.methods import method_class
-from bertcompress.models.io import imitates, max_tokens, precision_of, save
+from bertcompress.models.io import max_tokens, precision_of, save
 from bertcompress.models.locate import EMBEDDED_HUB, locate
 from bertcompress.publish.card import inherited, write_card
 from bertcompress.publish.manifest import write_manifest
@@ -27,11 +33,12 @@ from bertcompress.report import Report
 from bertcompress.report.rows import Stage
 from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Say
-from bertcompress.runs.report_rows import Timed, time_deployments
+from bertcompress.runs.report_rows import time_deployments
 from bertcompress.runs.results import StageResult
 from bertcompress.runs.stage import Clock
 from bertcompress.runtimes import REFERENCE, runtime_named
 from bertcompress.runtimes.hardware import environment
+from bertcompress.shapes import imitates
 from bertcompress.support.files import copy_linked
 
 __all__ = ["finish"]
@@ -57,14 +64,14 @@ def finish(
         say("timing the deployments, in turn")
         timed = _timed(done, product, shipped, dense)
         doubtful = _doubtful(done, partial)
-        known = {each.deployment.path for each in timed}
+        known = {each.path for each in timed}
         for pair in doubtful.values():
-            timed += [each for each in pair if each.deployment.path not in known]
-            known |= {each.deployment.path for each in pair}
+            timed += [each for each in pair if each.path not in known]
+            known |= {each.path for each in pair}
         with clock("timing"):
             timings = time_deployments(timed, done.start.data, recipe.measure, say)
         for name, pair in doubtful.items():
-            before, after = (timings[each.deployment.path] for each in pair)
+            before, after = (timings[Path(each.path)] for each in pair)
             done.notes[name].append(paid(before.latency, after.latency))
     say("writing the report")
     with clock("reporting"):
@@ -87,14 +94,14 @@ def _timed(
     product: Product,
     shipped: Sequence[tuple[Deployment, StageResult]],
     dense: Sequence[tuple[Deployment, Any]],
-) -> list[Timed]:
+) -> list[Candidate]:
     """Return the baseline, its int8 files and what ships (of `product`), to be timed."""
     before = done.baseline.product
-    timed = [Timed.of(done.baseline.deployments[0], before, "torch")]
-    timed += [Timed.of(d, before, _mark(d)) for d, _ in dense]
+    timed = [Candidate.of(done.baseline.deployments[0], before, "torch")]
+    timed += [Candidate.of(d, before, _mark(d)) for d, _ in dense]
     is_dense = done.shaped is done.baseline
     return timed + [
-        Timed.of(d, product, _mark(d) if is_dense else None)
+        Candidate.of(d, product, _mark(d) if is_dense else None)
         for d, _ in shipped
         if not (is_dense and d.runtime == REFERENCE)
     ]
@@ -110,13 +117,13 @@ def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
     }
 
 
-def _doubtful(done: PipelineResult, partial: Path) -> dict[str, tuple[Timed, Timed]]:
+def _doubtful(done: PipelineResult, partial: Path) -> dict[str, tuple[Candidate, Candidate]]:
     """Return the stages whose speed only timing tells, each with the one before it."""
 
-    def working_form(row: StageResult) -> Timed:
+    def working_form(row: StageResult) -> Candidate:
         shipped = row is done.shaped and row is not done.baseline
         path = Layout(partial).model if shipped else row.deployments[0].path
-        return Timed.of(Deployment(REFERENCE, "fp32", path), row.product)
+        return Candidate.of(Deployment(REFERENCE, "fp32", path), row.product)
 
     return {
         after.record.name: (working_form(before), working_form(after))

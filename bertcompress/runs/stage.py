@@ -32,7 +32,7 @@ from bertcompress.deployment import (
 from bertcompress.errors import MissingExtra, ModelError, OutputError
 from bertcompress.measure.scores import BATCH, Cost, predict
 from bertcompress.method import Context, Method
-from bertcompress.models.io import imitates, load, precision_of, save
+from bertcompress.models.io import load, precision_of, save
 from bertcompress.runs.code_digest import code_digest
 from bertcompress.runs.results import (
     BATCHED,
@@ -46,13 +46,13 @@ from bertcompress.runs.store import StageStore, stage_key
 from bertcompress.runtimes import REFERENCE, Logits, depends_on_company, open_predictor
 from bertcompress.runtimes.hardware import forget_peak_memory, host_kind, peak_memory_mb
 from bertcompress.runtimes.table import runtime_packages
-from bertcompress.shapes import edited
+from bertcompress.shapes import edited, imitates
 from bertcompress.support.distributed import Ranks
-from bertcompress.support.files import file_digest, write_atomically
+from bertcompress.support.files import artefact_digest, file_digest, write_atomically
 from bertcompress.training import TrainSettings
 from bertcompress.training.loggers import Reporting, reporting
 
-__all__ = ["Clock", "Stages"]
+__all__ = ["Clock", "Stages", "known_answers"]
 
 FORMAT = 4
 """Raised when what a stage folder holds, or what it depends on, changes."""
@@ -267,8 +267,11 @@ class Stages:
         answers: dict[str, Logits] = {}
         for each in deployments:
             predictor = open_predictor(each.path, each.runtime, None, each.precision, device="auto")
+            known = known_answers(product, each)
             for split in ("validation", "selection", *self.data.also):
-                logits = predict(predictor, self.data, split, product.tokenizer)
+                logits = known.get(split)
+                if logits is None:
+                    logits = predict(predictor, self.data, split, product.tokenizer)
                 answers[logits_name(each, split)] = logits
             if depends_on_company(predictor):
                 batched = predict(predictor, self.data, "validation", product.tokenizer, BATCH)
@@ -284,6 +287,12 @@ class Stages:
             assert isinstance(before, StageResult), name
             own = before.model_folder
         return StageResult(record, folder, own, self.models)
+
+
+def known_answers(product: Product, deployment: Deployment) -> dict[str, Logits]:
+    """Return what a gate was answered by these very files, by split: they are not asked again."""
+    digest = artefact_digest(deployment.path) if product.answered else ""
+    return {each.split: each.logits for each in product.answered if each.is_of(deployment, digest)}
 
 
 def _edited(before: StageResult | Product) -> bool:

@@ -28,10 +28,24 @@ from .modeling import (
     compressed_class,
     compressed_config,
     edited,
+    resume_record,
     working_form,
 )
 from .parts import FactorizedEmbedding, LowRank, ProjectedDropout
 from .record import hidden_size
+from .recorded import (
+    count_zeros,
+    densities,
+    forget_zeros,
+    has_thin_tables,
+    has_zeros,
+    imitates,
+    keep_zeros,
+    kept_layers,
+    lost_zeros,
+    recorded_zeros,
+    stored_bits,
+)
 from .sharing import Sharing
 from .vocabulary import Vocabulary
 
@@ -67,11 +81,23 @@ __all__ = [
     "apply_edit",
     "compressed_class",
     "compressed_config",
+    "count_zeros",
+    "densities",
     "edited",
     "family_named",
     "family_of",
+    "forget_zeros",
+    "has_thin_tables",
+    "has_zeros",
     "hidden_size",
+    "imitates",
+    "keep_zeros",
+    "kept_layers",
+    "lost_zeros",
     "read_record",
+    "recorded_zeros",
+    "resume_record",
+    "stored_bits",
     "stream_tensors",
     "working_form",
 ]

@@ -25,8 +25,9 @@ from bertcompress.shapes.vocabulary import Vocabulary
 
 __all__ = ["FORMAT", "KINDS", "Edit", "Record", "read_record", "record_edit", "replay"]
 
-FORMAT = 1
-"""Raised when an older release could not replay what this one writes."""
+FORMAT = 2
+"""Raised when an older release could not replay what this one writes; what it could is still
+written as 1: all but weights that are not stored in one way."""
 
 
 Same = TypeVar("Same")
@@ -83,7 +84,7 @@ KINDS: Mapping[str, Callable[..., Edit]] = {
     "sharing": Sharing,
     "layers": Layers,
     "masked": Masked,
-    "lowbit": LowBit,
+    "lowbit": LowBit.read,
 }
 """In replay order: layers go late, so that the per-layer records count the original layers; what is
 shared is shared when it has its shape; what is masked or stored in few bits has its last shape."""
@@ -122,12 +123,14 @@ def record_edit(config: Any, edit: Edit, view: Anatomy) -> None:
     by_kind = cast(dict[str, Edit], records)
     by_kind[edit.kind] = edit.merged(by_kind.get(edit.kind), list(at), total)
     # Neurons keeps its indices only until they are applied: the record of a shape needs widths.
-    edits = {
-        kind: {k: v for k, v in dataclasses.asdict(by_kind[kind]).items() if v is not None}
-        for kind in KINDS
-        if kind in by_kind
-    }
-    config.bertcompress = {"format": FORMAT, "edits": edits}
+    edits = {kind: _plain(by_kind[kind]) for kind in KINDS if kind in by_kind}
+    older = "lowbit" not in records or records["lowbit"].is_uniform
+    config.bertcompress = {"format": 1 if older else FORMAT, "edits": edits}
+
+
+def _plain(edit: Edit) -> dict[str, Any]:
+    fields = edit.plain() if isinstance(edit, LowBit) else dataclasses.asdict(edit)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _original_layers(view: Anatomy, records: Record) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bertcompress.shapes.families.anatomy import Anatomy
 from bertcompress.shapes.families.views import ShapeError
 
-__all__ = ["Masked", "layer_linears", "lost_zeros", "weights_of", "zeros_of"]
+__all__ = ["Masked", "counted_zeros", "layer_linears", "weights_of", "zeros_of"]
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Masked:
         """Raise ShapeError for what is no dense linear of a layer, and for shares beyond 0 to 1."""
         linears = layer_linears(view)
         for name, share in self.density.items():
-            if name not in linears:
+            if _name_here(view.model, name) not in linears:
                 raise ShapeError(f"masked: '{name}' is no dense linear of this model's layers")
             if not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise ShapeError(f"masked: a density of {share!r} for '{name}'; allowed: 0 to 1")
@@ -61,21 +61,31 @@ def layer_linears(view: Anatomy) -> dict[str, nn.Linear]:
     }
 
 
+def counted_zeros(view: Anatomy) -> Masked:
+    """Return the record of the zeros that the dense linears of the layers have now."""
+    return Masked(
+        {
+            name: 1 - int((linear.weight == 0).sum()) / linear.weight.numel()
+            for name, linear in layer_linears(view).items()
+        }
+    )
+
+
 def weights_of(model: nn.Module, masked: Masked) -> dict[str, Tensor]:
-    """Return the weights of the recorded linears by module name; of few bits as they compute."""
-    modules: dict[str, Any] = {name: model.get_submodule(name) for name in masked.density}
+    """Return the weights of the recorded linears by recorded name; of few bits as they compute."""
+    modules: dict[str, Any] = {
+        name: model.get_submodule(_name_here(model, name)) for name in masked.density
+    }
     return {name: module.weight for name, module in modules.items()}
+
+
+def _name_here(model: Any, name: str) -> str:
+    """Return the name that a recorded linear has in this model, loaded with a head or without."""
+    prefix = f"{model.base_model_prefix}."
+    bare = name.removeprefix(prefix)
+    return bare if model.base_model is model else f"{prefix}{bare}"
 
 
 def zeros_of(model: nn.Module, masked: Masked) -> dict[str, int]:
     """Return how many weights of each recorded linear are zero now."""
     return {name: int((weight == 0).sum()) for name, weight in weights_of(model, masked).items()}
-
-
-def lost_zeros(model: nn.Module, masked: Masked) -> str | None:
-    """Return the first linear with fewer zeros than its record says; None where all have them."""
-    for name, weight in weights_of(model, masked).items():
-        size = weight.numel()
-        if int((weight == 0).sum()) < size - round(masked.density[name] * size):
-            return name
-    return None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ __all__ = [
     "bundle_source",
     "compressed_class",
     "compressed_config",
+    "resume_record",
     "working_form",
 ]
 
@@ -45,6 +46,7 @@ LAST = (
     "hidden",
     "vocabulary",
     "lowrank",
+    "weight_format",
     "lowbit",
     "masked",
     "sharing",
@@ -118,6 +120,8 @@ def _stock_form(model: Any, state: Any) -> Any:
     """
     if not __name__.startswith("bertcompress."):  # shipped beside a model
         return None
+    # By name, the one import that runs up: were the conversion registered when models/ is imported,
+    # what is written would depend on who imported that, and few methods do.
     stock = importlib.import_module("bertcompress.models.stock").to_stock(model)
     if stock is model or (state is not None and {*stock.state_dict()} != {*state}):
         return None
@@ -228,11 +232,31 @@ def apply_edit(model: nn.Module, edit: Edit) -> nn.Module:
     ours: Any = compressed_class(type(model))
     record_edit(view.config, edit, view)
     edit.apply(view)
+    return _of_our_class(model, ours)
+
+
+def resume_record(model: nn.Module) -> nn.Module:
+    """Give a stock model, in place, the class that knows the record in its config; return it.
+
+    Of the edits that a stock class holds only zeros are recorded. Raises ShapeError for a record
+    that is not of this model.
+    """
+    if edited(model) and not isinstance(model, CompressedMixin):
+        view = anatomy(model)
+        for kind, edit in read_record(view.config).items():
+            if kind != "masked":
+                raise ShapeError(f"{kind}: recorded of a stock class, which has its own shape")
+            cast(Edit, edit).check(view)
+        _of_our_class(model, compressed_class(type(model)))
+    return model
+
+
+def _of_our_class(model: Any, ours: Any) -> nn.Module:
     # In place, since submodules hold references to the same config object.
-    view.config.__class__ = compressed_config(view.family.name)
+    model.config.__class__ = compressed_config(family_of(model.config).name)
     model.__class__ = ours
     declare_shared(model)
-    return model
+    return cast(nn.Module, model)
 
 
 def edited(model: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from bertcompress.errors import OutputError
 
 __all__ = [
+    "artefact_digest",
     "copy_linked",
     "file_digest",
     "files_below",
@@ -40,6 +41,13 @@ def file_digest(paths: Iterable[Path]) -> str:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def artefact_digest(path: Path) -> str:
+    """Return the sha256 of a folder, or of a file and what lies beside it under its name."""
+    if path.is_dir():
+        return file_digest([path])
+    return file_digest(sorted(each for each in path.parent.iterdir() if each.stem == path.stem))
 
 
 def files_below(folder: Path) -> list[Path]:

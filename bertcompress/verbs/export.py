@@ -9,7 +9,7 @@ from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.errors import ModelError, Notice
 from bertcompress.heads import HEADS
 from bertcompress.heads.stock import has_head
-from bertcompress.measure.probe import record
+from bertcompress.measure.known_answers import record
 from bertcompress.models.io import load, max_tokens, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import left_out_layers

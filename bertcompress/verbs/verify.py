@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from bertcompress.deployment import PROBE_FILE
+from bertcompress.deployment import KNOWN_ANSWERS_FILE
 from bertcompress.errors import InputError, MissingExtra, ModelError, NotFound, WorkerError
-from bertcompress.measure.probe import Probe, alike, answers, read_probe
+from bertcompress.measure.known_answers import KnownAnswers, alike, answers, read_known_answers
 from bertcompress.measure.row import Row
 from bertcompress.measure.timing.candidates import Candidate, busy_words, machine_load, within
 from bertcompress.measure.timing.interleaved import time_candidates
@@ -49,13 +49,13 @@ def verify(
     NotFound for a folder without recorded answers.
     """
     place = Path(folder).expanduser()
-    files = [place / PROBE_FILE, *sorted(place.glob(f"*/{PROBE_FILE}"))]
-    probes = {file.parent: read_probe(file.parent) for file in files if file.is_file()}
-    if not probes:
-        read_probe(place)  # says what is missing
+    files = [place / KNOWN_ANSWERS_FILE, *sorted(place.glob(f"*/{KNOWN_ANSWERS_FILE}"))]
+    folders = {file.parent: read_known_answers(file.parent) for file in files if file.is_file()}
+    if not folders:
+        read_known_answers(place)  # says what is missing
     rows: list[tuple[Verified, Candidate | None]] = []
-    for inner, probe in probes.items():
-        rows += [_row(place, inner, name, probe) for name in sorted(probe.answers)]
+    for inner, known in folders.items():
+        rows += [_row(place, inner, name, known) for name in sorted(known.answers)]
     timed = [candidate for _, candidate in rows if candidate is not None]
     timing = bool(seconds and timed)
     speeds: Iterator[dict[str, float]] = iter(())
@@ -70,15 +70,17 @@ def verify(
         row if candidate is None else row.model_copy(update=next(speeds, {}))
         for row, candidate in rows
     ]
-    there = next(iter(probes.values())).environment
+    there = next(iter(folders.values())).environment
     return done, [*_warnings(there, environment(threads)), *warnings]
 
 
-def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, Candidate | None]:
+def _row(
+    place: Path, inner: Path, name: str, known: KnownAnswers
+) -> tuple[Verified, Candidate | None]:
     file = inner / name
     shown = file.relative_to(place).as_posix()
-    there = probe.latency_ms.get(name)
-    runtime, precision = probe.runs_as[name]
+    there = known.latency_ms.get(name)
+    runtime, precision = known.runs_as[name]
     path = inner if runtime_named(runtime).opens_folders else file
     fields: dict[str, Any] = {
         "file": shown,
@@ -88,18 +90,18 @@ def _row(place: Path, inner: Path, name: str, probe: Probe) -> tuple[Verified, C
     }
     if not file.is_file():
         return Verified(**fields, passes=False, words="the file is missing"), None
-    if words := _of_another_machine(runtime, probe.built_for.get(name)):
+    if words := _of_another_machine(runtime, known.built_for.get(name)):
         return Verified(**fields, passes=None, words=words), None
     try:
         predictor = open_predictor(path, runtime, None, precision)
-        got = answers(predictor, probe.inputs)
+        got = answers(predictor, known.inputs)
     except MissingExtra as error:
         return Verified(**fields, passes=None, words=str(error)), None
     except Exception as error:  # runtimes have one class per cause; the other files go on
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Verified(**fields, passes=False, words=words), None
-    passes, words = alike(got, probe.answers[name], precision)
-    ids = probe.inputs["input_ids"]
+    passes, words = alike(got, known.answers[name], precision)
+    ids = known.inputs["input_ids"]
     candidate = Candidate(
         path, runtime, precision, vocab_size=int(ids.max()) + 1, longest=_most_tokens(path)
     )

@@ -17,7 +17,7 @@ from bertcompress.engines.quantization.fake_quantize import (
     rounded_weight,
     with_rounding,
 )
-from bertcompress.shapes.lowbit import dequantize, quantize
+from bertcompress.shapes.weight_format import dequantize, quantize
 from bertcompress.training.preparing import recompute_activations
 
 

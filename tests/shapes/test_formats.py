@@ -57,7 +57,10 @@ def test_two_shipped_files_in_one_module_leave_both_models_whole(tmp_path, monke
 def test_there_is_one_of_each_format():
     from bertcompress.shapes.edits import FORMAT
 
-    assert [folder.name for folder in FOLDERS] == [f"model-format-{i + 1}" for i in range(FORMAT)]
+    written = {
+        json.loads((f / "config.json").read_text())["bertcompress"]["format"] for f in FOLDERS
+    }
+    assert written == {*range(1, FORMAT + 1)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,12 +23,13 @@ from bertcompress.shapes import (
     apply_edit,
     read_record,
 )
-from bertcompress.shapes.lowbit import (
+from bertcompress.shapes.lowbit import QuantizedEmbedding, fill, stored_modules
+from bertcompress.shapes.weight_format import (
+    WeightFormat,
     dequantize,
     largest,
     pack,
     quantize,
-    stored_modules,
     unpack,
 )
 
@@ -159,13 +160,22 @@ def test_nothing_changes_shape_afterwards():
         apply_edit(model, Heads([[0], [0], [0]]))
 
 
+EIGHT, TABLE = WeightFormat(8), "bert.embeddings.position_embeddings"
+
+
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (LowBit({"bert.quarry": 8}), "'bert.quarry' is no dense linear"),
-        (LowBit({"classifier": 9}), "9 bits"),
-        (LowBit({"classifier": 1}), "1 bits"),
-        (LowBit({}, 0, ["classifier"]), "'classifier' rounds its input"),
+        (LowBit.uniform({"bert.quarry": 8}), "'bert.quarry' is no dense linear"),
+        (LowBit.uniform({"classifier": 9}), "9 bits"),
+        (LowBit.uniform({"classifier": 1}), "1 bits"),
+        (LowBit.uniform({}, 0, ["classifier"]), "'classifier' rounds its input"),
+        (LowBit({"classifier": EIGHT}, {"classifier": 9}), "in 9 bits"),
+        (LowBit({TABLE: EIGHT}, {TABLE: 8}), "is no linear"),
+        (LowBit({"classifier": WeightFormat(2, levels=(0.0, 0.0))}), "do not ascend"),
+        (LowBit({"classifier": WeightFormat(1, levels=(-1.0, 0.0, 1.0))}), "3 levels in 1 bits"),
+        (LowBit({"classifier": WeightFormat(3, bases=2)}), "2 bases in 3 bits"),
+        (LowBit({"classifier": WeightFormat(2, levels=(0.0, 1.0), bases=2)}), "exclude"),
     ],
 )
 def test_what_cannot_be(edit, says):
@@ -176,6 +186,117 @@ def test_what_cannot_be(edit, says):
 def test_a_tied_table_is_refused():
     model = tiny_model(head="ForMaskedLM")
     with pytest.raises(ShapeError, match="tied"):
-        apply_edit(model, LowBit({"bert.embeddings.word_embeddings": 8}))
+        apply_edit(model, LowBit.uniform({"bert.embeddings.word_embeddings": 8}))
     with pytest.raises(ShapeError, match="tied to the word table"):
         quantizable(model)
+
+
+TERNARY = (-1.0, 0.0, 1.0)
+MIXED = {
+    "query": WeightFormat(4, 8),
+    "key": WeightFormat(8, -1),
+    "value": WeightFormat(2, -1, levels=TERNARY),
+    "attention_out": WeightFormat(2, 8, bases=2),
+    "ffn_in": WeightFormat(1, 0, bases=1),
+    "ffn_out": WeightFormat(4, 5, levels=(-1.0, -0.5, -0.2, 0.0, 0.1, 0.3, 0.6)),
+}
+
+
+def mixed(model):
+    """The model with a format of its own for each linear of a layer, and the matrices before."""
+    names = {id(module): name for name, module in model.named_modules()}
+    formats, before = {"bert.embeddings.word_embeddings": WeightFormat(3, 8, bases=3)}, {}
+    for layer in anatomy(model).layers:
+        formats |= {names[id(layer.linears[part].module)]: each for part, each in MIXED.items()}
+    for name in formats:
+        before[name] = model.get_submodule(name).weight.detach().clone()
+    query = [name for name in formats if name.endswith("query")]
+    apply_edit(model, LowBit(formats, dict.fromkeys(query, 4)))
+    for name, weight in before.items():
+        fill(model.get_submodule(name), weight, torch.tensor(0.5) if name in query else None)
+    return model, before
+
+
+def test_modules_differ_in_format_and_reload_bit_by_bit(tmp_path):
+    model, before = mixed(tiny_model())
+    assert model.config.bertcompress["format"] == 2
+    record = read_record(model.config)["lowbit"]
+    assert record.simulated  # 3 bits, and inputs in 4
+    bc.save(model, tmp_path / "m", tiny_tokenizer())
+    again = bc.load(tmp_path / "m").model
+    assert read_record(again.config)["lowbit"] == record
+    assert torch.equal(answer(again), answer(model))
+    remote = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "m", trust_remote_code=True
+    )
+    assert torch.equal(answer(remote), answer(model))
+    for name, weight in before.items():
+        error = (again.get_submodule(name).weight - weight).norm() / weight.norm()
+        assert error < 0.75, name  # one sign for all of a matrix keeps the least
+
+
+def test_a_weight_becomes_the_nearest_level():
+    levels = torch.tensor(MIXED["ffn_out"].levels)
+    weight = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+    codes, scale = MIXED["ffn_out"].encode(weight)
+    wide = scale.repeat_interleave(5, 1)
+    nearest = ((weight / wide)[..., None] - levels).abs().argmin(-1)
+    assert torch.equal(codes.long() + largest(4), nearest)
+    assert torch.equal(MIXED["ffn_out"].decode(codes, scale), levels[nearest] * wide)
+    assert torch.equal(scale, weight.abs().reshape(6, 2, 5).amax(2))
+
+
+@pytest.mark.parametrize("group", [0, -1, 4])
+def test_each_base_takes_what_those_before_left(group):
+    """Guo et al. 2017, equation 3; with one base the scale is the mean magnitude (XNOR-Net)."""
+    weight = torch.randn(5, 10, generator=torch.Generator().manual_seed(1))
+    errors = []
+    for bases in (1, 2, 3, 4):
+        each = WeightFormat(bases, group, bases=bases)
+        codes, scale = each.encode(weight)
+        assert torch.equal(unpack(pack(codes, bases), bases, 10), codes)
+        errors.append(float((each.decode(codes, scale) - weight).norm()))
+        assert scale.shape == each.scale_shape(5, 10)
+    assert errors == sorted(errors, reverse=True) and errors[3] < errors[0] / 2
+    if group == -1:
+        first = WeightFormat(1, group, bases=1).encode(weight)[1][0]
+        torch.testing.assert_close(first, weight.abs().mean(1, keepdim=True))
+
+
+def test_a_table_looks_up_the_same_rows():
+    for each in (WeightFormat(2, -1, bases=2), WeightFormat(2, 0, levels=TERNARY)):
+        table = torch.nn.Embedding(7, 6)
+        made = QuantizedEmbedding(table, each)
+        fill(made, table.weight)
+        ids = torch.tensor([[3, 0], [6, 3]])
+        assert torch.equal(made(ids), made.weight[ids])
+
+
+def test_one_byte_holds_eight_signs():
+    for bits, bytes_ in ((1, 2), (2, 4), (4, 8)):
+        signs = torch.full((3, 16), -largest(bits)).to(torch.int8)
+        assert pack(signs, bits).shape == (3, bytes_)
+
+
+def test_what_older_releases_read_is_written_as_they_read_it():
+    model = stored(tiny_model(), 4, group=8)[0]
+    written = model.config.bertcompress
+    assert written["format"] == 1
+    record = written["edits"]["lowbit"]
+    assert list(record) == ["weights", "group", "activations"] and record["group"] == 8
+    assert {*record["weights"].values()} == {4} and isinstance(record["activations"], list)
+
+
+def test_an_onnx_file_holds_integers_alone(tmp_path):
+    from bertcompress.deployment import Product
+    from bertcompress.errors import ModelError
+    from bertcompress.runtimes.onnx.integers import export_qdq
+
+    for each, words in ((WeightFormat(2, -1, levels=TERNARY), "a table of levels"),
+                        (WeightFormat(2, bases=2), "a sum of binary matrices")):  # fmt: skip
+        model = apply_edit(tiny_model(), LowBit({"classifier": each}))
+        with pytest.raises(ModelError, match=f"classifier: its weights are {words}"):
+            export_qdq(Product(model, tiny_tokenizer()), tmp_path / "onnx")
+    model = apply_edit(tiny_model(), LowBit({"classifier": EIGHT}, {"classifier": 4}))
+    with pytest.raises(ModelError, match="classifier: rounds its input to 4 bits"):
+        export_qdq(Product(model, tiny_tokenizer()), tmp_path / "onnx")

@@ -11,7 +11,7 @@ import bertcompress as bc
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
 from bertcompress.engines.sparsity.gradual import leave_masked, maskable
 from bertcompress.errors import CheckpointError, ModelError
-from bertcompress.models.io import imitates, precision_of, rung
+from bertcompress.models.io import precision_of, rung
 from bertcompress.shapes import (
     Layers,
     LowBit,
@@ -19,6 +19,7 @@ from bertcompress.shapes import (
     ShapeError,
     anatomy,
     apply_edit,
+    imitates,
     read_record,
 )
 from bertcompress.shapes.edits import KINDS
@@ -74,7 +75,8 @@ def test_zeros_are_simulated_and_weights_stay_fp32():
 
 def test_every_kind_says_whether_it_is_simulated():
     assert not any(KINDS[kind].simulated for kind in KINDS if kind not in ("masked", "lowbit"))
-    assert [LowBit({"a": bits}).simulated for bits in (3, 4, 5, 8)] == [True, False, True, False]
+    said = {bits: LowBit.uniform({"a": bits}).simulated for bits in (3, 4, 5, 8)}
+    assert said == {3: True, 4: False, 5: True, 8: False}
     assert [Masked({"a": share}).simulated for share in (0.3, 1.0)] == [True, False]
 
 

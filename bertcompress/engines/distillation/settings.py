@@ -30,7 +30,13 @@ from bertcompress.errors import ModelError, RecipeError
 from bertcompress.method import Context, Objective, Teacher
 from bertcompress.shapes import anatomy, hidden_size
 
-__all__ = ["LABELS_ONLY", "TEACHER_WEIGHTS", "WITHOUT_TEACHER", "DistillationSettings"]
+__all__ = [
+    "LABELS_ONLY",
+    "TEACHER_WEIGHTS",
+    "WITHOUT_TEACHER",
+    "DistillationSettings",
+    "learns_from_labels_alone",
+]
 
 
 LABELS_ONLY = {
@@ -238,6 +244,11 @@ class DistillationSettings(BaseModel):
         answer = teacher(first, frozenset({"hidden_states"}))
         width = answer.hidden_states[0].shape[-1]
         return projection(hidden_size(product.model.config), width, ctx.seed)
+
+
+def learns_from_labels_alone(method: object) -> bool:
+    """Return whether a method could learn from a teacher and, as it is set, does not."""
+    return isinstance(method, DistillationSettings) and method.labels_only
 
 
 TEACHER_WEIGHTS = {name: DistillationSettings.model_fields[name].default for name in LABELS_ONLY}

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from bertcompress.data import TaskData, calibration_batches
+from bertcompress.deployment import Answered, Deployment
 from bertcompress.heads import Head
 from bertcompress.measure.scores import compare, predict
 from bertcompress.metrics import LOWER_IS_BETTER
@@ -55,6 +56,10 @@ class Attempt:
     """What is lost, in words; None: points of the score."""
     error: str | None = None
     """Why there is nothing to judge; the figures are infinite then."""
+    logits: Logits | None = field(default=None, repr=False, compare=False)
+    """What it answered to the selection split, if that was asked. Shape: (N, K)."""
+    digest: str = ""
+    """Of the files that were judged, where there were any."""
 
     @classmethod
     def failed(cls, options: Mapping[str, Any], kept: Sequence[str], error: str) -> Attempt:
@@ -72,6 +77,12 @@ class Attempt:
         sure = f" (significant: {100 * self.drop_low:.2f} at least)" if self.significant else ""
         lost = f"loses {100 * self.drop:.2f} points{sure}" if self.told is None else self.told
         return f"{how}{left}: {lost}, answers moved by {self.moved:.3f}"
+
+    def answered_by(self, deployment: Deployment) -> tuple[Answered, ...]:
+        """Return what a deployment answered to the selection split, if this was of it."""
+        if self.logits is None:
+            return ()
+        return (Answered(deployment, self.digest, "selection", self.logits),)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -102,9 +113,9 @@ class AccuracyGate:
     def judge(
         self, predictor: Predictor, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
-        """Return how a version stands to the original."""
+        """Return how a version stands to the original, and what it answered."""
         logits = predict(predictor, self.data, "selection", self.tokenizer)
-        return self.judge_logits(logits, options, kept)
+        return replace(self.judge_logits(logits, options, kept), logits=logits)
 
     @property
     def head(self) -> Head:

@@ -16,17 +16,14 @@ from torch.nn import functional
 
 from bertcompress.shapes import LowBit, ShapeError, apply_edit
 from bertcompress.shapes.lowbit import (
-    ACTIVATION_MOST,
+    ACTIVATION_BITS,
     QuantizedEmbedding,
     QuantizedLinear,
-    largest,
-    pack,
-    quantize,
-    scales_of,
+    fill,
     stored_modules,
-    table_group,
 )
 from bertcompress.shapes.parts import replace_modules
+from bertcompress.shapes.weight_format import largest, scales_of, table_group
 
 __all__ = [
     "FakeEmbedding",
@@ -38,6 +35,8 @@ __all__ = [
     "store_trained",
     "with_rounding",
 ]
+
+_ACTIVATION_MOST = largest(ACTIVATION_BITS)
 
 
 class _PassThrough(torch.autograd.Function):
@@ -110,7 +109,7 @@ class FakeLinear(nn.Module):
     def input_scale(self) -> Tensor:
         """What an input's integers are multiplied with. Shape: ()."""
         tiny = torch.finfo(torch.float32).tiny
-        return torch.clamp_min(self.input_most / ACTIVATION_MOST, tiny)
+        return torch.clamp_min(self.input_most / _ACTIVATION_MOST, tiny)
 
     def forward(self, features: Tensor) -> Tensor:
         """Apply it. Shape: (..., in) -> (..., out)."""
@@ -118,7 +117,7 @@ class FakeLinear(nn.Module):
             if self.training and not _recomputing():
                 self._watch(features.detach())
             if bool(self.input_most):
-                features = rounded(features, self.input_scale, ACTIVATION_MOST)
+                features = rounded(features, self.input_scale, _ACTIVATION_MOST)
         weight = rounded_weight(self.weight, self.bits, self.group)
         return functional.linear(features, weight, self.bias)
 
@@ -229,23 +228,18 @@ def store(model: nn.Module, trained: nn.Module) -> nn.Module:
     }
     model.load_state_dict(trained.state_dict(), strict=False)  # what has the same name
     bits = {name: module.bits for name, module in fake.items()}
-    rounding = [
-        name
+    input_scales = {
+        name: module.input_scale
         for name, module in fake.items()
         if isinstance(module, FakeLinear) and module.activation
-    ]
+    }
     groups = {module.group for module in fake.values() if isinstance(module, FakeLinear)}
     group = max(groups) if groups else max(module.group for module in fake.values())
-    apply_edit(model, LowBit(bits, group, rounding))
+    apply_edit(model, LowBit.uniform(bits, group, input_scales))
     for name, module in fake.items():
         stored = model.get_submodule(name)
         assert isinstance(stored, QuantizedLinear | QuantizedEmbedding)
-        whole, scale = quantize(module.weight, module.bits, module.group)
-        stored.qweight.copy_(pack(whole, module.bits))
-        stored.weight_scale.copy_(scale)
-        if isinstance(stored, QuantizedLinear) and stored.input_scale is not None:
-            assert isinstance(module, FakeLinear)
-            stored.input_scale.copy_(module.input_scale)
+        fill(stored, module.weight, input_scales.get(name))
     return model
 
 

@@ -20,7 +20,7 @@ from bertcompress.deployment import Product
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.engines.quantization.accuracy_gate import LARGE_DIVERGENCE, Attempt
 from bertcompress.heads import HEADS, Head
-from bertcompress.measure.probe import probe_inputs
+from bertcompress.measure.known_answers import known_inputs
 from bertcompress.measure.scores import flips
 from bertcompress.models.io import max_tokens
 from bertcompress.runtimes import Batch, Logits, Predictor
@@ -87,7 +87,7 @@ def likeness(product: Product) -> Likeness:
     """Return what compares versions with a product; ModelError for a head that is not exported."""
     head = task_of(product.model)
     batches, stack = _HEADS[head]
-    texts = tuple(batches(probe_inputs(product.tokenizer, max_tokens(product.model))))
+    texts = tuple(batches(known_inputs(product.tokenizer, max_tokens(product.model))))
     hidden = head == "feature-extraction"
     answered = HEADS["regression" if hidden else "single_label"]
     if head == "text-classification":

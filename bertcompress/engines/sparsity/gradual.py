@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bertcompress.engines.sparsity.choosing import Ramp, Scope, Scores, zeros_by_score
 from bertcompress.method import Objective
-from bertcompress.shapes import Masked, anatomy, apply_edit
-from bertcompress.shapes.masked import layer_linears
+from bertcompress.shapes import anatomy, apply_edit
+from bertcompress.shapes.masked import counted_zeros, layer_linears
 from bertcompress.training import DelegatingObjective
 from bertcompress.training.zeros import Weights, clear_gradients, clear_moments, clear_weights
 
@@ -92,7 +92,5 @@ def leave_masked(model: nn.Module) -> dict[str, int]:
     weights = maskable(model)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     if any(zeros.values()):
-        apply_edit(
-            model, Masked({name: 1 - zeros[name] / w.numel() for name, w in weights.items()})
-        )
+        apply_edit(model, counted_zeros(anatomy(model)))
     return zeros

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bertcompress.measure.timing.claims import Claim, ratio_claim
 from bertcompress.measure.timing.rounds import BUSY
 from bertcompress.runtimes import Batch
+
+if TYPE_CHECKING:  # reports are read without torch
+    from transformers import PreTrainedTokenizerBase
+
+    from bertcompress.deployment import Deployment, Product
 
 __all__ = [
     "Baseline",
@@ -129,6 +134,26 @@ class Candidate:
     """The task's texts in this artefact's tokens, where its tokenizer differs from the others'."""
     device: str = "cpu"
     """Where it computes; one of its runtime's devices."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Whose tokens `task_batches` are to be, until they are there."""
+
+    @classmethod
+    def of(
+        cls, deployment: Deployment, product: Product, baseline: Baseline | None = None
+    ) -> Candidate:
+        """Return a deployment of a model, whose weights are not held."""
+        from bertcompress.models.io import max_tokens
+
+        return cls(
+            path=deployment.path,
+            runtime=deployment.runtime,
+            precision=deployment.precision,
+            baseline=baseline,
+            vocab_size=int(product.model.config.vocab_size),
+            longest=max_tokens(product.model, product.tokenizer),
+            device=deployment.device,
+            tokenizer=product.tokenizer,
+        )
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,11 @@ class FactorizeEmbedding(Method):
         description="Calibration rows, of the training set, on which ALBERT's projection is fitted",
     )
 
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a size that saves nothing, and for tables that cannot be so."""
         _check(model, self.size, self.tables)
@@ -274,3 +279,9 @@ class FactorizeEmbedding(Method):
         read = sum(len(batch["input_ids"]) for batch in batches) or None
         findings = Findings(samples=read, free={"size": self.size, "tables": self.tables})
         return Product(product.model, product.tokenizer, (), findings)
+
+    def controls(self) -> Mapping[str, Method]:
+        """Return the same size, where a token's row counts as much however often it comes."""
+        if not self.weighted:
+            return {}
+        return {"every token alike": self.model_copy(update={"weighted": False})}

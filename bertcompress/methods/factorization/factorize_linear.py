@@ -14,6 +14,7 @@ rank it does not pay, and only the measured latency tells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -103,6 +104,16 @@ class FactorizeLinear(Method):
         """True: each matrix gets its own rank."""
         return True
 
+    @property
+    def share_left(self) -> float:
+        """`keep`."""
+        return self.keep
+
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
         parameter_budget(model, self.keep, self.key)
@@ -126,3 +137,9 @@ class FactorizeLinear(Method):
         }
         read = sum(len(batch["input_ids"]) for batch in batches) or None
         return Product(product.model, product.tokenizer, (), Findings(samples=read, free=ranks))
+
+    def controls(self) -> Mapping[str, Method]:
+        """Return as many parameters by the singular values of the matrices alone."""
+        if self.metric == "svd":
+            return {}
+        return {"plain SVD": self.model_copy(update={"metric": "svd"})}

@@ -165,6 +165,16 @@ class Flop(Method, DistillationSettings, TrainSettings):
         """True: each matrix gets its own rank."""
         return True
 
+    @property
+    def share_left(self) -> float:
+        """`keep`."""
+        return self.keep
+
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for a share that rank 1 everywhere exceeds."""
         parameter_budget(model, self.keep, self.key)

@@ -107,7 +107,10 @@ def _bound_ids(model: nn.Module) -> Sequence[int]:
 
 
 class TrimVocabulary(Method):
-    """Drop the tokens that the training texts never use, tokenizer included."""
+    """Drop the tokens that the training texts never use, tokenizer included.
+
+    No control: nothing is ranked without a `size`, and the texts that were counted lose nothing.
+    """
 
     key: ClassVar[str] = "trim_vocabulary"
     paper: ClassVar[str] = "Abdaoui et al. 2020, arXiv:2010.05609"

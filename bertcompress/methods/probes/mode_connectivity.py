@@ -134,6 +134,11 @@ class ModeConnectivity(Method, TrainSettings):
         every = sorted(locate(self.other).iterdir())
         return tuple(file for file in every if file.suffix in (".safetensors", ".json", ".txt"))
 
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ModelError for another model that answers with other classes, or is not there."""
         if self.other is not None:

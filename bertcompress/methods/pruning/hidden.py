@@ -82,6 +82,11 @@ class PruneHidden(Method):
         "magnitude", description="How features are ranked; random is the control"
     )
 
+    @property
+    def share_left(self) -> float:
+        """`keep`."""
+        return self.keep
+
     def plan_shape(self, model: nn.Module) -> None:
         """Narrow the stream."""
         apply_edit(model, Hidden(features_left(anatomy(model).hidden, self.keep, self.multiple)))

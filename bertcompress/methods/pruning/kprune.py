@@ -58,7 +58,11 @@ def kprune(
 
 
 class KPrune(Method):
-    """Cut heads and neurons and repair the rest by least squares, without training."""
+    """Cut heads and neurons and repair the rest by least squares, without training.
+
+    No control: units drawn at random would have to be repaired too, which takes as long as the
+    method itself, in a recipe that trains nothing and so has nothing longer.
+    """
 
     key: ClassVar[str] = "kprune"
     paper: ClassVar[str] = "Park et al. 2023, arXiv:2308.03449"
@@ -77,6 +81,16 @@ class KPrune(Method):
     def leaves_layers_uneven(self) -> bool:
         """Whether anything is cut: it goes wherever it costs least."""
         return self.keep < 1
+
+    @property
+    def share_left(self) -> float:
+        """`keep`."""
+        return self.keep
+
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
 
     def plan_shape(self, model: nn.Module) -> None:
         """Cut nothing yet, so that a model that can lose nothing any more is refused at once."""

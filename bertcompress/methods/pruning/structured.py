@@ -215,6 +215,16 @@ class PruneStructured(Method):
     rows: int = Field(512, ge=1, le=2_048, description="Calibration rows, of the training set")
     at_least: int = Field(1, ge=0, description="Heads and neurons that stay in each layer")
 
+    @property
+    def share_left(self) -> float:
+        """`keep`."""
+        return self.keep
+
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for more layers than the model has."""
         depth = anatomy(model).depth
@@ -259,3 +269,9 @@ class PruneStructured(Method):
         }
         read = sum(len(batch["input_ids"]) for batch in batches)
         return Product(product.model, product.tokenizer, (), Findings(samples=read, free=left))
+
+    def controls(self) -> Mapping[str, Method]:
+        """Return the same shape, its heads and neurons drawn; uneven, another shape would be."""
+        if self.keep == 1 or self.scores == "random" or self.allocation == "uneven":
+            return {}
+        return {"random heads and neurons": self.model_copy(update={"scores": "random"})}

@@ -16,6 +16,7 @@ int8 instructions. Not for models that lose more than you allow: then train with
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import nn
 
 from bertcompress.data import numpy_batches
 from bertcompress.data.batches import Batches, array_batches
-from bertcompress.deployment import Deployment, Findings, Layout, Product
+from bertcompress.deployment import Answered, Deployment, Findings, Layout, Product
 from bertcompress.engines.quantization.accuracy_gate import AccuracyGate, Attempt, search
 from bertcompress.engines.quantization.likeness import Likeness
 from bertcompress.engines.quantization.sensitivity import sensitivities
@@ -48,6 +49,7 @@ from bertcompress.runtimes.int8_field import Int8Runtime
 from bertcompress.runtimes.onnx.graph import uses
 from bertcompress.runtimes.table import exporter
 from bertcompress.runtimes.torch import bf16_gain, scoring
+from bertcompress.support.files import artefact_digest
 
 __all__ = ["QuantizeInt8", "quantize_guarded", "quantize_int8"]
 
@@ -81,6 +83,21 @@ class QuantizeInt8(Method):
         False, description="Also ship a bf16 model for torch, if it is measured to be faster here"
     )
 
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
+
+    @property
+    def makes_files_for(self) -> tuple[str, ...]:
+        """`runtimes`."""
+        return self.runtimes
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether a gate judges what is lost."""
+        return self.max_drop is not None
+
     def check(self, model: nn.Module) -> None:
         """Raise MissingExtra for a runtime that is not installed: before the hours of training."""
         found = available_runtimes()
@@ -113,8 +130,10 @@ class QuantizeInt8(Method):
         with scoring(product.model) as predictor:
             original = predict(predictor, ctx.data, "selection", product.tokenizer)
         guard = AccuracyGate(ctx.data, product.tokenizer, original, self.max_drop)
+        answered: tuple[Answered, ...] = ()
         for half in list(halved):
-            judged = _judged(functools.partial(_bf16, guard, half.path))
+            judged = _judged(functools.partial(_asked, guard, half))
+            answered += judged.answered_by(half)
             if not judged.allowed:
                 halved.remove(half)
                 notes.append(f"no bf16 model: {judged.words}")
@@ -132,7 +151,10 @@ class QuantizeInt8(Method):
             tried={name: [each.facts for each in every] for name, (every, _) in tried.items()},
             free=gain,
         )
-        return Product(product.model, product.tokenizer, (*made, *halved), findings)
+        for each in made:
+            if each.runtime in tried and each.precision == "int8":
+                answered += tried[each.runtime][1].answered_by(each)
+        return Product(product.model, product.tokenizer, (*made, *halved), findings, answered)
 
     def _halved(
         self, product: Product, ctx: Context
@@ -237,8 +259,16 @@ def _failures(tried: Mapping[str, Tried]) -> list[str]:
     ]
 
 
-def _bf16(guard: AccuracyGate, path: Path) -> Attempt:
-    return guard.judge(open_predictor(path, REFERENCE, None, "bf16", device="auto"), {})
+def _asked(
+    guard: AccuracyGate | Likeness,
+    made: Deployment,
+    options: Mapping[str, Any] | None = None,
+    kept: Sequence[str] = (),
+) -> Attempt:
+    """Return how a deployment does, opened as the stage opens it."""
+    predictor = open_predictor(made.path, made.runtime, None, made.precision, device="auto")
+    judged = guard.judge(predictor, options or {}, kept)
+    return dataclasses.replace(judged, digest=artefact_digest(made.path))
 
 
 def _judged(
@@ -270,8 +300,7 @@ def _searched(
 
     def attempt(options: Mapping[str, Any], kept: Sequence[str]) -> Attempt:
         def judge() -> Attempt:
-            done = make(options, kept)
-            return guard.judge(open_predictor(done.path, runtime), options, kept)
+            return _asked(guard, make(options, kept), options, kept)
 
         return _judged(judge, options, kept)
 

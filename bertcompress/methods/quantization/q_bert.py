@@ -35,10 +35,9 @@ from bertcompress.engines.quantization.hessian import layer_sharpness
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.methods.quantization.int8 import QuantizeInt8
-from bertcompress.models.io import imitates
 from bertcompress.runtimes import all_runtimes
 from bertcompress.runtimes.table import missing_packages
-from bertcompress.shapes import anatomy
+from bertcompress.shapes import anatomy, imitates
 from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches_through, fit_through
 from bertcompress.training.through import Wrap

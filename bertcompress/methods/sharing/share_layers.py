@@ -195,7 +195,10 @@ def _change(model: nn.Module, inputs: Sequence[Batch], goals: Sequence[Tensor]) 
 
 
 class ShareLayers(Method):
-    """Let several layers use one set of weights, as ALBERT does."""
+    """Let several layers use one set of weights, as ALBERT does.
+
+    No control: `best` is the best of all that the shared weights could start from, and says which.
+    """
 
     key: ClassVar[str] = "share_layers"
     paper: ClassVar[str] = "Lan et al. 2020, arXiv:1909.11942"
@@ -208,6 +211,11 @@ class ShareLayers(Method):
         "best", description="What a group starts from; best: whichever changes the answers least"
     )
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows that `best` is judged by")
+
+    @property
+    def rows_read(self) -> int:
+        """`rows`."""
+        return self.rows
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where nothing would be shared, and for layers of different shapes."""

@@ -27,7 +27,7 @@ from bertcompress.engines.distillation.settings import TEACHER_WEIGHTS, Distilla
 from bertcompress.engines.sparsity.choosing import Ramp, Scores, magnitude
 from bertcompress.engines.sparsity.gradual import GradualZeros, leave_masked, maskable
 from bertcompress.method import Context, Leaves, Method, Need, Objective
-from bertcompress.shapes import Masked, ShapeError, apply_edit, read_record
+from bertcompress.shapes import Masked, ShapeError, apply_edit, densities, stored_bits
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["GradualMagnitude", "SparseTraining", "gradual_magnitude"]
@@ -143,11 +143,9 @@ class SparseTraining(Method, DistillationSettings, TrainSettings):
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError where there is nothing to mask, or more is masked already."""
-        record = read_record(getattr(model, "config", None))
-        if "lowbit" in record or not maskable(model):
+        if stored_bits(model) or not maskable(model):
             raise ShapeError(f"{self.key}: the layers have no dense linear")
-        densities = record["masked"].density.values() if "masked" in record else ()
-        if any(share < 1 - self.sparsity for share in densities):
+        if any(share < 1 - self.sparsity for share in densities(model).values()):
             raise ShapeError(f"{self.key}: more than {self.sparsity:.0%} is zero already")
 
     def plan_shape(self, model: nn.Module) -> None:

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from bertcompress.deployment import Product
+from bertcompress.errors import ModelError
 from bertcompress.runtimes import Q4_FILE, QUANTIZED_FILE
 from bertcompress.runtimes.onnx.export import TOLERANCE, Integers, export_onnx
 from bertcompress.runtimes.onnx.matmul_nbits import DOMAIN, blocks_of
 from bertcompress.shapes import QuantizedEmbedding, QuantizedLinear
-from bertcompress.shapes.lowbit import stored_modules, unpack
+from bertcompress.shapes.lowbit import ACTIVATION_BITS, stored_modules
 from bertcompress.shapes.parts import replace_modules
+from bertcompress.shapes.weight_format import unpack
 
 __all__ = ["export_qdq"]
 
@@ -43,7 +45,7 @@ def export_qdq(product: Product, folder: Path) -> Path:
     `model_quantized.onnx`, or `model_q4.onnx` where it holds weights in 4 bits. Where the weights
     of a row are grouped, products are MatMulNBits: 4 bits for 2 to 4, 8 for more. The file is run
     beside torch before it is returned. Raises ModelError for groups that this operator does not
-    take, and where the file answers other than torch.
+    take, for weights that are no integers, and where the file answers other than torch.
     """
     linears = [m for _, m in stored_modules(product.model) if isinstance(m, QuantizedLinear)]
     halves = any(module.group > 0 and module.bits <= 4 for module in linears)
@@ -62,6 +64,7 @@ def _in_integers(model: Any) -> Any:
     ours = copy.deepcopy(model).cpu()
     new: dict[int, nn.Module] = {}
     for name, module in stored_modules(ours):
+        _check_kernels(name, module)
         if isinstance(module, QuantizedEmbedding):
             new[id(module)] = _Table(module)
         elif module.group > 0:
@@ -70,6 +73,16 @@ def _in_integers(model: Any) -> Any:
             new[id(module)] = _Linear(module)
     replace_modules(ours, new)
     return ours
+
+
+def _check_kernels(name: str, module: QuantizedLinear | QuantizedEmbedding) -> None:
+    """Raise ModelError for what no operator of ONNX computes in integers."""
+    if not module.format.even:
+        what = "a table of levels" if module.format.levels else "a sum of binary matrices"
+        raise ModelError(f"{name}: its weights are {what}; an ONNX file holds scaled integers only")
+    bits = getattr(module, "activation_bits", None)
+    if bits not in (None, ACTIVATION_BITS):
+        raise ModelError(f"{name}: rounds its input to {bits} bits; an ONNX file can to 8 only")
 
 
 class _Linear(nn.Module):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bertcompress.errors import ModelError
 from bertcompress.shapes import QuantizedLinear
-from bertcompress.shapes.lowbit import unpack
+from bertcompress.shapes.weight_format import unpack
 
 __all__ = ["DOMAIN", "blocks", "blocks_of"]
 

@@ -20,6 +20,7 @@ from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Models
 from bertcompress.methods.quantization import int8
 from bertcompress.methods.quantization.int8 import QuantizeInt8
+from bertcompress.runs.stage import known_answers
 from bertcompress.runtimes import QUANTIZED_FILE, open_predictor
 from bertcompress.runtimes import hardware as host
 from bertcompress.runtimes.onnxruntime import OnnxRuntime
@@ -66,6 +67,21 @@ def applied(model, data, folder, **knobs):
 
 def answers(path, runtime, data):
     return predict(open_predictor(path, runtime), data, "selection", tiny_tokenizer())
+
+
+def test_what_the_gate_was_answered_is_kept_with_its_file(trained, data, tmp_path):
+    for place, model in (("good", trained), ("bad", planted(trained))):
+        done = applied(model, data, tmp_path / place, runtimes=("onnxruntime",))
+        (each,) = done.answered
+        assert each.deployment in done.deployments and each.split == "selection"
+        (made,) = [d for d in done.deployments if d.precision == "int8"]
+        assert np.array_equal(each.logits, answers(made.path, "onnxruntime", data))
+        assert set(known_answers(done, made)) == {"selection"}
+        assert known_answers(done, done.deployments[0]) == {}
+        with made.path.open("ab") as file:
+            file.write(b"changed")
+        assert known_answers(done, made) == {}
+    assert not applied(trained, data, tmp_path / "once", max_drop=None).answered
 
 
 def test_a_good_model_passes_with_the_defaults(trained, data, tmp_path):
@@ -286,7 +302,7 @@ def test_a_file_that_answers_in_no_numbers_is_not_left_behind(trained, data, tmp
         def __call__(self, batch):
             return np.full((len(batch["input_ids"]), 2), np.nan, np.float32)
 
-    monkeypatch.setattr(int8, "open_predictor", lambda *_: Nothing())
+    monkeypatch.setattr(int8, "open_predictor", lambda *_, **__: Nothing())
     monkeypatch.setattr(OnnxRuntime, "quantize_settings", lambda self: [{}])
     with pytest.raises(ModelError, match=r"onnxruntime: no int8 file: .*infinities or NaN"):
         applied(trained, data, tmp_path, runtimes=("onnxruntime",))
@@ -298,9 +314,9 @@ def test_a_bf16_model_that_cannot_be_opened_is_a_note(trained, data, tmp_path, m
     real = int8.open_predictor
 
     def opened(path, runtime, *rest, **where):
-        if rest:
+        if "bf16" in rest:
             raise ModelError(f"{path}: no kernel for it")
-        return real(path, runtime)
+        return real(path, runtime, *rest, **where)
 
     monkeypatch.setattr(int8, "open_predictor", opened)
     done = applied(trained, data, tmp_path, runtimes=("onnxruntime",), bf16=True)

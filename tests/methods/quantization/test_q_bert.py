@@ -15,9 +15,9 @@ from bertcompress.data import collator
 from bertcompress.deployment import Product
 from bertcompress.method import Context, Models
 from bertcompress.methods.quantization.q_bert import QBert, choose_bits, q_bert
-from bertcompress.models.io import imitates, precision_of
+from bertcompress.models.io import precision_of
 from bertcompress.runtimes import open_predictor
-from bertcompress.shapes import Sharing, anatomy, apply_edit, read_record
+from bertcompress.shapes import Sharing, anatomy, apply_edit, imitates, read_record
 from bertcompress.training import fit_batches
 
 QUICK = {"epochs": 1, "batch_size": 16, "precision": "fp32", "shards": 3}
@@ -36,7 +36,7 @@ def stage(data, workdir, **knobs):
 
 def layer_bits(model):
     bits = read_record(model.config)["lowbit"].weights
-    return [bits[f"bert.encoder.layer.{i}.output.dense"] for i in range(3)]
+    return [bits[f"bert.encoder.layer.{i}.output.dense"].bits for i in range(3)]
 
 
 def test_the_sharpest_layers_get_more():

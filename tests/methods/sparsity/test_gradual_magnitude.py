@@ -12,16 +12,17 @@ from test_runs import TRAIN, recipe
 from test_training import batches
 from tests_support import answer, tiny_inputs, tiny_model, tiny_tokenizer, write_rows
 from training_support import toy_data
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 import bertcompress as bc
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.engines.sparsity.gradual import maskable
-from bertcompress.errors import RecipeError
+from bertcompress.errors import Notice, RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.methods.sparsity.sparse_training import GradualMagnitude
-from bertcompress.models.io import imitates
-from bertcompress.shapes import Layers, ShapeError, apply_edit, edited, read_record
+from bertcompress.models.io import rung
+from bertcompress.shapes import Layers, ShapeError, apply_edit, edited, imitates, read_record
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
 
@@ -171,7 +172,11 @@ def test_a_run_keeps_the_sparse_model_beside_its_dense_control(place, tmp_path):
     model = bc.load(stages / "02-gradual_magnitude" / "model").model
     assert set(read_record(model.config)["masked"].density.values()) == {0.5}
     shipped = bc.load(run.folder / "model").model
-    assert zeros(shipped) == zeros(model) and not edited(shipped)  # a stock class holds it
+    assert zeros(shipped) == zeros(model) and rung(shipped)[0] == 1
+    assert read_record(shipped.config) == read_record(model.config)
+    plain = AutoModelForSequenceClassification.from_pretrained(run.folder / "model")
+    assert type(plain) is BertForSequenceClassification
+    assert torch.equal(answer(plain.eval(), tiny_inputs()), answer(shipped, tiny_inputs()))
 
 
 def test_zeros_outlive_a_distillation_and_a_training_through_rounding(tmp_path):
@@ -187,3 +192,79 @@ def test_zeros_outlive_a_distillation_and_a_training_through_rounding(tmp_path):
     assert all((back.get_submodule(name).weight[zero] == 0).all() for name, zero in held.items())
     with pytest.raises(ShapeError, match="gradual_magnitude: the layers have no dense linear"):
         GradualMagnitude().check(stored)
+
+
+@pytest.fixture
+def sparse(place):
+    """The folder of a shipped model, half of whose layers' weights are zero."""
+    model = bc.gradual_magnitude(tiny_model(num_labels=2), batches(8), 0.5, precision="fp32")
+    model.config.id2label = {0: "no", 1: "yes"}
+    model.config.label2id = {"no": 0, "yes": 1}
+    bc.save(model, place / "sparse", tiny_tokenizer())
+    assert json.loads((place / "sparse" / "config.json").read_text())["model_type"] == "bert"
+    return place
+
+
+SECOND = [{"finetune": {**TRAIN, "epochs": 1}}, {"distill": {**TRAIN, "epochs": 1}}]
+
+
+@pytest.mark.filterwarnings("ignore:the model's classes")
+@pytest.mark.parametrize("step", SECOND, ids=lambda step: next(iter(step)))
+def test_a_second_recipe_keeps_the_zeros_of_a_shipped_model(step, sparse):
+    tiny_model(num_labels=2, seed=3).save_pretrained(sparse / "teacher")
+    tiny_tokenizer().save_pretrained(sparse / "teacher")
+    config = json.loads((sparse / "teacher" / "config.json").read_text())
+    config |= {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
+    (sparse / "teacher" / "config.json").write_text(json.dumps(config))
+    held = {name: w == 0 for name, w in maskable(bc.load(sparse / "sparse").model).items()}
+    more = {"model": str(sparse / "sparse"), "teacher": str(sparse / "teacher")}
+    if "finetune" in step:  # skipped where the names of the classes say that it is done
+        file = sparse / "sparse" / "config.json"
+        fields = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in fields.items() if "label" not in k}))
+    run = bc.run(recipe(sparse, [step], **more), sparse / "run", say=lambda _: None)
+    assert run.report.last.method == next(iter(step))
+    after = bc.load(run.folder / "model").model
+    for name, weight in maskable(after).items():
+        assert torch.equal(weight == 0, held[name]), name
+    assert all(row.simulated for row in run.report.last.deployments)
+
+
+def test_a_second_recipe_refuses_to_cut_a_shipped_sparse_model(sparse):
+    plan = recipe(sparse, [{"flop": {**TRAIN, "keep": 0.5}}], model=str(sparse / "sparse"))
+    words = r"methods\[0\].flop: model '.*sparse' has weights at zero, which a change of shape"
+    with pytest.raises(ShapeError, match=words):
+        bc.run(plan, sparse / "run", say=lambda _: None)
+
+
+def test_zeros_that_plain_transformers_filled_are_said_and_reported(sparse):
+    plain = BertForSequenceClassification.from_pretrained(sparse / "sparse")
+    with torch.no_grad():
+        for layer in plain.bert.encoder.layer:
+            layer.output.dense.weight.add_(0.01)
+    plain.save_pretrained(sparse / "filled")
+    tiny_tokenizer().save_pretrained(sparse / "filled")
+    words = "model '.*filled': [0-9,]+ of its weights were zero .*, and [0-9,]+ are now: .* dense"
+    with pytest.warns(Notice, match=words):
+        assert not edited(bc.load(sparse / "filled").model)
+    said: list[str] = []
+    more = {"model": str(sparse / "filled"), "teacher": str(sparse / "sparse")}
+    plan = recipe(sparse, [{"distill": {**TRAIN, "epochs": 1}}], **more)
+    with pytest.warns(Notice, match=words):
+        run = bc.run(plan, sparse / "run", say=said.append)
+    assert sum("trained without its mask" in line for line in said) == 1
+    assert "trained without its mask" in (run.folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "distilbert"])
+def test_the_encoder_of_a_sparse_model_knows_its_zeros_too(family, tmp_path):
+    model = bc.gradual_magnitude(
+        tiny_model(family, num_labels=2), batches(8), 0.5, precision="fp32"
+    )
+    for convert in (True, False):
+        bc.save(model, tmp_path / str(convert), tiny_tokenizer(), convert=convert)
+        for head in ("Model", "ForTokenClassification"):
+            back = bc.load(tmp_path / str(convert), head=head, fresh_head=True).model
+            counted = {name.removeprefix(f"{family}."): n for name, n in zeros(model).items()}
+            assert {n.removeprefix(f"{family}."): z for n, z in zeros(back).items()} == counted
+            assert back.masked_weights()

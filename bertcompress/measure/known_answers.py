@@ -16,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from bertcompress.deployment import PROBE_FILE
+from bertcompress.deployment import KNOWN_ANSWERS_FILE
 from bertcompress.errors import CheckpointError, NotFound
 from bertcompress.runtimes import INPUTS, RUNTIMES, Batch, Logits, Predictor, open_predictor
 from bertcompress.support.reading import read_arrays
 from bertcompress.wording import clean
 
-if TYPE_CHECKING:  # a probe is read without torch
+if TYPE_CHECKING:  # they are read without torch
     from bertcompress.deployment import Deployment, Product
 
 __all__ = [
-    "Probe",
+    "KnownAnswers",
     "alike",
     "answers",
-    "probe_inputs",
-    "read_probe",
+    "known_inputs",
+    "read_known_answers",
     "record",
-    "write_probe",
+    "write_known_answers",
 ]
 
 FORMAT = 1
@@ -43,7 +43,7 @@ EXACT, ALIKE, AGREE = 1e-3, 0.98, 0.95
 so there the answers must correlate, and decide the same, by so much."""
 
 
-def probe_inputs(tokenizer: Any, longest: int) -> dict[str, NDArray[np.int64]]:
+def known_inputs(tokenizer: Any, longest: int) -> dict[str, NDArray[np.int64]]:
     """Return the inputs, always the same for a tokenizer. Shape: (64, T).
 
     `longest`: tokens that the model takes at most.
@@ -85,7 +85,7 @@ def answers(predictor: Predictor, inputs: Batch) -> Logits:
 
 
 @dataclass(frozen=True)
-class Probe:
+class KnownAnswers:
     """What `probe.npz` of a folder holds."""
 
     inputs: Mapping[str, NDArray[np.int64]]
@@ -101,19 +101,19 @@ class Probe:
     """By file: the machine that it runs on alone; absent for files that run elsewhere."""
 
 
-def write_probe(folder: Path, probe: Probe) -> Path:
-    """Write the probe of a folder, and return the file."""
-    tensors = {f"inputs/{name}": np.asarray(values) for name, values in probe.inputs.items()}
-    tensors |= {f"answers/{name}": np.asarray(values) for name, values in probe.answers.items()}
+def write_known_answers(folder: Path, known: KnownAnswers) -> Path:
+    """Write the known answers of a folder, and return the file."""
+    tensors = {f"inputs/{name}": np.asarray(values) for name, values in known.inputs.items()}
+    tensors |= {f"answers/{name}": np.asarray(values) for name, values in known.answers.items()}
     facts = {
         "format": FORMAT,
-        "environment": dict(probe.environment),
-        "latency_ms": dict(probe.latency_ms),
-        "runs_as": {name: list(pair) for name, pair in probe.runs_as.items()},
+        "environment": dict(known.environment),
+        "latency_ms": dict(known.latency_ms),
+        "runs_as": {name: list(pair) for name, pair in known.runs_as.items()},
     }
-    if probe.built_for:
-        facts["built_for"] = dict(probe.built_for)
-    file = folder / PROBE_FILE
+    if known.built_for:
+        facts["built_for"] = dict(known.built_for)
+    file = folder / KNOWN_ANSWERS_FILE
     np.savez_compressed(file, facts=np.asarray(json.dumps(facts)), **tensors)  # type: ignore[arg-type]
     return file
 
@@ -124,13 +124,13 @@ def record(
     host: Mapping[str, Any],
     latency_ms: Mapping[Path, float] | None = None,
 ) -> None:
-    """Write beside each file what it answers to 64 inputs, one probe for each folder.
+    """Write beside each file what it answers to 64 inputs, one `probe.npz` for each folder.
 
     `host`: the machine, as `environment` tells it; `latency_ms`: of what was timed, by path.
     """
     from bertcompress.models.io import max_tokens
 
-    inputs = probe_inputs(product.tokenizer, max_tokens(product.model))
+    inputs = known_inputs(product.tokenizer, max_tokens(product.model))
     files: dict[Path, dict[str, Deployment]] = {}
     for each in deployments:
         whole = each.path.is_dir()
@@ -147,7 +147,7 @@ def record(
         timed = {name: speeds[d.path] for name, d in held.items() if d.path in speeds}
         runs_as = {name: (d.runtime, d.precision) for name, d in held.items()}
         built_for = {name: d.built_for for name, d in held.items() if d.built_for}
-        write_probe(folder, Probe(inputs, found, host, timed, runs_as, built_for))
+        write_known_answers(folder, KnownAnswers(inputs, found, host, timed, runs_as, built_for))
 
 
 class _Host(BaseModel):
@@ -168,7 +168,7 @@ def _known(name: str) -> str:
 
 
 class _Facts(BaseModel):
-    """What lies beside the arrays of a probe."""
+    """What lies beside the arrays."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -179,11 +179,14 @@ class _Facts(BaseModel):
     built_for: dict[str, str] = {}
 
 
-def read_probe(folder: Path) -> Probe:
-    """Return the probe of a folder; raises NotFound, and CheckpointError for a damaged one."""
-    file = folder / PROBE_FILE
+def read_known_answers(folder: Path) -> KnownAnswers:
+    """Return the known answers of a folder.
+
+    Raises NotFound, and CheckpointError for a damaged file.
+    """
+    file = folder / KNOWN_ANSWERS_FILE
     if not file.is_file():
-        raise NotFound(f"{folder}: no {PROBE_FILE}; it is in the folders that a run ships")
+        raise NotFound(f"{folder}: no {KNOWN_ANSWERS_FILE}; it is in the folders that a run ships")
     tensors = dict(read_arrays(file))
     try:
         plain = json.loads(str(tensors.pop("facts", "{}")))
@@ -205,7 +208,7 @@ def read_probe(folder: Path) -> Probe:
     if words := _wrong(parts, facts):
         raise CheckpointError(f"{file}: damaged ({words})")
     host = facts.environment.model_dump()
-    return Probe(
+    return KnownAnswers(
         parts["inputs"],
         parts["answers"],
         host,
@@ -216,10 +219,10 @@ def read_probe(folder: Path) -> Probe:
 
 
 def _wrong(parts: Mapping[str, Mapping[str, NDArray[Any]]], facts: _Facts) -> str | None:
-    """Return what does not hold together in a probe; None where all does."""
+    """Return what does not hold together in a file; None where all does."""
     inputs, answered = parts["inputs"], parts["answers"]
     if unknown := set(parts) - {"inputs", "answers"} or set(inputs) - set(INPUTS):
-        return f"it holds '{min(unknown)}', which no probe has"
+        return f"it holds '{min(unknown)}', which no such file has"
     if {"input_ids", "attention_mask"} - set(inputs) or not answered:
         return "inputs or answers are missing"
     shape = inputs["input_ids"].shape
