@@ -47,7 +47,7 @@ class Task(BaseModel):
     name: str = Field(description="Short name, for example glue/mrpc.", min_length=1)
     summary: str = Field("", description="One sentence for the list and the model card.")
     dataset: str = Field(
-        description="Hub id, folder, csv | json | parquet (`files`), or embedded:acceptability.",
+        description="Hub id, folder, csv | json | parquet | conll (`files`), or embedded:acceptability.",
         min_length=1,
     )
     config: str | None = Field(None, description="Configuration of the data set, for example mrpc.")
@@ -58,7 +58,7 @@ class Task(BaseModel):
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
     files: dict[str, str | Names] = Field(
         default_factory=dict,
-        description="Split name to path(s) for csv, json and parquet; relative to the task file.",
+        description="Split name to path(s) for csv, json, parquet and conll; relative to the task file.",
     )
     text: Annotated[Names, Field(min_length=1, max_length=2)] = Field(
         description="Column that holds the text, or two columns for a pair."
