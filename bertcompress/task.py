@@ -47,7 +47,8 @@ class Task(BaseModel):
     name: str = Field(description="Short name, for example glue/mrpc.", min_length=1)
     summary: str = Field("", description="One sentence for the list and the model card.")
     dataset: str = Field(
-        description="Hub id, folder, csv | json | parquet | conll (`files`), or embedded:acceptability.",
+        description="Hub id, folder, csv | json | parquet | conll (`files`), or "
+        "embedded:acceptability.",
         min_length=1,
     )
     config: str | None = Field(None, description="Configuration of the data set, for example mrpc.")
@@ -58,7 +59,8 @@ class Task(BaseModel):
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
     files: dict[str, str | Names] = Field(
         default_factory=dict,
-        description="Split name to path(s) for csv, json, parquet and conll; relative to the task file.",
+        description="Split name to path(s) for csv, json, parquet and conll; relative to the "
+        "task file.",
     )
     text: Annotated[Names, Field(min_length=1, max_length=2)] = Field(
         description="Column that holds the text, or two columns for a pair."
@@ -66,7 +68,8 @@ class Task(BaseModel):
     label: str | None = Field(None, description="Column that holds the label; null: unlabelled.")
     problem: Problem = Field(
         AUTO,
-        description="auto: fractions are regression, lists multi_label, the rest single_label.",
+        description="auto: fractions are regression, lists multi_label, lists beside words tokens, "
+        "the rest single_label.",
     )
     label_separator: str | None = Field(
         None,
@@ -216,7 +219,7 @@ class Task(BaseModel):
         """What knows the kind of problem. Raises TaskError where only the data can tell."""
         if self.is_open:
             raise TaskError(f"{self.name}: what its labels are is not known before they are read")
-        return HEADS[self.problem]
+        return HEADS[self.problem].named(self.labels or ())
 
     @property
     def columns(self) -> Columns:
@@ -252,6 +255,7 @@ class Task(BaseModel):
         """Return a copy with problem, labels, metrics and headline filled in. Raises TaskError."""
         head = head_named(problem, self.name)
         names = (tuple(labels) or self.labels or None) if head.has_classes else None
+        head = head.named(names or ())
         metrics = self.metrics or head.usual_for(len(names or ()))
         if self.headline and self.headline not in metrics:
             metrics = (self.headline, *metrics)

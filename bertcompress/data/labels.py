@@ -19,6 +19,8 @@ __all__ = ["LabelReader", "rows_named"]
 
 _SEPARATORS = ("|", ";", ",", "/")
 _SHOWN = 5
+IGNORED = -100
+"""Of a word that has no tag: it enters no loss and no score."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class LabelReader:
         """
         if task.label is None:
             return cls(task, task.labels or (), Column("words"), {})
+        task = _of_words(task, tables)
         if task.columns.label_form == "own":
             own = {name: table.columns[task.label] for name, table in tables.items()}
             return cls(task, (), Column("words"), own)
@@ -73,7 +76,8 @@ class LabelReader:
         if task.columns.label_form == "bits" and _are_bits(first):
             names = task.labels or tuple(map(str, range(len(first[0]))))
             return cls(task, names, Column("numbers"), cells, as_bits=True)
-        inner = [v for each in cells.values() for row in each if isinstance(row, list) for v in row]
+        lists = [row for each in cells.values() for row in each if isinstance(row, list)]
+        inner = [v for row in lists for v in row if not _is_ignored(v, task)]
         try:
             column = Column.of(inner)
         except ValueError as error:
@@ -135,7 +139,8 @@ class LabelReader:
 
     def _counted(self, cells: Sequence[Any]) -> Counter[str]:
         flat = chain.from_iterable(cell if isinstance(cell, list) else [cell] for cell in cells)
-        return Counter(self.column.name(v) for v in flat if not self.column.is_missing(v))
+        seen = (v for v in flat if not _is_ignored(v, self.task) and not self.column.is_missing(v))
+        return Counter(map(self.column.name, seen))
 
     def with_classes(self, more: Sequence[str]) -> LabelReader:
         """Return a reader that knows further classes, which no row has."""
@@ -206,7 +211,12 @@ class LabelReader:
         return bits
 
     def _numbers(self, where: str, position: int, row: list[Any]) -> list[int]:
-        return [self._number(where, position, self.column.name(value)) for value in row]
+        return [
+            IGNORED
+            if _is_ignored(value, self.task)
+            else self._number(where, position, self.column.name(value))
+            for value in row
+        ]
 
     def told(self) -> str:
         """Return what the labels were taken for, in one line."""
@@ -216,7 +226,9 @@ class LabelReader:
         if not head.has_classes:
             return f"{label}: numbers; 'problem: single_label' makes them classes"
         shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
-        several = "" if head.one_value else ", several for a row"
+        sequence = self.task.columns.label_form == "sequence"
+        several = ", one for each word" if sequence else ", several for a row"
+        several = "" if head.one_value else several
         other = "; 'problem: regression' makes them numbers"
         numeric = self.column.kind == "numbers" and head.one_value
         classes = f"{len(self.names)} class{'es' if len(self.names) != 1 else ''}"
@@ -262,6 +274,21 @@ def _posed(task: Task, column: Column) -> Task:
             f"{task.problem}{'' if task.head.one_value else hint}"
         )
     return task
+
+
+def _of_words(task: Task, tables: Mapping[str, Table]) -> Task:
+    """Return an open task as one of tags where its text column holds lists of words."""
+    if not task.is_open or len(task.text) > 1:
+        return task
+    cells = chain.from_iterable(table.columns[task.text[0]] for table in tables.values())
+    words = next((cell for cell in cells if cell is not None), None)
+    lists = isinstance(words, (list, tuple))
+    return task.model_copy(update={"problem": "tokens"}) if lists else task
+
+
+def _is_ignored(value: Any, task: Task) -> bool:
+    """Return whether a word is marked as one that does not count."""
+    return isinstance(value, int) and value == IGNORED and task.columns.label_form == "sequence"
 
 
 def _are_hidden(cells: Sequence[Any]) -> bool:

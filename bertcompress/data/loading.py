@@ -80,7 +80,7 @@ def load_data(
         _check_new(task, splits[task.train], splits[task.validation])
     for line in reader.doubts:
         warnings.warn(line, Notice, stacklevel=2)
-    data = _divided(task, splits, seed, order)
+    data = _divided(task, splits, seed, None if task.head.by_name else order)
     notes = (*found.notes, *kept, *told)
     return replace(data, notes=notes, said=said, by_order=by_order)
 
@@ -222,9 +222,15 @@ def _relabelled(part: Dataset, order: Sequence[int]) -> Dataset:
 
     if "label" not in part.column_names:
         return part
-    labels = permuted(np.asarray(part["label"][:]), order)
     columns = {name: part[name][:] for name in part.column_names}
-    return Dataset.from_dict({**columns, "label": labels.tolist()}, features=part.features)
+    kind = str(getattr(getattr(part.features["label"], "feature", None), "dtype", ""))
+    if kind.startswith("int"):  # a class for each word
+        moved: list[Any] = [
+            [order[tag] if tag >= 0 else tag for tag in row] for row in columns["label"]
+        ]
+    else:
+        moved = permuted(np.asarray(columns["label"]), order).tolist()
+    return Dataset.from_dict({**columns, "label": moved}, features=part.features)
 
 
 def _check_train(task: Task, train: Dataset) -> None:

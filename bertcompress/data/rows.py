@@ -21,10 +21,11 @@ def normalise(
 ) -> Dataset:
     """Return the split as `row_id`, `text`, `text_pair` (pairs) and `label` (unless unlabelled).
 
+    Of lists of words also `words`; `text` then has them with a blank between.
     `labels`: as the reader of labels gave them; None: unlabelled. Of a pair one text may be empty:
     the other then stands alone. Raises DataError naming split, column and rows (counted from 1).
     """
-    from datasets import Dataset, Features, Value
+    from datasets import Dataset, Features, List, Value
 
     columns: dict[str, Any] = {"row_id": list(range(first_id, first_id + len(table)))}
     features: dict[str, Any] = {"row_id": Value("int64")}
@@ -34,6 +35,10 @@ def normalise(
     for name, column in zip(("text", "text_pair"), texts, strict=False):
         columns[name] = column
         features[name] = Value("string")
+    if task.columns.text_form == "words":
+        words = [list(row) for row in table.columns[task.columns.texts[0]]]
+        _check_words(f"{task.name}: {split}", words, labels)
+        columns["words"], features["words"] = words, List(Value("string"))
     if labels is not None:
         columns["label"] = list(labels)
         features["label"] = task.head.label_feature(task)
@@ -44,7 +49,8 @@ def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     """Return the text columns of a split. Raises DataError for a row without any text."""
     where = f"{task.name}: {split}"
     columns = task.columns.texts
-    texts = [_texts(where, column, table.columns[column]) for column in columns]
+    read = _sentences if task.columns.text_form == "words" else _texts
+    texts = [read(where, column, table.columns[column]) for column in columns]
     _check_empty(where, columns, texts)
     return texts
 
@@ -68,6 +74,33 @@ def _texts(where: str, column: str, values: Sequence[Any]) -> list[str]:
             f"{rows_named(halves)}"
         )
     return [value or "" for value in values]
+
+
+def _sentences(where: str, column: str, values: Sequence[Any]) -> list[str]:
+    """Return lists of words as texts. Raises DataError for what is no such list."""
+    wrong = [i for i, row in enumerate(values) if not _are_words(row)]
+    if wrong:
+        kind = type(values[wrong[0]]).__name__
+        what = "lists of other things than words" if kind in ("list", "tuple") else kind
+        raise DataError(
+            f"{where}: column '{column}' holds {what}, not lists of words, in {rows_named(wrong)}"
+        )
+    return _texts(where, column, [" ".join(row) for row in values])
+
+
+def _are_words(row: Any) -> bool:
+    return isinstance(row, (list, tuple)) and all(isinstance(word, str) for word in row)
+
+
+def _check_words(
+    where: str, words: Sequence[Sequence[str]], labels: Sequence[Any] | None
+) -> None:
+    """Raise DataError where a row has more tags than words, or fewer."""
+    sizes = [(len(row), len(tags)) for row, tags in zip(words, labels or words, strict=True)]
+    wrong = [i for i, (row, tags) in enumerate(sizes) if row != tags]
+    if wrong:
+        row, tags = sizes[wrong[0]]
+        raise DataError(f"{where}: {row} words and {tags} tags in {rows_named(wrong)}")
 
 
 def _is_whole(text: str) -> bool:

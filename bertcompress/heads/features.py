@@ -72,6 +72,9 @@ class Columns:
     """One such number a row, one 0 or 1 for each class, a class for each word, or what the head
     itself reads (`Head.read_labels`)."""
 
+    text_form: Literal["text", "words"] = "text"
+    """What a cell of a text column holds: a text, or a list of words."""
+
     @property
     def names(self) -> tuple[str, ...]:
         """All columns, the texts first."""

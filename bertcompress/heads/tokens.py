@@ -136,17 +136,12 @@ class Tokens(Head):
         """Return the outputs for each word of each row, of the window that answers for it.
 
         A word without a piece is in no entity: 1 for `O`, 0 for the other tags. Behind the last
-        word of a row all is NaN. Shape: F of (T, K) -> (N, W, K), W words of the longest row.
-        Raises ModelError on NaN and infinity.
+        word of a row all is NaN; a NaN of the model is infinity here. Shape: F of (T, K) ->
+        (N, W, K), W words of the longest row.
         """
         flat = np.concatenate([*outputs]).astype(np.float32)
+        flat = np.where(np.isnan(flat), np.inf, flat)
         owners = np.repeat(encoded.row_of_feature, np.diff(encoded.offsets))
-        bad = ~np.isfinite(flat).all(axis=1)
-        if bad.any():
-            count = len(np.unique(owners[bad]))
-            raise ModelError(
-                f"the model answers NaN or infinity for {count} of {encoded.rows} rows"
-            )
         counts = np.zeros(encoded.rows, np.int64)
         counts[encoded.row_of_feature] = encoded.single[_OF_ROW]
         shape = (encoded.rows, int(counts.max(initial=0)), flat.shape[1])
@@ -173,6 +168,10 @@ class Tokens(Head):
         tags = np.unique(right[right != ABSENT])
         scores = [metric.score(metric.statistics(np.full_like(right, t), right)) for t in tags]
         return round(max(scores, default=0.0), 4)
+
+    def all_finite(self, answers: Array) -> bool:
+        """Return whether each word is answered without NaN and infinity. Shape: (N, W, K)."""
+        return not bool(np.isinf(answers).any())
 
     def decided(self, metric: Metric, logits: Array) -> Array:
         """Return the tag of each word, as a code for entities; -1: no word. Shape: (N, W, K)."""
@@ -253,8 +252,7 @@ class Tokens(Head):
 
 def _words_of(answers: Array) -> Array:
     """Return where there is a word. Shape: (N, W, K) -> (N, W). Raises ModelError on other NaN."""
-    lacking = np.isnan(answers)
-    there = ~lacking.all(axis=-1)
+    there = ~np.isnan(answers).all(axis=-1)
     bad = (~np.isfinite(answers).all(axis=-1) & there).any(axis=-1)
     if bad.any():
         raise ModelError(

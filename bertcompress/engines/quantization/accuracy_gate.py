@@ -119,7 +119,7 @@ class AccuracyGate:
         self, logits: Logits, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
         """Return the same of answers that are there. Shape: (N, K)."""
-        if not np.isfinite(logits).all():
+        if not self.head.all_finite(logits):
             return Attempt.failed(options, kept, "it answers with infinities or NaN")
         task = self.data.task
         labelled = task.head.has_labels
