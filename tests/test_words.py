@@ -1,4 +1,4 @@
-"""Words and their pieces: a hundred odd words, tokenizers of every kind, windows; no word is lost."""
+"""Words and their pieces: a hundred odd words, every kind of tokenizer; no word is lost."""
 
 from __future__ import annotations
 
@@ -94,7 +94,10 @@ def test_windows_lose_no_piece_and_no_word(tokenizer, limit):
             inside = part.tokens["input_ids"]
             assert len(inside) == len(part.words) <= limit
             assert inside[: piece.before].tolist() == ids[: piece.before].tolist()
-            assert inside[len(inside) - piece.after :].tolist() == ids[len(ids) - piece.after :].tolist()
+            assert (
+                inside[len(inside) - piece.after :].tolist()
+                == ids[len(ids) - piece.after :].tolist()
+            )
         numbered = replace(piece, tokens={"input_ids": np.arange(len(piece))})
         seen = [part.tokens["input_ids"] for part in windows(numbered, limit)]
         assert np.unique(np.concatenate(seen)).tolist() == list(range(len(piece)))
@@ -121,6 +124,4 @@ def test_the_limit_is_the_tasks_or_the_tokenizers():
     tokenizer = wordpiece()
     assert piece_limit(tokenizer, None) == 512
     tokenizer.model_max_length = 40
-    assert (piece_limit(tokenizer, None), piece_limit(tokenizer, 64), piece_limit(tokenizer, 16)) == (
-        40, 40, 16,
-    )  # fmt: skip
+    assert [piece_limit(tokenizer, length) for length in (None, 64, 16)] == [40, 40, 16]

@@ -92,9 +92,7 @@ def _are_words(row: Any) -> bool:
     return isinstance(row, (list, tuple)) and all(isinstance(word, str) for word in row)
 
 
-def _check_words(
-    where: str, words: Sequence[Sequence[str]], labels: Sequence[Any] | None
-) -> None:
+def _check_words(where: str, words: Sequence[Sequence[str]], labels: Sequence[Any] | None) -> None:
     """Raise DataError where a row has more tags than words, or fewer."""
     sizes = [(len(row), len(tags)) for row, tags in zip(words, labels or words, strict=True)]
     wrong = [i for i, (row, tags) in enumerate(sizes) if row != tags]

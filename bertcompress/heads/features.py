@@ -197,7 +197,7 @@ def encode_texts(
 
 
 def end_to_end(
-    tokens: Mapping[str, Sequence[Sequence[int]]],
+    tokens: Mapping[str, Sequence[Sequence[int] | NDArray[np.int64]]],
 ) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
     """Return token columns with all features end to end, and the length of each feature."""
     flat = {

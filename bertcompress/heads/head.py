@@ -71,7 +71,7 @@ class Head(Protocol):
     """
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
-    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "softmax"
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
 
     def named(self, labels: Sequence[str]) -> Head:

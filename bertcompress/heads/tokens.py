@@ -58,7 +58,9 @@ class Tokens(Head):
         "f1": _entities("f1", "F1 of entities: type, first and last word right", entity_f1),
         "precision": _entities("precision", "share of answered entities right", entity_precision),
         "recall": _entities("recall", "share of given entities found", entity_recall),
-        "f1_macro": _entities("f1_macro", "mean over types of the F1 of entities", entity_f1_of_types),
+        "f1_macro": _entities(
+            "f1_macro", "mean over types of the F1 of entities", entity_f1_of_types
+        ),
         "accuracy": Metric("accuracy", "share of words tagged right", right_words, mean),
     }
     usual: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy")
@@ -66,6 +68,7 @@ class Tokens(Head):
     by_name: ClassVar[bool] = True
     output_axes: ClassVar[int] = 3
     taught_by_token: ClassVar[bool] = True
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "tags"
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         """Keep the names of the tags, in the order of the model's outputs; empty: not known yet."""
@@ -88,8 +91,8 @@ class Tokens(Head):
     ) -> Encoded:
         """Return the rows in windows of at most `max_length` tokens; each word answers in one.
 
-        `rows`: `row_id`, `text`, `words` and `label`. Beside the token columns `words`, the position
-        of the word that a piece answers for, or -1, and `labels`, -100 elsewhere.
+        `rows`: `row_id`, `text`, `words` and `label`. Beside the token columns `words`, the
+        position of the word that a piece answers for, or -1, and `labels`, -100 elsewhere.
         """
         limit = piece_limit(tokenizer, task.max_length)
         words = rows["words"][:]
@@ -187,7 +190,7 @@ class Tokens(Head):
         return self.tags.coded(tags) if metric.reads == "entities" else tags
 
     def changed(self, logits: Array, original: Array) -> Array | None:
-        """Return which words have another tag, all rows end to end. Shape: (N, W, K) -> (words,)."""
+        """Return which words have another tag, rows end to end. Shape: (N, W, K) -> (words,)."""
         there = _words_of(original)
         return np.asarray(logits[there].argmax(axis=-1) != original[there].argmax(axis=-1))
 

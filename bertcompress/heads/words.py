@@ -59,9 +59,7 @@ def piece_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> i
     return min(limit, max_length or (USUAL if limit == UNBOUNDED else limit))
 
 
-def aligned(
-    rows: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Piece]:
+def aligned(rows: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
     """Yield each row of words in pieces, uncut.
 
     A word that the tokenizer leaves nothing of (a control character) has no piece.
@@ -86,7 +84,9 @@ def _by_characters(
         verbose=False,
     )
     for i, words in enumerate(rows):
-        tokens = {name: np.asarray(encoded[name][i], np.int64) for name in TOKENS if name in encoded}
+        tokens = {
+            name: np.asarray(encoded[name][i], np.int64) for name in TOKENS if name in encoded
+        }
         special = np.array([part is None for part in encoded.sequence_ids(i)], bool)
         inner = np.flatnonzero(~special)
         before = int(inner[0]) if len(inner) else int(special.sum() + 1) // 2
@@ -117,7 +117,7 @@ def _word_by_word(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> P
     """Return a row whose tokenizer does not tell characters, each word by itself."""
     pieces = [tokenizer.tokenize(word, is_split_into_words=True) for word in words]
     inner = [token for each in pieces for token in each]
-    ids: list[int] = tokenizer.convert_tokens_to_ids(inner)
+    ids: Any = tokenizer.convert_tokens_to_ids(inner)
     encoded = tokenizer.prepare_for_model(ids, return_attention_mask=True, verbose=False)
     whole = list(encoded["input_ids"])
     extra = len(whole) - len(ids)

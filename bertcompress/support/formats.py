@@ -12,8 +12,8 @@ from bertcompress.errors import TaskError
 __all__ = ["FORMATS", "READ", "VALIDATION_NAMES", "check_format", "format_of", "name_of"]
 
 FORMATS = ("csv", "json", "parquet", "conll")
-"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`, and files of one word
-and its tag a line are `conll`."""
+"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`, and files of one
+word and its tag a line are `conll`."""
 
 _SUFFIXES = {
     ".csv": "csv",

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bertcompress.data import TaskData, calibration_batches
 from bertcompress.heads import Head
 from bertcompress.measure.scores import compare, predict
