@@ -30,6 +30,7 @@ from bertcompress.heads.scoring import task_metric
 from bertcompress.support.catalogue import read_yaml, resolve
 from bertcompress.support.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.support.notebook import model_html, short
+from bertcompress.support.word_columns import columns_of, columns_of_rows, words_and_tags
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -129,7 +130,7 @@ class Task(BaseModel):
         cls,
         data: DatasetDict | Dataset | IterableDataset | Mapping[str, Any] | Any,
         *,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         label: str | None = None,
         **fields: Any,
     ) -> Task:
@@ -139,12 +140,16 @@ class Task(BaseModel):
             data: A `DatasetDict` or another mapping from split names, of `Dataset` of any format,
                 `IterableDataset` (read to its end, or to a run's `limit`) or pandas DataFrame; or
                 one of them alone, of which rows to judge on are split off.
-            text: One column, or two for a pair.
+            text: One column, or two for a pair; None: `tokens` and `ner_tags`, or what else data
+                sets call words and their tags.
             label: Column of the label; None where there are no labels.
             fields: Further fields of a task.
 
         Raises TaskError.
         """
+        splits = data if isinstance(data, Mapping) else {str(fields.get("train", "train")): data}
+        if text is None:
+            text, label = words_and_tags("Task.from_dataset", columns_of_rows(splits), label)
         given = {
             "name": "in-memory",
             "dataset": "in-memory",
@@ -152,9 +157,9 @@ class Task(BaseModel):
             "text": text,
             "label": label,
         }
-        splits = data if isinstance(data, Mapping) else {str(given.get("train", "train")): data}
         if label is not None and "problem" not in given and not given.get("label_separator"):
-            given["problem"] = posed_by(splits, label) or AUTO
+            words = text if isinstance(text, str) else ""
+            given["problem"] = posed_by(splits, label, words) or AUTO
         task = cls._checked("Task.from_dataset", given)
         task._memory = splits
         return task
@@ -165,18 +170,19 @@ class Task(BaseModel):
         train: str | Path,
         validation: str | Path | None = None,
         *,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         label: str | None = None,
         **fields: Any,
     ) -> Task:
         """Return a task on the user's own data; nothing is read yet.
 
         Args:
-            train: A CSV, TSV, JSON, JSON lines or parquet file, a `save_to_disk` folder, a folder
-                of data files, or a Hub id.
+            train: A CSV, TSV, JSON, JSON lines, parquet or CoNLL file, a `save_to_disk` folder, a
+                folder of data files, or a Hub id.
             validation: A file of the same format, or the name of a split where `train` is no file.
                 None: the usual split, or rows split off the training rows.
-            text: One column, or two for a pair.
+            text: One column, or two for a pair; None: `tokens` and `ner_tags`, or what else data
+                sets call words and their tags. A CoNLL file names no columns.
             label: Column of the label; None where there are no labels.
             fields: Further fields of a task.
 
@@ -185,6 +191,11 @@ class Task(BaseModel):
         source = os.path.expanduser(os.fspath(train))
         where = "--train" if "name" not in fields else str(fields["name"])
         form = format_of(source)
+        if text is None or (form == "conll" and label is None):
+            check_format(source)
+            text, label = words_and_tags(where, columns_of(source), label, text)
+        if form == "conll":
+            fields = {"problem": "tokens", **fields}
         given: dict[str, Any] = {"name": name_of(source), "text": text, "label": label, **fields}
         if form is None:
             check_format(source)

@@ -71,6 +71,8 @@ class Head(Protocol):
     """
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
+    parts_title: ClassVar[str] = ""
+    """Title of the table of `parts`; empty where there are none."""
     serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
 
@@ -196,6 +198,13 @@ class Head(Protocol):
         Rows whose `decided` and `right` are equal have equal statistics.
         """
         return metric.statistics(self.decided(metric, answers), self.right(metric, references))
+
+    def parts(self, answers: Array, references: Array) -> dict[str, tuple[float, int]]:
+        """Return the score of each part of the references, such as a type of entity, and its size.
+
+        Shape: as `statistics`.
+        """
+        return {}
 
     @abstractmethod
     def changed(self, logits: Array, original: Array) -> Array | None:

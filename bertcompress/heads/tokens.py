@@ -68,6 +68,7 @@ class Tokens(Head):
     by_name: ClassVar[bool] = True
     output_axes: ClassVar[int] = 3
     taught_by_token: ClassVar[bool] = True
+    parts_title: ClassVar[str] = "F1 of each type of entity"
     serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "tags"
 
     def __init__(self, names: Sequence[str] = ()) -> None:
@@ -185,6 +186,17 @@ class Tokens(Head):
     def right(self, metric: Metric, references: Array) -> Array:
         """Return the given tags likewise. Shape: (N, W), both."""
         return self._read(metric, np.where(references < 0, ABSENT, references))
+
+    def parts(self, answers: Array, references: Array) -> dict[str, tuple[float, int]]:
+        """Return F1 and the number of given entities of each type that either side has."""
+        metric = self.metrics["f1"]
+        sides = self.decided(metric, answers), self.right(metric, references)
+        sums = entity_counts(*sides, len(self.tags.types)).sum(axis=0).reshape(3, -1).T
+        return {
+            name: (float(entity_f1(each)), int(each[2]))
+            for name, each in zip(self.tags.types, sums, strict=True)
+            if each.any()
+        }
 
     def _read(self, metric: Metric, tags: Array) -> Array:
         return self.tags.coded(tags) if metric.reads == "entities" else tags
