@@ -150,13 +150,8 @@ class Task(BaseModel):
         splits = data if isinstance(data, Mapping) else {str(fields.get("train", "train")): data}
         if text is None:
             text, label = words_and_tags("Task.from_dataset", columns_of_rows(splits), label)
-        given = {
-            "name": "in-memory",
-            "dataset": "in-memory",
-            **fields,
-            "text": text,
-            "label": label,
-        }
+        named = {"name": "in-memory", "dataset": "in-memory"}
+        given = {**named, **fields, "text": text, "label": label}
         if label is not None and "problem" not in given and not given.get("label_separator"):
             words = text if isinstance(text, str) else ""
             given["problem"] = posed_by(splits, label, words) or AUTO

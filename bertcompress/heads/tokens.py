@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -77,7 +78,7 @@ class Tokens(Head):
 
     def named(self, labels: Sequence[str]) -> Head:
         """Return the head of these tags."""
-        return Tokens(labels)
+        return _of_tags(tuple(labels))
 
     def usual_for(self, classes: int) -> tuple[str, ...]:
         """Return the metrics of entities, or of words where every word has a tag of its own."""
@@ -263,6 +264,11 @@ class Tokens(Head):
         import torch
 
         return torch.where(_counting(batch, outputs), outputs.argmax(-1), IGNORED)
+
+
+@lru_cache(maxsize=64)
+def _of_tags(names: tuple[str, ...]) -> Tokens:
+    return Tokens(names)
 
 
 def _words_of(answers: Array) -> Array:
