@@ -27,7 +27,8 @@ def doubts_of(
     first = next(iter(labelled), "")
     single = [name for name in names if labelled and labelled[first][name] == 1]
     if single:
-        said.append(f"a single row of '{first}' has {_listed(single)}")
+        what = "word" if task.columns.label_form == "sequence" else "row"
+        said.append(f"a single {what} of '{first}' has {_listed(single)}")
     line = f"{task.name}: classes of '{task.label}': " + "; ".join(said)
     hint = _combined(task, names) if found else ""
     return tuple(filter(None, (line if said else "", hint)))
