@@ -144,7 +144,7 @@ def test_answers_are_of_each_word_in_its_best_window(data):
 
 def test_an_invisible_word_is_outside_and_the_score_is_of_all_words(tmp_path):
     rows = [(["the", "cat", "\u200b", "sleeps"], ["O", "B-ANIMAL", "B-PLACE", "O"])] * 2
-    rows += rows_of(60, 0)
+    rows += rows_of(160, 0)
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"tokens": w, "ner_tags": t}) for w, t in rows))
     data = load_data(bc.Task.from_files(path))

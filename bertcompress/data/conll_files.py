@@ -74,7 +74,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         if not cells[-1].strip():
             raise DataError(f"{path}:{number}: the word '{cells[0]}' has no tag")
         fresh = False
-        yield number, [cells[0], cells[-1].strip()]
+        yield number, [cells[0].strip(" "), cells[-1].strip()]
 
 
 def _is_word(line: str) -> bool:

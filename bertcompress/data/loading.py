@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.matching import align_labels, differ, permuted, same_numbers, spread
-from bertcompress.data.rows import normalise, texts_of
+from bertcompress.data.rows import check_words, normalise, texts_of
 from bertcompress.data.splitting import chosen_splits, evenly, split_off
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
@@ -139,6 +139,7 @@ def _numbered(
         if name not in made:
             texts_of(task, name, tables[name])  # all rows, so that they have their numbers
             made[name] = _Part(tables[name], reader.read(name) if task.label else None)
+            check_words(task, name, tables[name], made[name].labels)
         if name == task.train and task.validation not in tables:
             kept, judged = split_off(task, made[name].table, made[name].labels)
             whole = made[name]

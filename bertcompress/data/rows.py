@@ -13,7 +13,7 @@ from bertcompress.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["normalise", "texts_of"]
+__all__ = ["check_words", "normalise", "texts_of"]
 
 
 def normalise(
@@ -37,7 +37,6 @@ def normalise(
         features[name] = Value("string")
     if task.columns.text_form == "words":
         words = [list(row) for row in table.columns[task.columns.texts[0]]]
-        _check_words(f"{task.name}: {split}", words, labels)
         columns["words"], features["words"] = words, List(Value("string"))
     if labels is not None:
         columns["label"] = list(labels)
@@ -92,12 +91,16 @@ def _are_words(row: Any) -> bool:
     return isinstance(row, (list, tuple)) and all(isinstance(word, str) for word in row)
 
 
-def _check_words(where: str, words: Sequence[Sequence[str]], labels: Sequence[Any] | None) -> None:
+def check_words(task: Task, split: str, table: Table, labels: Sequence[Any] | None) -> None:
     """Raise DataError where a row has more tags than words, or fewer."""
-    sizes = [(len(row), len(tags)) for row, tags in zip(words, labels or words, strict=True)]
+    if task.columns.text_form != "words" or labels is None:
+        return
+    words = table.columns[task.columns.texts[0]]
+    sizes = [(len(row), len(tags)) for row, tags in zip(words, labels, strict=True)]
     wrong = [i for i, (row, tags) in enumerate(sizes) if row != tags]
     if wrong:
         row, tags = sizes[wrong[0]]
+        where = f"{task.name}: {split}"
         raise DataError(f"{where}: {row} words and {tags} tags in {rows_named(wrong)}")
 
 
