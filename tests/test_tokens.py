@@ -12,11 +12,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import transformers
 from tags_support import MAX_LENGTH, NAMES, TRAIN, rows_of, tags_task
 from tests_support import tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
+from typer.testing import CliRunner
 
 import bertcompress as bc
+from bertcompress.cli.main import app
 from bertcompress.data import load_data
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
@@ -25,7 +28,9 @@ from bertcompress.heads import HEADS, head_of_labels, head_of_model
 from bertcompress.heads.tokens import Tokens
 from bertcompress.measure.scores import predict, score
 from bertcompress.method import Context, Models
+from bertcompress.methods import method_class
 from bertcompress.publish.serving import write_serving
+from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import TorchPredictor
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -268,6 +273,51 @@ def test_every_method_takes_a_tagger(data, tmp_path, method):
     assert type(done.model).__name__.endswith("ForTokenClassification")
 
 
+TAUGHT = {
+    "distill": {"hidden_weight": 0.5},
+    "pkd": {},
+    "tinybert": {"inside_epochs": 1},
+    "minilm": {"inside_epochs": 1},
+    "theseus": {"layers": 1},
+}
+
+
+@pytest.mark.parametrize("key", TAUGHT)
+def test_every_way_of_teaching_takes_a_tagger(data, tmp_path, key):
+    product = Product(tagger(), tiny_tokenizer())
+    teacher = LiveTeacher(tagger(seed=1), tiny_tokenizer(), data)
+    ctx = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
+    step = method_class(key)(**{**TRAIN, "epochs": 1, **TAUGHT[key]})
+    done = step.apply(product, ctx)
+    answers = predict(TorchPredictor(done.model), data, "validation", done.tokenizer)
+    assert data.task.head.all_finite(answers)
+
+
+def test_an_albert_tagger_keeps_its_answers_in_int8(tmp_path, data):
+    """Its layers share weights, which dynamic int8 would round once for each."""
+    model = tiny_model("albert", "ForTokenClassification", **LABELS)
+    bc.save(model, tmp_path / "model", tiny_tokenizer())
+    bc.export(tmp_path / "model", tmp_path)
+    ours = predict(TorchPredictor(model), data, "validation", tiny_tokenizer())
+    onnx = open_predictor(tmp_path / "onnx", "onnxruntime", None, "int8")
+    theirs = predict(onnx, data, "validation", tiny_tokenizer())
+    assert data.task.head.changed(theirs, ours).mean() < 0.1
+
+
+def test_the_stock_pipeline_tags_alike(tmp_path, data):
+    product = Product(tagger(seed=2), tiny_tokenizer())
+    pipe = transformers.pipeline(
+        "token-classification", model=product.model, tokenizer=product.tokenizer
+    )
+    answers = predict(TorchPredictor(product.model), data, "validation", product.tokenizer)
+    rows = [i for i, words in enumerate(data.validation["words"][:]) if len(words) < 9]
+    for row in rows[:10]:
+        text = data.validation["text"][row]
+        found = [each["entity"] for each in pipe(text, ignore_labels=[])]
+        count = len(data.validation["words"][row])
+        assert found == [NAMES[i] for i in answers[row, :count].argmax(-1)]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The main job of a tagger."""
@@ -325,6 +375,22 @@ def test_a_file_of_rows_is_judged_alone(run, tmp_path):
     path = write_conll(tmp_path / "test.iob", rows_of(30, 7), separator=" ")
     scores = bc.evaluate(run.folder, test=path)
     assert {s.split for s in scores} == {"test"} and scores[0].n == 30
+
+
+def test_what_shipped_is_timed(run):
+    rows = bc.bench([run.folder], shapes=((1, 16),), seconds=0.1, threads=1)
+    assert rows
+
+
+def test_the_command_line_takes_a_file_of_tags(tmp_path):
+    tags_task(tmp_path, train=60, validation=20)
+    tagger().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    files = ("--train", tmp_path / "train.conll", "--validation", tmp_path / "validation.conll")
+    words = ["evaluate", tmp_path / "model", *files, "--json"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    assert '"metric": "f1"' in done.output
 
 
 def test_what_shipped_is_verified(run):
