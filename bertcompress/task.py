@@ -30,6 +30,7 @@ from bertcompress.heads.scoring import task_metric
 from bertcompress.support.catalogue import read_yaml, resolve
 from bertcompress.support.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.support.notebook import model_html, short
+from bertcompress.support.word_columns import columns_of, columns_of_rows, words_and_tags
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -47,7 +48,8 @@ class Task(BaseModel):
     name: str = Field(description="Short name, for example glue/mrpc.", min_length=1)
     summary: str = Field("", description="One sentence for the list and the model card.")
     dataset: str = Field(
-        description="Hub id, folder, csv | json | parquet (`files`), or embedded:acceptability.",
+        description="Hub id, folder, csv | json | parquet | conll (`files`), or "
+        "embedded:acceptability.",
         min_length=1,
     )
     config: str | None = Field(None, description="Configuration of the data set, for example mrpc.")
@@ -58,7 +60,8 @@ class Task(BaseModel):
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
     files: dict[str, str | Names] = Field(
         default_factory=dict,
-        description="Split name to path(s) for csv, json and parquet; relative to the task file.",
+        description="Split name to path(s) for csv, json, parquet and conll; relative to the "
+        "task file.",
     )
     text: Annotated[Names, Field(min_length=1, max_length=2)] = Field(
         description="Column that holds the text, or two columns for a pair."
@@ -66,7 +69,8 @@ class Task(BaseModel):
     label: str | None = Field(None, description="Column that holds the label; null: unlabelled.")
     problem: Problem = Field(
         AUTO,
-        description="auto: fractions are regression, lists multi_label, the rest single_label.",
+        description="auto: fractions are regression, lists multi_label, lists beside words tokens, "
+        "the rest single_label.",
     )
     label_separator: str | None = Field(
         None,
@@ -126,7 +130,7 @@ class Task(BaseModel):
         cls,
         data: DatasetDict | Dataset | IterableDataset | Mapping[str, Any] | Any,
         *,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         label: str | None = None,
         **fields: Any,
     ) -> Task:
@@ -136,22 +140,21 @@ class Task(BaseModel):
             data: A `DatasetDict` or another mapping from split names, of `Dataset` of any format,
                 `IterableDataset` (read to its end, or to a run's `limit`) or pandas DataFrame; or
                 one of them alone, of which rows to judge on are split off.
-            text: One column, or two for a pair.
+            text: One column, or two for a pair; None: `tokens` and `ner_tags`, or what else data
+                sets call words and their tags.
             label: Column of the label; None where there are no labels.
             fields: Further fields of a task.
 
         Raises TaskError.
         """
-        given = {
-            "name": "in-memory",
-            "dataset": "in-memory",
-            **fields,
-            "text": text,
-            "label": label,
-        }
-        splits = data if isinstance(data, Mapping) else {str(given.get("train", "train")): data}
+        splits = data if isinstance(data, Mapping) else {str(fields.get("train", "train")): data}
+        if text is None:
+            text, label = words_and_tags("Task.from_dataset", columns_of_rows(splits), label)
+        named = {"name": "in-memory", "dataset": "in-memory"}
+        given = {**named, **fields, "text": text, "label": label}
         if label is not None and "problem" not in given and not given.get("label_separator"):
-            given["problem"] = posed_by(splits, label) or AUTO
+            words = text if isinstance(text, str) else ""
+            given["problem"] = posed_by(splits, label, words) or AUTO
         task = cls._checked("Task.from_dataset", given)
         task._memory = splits
         return task
@@ -162,18 +165,19 @@ class Task(BaseModel):
         train: str | Path,
         validation: str | Path | None = None,
         *,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         label: str | None = None,
         **fields: Any,
     ) -> Task:
         """Return a task on the user's own data; nothing is read yet.
 
         Args:
-            train: A CSV, TSV, JSON, JSON lines or parquet file, a `save_to_disk` folder, a folder
-                of data files, or a Hub id.
+            train: A CSV, TSV, JSON, JSON lines, parquet or CoNLL file, a `save_to_disk` folder, a
+                folder of data files, or a Hub id.
             validation: A file of the same format, or the name of a split where `train` is no file.
                 None: the usual split, or rows split off the training rows.
-            text: One column, or two for a pair.
+            text: One column, or two for a pair; None: `tokens` and `ner_tags`, or what else data
+                sets call words and their tags. A CoNLL file names no columns.
             label: Column of the label; None where there are no labels.
             fields: Further fields of a task.
 
@@ -182,6 +186,11 @@ class Task(BaseModel):
         source = os.path.expanduser(os.fspath(train))
         where = "--train" if "name" not in fields else str(fields["name"])
         form = format_of(source)
+        if text is None or (form == "conll" and label is None):
+            check_format(source)
+            text, label = words_and_tags(where, columns_of(source), label, text)
+        if form == "conll":
+            fields = {"problem": "tokens", **fields}
         given: dict[str, Any] = {"name": name_of(source), "text": text, "label": label, **fields}
         if form is None:
             check_format(source)
@@ -216,7 +225,7 @@ class Task(BaseModel):
         """What knows the kind of problem. Raises TaskError where only the data can tell."""
         if self.is_open:
             raise TaskError(f"{self.name}: what its labels are is not known before they are read")
-        return HEADS[self.problem]
+        return HEADS[self.problem].named(self.labels or ())
 
     @property
     def columns(self) -> Columns:
@@ -252,6 +261,7 @@ class Task(BaseModel):
         """Return a copy with problem, labels, metrics and headline filled in. Raises TaskError."""
         head = head_named(problem, self.name)
         names = (tuple(labels) or self.labels or None) if head.has_classes else None
+        head = head.named(names or ())
         metrics = self.metrics or head.usual_for(len(names or ()))
         if self.headline and self.headline not in metrics:
             metrics = (self.headline, *metrics)

@@ -27,6 +27,7 @@ ORDER = (
     ("DeploymentRow", "`stages[].deployments[]`"),
     ("Score", "`scores[]`, and `score` of a control"),
     ("Standing", "`scores[].standing`"),
+    ("Part", "`stages[].deployments[].parts[]`"),
     ("Latency", "`latency[]`"),
     ("Verdict", "`verdict`"),
     ("SpeedUp", "`verdict.speed[]`"),

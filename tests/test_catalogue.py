@@ -57,7 +57,7 @@ def test_an_installed_wheel_carries_its_own(tmp_path, monkeypatch):
     ("given", "says"),
     [
         ("glue/mrcp", "did you mean 'glue/mrpc'"),
-        ("zzz", "Shipped: embedded"),
+        ("zzz", "Shipped: conll2003, embedded"),
         ("missing/own.yaml", "missing/own.yaml: no such file"),
     ],
 )

@@ -36,6 +36,8 @@ def own_task(
     separator: str | None,
 ) -> Any:
     """Return a task name, or a task made of the user's own files, or None. Raises InputError."""
+    from bertcompress.support.formats import check_format
+    from bertcompress.support.word_columns import columns_of
     from bertcompress.task import Task
 
     if train is None:
@@ -46,9 +48,11 @@ def own_task(
         return task
     if task is not None:
         raise InputError("--task and --train: give one of them")
-    if not text:
+    if not text and columns_of(train) is None:
+        check_format(train)
         raise InputError("--text: which column holds the text? It goes with --train")
-    return Task.from_files(train, validation, text=text, label=label, label_separator=separator)
+    columns = text or None
+    return Task.from_files(train, validation, text=columns, label=label, label_separator=separator)
 
 
 def judged_on(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from bertcompress.data.loading import load_data
 from bertcompress.data.matching import align_labels, differ
 from bertcompress.data.task_data import TaskData
 from bertcompress.errors import ModelError, Notice, few
-from bertcompress.heads import HEADS
+from bertcompress.heads import HEADS, Head
 from bertcompress.heads.stock import check_head, has_head
 from bertcompress.task import Task
 
@@ -33,6 +33,8 @@ def posed_by_model(task: Task, cls: type, name: str) -> Task:
     fitting = [key for key, head in HEADS.items() if head.auto_class and has_head(cls, head)]
     if not fitting:
         check_head(cls, texts, name)
+    if fitting[0] == HEADS["tokens"].key:  # lists of words tell it, and texts refuse the model
+        return task
     return task.model_copy(update={"problem": fitting[0]})
 
 
@@ -43,13 +45,16 @@ def data_of(
     *,
     data_dir: str | Path | None = None,
     limit: int | None = None,
+    check: Callable[[Head], None] = lambda _: None,
 ) -> TaskData:
     """Return the rows with their labels numbered as the model numbers them, by name.
 
-    `names`: its `id2label`; None for a model of one output. Raises DataError, TaskError, and
+    `names`: its `id2label`; None for a model of one output. `check`: raises for a head that the
+    model does not have, before its classes are looked at. Raises DataError, TaskError, and
     ModelError where the model names other classes.
     """
     data = load_data(task, data_dir=data_dir, limit=limit, model_labels=names)
+    check(data.task.head)
     if names is not None and differ(data.labels, names):
         raise ModelError(
             f"model '{model}': its classes are {few(names.values())}, those of "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+from bertcompress.data.class_doubts import doubts_of
 from bertcompress.data.matching import match, nameless
 from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
@@ -17,8 +18,8 @@ from bertcompress.task import Task
 
 __all__ = ["LabelReader", "rows_named"]
 
-_SEPARATORS = ("|", ";", ",", "/")
-_SHOWN = 5
+IGNORED = -100
+"""Of a word that has no tag: it enters no loss and no score."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class LabelReader:
         """
         if task.label is None:
             return cls(task, task.labels or (), Column("words"), {})
+        task = _of_words(task, tables)
         if task.columns.label_form == "own":
-            own = {name: table.columns[task.label] for name, table in tables.items()}
+            own = {name: table.columns[task.label or ""] for name, table in tables.items()}
             return cls(task, (), Column("words"), own)
         tables = _same_names(task, tables)
         cells = {name: _cells(task, table) for name, table in tables.items()}
@@ -73,7 +75,8 @@ class LabelReader:
         if task.columns.label_form == "bits" and _are_bits(first):
             names = task.labels or tuple(map(str, range(len(first[0]))))
             return cls(task, names, Column("numbers"), cells, as_bits=True)
-        inner = [v for each in cells.values() for row in each if isinstance(row, list) for v in row]
+        lists = [row for each in cells.values() for row in each if isinstance(row, list)]
+        inner = [v for row in lists for v in row if not _is_ignored(v, task)]
         try:
             column = Column.of(inner)
         except ValueError as error:
@@ -104,7 +107,7 @@ class LabelReader:
         else:
             names = tuple(self.column.ordered(found))
             numbers = {name: i for i, name in enumerate(names)}
-        doubts = _doubts(self.task, names, counts, declared is None)
+        doubts = doubts_of(self.task, names, counts, declared is None)
         return replace(self, names=tuple(names), numbers=numbers, doubts=doubts)
 
     def _of_task(
@@ -135,7 +138,8 @@ class LabelReader:
 
     def _counted(self, cells: Sequence[Any]) -> Counter[str]:
         flat = chain.from_iterable(cell if isinstance(cell, list) else [cell] for cell in cells)
-        return Counter(self.column.name(v) for v in flat if not self.column.is_missing(v))
+        seen = (v for v in flat if not _is_ignored(v, self.task) and not self.column.is_missing(v))
+        return Counter(map(self.column.name, seen))
 
     def with_classes(self, more: Sequence[str]) -> LabelReader:
         """Return a reader that knows further classes, which no row has."""
@@ -206,7 +210,12 @@ class LabelReader:
         return bits
 
     def _numbers(self, where: str, position: int, row: list[Any]) -> list[int]:
-        return [self._number(where, position, self.column.name(value)) for value in row]
+        return [
+            IGNORED
+            if _is_ignored(value, self.task)
+            else self._number(where, position, self.column.name(value))
+            for value in row
+        ]
 
     def told(self) -> str:
         """Return what the labels were taken for, in one line."""
@@ -216,7 +225,9 @@ class LabelReader:
         if not head.has_classes:
             return f"{label}: numbers; 'problem: single_label' makes them classes"
         shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
-        several = "" if head.one_value else ", several for a row"
+        sequence = self.task.columns.label_form == "sequence"
+        several = ", one for each word" if sequence else ", several for a row"
+        several = "" if head.one_value else several
         other = "; 'problem: regression' makes them numbers"
         numeric = self.column.kind == "numbers" and head.one_value
         classes = f"{len(self.names)} class{'es' if len(self.names) != 1 else ''}"
@@ -262,6 +273,21 @@ def _posed(task: Task, column: Column) -> Task:
             f"{task.problem}{'' if task.head.one_value else hint}"
         )
     return task
+
+
+def _of_words(task: Task, tables: Mapping[str, Table]) -> Task:
+    """Return an open task as one of tags where its text column holds lists of words."""
+    if not task.is_open or len(task.text) > 1:
+        return task
+    cells = chain.from_iterable(table.columns[task.text[0]] for table in tables.values())
+    words = next((cell for cell in cells if cell is not None), None)
+    lists = isinstance(words, (list, tuple))
+    return task.model_copy(update={"problem": "tokens"}) if lists else task
+
+
+def _is_ignored(value: Any, task: Task) -> bool:
+    """Return whether a word is marked as one that does not count."""
+    return isinstance(value, int) and value == IGNORED and task.columns.label_form == "sequence"
 
 
 def _are_hidden(cells: Sequence[Any]) -> bool:
@@ -324,57 +350,6 @@ def _by_number(names: Sequence[str]) -> dict[str, int]:
     if any(map(_is_number, names)):
         return numbers
     return {**{str(i): i for i in range(len(names))}, **numbers}
-
-
-def _doubts(
-    task: Task, names: Sequence[str], counts: Mapping[str, Counter[str]], found: bool
-) -> tuple[str, ...]:
-    """Return a line on classes that are hardly meant, by their names, and one on combinations."""
-    labelled = {split: count for split, count in counts.items() if set(count) - {"-1"}}
-    said = [*_alike(names)]
-    for split, count in labelled.items():
-        others = {name for other, c in labelled.items() if other != split for name in c}
-        alone = [name for name in names if name in count and name not in others]
-        if alone and len(labelled) > 1:
-            said.append(f"only '{split}' has {_listed(alone)}")
-    first = next(iter(labelled), "")
-    single = [name for name in names if labelled and labelled[first][name] == 1]
-    if single:
-        said.append(f"a single row of '{first}' has {_listed(single)}")
-    line = f"{task.name}: classes of '{task.label}': " + "; ".join(said)
-    hint = _combined(task, names) if found else ""
-    return tuple(filter(None, (line if said else "", hint)))
-
-
-def _alike(names: Iterable[str]) -> Iterable[str]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault("".join(name.casefold().split()), []).append(name)
-    for group in groups.values():
-        if len(group) > 1:
-            yield f"{_listed(group)} differ by case or blanks only"
-
-
-def _combined(task: Task, names: Sequence[str]) -> str:
-    """Return a hint where classes look like several labels in one cell."""
-    if not task.head.has_order:
-        return ""
-    for separator in _SEPARATORS:
-        parts = {name: [part.strip() for part in name.split(separator)] for name in names}
-        several = [name for name in names if len(parts[name]) > 1 and all(parts[name])]
-        uses = Counter(part for each in parts.values() for part in each)
-        if len(several) > 1 and all(uses[part] > 1 for name in several for part in parts[name]):
-            return (
-                f"{task.name}: {len(several)} of {len(names)} classes of '{task.label}' are "
-                f"combinations, such as '{several[0]}'; label_separator: '{separator}' reads them "
-                "as several labels"
-            )
-    return ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _floats(where: str, values: Sequence[Any]) -> list[float]:

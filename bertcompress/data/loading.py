@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.matching import align_labels, differ, permuted, same_numbers, spread
-from bertcompress.data.rows import normalise, texts_of
+from bertcompress.data.rows import check_words, normalise, texts_of
 from bertcompress.data.splitting import chosen_splits, evenly, split_off
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
@@ -80,7 +80,7 @@ def load_data(
         _check_new(task, splits[task.train], splits[task.validation])
     for line in reader.doubts:
         warnings.warn(line, Notice, stacklevel=2)
-    data = _divided(task, splits, seed, order)
+    data = _divided(task, splits, seed, None if task.head.by_name else order)
     notes = (*found.notes, *kept, *told)
     return replace(data, notes=notes, said=said, by_order=by_order)
 
@@ -139,6 +139,7 @@ def _numbered(
         if name not in made:
             texts_of(task, name, tables[name])  # all rows, so that they have their numbers
             made[name] = _Part(tables[name], reader.read(name) if task.label else None)
+            check_words(task, name, tables[name], made[name].labels)
         if name == task.train and task.validation not in tables:
             kept, judged = split_off(task, made[name].table, made[name].labels)
             whole = made[name]
@@ -222,9 +223,15 @@ def _relabelled(part: Dataset, order: Sequence[int]) -> Dataset:
 
     if "label" not in part.column_names:
         return part
-    labels = permuted(np.asarray(part["label"][:]), order)
     columns = {name: part[name][:] for name in part.column_names}
-    return Dataset.from_dict({**columns, "label": labels.tolist()}, features=part.features)
+    kind = str(getattr(getattr(part.features["label"], "feature", None), "dtype", ""))
+    if kind.startswith("int"):  # a class for each word
+        moved: list[Any] = [
+            [order[tag] if tag >= 0 else tag for tag in row] for row in columns["label"]
+        ]
+    else:
+        moved = permuted(np.asarray(columns["label"]), order).tolist()
+    return Dataset.from_dict({**columns, "label": moved}, features=part.features)
 
 
 def _check_train(task: Task, train: Dataset) -> None:

@@ -13,7 +13,7 @@ from bertcompress.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["normalise", "texts_of"]
+__all__ = ["check_words", "normalise", "texts_of"]
 
 
 def normalise(
@@ -21,10 +21,11 @@ def normalise(
 ) -> Dataset:
     """Return the split as `row_id`, `text`, `text_pair` (pairs) and `label` (unless unlabelled).
 
+    Of lists of words also `words`; `text` then has them with a blank between.
     `labels`: as the reader of labels gave them; None: unlabelled. Of a pair one text may be empty:
     the other then stands alone. Raises DataError naming split, column and rows (counted from 1).
     """
-    from datasets import Dataset, Features, Value
+    from datasets import Dataset, Features, List, Value
 
     columns: dict[str, Any] = {"row_id": list(range(first_id, first_id + len(table)))}
     features: dict[str, Any] = {"row_id": Value("int64")}
@@ -34,6 +35,9 @@ def normalise(
     for name, column in zip(("text", "text_pair"), texts, strict=False):
         columns[name] = column
         features[name] = Value("string")
+    if task.columns.text_form == "words":
+        words = [list(row) for row in table.columns[task.columns.texts[0]]]
+        columns["words"], features["words"] = words, List(Value("string"))
     if labels is not None:
         columns["label"] = list(labels)
         features["label"] = task.head.label_feature(task)
@@ -44,7 +48,8 @@ def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     """Return the text columns of a split. Raises DataError for a row without any text."""
     where = f"{task.name}: {split}"
     columns = task.columns.texts
-    texts = [_texts(where, column, table.columns[column]) for column in columns]
+    read = _sentences if task.columns.text_form == "words" else _texts
+    texts = [read(where, column, table.columns[column]) for column in columns]
     _check_empty(where, columns, texts)
     return texts
 
@@ -68,6 +73,35 @@ def _texts(where: str, column: str, values: Sequence[Any]) -> list[str]:
             f"{rows_named(halves)}"
         )
     return [value or "" for value in values]
+
+
+def _sentences(where: str, column: str, values: Sequence[Any]) -> list[str]:
+    """Return lists of words as texts. Raises DataError for what is no such list."""
+    wrong = [i for i, row in enumerate(values) if not _are_words(row)]
+    if wrong:
+        kind = type(values[wrong[0]]).__name__
+        what = "lists of other things than words" if kind in ("list", "tuple") else kind
+        raise DataError(
+            f"{where}: column '{column}' holds {what}, not lists of words, in {rows_named(wrong)}"
+        )
+    return _texts(where, column, [" ".join(row) for row in values])
+
+
+def _are_words(row: Any) -> bool:
+    return isinstance(row, (list, tuple)) and all(isinstance(word, str) for word in row)
+
+
+def check_words(task: Task, split: str, table: Table, labels: Sequence[Any] | None) -> None:
+    """Raise DataError where a row has more tags than words, or fewer."""
+    if task.columns.text_form != "words" or labels is None:
+        return
+    words = table.columns[task.columns.texts[0]]
+    sizes = [(len(row), len(tags)) for row, tags in zip(words, labels, strict=True)]
+    wrong = [i for i, (row, tags) in enumerate(sizes) if row != tags]
+    if wrong:
+        row, tags = sizes[wrong[0]]
+        where = f"{task.name}: {split}"
+        raise DataError(f"{where}: {row} words and {tags} tags in {rows_named(wrong)}")
 
 
 def _is_whole(text: str) -> bool:

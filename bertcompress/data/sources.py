@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertcompress.data.conll_files import read_conll
 from bertcompress.data.json_files import read_json
 from bertcompress.data.parquet_files import read_parquet
 from bertcompress.data.tables import Table, by_name, joined, table_of
@@ -31,7 +32,7 @@ Splits = Mapping[str, Callable[[], Table]]
 _EMBEDDED = "embedded:"
 _LOCAL_GLUE = "BERTCOMPRESS_GLUE"
 _LOCAL = "BERTCOMPRESS_DATA_DIR"
-_READERS = {"csv": read_csv, "json": read_json, "parquet": read_parquet}
+_READERS = {"csv": read_csv, "json": read_json, "parquet": read_parquet, "conll": read_conll}
 
 
 def find_splits(

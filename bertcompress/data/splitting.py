@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertcompress.data.rows import texts_of
 from bertcompress.data.sources import Splits, find_splits
 from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
@@ -89,7 +90,7 @@ def split_off(
     count = len(table)
     wanted = min(_AT_MOST, max(round(_SHARE * count), min(_AT_LEAST, count // 5), 1))
     picked = evenly(task, count, labels, wanted, np.random.default_rng(_SEED))
-    texts = list(zip(*(table.columns[name] for name in task.text), strict=True))
+    texts = list(zip(*texts_of(task, task.train, table), strict=True))
     often = Counter(texts)
     # Rows of one text stay together; a text that comes again and again stays in training.
     chosen = {texts[int(i)] for i in picked if often[texts[int(i)]] <= _COPIES}

@@ -11,6 +11,7 @@ from bertcompress.heads.classes import Classes
 from bertcompress.heads.head import Head
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
+from bertcompress.heads.tokens import Tokens
 from bertcompress.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "head_named",
     "head_of_config",
     "head_of_labels",
+    "head_of_model",
 ]
 
 HEADS: dict[str, Head] = {
@@ -31,6 +33,7 @@ HEADS: dict[str, Head] = {
     "multi_label": MultiLabel(),
     "regression": Numbers(),
     "unlabelled": Agreement(),
+    "tokens": Tokens(),
 }
 """`problem` of a task to its head."""
 
@@ -49,8 +52,13 @@ def has_labels(task: Mapping[str, Any]) -> bool:
 
 
 def all_metrics() -> Mapping[str, Metric]:
-    """Return the metrics of all heads by name: those of the table first, in its order."""
-    found = {name: each for head in HEADS.values() for name, each in head.metrics.items()}
+    """Return the metrics of all heads by name: those of the table first, in its order.
+
+    Where heads have metrics of one name, the first head's.
+    """
+    found: dict[str, Metric] = {}
+    for head in HEADS.values():
+        found = {**head.metrics, **found}
     return {name: found[name] for name in dict.fromkeys((*METRICS, *found)) if name in found}
 
 
@@ -59,11 +67,20 @@ def head_of_config(config: Any) -> Head:
     return HEADS["unlabelled"].of_model(config)
 
 
+def head_of_model(model: Any) -> Head:
+    """Return what a model answers, by its class, and where that answers for texts its config."""
+    name, texts = type(model).__name__, Classes.auto_class
+    for head in HEADS.values():
+        if head.auto_class not in (None, texts) and name.endswith(str(head.auto_class)):
+            return head
+    return head_of_config(model.config)
+
+
 def head_of_labels(labels: Tensor) -> Head:
     """Return the head that labels of a batch are for: whole numbers, bits, or one fraction a row.
 
-    Shape: (B,), or (B, K) for bits.
+    Shape: (B,), (B, K) for bits, or (B, T) whole numbers for a tag at each token.
     """
     if not labels.is_floating_point():
-        return HEADS["single_label"]
+        return HEADS["tokens" if labels.ndim == 2 else "single_label"]
     return HEADS["multi_label" if labels.ndim == 2 else "regression"]

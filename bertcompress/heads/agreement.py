@@ -27,7 +27,7 @@ class Agreement(Head):
     usual: ClassVar[tuple[str, ...]] = ("agreement", "kl")
     has_labels: ClassVar[bool] = False
     one_value: ClassVar[bool] = False
-    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = None
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = None
 
     def of_model(self, config: Any) -> Head:
         """Return what a sequence classification head answers, by the model's config."""

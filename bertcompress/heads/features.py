@@ -72,6 +72,9 @@ class Columns:
     """One such number a row, one 0 or 1 for each class, a class for each word, or what the head
     itself reads (`Head.read_labels`)."""
 
+    text_form: Literal["text", "words"] = "text"
+    """What a cell of a text column holds: a text, or a list of words."""
+
     @property
     def names(self) -> tuple[str, ...]:
         """All columns, the texts first."""
@@ -194,7 +197,7 @@ def encode_texts(
 
 
 def end_to_end(
-    tokens: Mapping[str, Sequence[Sequence[int]]],
+    tokens: Mapping[str, Sequence[Sequence[int] | NDArray[np.int64]]],
 ) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
     """Return token columns with all features end to end, and the length of each feature."""
     flat = {

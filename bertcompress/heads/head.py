@@ -62,6 +62,8 @@ class Head(Protocol):
     """Whether labels are quantities, which are trained in standard deviations."""
     has_order: ClassVar[bool] = False
     """Whether classes read in a wrong order can be told by the confusions."""
+    by_name: ClassVar[bool] = False
+    """Whether scores go by the names of classes, whatever their numbers are."""
     least_classes: ClassVar[int] = 2
     """So many have to be named, where any are."""
     output_axes: ClassVar[int] = 2
@@ -69,8 +71,14 @@ class Head(Protocol):
     """
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
-    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "softmax"
+    parts_title: ClassVar[str] = ""
+    """Title of the table of `parts`; empty where there are none."""
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
+
+    def named(self, labels: Sequence[str]) -> Head:
+        """Return the head of classes of these names: itself, where names play no part."""
+        return self
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the columns that a data set must have: the task's texts, and its label if any."""
@@ -165,6 +173,10 @@ class Head(Protocol):
         """
         return self
 
+    def all_finite(self, answers: Array) -> bool:
+        """Return whether a model answered without NaN and infinity. Shape: as `answers` gives."""
+        return bool(np.isfinite(answers).all())
+
     @abstractmethod
     def decided(self, metric: Metric, logits: Array) -> Array:
         """Return what a metric compares. Shape: (N, K) -> (N,) or (N, K).
@@ -186,6 +198,13 @@ class Head(Protocol):
         Rows whose `decided` and `right` are equal have equal statistics.
         """
         return metric.statistics(self.decided(metric, answers), self.right(metric, references))
+
+    def parts(self, answers: Array, references: Array) -> dict[str, tuple[float, int]]:
+        """Return the score of each part of the references, such as a type of entity, and its size.
+
+        Shape: as `statistics`.
+        """
+        return {}
 
     @abstractmethod
     def changed(self, logits: Array, original: Array) -> Array | None:

@@ -167,14 +167,18 @@ def _stand_for_classes(cells: Sequence[Any]) -> bool:
     return distinct <= _MANY or len(numbers) >= _ROWS_EACH * distinct
 
 
-def posed_by(splits: Mapping[str, Any], label: str) -> str | None:
+def posed_by(splits: Mapping[str, Any], label: str, text: str = "") -> str | None:
     """Return the problem that the labels of splits in memory pose; None where none can be read.
 
-    Raises TaskError for labels of no known kind.
+    `text`: the column of the texts; lists of words in it pose a problem of tags. Raises TaskError
+    for labels of no known kind.
     """
     cells: list[Any] = []
     for part in splits.values():
-        feature = (getattr(part, "features", None) or {}).get(label)
+        features = getattr(part, "features", None) or {}
+        feature = features.get(label)
+        if getattr(getattr(features.get(text), "feature", None), "dtype", "") == "string":
+            return "tokens"
         if hasattr(feature, "names"):
             return "single_label"
         if hasattr(feature, "feature"):

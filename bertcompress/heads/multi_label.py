@@ -29,7 +29,7 @@ class MultiLabel(Head):
     usual: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "accuracy")
     one_value: ClassVar[bool] = False
     least_classes: ClassVar[int] = 1
-    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "sigmoid"
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "sigmoid"
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the task's texts and its column of lists, one bit for each class once read."""

@@ -28,7 +28,7 @@ class Numbers(Head):
     usual: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "mae")
     has_classes: ClassVar[bool] = False
     has_units: ClassVar[bool] = True
-    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = "number"
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "number"
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the task's texts and its column of numbers."""

@@ -14,7 +14,7 @@ from bertcompress.heads.features import TOKENS, limit_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["collate_texts", "outputs_of_features", "padded"]
+__all__ = ["collate_texts", "outputs_of_features", "padded", "padded_column"]
 
 Array = NDArray[Any]
 
@@ -55,14 +55,22 @@ def padded(
         multiple = -(-width // pad_to_multiple_of) * pad_to_multiple_of
         width = max(width, min(multiple, limit_of(tokenizer)))
     fills = dict(zip(TOKENS, (tokenizer.pad_token_id, 0, tokenizer.pad_token_type_id), strict=True))
+    return {
+        name: padded_column([feature[name] for feature in features], width, fills[name], tokenizer)
+        for name in TOKENS
+        if name in features[0]
+    }
+
+
+def padded_column(
+    values: Sequence[Sequence[int]], width: int, fill: int, tokenizer: PreTrainedTokenizerBase
+) -> NDArray[np.int64]:
+    """Return values of each token padded on the tokenizer's side. Shape: B of (t,) -> (B, T)."""
     left = tokenizer.padding_side == "left"
-    batch = {}
-    for name in (name for name in TOKENS if name in features[0]):
-        batch[name] = np.full((len(features), width), fills[name], dtype=np.int64)
-        for out, feature in zip(batch[name], features, strict=True):
-            values = feature[name]
-            out[slice(width - len(values), None) if left else slice(len(values))] = values
-    return batch
+    column = np.full((len(values), width), fill, dtype=np.int64)
+    for out, each in zip(column, values, strict=True):
+        out[slice(width - len(each), None) if left else slice(len(each))] = each
+    return column
 
 
 def outputs_of_features(outputs: Array, attention_mask: Array) -> list[Array]:

@@ -98,12 +98,15 @@ def _task_metric_class() -> type[Any]:
         def _info(self) -> Any:
             rows = datasets.Sequence(datasets.Value("float32"))
             one = datasets.Value("float32" if self.head.has_units else "int64")
+            if self.head.by_name:  # a class for each word
+                rows, one = datasets.Sequence(rows), datasets.Sequence(one)
+            single = self.head.one_value or self.head.by_name
             return evaluate.MetricInfo(
                 description="Metrics of a bertcompress task",
                 citation="",
                 inputs_description="predictions: logits; references: labels, or original logits",
                 features=datasets.Features(
-                    {"predictions": rows, "references": one if self.head.one_value else rows}
+                    {"predictions": rows, "references": one if single else rows}
                 ),
             )
 

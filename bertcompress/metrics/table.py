@@ -31,8 +31,9 @@ __all__ = ["LOWER_IS_BETTER", "METRICS", "Metric", "given"]
 
 Array = NDArray[Any]
 
-Reads = Literal["classes", "numbers", "logits"]
-"""What a metric looks at: decided classes (or bits), one number, or the logits themselves."""
+Reads = Literal["classes", "numbers", "logits", "entities"]
+"""What a metric looks at: decided classes (or bits), one number, the logits themselves, or codes of
+tags (`metrics.entities`)."""
 
 
 @dataclass(frozen=True)

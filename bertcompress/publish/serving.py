@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.deployment import SERVE_FILE
 from bertcompress.heads import HEADS, head_named
+from bertcompress.metrics.entities import Tags
 from bertcompress.models.tokenizers import position_limit
 from bertcompress.publish.templates import template
 from bertcompress.runtimes import runtime_named
@@ -18,11 +19,12 @@ from bertcompress.support.files import write_atomically
 
 __all__ = ["answers_of", "serve_source", "write_serving"]
 
-Answers = Literal["softmax", "sigmoid", "number"]
+Answers = Literal["softmax", "sigmoid", "number", "tags"]
 _RETURNS: dict[Answers, str] = {
     "softmax": "the classes with their probabilities",
     "sigmoid": "the labels with the probability of each",
     "number": "the number",
+    "tags": "each word with its tag and the probability of it",
 }
 
 
@@ -36,7 +38,9 @@ def answers_of(config: Any, problem: str | None = None) -> Answers:
     """
     by_task = head_named(problem).serves if problem else None
     by_type: dict[str | None, Answers | None] = {
-        head.problem_type: head.serves for head in HEADS.values() if head.has_labels
+        head.problem_type: head.serves
+        for head in HEADS.values()
+        if head.has_labels and head.auto_class == HEADS["single_label"].auto_class
     }
     told = by_task or by_type.get(getattr(config, "problem_type", None))
     return told or ("number" if int(config.num_labels) == 1 else "softmax")
@@ -60,17 +64,19 @@ def serve_source(
         max_length: Tokens that texts are cut to.
         problem: Of the task, as in `answers_of`.
     """
-    found = template(f"serve_{runtime}.py.j2")
+    answers = answers_of(config, problem)
+    found = template(f"serve_{'tokens_' if answers == 'tags' else ''}{runtime}.py.j2")
     if found is None:
         return None
     limit = position_limit(config)
-    answers = answers_of(config, problem)
+    names = [str(config.id2label[i]) for i in range(int(config.num_labels))]
     # No text from outside gets into the code: names of classes are read from config.json.
     return found.render(
         answers=answers,
         file=json.dumps(file),
         lengths=list(bucket_lengths(min(max_length, limit), limit)),
         max_length=min(max_length, limit),
+        outside=Tags.of(names).outside,
         pad_id=int(getattr(config, "pad_token_id", None) or 0),
         pad_type_id=int(tokenizer.pad_token_type_id),
         padding_side=json.dumps("left" if tokenizer.padding_side == "left" else "right"),

@@ -25,6 +25,7 @@ __all__ = [
     "DeploymentRow",
     "LayerShape",
     "Outcome",
+    "Part",
     "Reading",
     "ReportData",
     "Role",
@@ -102,6 +103,14 @@ class Control(Outcome):
     )
 
 
+class Part(Row):
+    """The score of one part of the validation split, such as a type of entity."""
+
+    name: str = Field(description="Of the part")
+    value: float = Field(ge=0, le=1, description="Its score")
+    n: int = Field(ge=0, description="How many of it the references have")
+
+
 class DeploymentRow(Row):
     """One file or folder that runs somewhere, and what was measured on it."""
 
@@ -124,6 +133,9 @@ class DeploymentRow(Row):
         "null: not judged there",
     )
     scores: tuple[Score, ...] = Field((), description="One per metric and validation split")
+    parts: tuple[Part, ...] = Field(
+        (), description="F1 of each type of entity on the validation split; of tags of words only"
+    )
     retention: float | None = Field(None, description="Headline score divided by the baseline's")
     retention_low: float | None = Field(
         None, description="Lower end of its paired 95 % interval over examples"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bertcompress.heads import has_labels
+from bertcompress.heads import HEADS, has_labels
 from bertcompress.measure.scores import Cost, Score
 from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
@@ -33,7 +33,14 @@ from bertcompress.report.columns import (
     on_row,
     words,
 )
-from bertcompress.report.rows import Control, DeploymentRow, LayerShape, ReportData, Stage
+from bertcompress.report.rows import (
+    Control,
+    DeploymentRow,
+    LayerShape,
+    Part,
+    ReportData,
+    Stage,
+)
 from bertcompress.report.speed import judged
 from bertcompress.report.speed_tables import overview, speed
 
@@ -42,7 +49,7 @@ __all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 
 def tables(report: ReportData) -> list[Table]:
     """Return all tables that have something to show, in reading order."""
-    every = (story, overview, quality, footprint, speed, shape, cost, controls, metrics)
+    every = (story, overview, quality, parts, footprint, speed, shape, cost, controls, metrics)
     made = [*(table(report) for table in every), *measurements(report), environment(report)]
     return [table for table in made if table.rows]
 
@@ -123,6 +130,28 @@ def quality(report: ReportData) -> Table:
         columns.insert(4, above)
         note = f"Kept above chance: share of what exceeds the chance level. {note}"
     return build("Quality of each deployment", deployed(report), columns, note)
+
+
+def parts(report: ReportData) -> Table:
+    """Return the score of each part of the validation split, before and after."""
+    before, last = report.reference.main, report.last
+    after = judged(last) or last.main
+    sides = [{part.name: part for part in row.parts} if row else {} for row in (before, after)]
+    names = sorted({name for side in sides for name in side})
+
+    def value(side: Mapping[str, Part]) -> Callable[[str], str]:
+        return lambda name: shown(side[name].value if name in side else 0.0, ".3f")
+
+    columns: list[Column[str]] = [
+        words("part", lambda name: name),
+        Column("given", lambda name: str(next(s[name].n for s in sides if name in s))),
+        Column(BASELINE, value(sides[0])),
+        Column(f"compressed ({after.label})" if after else "compressed", value(sides[1])),
+    ]
+    head = HEADS.get(str(report.task.get("problem")))
+    title = head.parts_title if head else ""
+    note = "Given: how many of each the validation split has."
+    return build(title or "Parts", names, columns, note)
 
 
 def footprint(report: ReportData) -> Table:

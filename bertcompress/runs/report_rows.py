@@ -18,7 +18,7 @@ from bertcompress.measure.timing.interleaved import time_candidates
 from bertcompress.models.io import rung
 from bertcompress.recipe import Measuring
 from bertcompress.report.cells import percent
-from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Stage
+from bertcompress.report.rows import Control, DeploymentRow, LayerShape, Outcome, Part, Stage
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits, runtime_named
@@ -88,6 +88,7 @@ class ReportRows:
             simulated=deployment.simulated,
             allowed=_allowed(deployment, owner),
             scores=tuple(scores),
+            parts=self._parts(logits),
             memory_mb=timing.peak_memory_mb if timing else None,
             load_s=timing.load_s if timing else None,
             latency=tuple(timing.latency) if timing else (),
@@ -98,6 +99,14 @@ class ReportRows:
             self.data.task, logits, self.reference_logits, self._references("validation")
         )
         return row.model_copy(update=against.model_dump() | self._batched(deployment, owner))
+
+    def _parts(self, logits: Logits) -> tuple[Part, ...]:
+        """Return the scores of the parts of the validation split, if the head has any."""
+        head = self.data.task.head
+        if not head.parts_title:
+            return ()
+        found = head.parts(logits, self._references("validation"))
+        return tuple(Part(name=n, value=value, n=count) for n, (value, count) in found.items())
 
     def _batched(self, deployment: Deployment, owner: StageResult) -> dict[str, float | None]:
         """Return how the answers in batches differ from those one by one, where they may."""

@@ -11,8 +11,9 @@ from bertcompress.errors import TaskError
 
 __all__ = ["FORMATS", "READ", "VALIDATION_NAMES", "check_format", "format_of", "name_of"]
 
-FORMATS = ("csv", "json", "parquet")
-"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`."""
+FORMATS = ("csv", "json", "parquet", "conll")
+"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`, and files of one
+word and its tag a line are `conll`."""
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -22,15 +23,19 @@ _SUFFIXES = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
 }
-READ = ".csv, .tsv, .json, .jsonl, .ndjson (each also as .gz) and .parquet"
+READ = ".csv, .tsv, .json, .jsonl, .ndjson, .conll, .iob, .bio (each also as .gz) and .parquet"
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval", "evaluation", "test")
 """What a split to judge on is called, the likeliest first."""
 
 _OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV (UTF-8)"),
-    **dict.fromkeys((".conll", ".conllu", ".iob", ".bio"), "labels of single words are not read"),
+    ".conllu": "write its words and one column of tags as .conll",
     **dict.fromkeys(
         (".txt", ".text", ".md"), "write a table with a header, a column of texts and one of labels"
     ),

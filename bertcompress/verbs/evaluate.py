@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from bertcompress.data import data_of
@@ -50,8 +51,8 @@ def evaluate(
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
     given = names if len(names) > 1 else None
-    data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit)
-    _check_head(place, data.task.head)
+    check = partial(_check_head, place)
+    data = data_of(str(model), given, wanted, data_dir=data_dir, limit=limit, check=check)
     check_one_output(place.config, data.task, str(model))
     if not data.task.head.has_labels:
         raise InputError(

@@ -57,11 +57,14 @@ def export(
         made = [adopted] if adopted else []
     else:
         made = _alike(product, out, say)
-    if has_head(type(product.model), HEADS["single_label"]):
+    tags = has_head(type(product.model), HEADS["tokens"])
+    if tags or has_head(type(product.model), HEADS["single_label"]):
         record(made, product, environment())
         longest = max_tokens(product.model, product.tokenizer)
         config, best = product.model.config, made[-1]
-        write_serving(best.path, best.runtime, config, product.tokenizer, longest)
+        problem = HEADS["tokens"].key if tags else None
+        parts = (best.path, best.runtime, config, product.tokenizer, longest)
+        write_serving(*parts, problem=problem)
     return made
 
 

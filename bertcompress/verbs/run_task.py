@@ -11,6 +11,7 @@ from bertcompress.deployment import Layout
 from bertcompress.errors import DataError, InputError, TaskError
 from bertcompress.support.formats import READ, check_format, format_of
 from bertcompress.support.reading import read_json
+from bertcompress.support.word_columns import columns_of
 from bertcompress.task import Task
 
 __all__ = ["TEST", "is_test_file", "kept_task", "task_of_file", "with_test_file"]
@@ -74,9 +75,9 @@ def task_of_file(
     file: str | Path, text: Sequence[str], label: str | None, separator: str | None
 ) -> Task:
     """Return a task on one file of rows to judge on. Raises InputError and its kin."""
-    if not text:
+    if not text and columns_of(file) is None:
         raise InputError(
             f"--text: which column of {file} holds the text? Only a run knows it by itself"
         )
-    task = Task.from_files(file, text=text, label=label, label_separator=separator)
+    task = Task.from_files(file, text=text or None, label=label, label_separator=separator)
     return with_test_file(task, file)

@@ -131,7 +131,7 @@ def test_what_is_no_text_is_named(raw, says, tmp_path):
     [
         ("rows.xlsx", "save the sheet as CSV"),
         ("rows.txt", "a table with a header"),
-        ("rows.conll", "labels of single words"),
+        ("rows.conllu", "one column of tags as .conll"),
         ("rows.zip", "unpack it"),
         ("rows.feather", "Task.from_dataset"),
     ],

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bertcompress.engines.pruning.masks import sites, unit_masks
 from bertcompress.errors import ModelError
-from bertcompress.heads import Head, head_of_config
+from bertcompress.heads import Head, head_of_model
 from bertcompress.heads.outputs import outputs_of
 from bertcompress.shapes import anatomy
 from bertcompress.support.progress import bar
@@ -126,10 +126,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def head_of(model: nn.Module, task_head: Head | None = None) -> Head:
     """Return the head by which a model is scored: the task's.
 
-    Without a task, or where the task has no labels, the model's config tells what it answers.
+    Without a task, or where the task has no labels, the model tells what it answers.
     """
-    config = anatomy(model).config
-    return head_of_config(config) if task_head is None else task_head.of_model(config)
+    return head_of_model(model) if task_head is None else task_head.of_model(anatomy(model).config)
 
 
 def task_loss(head: Head) -> HeadLoss:

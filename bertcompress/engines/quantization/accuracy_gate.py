@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from bertcompress.data import TaskData, calibration_batches
 from bertcompress.deployment import Answered, Deployment
 from bertcompress.heads import Head
@@ -130,7 +128,7 @@ class AccuracyGate:
         self, logits: Logits, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
         """Return the same of answers that are there. Shape: (N, K)."""
-        if not np.isfinite(logits).all():
+        if not self.head.all_finite(logits):
             return Attempt.failed(options, kept, "it answers with infinities or NaN")
         task = self.data.task
         labelled = task.head.has_labels
