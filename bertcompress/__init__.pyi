@@ -5,6 +5,7 @@ from .engines.distillation.teachers import LiveTeacher
 from .methods.distillation.born_again import BornAgain, born_again
 from .methods.distillation.distill import Distill, distill
 from .methods.distillation.distill_inside import MiniLM, Pkd, TinyBert, minilm, pkd, tinybert
+from .methods.distillation.sequence_level import SequenceLevel, sequence_level
 from .methods.distillation.snapshot import Snapshot, snapshot
 from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
@@ -70,6 +71,7 @@ __all__ = [
     "Recipe",
     "Report",
     "Run",
+    "SequenceLevel",
     "ShareLayers",
     "Snapshot",
     "Task",
@@ -111,6 +113,7 @@ __all__ = [
     "quantize_int8",
     "run",
     "save",
+    "sequence_level",
     "share_layers",
     "ship",
     "snapshot",

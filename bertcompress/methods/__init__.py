@@ -70,6 +70,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.distillation.distill_inside:MiniLM",
         "Train on the relations among tokens in one layer of the teacher, then on the labels",
     ),
+    "sequence_level": (
+        "bertcompress.methods.distillation.sequence_level:SequenceLevel",
+        "Train on what the larger model decides, as if that were the label",
+    ),
     "theseus": (
         "bertcompress.methods.distillation.theseus:Theseus",
         "Replace layers by fewer ones, by chance and ever more often, on the labels alone",

@@ -125,6 +125,7 @@ class Distillation(BaseObjective):
         same_tokens: bool = True,
         aligned: bool = False,
         inside: InsideTerms | None = None,
+        decisions: bool = False,
     ) -> None:
         inside = inside or InsideTerms()
         by_token = hidden_weight or inside.by_token
@@ -151,7 +152,7 @@ class Distillation(BaseObjective):
         self.layers = layers
         self.project = project
         self.same_tokens = same_tokens
-        self.inside = inside
+        self.inside, self.decisions = inside, decisions
         self.needs = frozenset({"hidden_states"} if hidden_weight or inside.any else ())
 
     def __call__(
@@ -188,8 +189,7 @@ class Distillation(BaseObjective):
         terms = []
         if self.logit_weight:
             theirs = standardised_logits(answer.logits, batch)
-            loss = self.head.divergence(outputs_of(outputs), theirs, batch, self.temperature)
-            terms.append(self.logit_weight * loss)
+            terms.append(self.logit_weight * self._answers(outputs_of(outputs), theirs, batch))
         if compares_hidden and self.hidden_weight:
             student, teacher = outputs["hidden_states"], answer.hidden_states
             layers = self.layers or layer_map(len(student) - 1, len(teacher) - 1)
@@ -198,6 +198,13 @@ class Distillation(BaseObjective):
         if compares_hidden and self.inside.any:
             terms += self.inside.terms(model, batch, outputs, answer, self.layers, self.project)
         return terms
+
+    def _answers(self, mine: Tensor, theirs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the distance to the teacher's answers, or the loss of what it decides."""
+        if not self.decisions:
+            return self.head.divergence(mine, theirs, batch, self.temperature)
+        decided = self.head.labels_of(theirs, batch)
+        return self.head.loss(mine.float(), {**batch, "labels": decided})
 
     def _asked(self, model: nn.Module) -> frozenset[str]:
         """Return what the teacher is asked for besides its logits."""

@@ -6,7 +6,7 @@ A method that trains under a teacher inherits the fields of `DistillationSetting
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ __all__ = [
     "TEACHER_WEIGHTS",
     "WITHOUT_TEACHER",
     "DistillationSettings",
+    "Targets",
     "learns_from_labels_alone",
 ]
 
@@ -48,6 +49,9 @@ LABELS_ONLY = {
     "relation_weight": 0.0,
 }
 """The weights of a control: the same training without its teacher."""
+
+Targets = Literal["probabilities", "decisions"]
+"""What of a teacher's answer is learned."""
 
 _INSIDE = (
     "patient_weight",
@@ -73,6 +77,9 @@ class DistillationSettings(BaseModel):
         0.1, ge=0, description="Weight of the labels' loss; 0 without labels"
     )
     logit_weight: float = Field(0.9, ge=0, description="Weight of the teacher's logits")
+    targets: Targets = Field(
+        "probabilities", description="What of its logits is learned: all, or the answer decided by"
+    )
     hidden_weight: float = Field(
         1.0, ge=0, description="Weight of the teacher's hidden states; needs the same tokens"
     )
@@ -194,6 +201,7 @@ class DistillationSettings(BaseModel):
             same_tokens=same_tokens,
             aligned=aligned,
             inside=inside,
+            decisions=self.targets == "decisions",
         )
 
     @property
