@@ -5,6 +5,7 @@ from .engines.distillation.teachers import LiveTeacher
 from .methods.distillation.born_again import BornAgain, born_again
 from .methods.distillation.distill import Distill, distill
 from .methods.distillation.distill_inside import MiniLM, Pkd, TinyBert, minilm, pkd, tinybert
+from .methods.distillation.online_peers import OnlinePeers, online_peers
 from .methods.distillation.sequence_level import SequenceLevel, sequence_level
 from .methods.distillation.snapshot import Snapshot, snapshot
 from .methods.distillation.theseus import Theseus, theseus
@@ -62,6 +63,7 @@ __all__ = [
     "MiniLM",
     "ModeConnectivity",
     "ObjectiveCallback",
+    "OnlinePeers",
     "Pkd",
     "PruneHidden",
     "PruneStructured",
@@ -98,6 +100,7 @@ __all__ = [
     "load_data",
     "minilm",
     "mode_connectivity",
+    "online_peers",
     "open_predictor",
     "pkd",
     "plot",

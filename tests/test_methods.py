@@ -47,7 +47,7 @@ def quick(key):
     return cls(**common | OWN.get(key, {}))
 
 
-REFUSED = {("share_layers", "albert"), ("theseus", "albert")}
+REFUSED = {("share_layers", "albert"), ("theseus", "albert"), ("online_peers", "albert")}
 """Families on which a method has nothing to do, and says so."""
 
 

@@ -86,6 +86,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.distillation.snapshot:Snapshot",
         "Train in cycles, each taught by the model that the one before ended with",
     ),
+    "online_peers": (
+        "bertcompress.methods.distillation.online_peers:OnlinePeers",
+        "Train beside peers that teach, without any teacher before",
+    ),
     "quantize_int8": (
         "bertcompress.methods.quantization.int8:QuantizeInt8",
         "Post-training int8 files for ONNX Runtime and OpenVINO",
@@ -104,7 +108,7 @@ METHODS: dict[str, tuple[str, str]] = {
     ),
 }
 
-RESEARCH: frozenset[str] = frozenset({"snapshot"})
+RESEARCH: frozenset[str] = frozenset({"online_peers", "snapshot"})
 """Keys of the research tier, hidden from lists unless asked for."""
 
 
