@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from tags_support import MAX_LENGTH, NAMES, TRAIN, rows_of, tags_task
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import WORDS, tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 from typer.testing import CliRunner
+from words_support import ODD, TOKENIZERS
 
 import bertcompress as bc
 from bertcompress.cli.main import app
@@ -474,6 +476,34 @@ def test_serve_py_tags_as_the_model_was_scored(data, tmp_path, runtime):
         ]
     assert told > 250
     assert odd[1] == {"word": "\u200b", "tag": "O", "score": 1.0}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe", "unigram"])
+def test_serve_py_finds_odd_words_by_their_characters(tmp_path, kind):
+    """Emoji, blanks within a word, empty words, what looks like a special token."""
+    tokenizer = TOKENIZERS[kind]()
+    model = tagger(seed=2, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    bc.save(model, tmp_path / "model", tokenizer)
+    bc.export(tmp_path / "model", tmp_path)
+    product = bc.load(tmp_path / "model")
+    rows = [["the", *ODD[i : i + 9]] for i in range(24, len(ODD), 9)]
+    others = [["the", "cat", word] for word in WORDS]
+    splits = {
+        name: Dataset.from_dict({"tokens": part, "tags": [["O"] * len(row) for row in part]})
+        for name, part in (("train", others), ("validation", rows))
+    }
+    data = load_data(bc.Task.from_dataset(splits, max_length=MAX_LENGTH, labels=NAMES))
+    file = tmp_path / "onnx" / "model.onnx"
+    parts = (file, "onnxruntime", product.model.config, product.tokenizer, MAX_LENGTH)
+    served = write_serving(*parts, problem="tokens")
+    words = data.validation["words"][:]
+    answers = predict(TorchPredictor(product.model), data, "validation", product.tokenizer)
+    spec = importlib.util.spec_from_file_location("served_odd", served)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for found, answer, row in zip(module.answer(words), answers, words, strict=True):
+        assert [each["word"] for each in found] == row
+        assert [each["tag"] for each in found] == [NAMES[i] for i in answer[: len(row)].argmax(-1)]
 
 
 def test_export_writes_what_serves_a_tagger(tmp_path):

@@ -14,6 +14,7 @@ from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
 from bertcompress.heads import head_named
 from bertcompress.heads.kinds import Column, Written, cell_kind, list_of
+from bertcompress.metrics.entities import Tags
 from bertcompress.task import Task
 
 __all__ = ["LabelReader", "rows_named"]
@@ -226,7 +227,8 @@ class LabelReader:
             return f"{label}: numbers; 'problem: single_label' makes them classes"
         shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
         sequence = self.task.columns.label_form == "sequence"
-        several = ", one for each word" if sequence else ", several for a row"
+        words = f", one for each word ({Tags.of(self.names).scheme})"
+        several = words if sequence else ", several for a row"
         several = "" if head.one_value else several
         other = "; 'problem: regression' makes them numbers"
         numeric = self.column.kind == "numbers" and head.one_value

@@ -73,6 +73,8 @@ class Head(Protocol):
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
     parts_title: ClassVar[str] = ""
     """Title of the table of `parts`; empty where there are none."""
+    parts_note: ClassVar[str] = ""
+    """What counts as right there, in one sentence."""
     serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
 

@@ -70,6 +70,10 @@ class Tokens(Head):
     output_axes: ClassVar[int] = 3
     taught_by_token: ClassVar[bool] = True
     parts_title: ClassVar[str] = "F1 of each type of entity"
+    parts_note: ClassVar[str] = (
+        "Right where type, first and last word are; an I after O begins one, as seqeval has it by "
+        "default."
+    )
     serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "tags"
 
     def __init__(self, names: Sequence[str] = ()) -> None:

@@ -149,8 +149,8 @@ def parts(report: ReportData) -> Table:
         Column(f"compressed ({after.label})" if after else "compressed", value(sides[1])),
     ]
     head = HEADS.get(str(report.task.get("problem")))
-    title = head.parts_title if head else ""
-    note = "Given: how many of each the validation split has."
+    title, told = (head.parts_title, head.parts_note) if head else ("", "")
+    note = f"Given: how many of each the validation split has. {told}".strip()
     return build(title or "Parts", names, columns, note)
 
 
