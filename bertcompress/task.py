@@ -70,7 +70,7 @@ class Task(BaseModel):
     problem: Problem = Field(
         AUTO,
         description="auto: fractions are regression, lists multi_label, lists beside words tokens, "
-        "the rest single_label.",
+        "answers with their places spans, the rest single_label.",
     )
     label_separator: str | None = Field(
         None,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertcompress.data.squad_files import is_squad, squad_rows
 from bertcompress.data.tables import Table, needed
 from bertcompress.data.text_files import decoded
 from bertcompress.errors import DataError, unknown
@@ -94,6 +95,9 @@ def _unfolded(path: Path, whole: Any, wanted: Sequence[str]) -> Iterator[tuple[s
     """Yield the rows of one JSON value: a list, columns, or either below a key."""
     if isinstance(whole, list):
         yield from ((f" row {i}", row) for i, row in enumerate(whole, 1))
+        return
+    if is_squad(whole):
+        yield from squad_rows(path, whole)
         return
     if _are_columns(whole, wanted):
         yield from _turned(path, whole)

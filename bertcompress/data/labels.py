@@ -13,6 +13,7 @@ from bertcompress.data.matching import match, nameless
 from bertcompress.data.tables import Table
 from bertcompress.errors import DataError, unknown
 from bertcompress.heads import head_named
+from bertcompress.heads.gold_answers import are_answers
 from bertcompress.heads.kinds import Column, Written, cell_kind, list_of
 from bertcompress.metrics.entities import Tags
 from bertcompress.task import Task
@@ -49,6 +50,7 @@ class LabelReader:
         if task.label is None:
             return cls(task, task.labels or (), Column("words"), {})
         task = _of_words(task, tables)
+        task = _of_answers(task, tables)
         if task.columns.label_form == "own":
             own = {name: table.columns[task.label or ""] for name, table in tables.items()}
             return cls(task, (), Column("words"), own)
@@ -285,6 +287,15 @@ def _of_words(task: Task, tables: Mapping[str, Table]) -> Task:
     words = next((cell for cell in cells if cell is not None), None)
     lists = isinstance(words, (list, tuple))
     return task.model_copy(update={"problem": "tokens"}) if lists else task
+
+
+def _of_answers(task: Task, tables: Mapping[str, Table]) -> Task:
+    """Return an open task as one of spans where its labels are answers as SQuAD has them."""
+    if not task.is_open or len(task.text) != 2:
+        return task
+    cells = chain.from_iterable(table.columns[task.label or ""] for table in tables.values())
+    first = next((cell for cell in cells if cell not in (None, [], "")), None)
+    return task.model_copy(update={"problem": "spans"}) if are_answers(first) else task
 
 
 def _is_ignored(value: Any, task: Task) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.matching import align_labels, differ, permuted, same_numbers, spread
 from bertcompress.data.rows import check_words, normalise, texts_of
-from bertcompress.data.splitting import chosen_splits, evenly, split_off
+from bertcompress.data.splitting import chosen_splits, evenly, split_off, together
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
 from bertcompress.errors import DataError, Notice, few
@@ -137,9 +137,10 @@ def _numbered(
     first = 0
     for name in dict.fromkeys((task.train, task.validation, *task.also.values())):
         if name not in made:
-            texts_of(task, name, tables[name])  # all rows, so that they have their numbers
+            texts = texts_of(task, name, tables[name])  # all rows, so that they have their numbers
             made[name] = _Part(tables[name], reader.read(name) if task.label else None)
             check_words(task, name, tables[name], made[name].labels)
+            task.head.check_rows(f"{task.name}: {name}", texts, made[name].labels)
         if name == task.train and task.validation not in tables:
             kept, judged = split_off(task, made[name].table, made[name].labels)
             whole = made[name]
@@ -189,6 +190,9 @@ def _selected(task: Task, whole: Dataset, seed: int) -> NDArray[np.int64]:
     """Return the positions of the selection split: every class or range in its share."""
     count = max(1, min(SELECTION_ROWS, round(SELECTION_SHARE * len(whole))))
     labels = whole["label"][:] if "label" in whole.column_names else None
+    groups = task.head.groups([whole[name][:] for name in ("text", "text_pair")[: len(task.text)]])
+    if groups is not None:
+        return together(groups, count, np.random.default_rng([seed, 0]))
     return evenly(task, len(whole), labels, count, np.random.default_rng([seed, 0]))
 
 
@@ -272,8 +276,8 @@ def _keys(part: Dataset) -> list[tuple[str, ...]]:
 
 
 def _chance(task: Task, validation: Dataset) -> float:
-    """Return the headline of the best constant answer on the validation set; 0 without classes."""
-    if not (task.head.has_labels and task.head.has_classes):
+    """Return the headline of the best constant answer on the validation set; 0 without labels."""
+    if not task.head.has_labels:
         return 0.0
     labels = task.head.references(validation)
     return task.head.chance(labels, task.head.metrics[task.headline])

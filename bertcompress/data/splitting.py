@@ -18,7 +18,7 @@ from bertcompress.errors import DataError, unknown
 from bertcompress.support.formats import VALIDATION_NAMES
 from bertcompress.task import Task
 
-__all__ = ["Found", "chosen_splits", "evenly", "split_off"]
+__all__ = ["Found", "chosen_splits", "evenly", "split_off", "together"]
 
 _SHARE = 0.1
 _AT_LEAST = 100
@@ -89,6 +89,10 @@ def split_off(
     """Return the positions of the rows that stay, and of those to judge on; no text is in both."""
     count = len(table)
     wanted = min(_AT_MOST, max(round(_SHARE * count), min(_AT_LEAST, count // 5), 1))
+    groups = task.head.groups([table.columns[name] for name in task.text])
+    if groups is not None:
+        judged = together(groups, wanted, np.random.default_rng(_SEED))
+        return np.setdiff1d(np.arange(count), judged), judged
     picked = evenly(task, count, labels, wanted, np.random.default_rng(_SEED))
     texts = list(zip(*texts_of(task, task.train, table), strict=True))
     often = Counter(texts)
@@ -116,3 +120,15 @@ def evenly(
         shuffled = shuffled[np.argsort(known[shuffled], kind="stable")]
     picks = ((np.arange(count) + rng.random()) * rows / count).astype(np.int64)
     return np.sort(shuffled[picks])
+
+
+def together(groups: Sequence[Any], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return positions of about so many rows in order: whole groups, at random, never all of them.
+
+    `groups`: what each row belongs to.
+    """
+    _, names = np.unique(np.asarray(groups, object), return_inverse=True)
+    sizes = np.bincount(names)
+    order = rng.permutation(len(sizes))[: max(1, len(sizes) - 1)]
+    enough = 1 + int(np.searchsorted(np.cumsum(sizes[order]), count))
+    return np.flatnonzero(np.isin(names, order[:enough])).astype(np.int64)

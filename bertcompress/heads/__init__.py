@@ -11,6 +11,7 @@ from bertcompress.heads.classes import Classes
 from bertcompress.heads.head import Head
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
+from bertcompress.heads.spans import Spans
 from bertcompress.heads.tokens import Tokens
 from bertcompress.metrics import METRICS, Metric
 
@@ -34,6 +35,7 @@ HEADS: dict[str, Head] = {
     "regression": Numbers(),
     "unlabelled": Agreement(),
     "tokens": Tokens(),
+    "spans": Spans(),
 }
 """`problem` of a task to its head."""
 

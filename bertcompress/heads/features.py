@@ -116,8 +116,11 @@ class Encoded:
         *,
         cut: int = 0,
         longest: int | None = None,
+        own: Mapping[str, Sequence[Any]] | None = None,
     ) -> Encoded:
         """Return features of rows, from `end_to_end`. A feature has the label of its row.
+
+        `own`: further columns with a value for each feature, `labels` instead of the rows'.
 
         `row_of_feature`: position of each feature's row, in order; None: one feature a row.
         `longest`: None where no row was cut. Raises ValueError for rows without a feature.
@@ -129,13 +132,14 @@ class Encoded:
         owners = owners.astype(np.int64)
         parts = _parts(owners, count)
         single: dict[str, Sequence[Any]] = {"row_id": rows["row_id"][:], "length": [*lengths]}
-        if "label" in rows.column_names:
+        if "label" in rows.column_names and "labels" not in (own or {}):
             single["labels"] = rows["label"][:]
         if len(owners) != count:
             for name in ("row_id", "labels"):
                 if name in single:
                     single[name] = [single[name][i] for i in owners.tolist()]
             single["part"] = parts.tolist()
+        single |= own or {}
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         most = max(lengths, default=0) if longest is None else longest
         dataset = Dataset(_table(flat, offsets, single))
@@ -253,7 +257,8 @@ def _table(flat: Mapping[str, Any], offsets: NDArray[np.int64], single: Mapping[
         kind = None
         if name == "labels":
             first = values[0] if len(values) else None
-            kind = pa.list_(pa.float32()) if isinstance(first, list) else None
+            whole = isinstance(first, list) and bool(first) and isinstance(first[0], int)
+            kind = pa.list_(pa.float32()) if isinstance(first, list) and not whole else None
             kind = pa.float32() if isinstance(first, float) else kind
         columns[name] = pa.array(values, type=kind)
     return pa.table(columns)

@@ -46,8 +46,8 @@ class Head(Protocol):
     """Name in a task file (`problem`)."""
     auto_class: ClassVar[str | None] = "ForSequenceClassification"
     """End of the name of the stock class with this head; None: the bare encoder."""
-    problem_type: ClassVar[str] = "single_label_classification"
-    """As configs of transformers call it."""
+    problem_type: ClassVar[str | None] = "single_label_classification"
+    """As configs of transformers call it; None: they have no name for it."""
     metrics: ClassVar[Mapping[str, Metric]]
     """What an answer can be scored by."""
     usual: ClassVar[tuple[str, ...]]
@@ -69,13 +69,15 @@ class Head(Protocol):
     output_axes: ClassVar[int] = 2
     """2 where the model puts out K numbers for each feature, (B, K); 3: for each token, (B, T, K).
     """
+    has_settings: ClassVar[bool] = False
+    """Whether a model carries what was chosen on the selection split, by `settings_of`."""
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
     parts_title: ClassVar[str] = ""
     """Title of the table of `parts`; empty where there are none."""
     parts_note: ClassVar[str] = ""
     """What counts as right there, in one sentence."""
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "softmax"
+    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags", "span"] | None] = "softmax"
     """What `serve.py` makes of the outputs; None: the model's config tells."""
 
     def named(self, labels: Sequence[str]) -> Head:
@@ -122,6 +124,21 @@ class Head(Protocol):
             )
         return np.stack([*outputs])
 
+    def settings_of(self, answers: Array, references: Array) -> dict[str, float]:
+        """Return fields for a model's config by which answers like these are read, if any are.
+
+        Shape: answers of the selection split (N, ...), references (N,).
+        """
+        return {}
+
+    def settings_in(self, config: Any) -> dict[str, float]:
+        """Return those fields of a model's config, of transformers; None: of none."""
+        return {}
+
+    def settled(self, answers: Array, settings: Mapping[str, Any]) -> Array:
+        """Return answers as they are read by the fields of a model's config."""
+        return answers
+
     def label_feature(self, task: TaskFields) -> Any:
         """Return the type of the `label` column, a feature of `datasets`."""
         from datasets import List, Value
@@ -138,12 +155,32 @@ class Head(Protocol):
         message = f"head '{self.key}' reads labels of its own: Head.read_labels"
         raise TaskError(f"{where}: {message}")
 
+    def check_rows(
+        self, where: str, texts: Sequence[Sequence[str]], labels: Sequence[Any] | None
+    ) -> None:
+        """Raise DataError for rows of a split whose texts and labels do not go together.
+
+        `texts`: a list for each text column; `labels`: as `read_labels` gave them.
+        """
+        return
+
+    def groups(self, texts: Sequence[Sequence[str]]) -> Sequence[str] | None:
+        """Return what keeps rows together when some are split off to judge on; None: nothing does.
+
+        `texts`: a list for each text column.
+        """
+        return None
+
     def taught(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return what is kept of a teacher's outputs for `divergence`: here all of them.
 
         `batch`: as the teacher reads it. Shape: (B, ..., K).
         """
         return outputs
+
+    def reference_feature(self) -> Any:
+        """Return the type of a reference, a feature of `datasets`; None: a number, or a list."""
+        return None
 
     def references(self, rows: Dataset) -> Array:
         """Return what the answers of some rows are judged against, one entry a row: their labels.

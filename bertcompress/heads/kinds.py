@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from bertcompress.errors import TaskError
+from bertcompress.heads.gold_answers import are_answers
 
 __all__ = ["Column", "Written", "cell_kind", "is_list_text", "list_of", "posed_by"]
 
@@ -177,6 +178,8 @@ def posed_by(splits: Mapping[str, Any], label: str, text: str = "") -> str | Non
     for part in splits.values():
         features = getattr(part, "features", None) or {}
         feature = features.get(label)
+        if are_answers(getattr(feature, "feature", feature)):
+            return "spans"
         if getattr(getattr(features.get(text), "feature", None), "dtype", "") == "string":
             return "tokens"
         if hasattr(feature, "names"):

@@ -24,7 +24,7 @@ class MultiLabel(Head):
     """Yes or no for each of K labels: an output above 0 is yes. Labels: (B, K) float32 bits."""
 
     key: ClassVar[str] = "multi_label"
-    problem_type: ClassVar[str] = "multi_label_classification"
+    problem_type: ClassVar[str | None] = "multi_label_classification"
     metrics = metrics_named("accuracy", "f1_macro", "f1_micro")
     usual: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "accuracy")
     one_value: ClassVar[bool] = False

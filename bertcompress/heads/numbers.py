@@ -23,7 +23,7 @@ class Numbers(Head):
     """One quantity in its own units: squared error. Labels: (B,) float32."""
 
     key: ClassVar[str] = "regression"
-    problem_type: ClassVar[str] = "regression"
+    problem_type: ClassVar[str | None] = "regression"
     metrics = metrics_named("pearson", "spearman", "mae")
     usual: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "mae")
     has_classes: ClassVar[bool] = False

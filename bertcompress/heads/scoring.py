@@ -101,13 +101,12 @@ def _task_metric_class() -> type[Any]:
             if self.head.by_name:  # a class for each word
                 rows, one = datasets.Sequence(rows), datasets.Sequence(one)
             single = self.head.one_value or self.head.by_name
+            references = self.head.reference_feature() or (one if single else rows)
             return evaluate.MetricInfo(
                 description="Metrics of a bertcompress task",
                 citation="",
                 inputs_description="predictions: logits; references: labels, or original logits",
-                features=datasets.Features(
-                    {"predictions": rows, "references": one if single else rows}
-                ),
+                features=datasets.Features({"predictions": rows, "references": references}),
             )
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, float]:

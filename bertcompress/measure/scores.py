@@ -100,12 +100,14 @@ def predict(
     split: str,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int | None = None,
+    config: Any = None,
 ) -> Logits:
     """Return the answers for a split, rows and classes in the order of the task. Shape: (N, K).
 
     One for each row: the head joins what the model puts out for its features. `batch_size`: texts
     answered together; None takes one where the answer depends on the others of a batch, as in int8,
-    since one text is what a server is asked for, and `BATCH` elsewhere.
+    since one text is what a server is asked for, and `BATCH` elsewhere. `config`: of the model,
+    which tells how some heads read its answers.
     Raises ModelError for a model that does not give one answer of the task's width for each row.
     """
     if batch_size is None:
@@ -122,7 +124,7 @@ def predict(
         each = outputs_of_features(data.in_task_order(answer), batch["attention_mask"])
         for position, output in zip(positions.tolist(), each, strict=True):
             outputs[position] = output
-    return head.answers(outputs, encoded)
+    return head.settled(head.answers(outputs, encoded), head.settings_in(config))
 
 
 def _check_shape(data: TaskData, split: str, answer: Logits) -> None:

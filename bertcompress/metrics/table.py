@@ -31,9 +31,9 @@ __all__ = ["LOWER_IS_BETTER", "METRICS", "Metric", "given"]
 
 Array = NDArray[Any]
 
-Reads = Literal["classes", "numbers", "logits", "entities"]
-"""What a metric looks at: decided classes (or bits), one number, the logits themselves, or codes of
-tags (`metrics.entities`)."""
+Reads = Literal["classes", "numbers", "logits", "entities", "answers"]
+"""What a metric looks at: decided classes (or bits), one number, the logits themselves, codes of
+tags (`metrics.entities`), or what else a head answers."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Metric:
     are `pairs`."""
     compares_rows: bool = False
     """Undefined where all references are equal, and so for one row."""
+    allows: Callable[[Array], bool] | None = None
+    """Whether it says something for these references; None: for all."""
     report_only: bool = False
     """In the units of the target, lower is better: nothing is chosen by it."""
     classes: int | None = None
@@ -141,6 +143,8 @@ def given(metric: Metric, references: Array) -> bool:
 
     Shape: (N,) or (N, K); without labels the original's logits.
     """
+    if metric.allows is not None:
+        return metric.allows(references)
     if not metric.compares_rows:
         return True
     column = np.asarray(references).reshape(len(references), -1)[:, 0]

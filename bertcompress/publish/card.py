@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertcompress._version import __version__
+from bertcompress.heads.contexts import STRIDE
+from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.methods import METHODS, method_class
 from bertcompress.models.config_fields import read_fields_of
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
@@ -86,6 +88,8 @@ class CardFacts:
     """Token that texts are padded with."""
     limit: int = 512
     """Tokens of the longest text that the model takes."""
+    threshold: float | None = None
+    """Of a model that answers with spans, or with none; None where every question has an answer."""
     papers: Mapping[str, str] = field(default_factory=dict)
     """Method key to its source, to be cited."""
 
@@ -113,6 +117,31 @@ class CardFacts:
     def max_length(self) -> int:
         """Tokens that texts are cut to, as they were when it was measured."""
         return min(int(self.report.task.get("max_length") or 128), self.limit)
+
+    @property
+    def answers_spans(self) -> bool:
+        """Whether the model answers questions with spans of a context."""
+        return self.pipeline_tag == _PIPELINES["ForQuestionAnswering"]
+
+    @property
+    def stride(self) -> int:
+        """Tokens that two windows of a context share."""
+        return min(STRIDE, self.max_length // 2)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a span at most."""
+        return MOST_TOKENS
+
+    @property
+    def threshold_name(self) -> str:
+        """What the threshold is called in the model's config."""
+        return THRESHOLD
+
+    @property
+    def serving(self) -> list[str]:
+        """Packages that open the files with an example."""
+        return [name for name in RUNTIMES if self.file(name) and template(f"card_{name}.md.j2")]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -177,6 +206,7 @@ def card_facts(
         pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
         pad_id=padding_id(folder),
         limit=longest_text(folder, str(folder)),
+        threshold=chosen if isinstance(chosen := config.get(THRESHOLD), float) else None,
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.deployment import SERVE_FILE
 from bertcompress.heads import HEADS, head_named
+from bertcompress.heads.contexts import STRIDE
+from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.metrics.entities import Tags
 from bertcompress.models.tokenizers import position_limit
 from bertcompress.publish.templates import template
@@ -19,13 +21,16 @@ from bertcompress.support.files import write_atomically
 
 __all__ = ["answers_of", "serve_source", "write_serving"]
 
-Answers = Literal["softmax", "sigmoid", "number", "tags"]
+Answers = Literal["softmax", "sigmoid", "number", "tags", "span"]
 _RETURNS: dict[Answers, str] = {
     "softmax": "the classes with their probabilities",
     "sigmoid": "the labels with the probability of each",
     "number": "the number",
     "tags": "each word with its tag and the probability of it",
+    "span": "the answer",
 }
+_BASES: dict[Answers, str] = {"span": "serve_spans.py.j2"}
+"""Templates that those of the runtimes extend, where it is not `serve.py.j2`."""
 
 
 def answers_of(config: Any, problem: str | None = None) -> Answers:
@@ -73,6 +78,11 @@ def serve_source(
     # No text from outside gets into the code: names of classes are read from config.json.
     return found.render(
         answers=answers,
+        base=_BASES.get(answers, "serve.py.j2"),
+        cls_id=json.dumps(tokenizer.cls_token_id).replace("null", "None"),
+        most_tokens=MOST_TOKENS,
+        stride=STRIDE,
+        threshold=THRESHOLD,
         file=json.dumps(file),
         lengths=list(bucket_lengths(min(max_length, limit), limit)),
         max_length=min(max_length, limit),

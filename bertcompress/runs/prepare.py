@@ -228,7 +228,9 @@ def _answers(
     if verdict is not None:
         return verdict, False, () if verdict else (_replaced(product.model, data),)
     with scoring(product.model) as predictor:
-        logits = predict(predictor, data, "selection", product.tokenizer)
+        logits = predict(
+            predictor, data, "selection", product.tokenizer, config=product.model.config
+        )
     rows = score(data.task, data, "selection", logits)
     found = next((row for row in rows if row.headline), None)
     if found is None:  # rows of one kind have no such score

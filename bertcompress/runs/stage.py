@@ -46,6 +46,7 @@ from bertcompress.runs.store import StageStore, stage_key
 from bertcompress.runtimes import REFERENCE, Logits, depends_on_company, open_predictor
 from bertcompress.runtimes.hardware import forget_peak_memory, host_kind, peak_memory_mb
 from bertcompress.runtimes.table import runtime_packages
+from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import edited, imitates
 from bertcompress.support.distributed import Ranks
 from bertcompress.support.files import artefact_digest, file_digest, write_atomically
@@ -256,6 +257,7 @@ class Stages:
             precision = precision_of(product.model)
             # Files are all that a change of precision leaves, unless the model holds it itself.
             if not made or precision != "fp32":
+                self._settle(product)
                 model = StageLayout(partial).model
                 save(product.model.cpu(), model, product.tokenizer, convert=False)
                 made.insert(0, Deployment(REFERENCE, precision, model, imitates(product.model)))
@@ -263,18 +265,31 @@ class Stages:
             self._answer(partial, made, product)
         return made
 
+    def _settle(self, product: Product) -> None:
+        """Write into the model's config what its head chooses on the selection split."""
+        head = self.data.task.head
+        if head.has_settings:
+            with scoring(product.model) as predictor:
+                answers = predict(predictor, self.data, "selection", product.tokenizer)
+            chosen = head.settings_of(answers, self.data.references("selection"))
+            for name, value in chosen.items():
+                setattr(product.model.config, name, value)
+
     def _answer(self, folder: Path, deployments: list[Deployment], product: Product) -> None:
         answers: dict[str, Logits] = {}
+        config = product.model.config
         for each in deployments:
             predictor = open_predictor(each.path, each.runtime, None, each.precision, device="auto")
             known = known_answers(product, each)
             for split in ("validation", "selection", *self.data.also):
                 logits = known.get(split)
                 if logits is None:
-                    logits = predict(predictor, self.data, split, product.tokenizer)
+                    logits = predict(predictor, self.data, split, product.tokenizer, config=config)
                 answers[logits_name(each, split)] = logits
             if depends_on_company(predictor):
-                batched = predict(predictor, self.data, "validation", product.tokenizer, BATCH)
+                batched = predict(
+                    predictor, self.data, "validation", product.tokenizer, BATCH, config
+                )
                 answers[logits_name(each, BATCHED)] = batched
         np.savez(StageLayout(folder).answers, **answers)  # type: ignore[arg-type]
 

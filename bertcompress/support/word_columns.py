@@ -1,4 +1,4 @@
-"""Columns that hold words and their tags, told by what data sets call them."""
+"""Columns of words and tags, or of questions and answers, told by what data sets call them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,49 @@ from typing import Any
 from bertcompress.errors import TaskError
 from bertcompress.support.formats import format_of
 
-__all__ = ["TAGS", "WORDS", "columns_of", "columns_of_rows", "word_columns", "words_and_tags"]
+__all__ = [
+    "QUESTIONS",
+    "TAGS",
+    "WORDS",
+    "columns_of",
+    "columns_of_rows",
+    "word_columns",
+    "words_and_tags",
+]
 
 WORDS = ("tokens", "words")
 """What a column of lists of words is called."""
 TAGS = ("ner_tags", "tags", "labels")
 """What the column of their tags is called."""
+QUESTIONS: tuple[tuple[str, ...], str] = (("question", "context"), "answers")
+"""What the columns of a question and its context, and that of the answers, are called."""
 
 _READ = 1_000_000
 """Characters of a file of JSON lines that its first row has at most, to be looked at."""
 
 
-def word_columns(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the columns of words and tags among some; None where not both are there."""
+def word_columns(names: Iterable[str]) -> tuple[str | tuple[str, ...], str] | None:
+    """Return the columns of words and tags among some, or of a question, its context and answers.
+
+    None where not all are there.
+    """
     there = set(names)
+    if there >= {*QUESTIONS[0], QUESTIONS[1]}:
+        return QUESTIONS
     words = next((name for name in WORDS if name in there), None)
     tags = next((name for name in TAGS if name in there), None)
     return (words, tags) if words and tags else None
 
 
-def columns_of(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Return the columns of words and tags of a local file; None where its names do not tell."""
+def columns_of(path: str | os.PathLike[str]) -> tuple[str | tuple[str, ...], str] | None:
+    """Return the columns of a local file as `word_columns`; None where its names do not tell."""
     form, file = format_of(path), Path(path).expanduser()
     if form == "conll":  # it names none
         return WORDS[0], TAGS[0]
     if not file.is_file():
         return None
     if form == "json":
-        return word_columns(_first_row(file))
+        return word_columns(_first_row(file)) or (QUESTIONS if _is_squad(file) else None)
     if form == "parquet":
         import pyarrow.parquet as pq
 
@@ -51,8 +66,8 @@ def columns_of(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     return None
 
 
-def columns_of_rows(splits: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the columns of words and tags of rows in memory; None where names do not tell."""
+def columns_of_rows(splits: Mapping[str, Any]) -> tuple[str | tuple[str, ...], str] | None:
+    """Return the columns of rows in memory as `word_columns`; None where names do not tell."""
     first = next(iter(splits.values()), None)
     names = getattr(first, "column_names", None)
     if names is None:
@@ -62,7 +77,7 @@ def columns_of_rows(splits: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def words_and_tags(
     where: str,
-    found: tuple[str, str] | None,
+    found: tuple[str | tuple[str, ...], str] | None,
     label: str | None,
     text: str | Sequence[str] | None = None,
 ) -> tuple[str | Sequence[str], str]:
@@ -70,6 +85,15 @@ def words_and_tags(
     if found is None:
         raise TaskError(f"{where}: text: which column holds the text?")
     return text or found[0], label or found[1]
+
+
+def _is_squad(file: Path) -> bool:
+    """Return whether a file begins as SQuAD's own do: articles, their paragraphs, questions."""
+    if file.suffix.lower() == ".gz":
+        return False
+    with file.open("rb") as opened:
+        start = opened.read(_READ).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return start.startswith(b"{") and b'"paragraphs"' in start and b'"qas"' in start
 
 
 def _first_row(file: Path) -> Iterable[str]:

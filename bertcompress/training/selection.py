@@ -102,6 +102,8 @@ class Selection:
             outputs = [each * self.scale.std + self.scale.mean for each in outputs]
         answers = self.task.head.answers(outputs, self.encoded)
         references = self.data.references("selection")
+        head = self.task.head
+        answers = head.settled(answers, head.settings_of(answers, references))
         headline = self.task.headline
         value = compute(self.task.head, [headline], answers, references)[headline]
         return Judged(value, loss, 0.5 / math.sqrt(len(references)), spread)

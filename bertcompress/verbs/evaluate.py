@@ -69,7 +69,12 @@ def evaluate(
     rows = [
         row
         for name in splits
-        for row in score(data.task, data, name, predict(predictor, data, name, tokenizer))
+        for row in score(
+            data.task,
+            data,
+            name,
+            predict(predictor, data, name, tokenizer, config=place.config),
+        )
     ]
     if not is_test_file(wanted):
         return rows

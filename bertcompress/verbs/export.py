@@ -57,15 +57,21 @@ def export(
         made = [adopted] if adopted else []
     else:
         made = _alike(product, out, say)
-    tags = has_head(type(product.model), HEADS["tokens"])
-    if tags or has_head(type(product.model), HEADS["single_label"]):
+    problem = _served(type(product.model))
+    if problem or has_head(type(product.model), HEADS["single_label"]):
         record(made, product, environment())
         longest = max_tokens(product.model, product.tokenizer)
         config, best = product.model.config, made[-1]
-        problem = HEADS["tokens"].key if tags else None
         parts = (best.path, best.runtime, config, product.tokenizer, longest)
         write_serving(*parts, problem=problem)
     return made
+
+
+def _served(cls: type) -> str | None:
+    """Return what a model class answers, where its name tells and there is a way to serve it."""
+    texts = HEADS["single_label"].auto_class
+    other = {k: each for k, each in HEADS.items() if each.auto_class not in (None, texts)}
+    return next((k for k, each in other.items() if each.serves and has_head(cls, each)), None)
 
 
 def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:

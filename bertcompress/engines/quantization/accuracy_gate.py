@@ -107,12 +107,14 @@ class AccuracyGate:
     tokenizer: Any
     original: Logits
     max_drop: float
+    config: Any = None
+    """Of the original, as in `predict`."""
 
     def judge(
         self, predictor: Predictor, options: Mapping[str, Any], kept: Sequence[str] = ()
     ) -> Attempt:
         """Return how a version stands to the original, and what it answered."""
-        logits = predict(predictor, self.data, "selection", self.tokenizer)
+        logits = predict(predictor, self.data, "selection", self.tokenizer, config=self.config)
         return replace(self.judge_logits(logits, options, kept), logits=logits)
 
     @property

@@ -205,7 +205,9 @@ class ModeConnectivity(Method, TrainSettings):
             mix(first.model, second.model, share, between)
             with scoring(between) as predictor:
                 for split, errors in found.items():
-                    logits = predict(predictor, shown, split, first.tokenizer)
+                    logits = predict(
+                        predictor, shown, split, first.tokenizer, config=first.model.config
+                    )
                     value = compute(head, [metric], logits, shown.references(split))[metric]
                     errors.append(value if metric in LOWER_IS_BETTER else 1 - value)
         return found["selection"], found["calibration"]

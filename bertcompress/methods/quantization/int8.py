@@ -128,8 +128,9 @@ class QuantizeInt8(Method):
             findings = Findings(samples=read, notes=(*notes, *failed), free=gain)
             return Product(product.model, product.tokenizer, (*made, *halved), findings)
         with scoring(product.model) as predictor:
-            original = predict(predictor, ctx.data, "selection", product.tokenizer)
-        guard = AccuracyGate(ctx.data, product.tokenizer, original, self.max_drop)
+            config = product.model.config
+            original = predict(predictor, ctx.data, "selection", product.tokenizer, config=config)
+        guard = AccuracyGate(ctx.data, product.tokenizer, original, self.max_drop, config)
         answered: tuple[Answered, ...] = ()
         for half in list(halved):
             judged = _judged(functools.partial(_asked, guard, half))
