@@ -25,8 +25,11 @@ from bertcompress.heads.agreement import Agreement
 from bertcompress.heads.features import Columns
 from bertcompress.heads.head import misfit
 from bertcompress.heads.kinds import posed_by
+from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.problem import AUTO, Problem
 from bertcompress.heads.scoring import task_metric
+from bertcompress.heads.vectors import Similarity, Vectors
+from bertcompress.support import formats
 from bertcompress.support.catalogue import read_yaml, resolve
 from bertcompress.support.formats import FORMATS, check_format, format_of, name_of
 from bertcompress.support.notebook import model_html, short
@@ -48,7 +51,7 @@ class Task(BaseModel):
     name: str = Field(description="Short name, for example glue/mrpc.", min_length=1)
     summary: str = Field("", description="One sentence for the list and the model card.")
     dataset: str = Field(
-        description="Hub id, folder, csv | json | parquet | conll (`files`), or "
+        description="Hub id, folder, csv | json | parquet | conll | text (`files`), or "
         "embedded:acceptability.",
         min_length=1,
     )
@@ -60,7 +63,7 @@ class Task(BaseModel):
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
     files: dict[str, str | Names] = Field(
         default_factory=dict,
-        description="Split name to path(s) for csv, json, parquet and conll; relative to the "
+        description="Split name to path(s) for csv, json, parquet, conll and text; relative to the "
         "task file.",
     )
     text: Annotated[Names, Field(min_length=1, max_length=2)] = Field(
@@ -108,6 +111,9 @@ class Task(BaseModel):
         ge=4,
         le=8192,
     )
+    pooling: Pooling | None = Field(None, description="Vectors: how pooled; null: as saved.")
+    prompts: Names = Field((), description="Vectors: name of the prompt of each text column.")
+    dimensions: tuple[int, ...] = Field((), description="Vectors: so many alone are trained too.")
     language: str = Field("en", description="Language of the texts, as a BCP 47 tag.")
     license: str = Field("", description="Licence of the data, for the card.")
     homepage: str = Field("", description="Where the data come from, for the card.")
@@ -122,7 +128,7 @@ class Task(BaseModel):
         """
         path = resolve("tasks", name_or_path)
         fields = read_yaml(path)
-        _anchor(fields, path.parent)
+        formats.anchor(fields, path.parent)
         return cls._checked(str(name_or_path), fields)
 
     @classmethod
@@ -207,6 +213,34 @@ class Task(BaseModel):
             files["validation"] = os.path.abspath(other)
         return cls._checked(where, {**given, "dataset": form, "files": files})
 
+    @classmethod
+    def from_texts(
+        cls,
+        texts: str | Path | Sequence[str],
+        validation: str | Path | Sequence[str] | None = None,
+        *,
+        text: str | Sequence[str] = "text",
+        **fields: Any,
+    ) -> Task:
+        """Return a task on texts without labels, for a sentence embedder; nothing is read yet.
+
+        `texts`: a file of one text a line, what `from_files` takes, or a list. `validation`: alike;
+        None: some are split off. `text`: the column, where there are any. Raises TaskError.
+        """
+        fields = {"problem": Vectors.key, **fields}
+        if isinstance(texts, (str, Path)):
+            judged = None if validation is None else str(validation)
+            if (found := formats.line_files(texts, judged)) is None:
+                return cls.from_files(texts, judged, text=text, **fields)
+            return cls._checked("--texts", {**found, "text": text, **fields})
+        from datasets import Dataset
+
+        column = text if isinstance(text, str) else text[0]
+        rows = {"train": Dataset.from_dict({column: [*texts]})}
+        if validation and not isinstance(validation, (str, Path)):
+            rows["validation"] = Dataset.from_dict({column: [*validation]})
+        return cls.from_dataset(rows, text=text, **fields)
+
     def __repr__(self) -> str:
         return f"<Task {short(self.name)}: {self.problem}, text {few(self.text)}, {self.headline}>"
 
@@ -225,7 +259,7 @@ class Task(BaseModel):
         """What knows the kind of problem. Raises TaskError where only the data can tell."""
         if self.is_open:
             raise TaskError(f"{self.name}: what its labels are is not known before they are read")
-        return HEADS[self.problem].named(self.labels or ())
+        return HEADS[self.problem].named(self.labels or ()).of_task(self)
 
     @property
     def columns(self) -> Columns:
@@ -288,11 +322,13 @@ class Task(BaseModel):
         if not isinstance(fields, Mapping):
             return fields
         fields = dict(fields)
-        for key in ("text", "metrics", "labels"):
+        for key in ("text", "metrics", "labels", "prompts"):
             if isinstance(fields.get(key), str):
                 fields[key] = (fields[key],)
         if fields.get("label") is None and fields.get("problem", AUTO) == AUTO:
             fields["problem"] = Agreement.key
+        if fields.get("label") is not None and fields.get("problem") == Vectors.key:
+            fields["problem"] = Similarity.key
         return fields
 
     @model_validator(mode="after")
@@ -304,12 +340,18 @@ class Task(BaseModel):
             )
         if labelled and self.label is None:
             raise ValueError(f"label: a {self.problem} task needs a label column")
+        if not self.is_open and (wrong := self.head.texts_misfit(self)):
+            raise ValueError(wrong)
         if len(set(self.text)) != len(self.text):
             raise ValueError(f"text: column '{self.text[0]}' is given twice")
         if self.label in self.text:
             raise ValueError(f"label: '{self.label}' is a text column too")
         self._check_labels()
-        self._check_splits()
+        formats.check_splits(self)
+        self._check_metrics()
+        return self
+
+    def _check_metrics(self) -> None:
         known = all_metrics()
         for name in self.metrics:
             if name not in known:
@@ -324,7 +366,6 @@ class Task(BaseModel):
             )
         if not self.is_open and (wrong := misfit(self.head, self.metrics, len(self.labels or ()))):
             raise ValueError(wrong)
-        return self
 
     def _check_labels(self) -> None:
         if self.labels is None:
@@ -338,22 +379,6 @@ class Task(BaseModel):
         if len(self.labels) < (head.least_classes if head is not None else 2):
             raise ValueError("labels: one class alone leaves nothing to learn; name at least two")
 
-    def _check_splits(self) -> None:
-        if self.dataset in FORMATS:
-            judged = () if self.validation == "validation" else (self.validation,)
-            for split in dict.fromkeys((self.train, *judged, *self.also.values())):
-                if split not in self.files:
-                    raise ValueError(unknown("files", "split", split, self.files))
-        elif self.files:
-            raise ValueError(
-                f"files: only for dataset {' | '.join(FORMATS)}, not for '{self.dataset}'"
-            )
-        reserved = sorted({"train", "selection", "validation", "calibration"} & set(self.also))
-        if reserved:
-            raise ValueError(f"also: the name '{reserved[0]}' is taken; choose another")
-        if self.train == self.validation and self.train_config in (None, self.config):
-            raise ValueError(f"validation: '{self.validation}' is the training split")
-
 
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors."""
@@ -365,24 +390,6 @@ def task_schema() -> dict[str, Any]:
         "title": schema["properties"]["text"].pop("title"),
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _anchor(fields: dict[str, Any], folder: Path) -> None:
-    """Make the paths in a task file absolute; they are relative to that file."""
-    files = fields.get("files")
-    if isinstance(files, dict):
-        for split, paths in files.items():
-            if isinstance(paths, str):
-                files[split] = _inside(folder, paths)
-            elif isinstance(paths, list):
-                files[split] = [_inside(folder, str(path)) for path in paths]
-    dataset = fields.get("dataset")
-    if isinstance(dataset, str) and dataset.startswith(("./", "../", "~")):
-        fields["dataset"] = _inside(folder, dataset)
-
-
-def _inside(folder: Path, path: str) -> str:
-    return str(folder.absolute() / os.path.expanduser(path))
 
 
 def _explain(where: str, error: ValidationError) -> str:

@@ -60,6 +60,9 @@ for _each in ("evaluate", "bench", "verify", "inspect"):
 def export(
     model: Annotated[str, typer.Argument(help="Folder, run, or Hub id")],
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write onnx/ into")],
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="Vectors of an embedder, pooled inside the graph")
+    ] = False,
     revision: Revision = None,
 ) -> None:
     """Write fp32 and dynamic int8 ONNX files of a model.
@@ -70,7 +73,7 @@ def export(
     hush()
     from bertcompress.verbs.export import export as go
 
-    for each in go(model, out_folder, revision=revision, say=say):
+    for each in go(model, out_folder, pooled=pooled, revision=revision, say=say):
         size = each.path.stat().st_size / 1e6
         out.print(f"{each.path}  {each.runtime} {each.precision}  {size:.1f} MB", highlight=False)
 

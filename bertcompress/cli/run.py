@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from bertcompress.cli.common import DataDir, TaskName, hush, out, say, volume
-from bertcompress.cli.task import Label, Separator, Text, Train, Validation, own_task
+from bertcompress.cli.task import Label, Separator, Text, Texts, Train, Validation, own_task
 
 __all__ = ["RunCommand", "run"]
 
@@ -25,6 +25,7 @@ def run(
     out_folder: Annotated[Path, typer.Option("--out", help="Run folder; must not exist yet")],
     model: Annotated[str | None, typer.Option(help="Instead of the recipe's model")] = None,
     task: TaskName = None,
+    texts: Texts = None,
     train: Train = None,
     validation: Validation = None,
     text: Text = None,
@@ -44,7 +45,7 @@ def run(
     overrides = [*(set_ or ()), *(["measure.controls=false"] if controls else ())]
     fields = {
         "model": model,
-        "task": own_task(task, train, validation, text, label, label_separator),
+        "task": own_task(task, train, validation, text, label, label_separator, texts),
         "seed": seed,
         "revision": revision,
     }

@@ -13,6 +13,7 @@ __all__ = [
     "Label",
     "Separator",
     "Text",
+    "Texts",
     "Train",
     "Validation",
     "check_task",
@@ -21,6 +22,10 @@ __all__ = [
 ]
 
 Train = Annotated[str | None, typer.Option(help="Your own training rows: file, folder, Hub id")]
+Texts = Annotated[
+    str | None,
+    typer.Option(help="Your own texts for an embedder, no labels: a .txt with one a line, a table"),
+]
 Validation = Annotated[str | None, typer.Option(help="Your own validation rows")]
 Text = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for a pair")]
 Label = Annotated[str | None, typer.Option(help="Column of the label; left out: unlabelled")]
@@ -34,12 +39,19 @@ def own_task(
     text: list[str] | None,
     label: str | None,
     separator: str | None,
+    texts: str | None = None,
 ) -> Any:
     """Return a task name, or a task made of the user's own files, or None. Raises InputError."""
     from bertcompress.support.formats import check_format
     from bertcompress.support.word_columns import columns_of
     from bertcompress.task import Task
 
+    if texts is not None:
+        others = {"--task": task, "--train": train, "--label": label}
+        for flag, given in others.items():
+            if given is not None:
+                raise InputError(f"--texts and {flag}: give one of them")
+        return Task.from_texts(texts, validation, text=text or "text")
     if train is None:
         names = ("--validation", "--text", "--label", "--label-separator")
         for flag, value in zip(names, (validation, text, label, separator), strict=True):

@@ -81,7 +81,7 @@ def already_finetuned(model: nn.Module, data: TaskData) -> bool | None:
     config: Any = getattr(model, "config", None)
     if not has_head(type(model), data.task.head):
         return False
-    if not data.task.head.has_labels:
+    if not data.task.head.has_labels or data.task.head.auto_class is None:
         return True
     if int(config.num_labels) != data.num_labels:
         return False

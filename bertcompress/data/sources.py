@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress.data.conll_files import read_conll
 from bertcompress.data.json_files import read_json
+from bertcompress.data.line_files import read_lines
 from bertcompress.data.parquet_files import read_parquet
 from bertcompress.data.tables import Table, by_name, joined, table_of
 from bertcompress.data.text_files import read_csv
@@ -32,7 +33,13 @@ Splits = Mapping[str, Callable[[], Table]]
 _EMBEDDED = "embedded:"
 _LOCAL_GLUE = "BERTCOMPRESS_GLUE"
 _LOCAL = "BERTCOMPRESS_DATA_DIR"
-_READERS = {"csv": read_csv, "json": read_json, "parquet": read_parquet, "conll": read_conll}
+_READERS = {
+    "csv": read_csv,
+    "json": read_json,
+    "parquet": read_parquet,
+    "conll": read_conll,
+    "text": read_lines,
+}
 
 
 def find_splits(

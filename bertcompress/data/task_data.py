@@ -242,6 +242,8 @@ def fingerprint_of(data: TaskData) -> str:
     """Hash what a model sees and is chosen by; not where it came from."""
     task = data.task
     told = f"{task.problem} {data.labels} {data.order} {task.max_length} {task.headline}"
+    if task.pooling is not None:
+        told += f" {task.pooling.model_dump_json()} {task.prompts} {task.dimensions}"
     digest = hashlib.sha256(told.encode())
     for name in ("train", "selection", "validation", "calibration", *data.also):
         part = data.split(name)

@@ -11,8 +11,10 @@ from bertcompress.heads.classes import Classes
 from bertcompress.heads.head import Head
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
+from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.spans import Spans
 from bertcompress.heads.tokens import Tokens
+from bertcompress.heads.vectors import Similarity, Vectors
 from bertcompress.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ HEADS: dict[str, Head] = {
     "unlabelled": Agreement(),
     "tokens": Tokens(),
     "spans": Spans(),
+    "vectors": Vectors(),
+    "similarity": Similarity(),
 }
 """`problem` of a task to its head."""
 
@@ -65,7 +69,9 @@ def all_metrics() -> Mapping[str, Metric]:
 
 
 def head_of_config(config: Any) -> Head:
-    """Return what a sequence classification head of a model answers, by the model's config."""
+    """Return what a model answers, by its config: vectors of an embedder, classes or a number."""
+    if Pooling.of(config) is not None:
+        return HEADS[Vectors.key].of_model(config)
     return HEADS["unlabelled"].of_model(config)
 
 

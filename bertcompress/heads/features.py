@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from bertcompress.heads.pooling import Pooling
+
 __all__ = [
     "TOKENS",
     "UNBOUNDED",
@@ -53,6 +55,18 @@ class TaskFields(Protocol):
     @property
     def labels(self) -> tuple[str, ...] | None:
         """The names of the classes; None where there are none, or they are not known yet."""
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How hidden states become a vector; None: as the model's folder says."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The name of each text column's prompt; empty: the model's default."""
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """The dimensions of vectors that are trained besides all of them."""
 
     @property
     def max_length(self) -> int | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bertcompress.errors import ModelError, TaskError, few, unknown
 from bertcompress.heads.features import Columns, Encoded, TaskFields, encode_texts
-from bertcompress.heads.padding import collate_texts
+from bertcompress.heads.padding import collate_texts, outputs_of_features
 from bertcompress.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class Head(Protocol):
     """
     has_settings: ClassVar[bool] = False
     """Whether a model carries what was chosen on the selection split, by `settings_of`."""
+    features_a_row: ClassVar[int] = 1
+    """Features of a row that the loss of its label needs in one batch, side by side."""
+    texts_a_row: ClassVar[tuple[int, ...]] = (1, 2)
+    """How many text columns a task may have."""
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
     parts_title: ClassVar[str] = ""
@@ -83,6 +87,19 @@ class Head(Protocol):
     def named(self, labels: Sequence[str]) -> Head:
         """Return the head of classes of these names: itself, where names play no part."""
         return self
+
+    def of_task(self, task: TaskFields) -> Head:
+        """Return the head with what a task says beside its columns: here itself."""
+        return self
+
+    def texts_misfit(self, task: TaskFields) -> str:
+        """Return what is wrong with the text columns of a task, or an empty string."""
+        if len(task.text) not in self.texts_a_row:
+            wanted = " or ".join(map(str, self.texts_a_row))
+            return f"text: a {self.key} task has {wanted} text columns, {len(task.text)} given"
+        if task.prompts and len(task.prompts) != len(task.text):
+            return "prompts: name one for each text column"
+        return ""
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the columns that a data set must have: the task's texts, and its label if any."""
@@ -110,6 +127,13 @@ class Head(Protocol):
         Raises ModelError for a tokenizer without a padding token.
         """
         return collate_texts(features, tokenizer, pad_to_multiple_of)
+
+    def feature_outputs(self, outputs: Array, attention_mask: Array) -> list[Array]:
+        """Return what is kept of a model's outputs for each feature of a batch, without padding.
+
+        Shape: (B, K), or (B, T, K); mask (B, T) -> B of (K,), or of (t, K).
+        """
+        return outputs_of_features(outputs, attention_mask)
 
     def answers(self, outputs: Sequence[Array], encoded: Encoded) -> Array:
         """Return one answer for each row, of the model's outputs for each feature.

@@ -49,6 +49,10 @@ def resampled(
     Shape: models (N, K) each, references as in `sides` -> (models, 1,000).
     """
     found, references = check_fits(head, metric), np.asarray(references)
+    if found.of_all_rows:
+        every = [head.statistics(found, answers, references) for answers in models]
+        first, counts = metrics.kinds(every)
+        return metrics.resampled(found, [each[first] for each in every], counts, seed)
     compared = [sides(head, metric, answers, references) for answers in models]
     first, counts = metrics.kinds([*(decided for decided, _ in compared), compared[0][1]])
     statistics = [head.statistics(found, each[first], references[first]) for each in models]

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bertcompress.deployment import KNOWN_ANSWERS_FILE
 from bertcompress.errors import CheckpointError, NotFound
+from bertcompress.heads.pooling import Pooling
 from bertcompress.runtimes import INPUTS, RUNTIMES, Batch, Logits, Predictor, open_predictor
 from bertcompress.support.reading import read_arrays
 from bertcompress.wording import clean
@@ -99,6 +100,8 @@ class KnownAnswers:
     """By file: runtime and precision."""
     built_for: Mapping[str, str] = field(default_factory=dict)
     """By file: the machine that it runs on alone; absent for files that run elsewhere."""
+    vectors: frozenset[str] = frozenset()
+    """Files whose answers are vectors, of which no dimension decides anything."""
 
 
 def write_known_answers(folder: Path, known: KnownAnswers) -> Path:
@@ -111,6 +114,8 @@ def write_known_answers(folder: Path, known: KnownAnswers) -> Path:
         "latency_ms": dict(known.latency_ms),
         "runs_as": {name: list(pair) for name, pair in known.runs_as.items()},
     }
+    if known.vectors:
+        facts["vectors"] = sorted(known.vectors)
     if known.built_for:
         facts["built_for"] = dict(known.built_for)
     file = folder / KNOWN_ANSWERS_FILE
@@ -147,7 +152,10 @@ def record(
         timed = {name: speeds[d.path] for name, d in held.items() if d.path in speeds}
         runs_as = {name: (d.runtime, d.precision) for name, d in held.items()}
         built_for = {name: d.built_for for name, d in held.items() if d.built_for}
-        write_known_answers(folder, KnownAnswers(inputs, found, host, timed, runs_as, built_for))
+        embeds = Pooling.of(product.model.config) is not None
+        vectors = frozenset(name for name, each in found.items() if embeds and each.ndim == 2)
+        known = KnownAnswers(inputs, found, host, timed, runs_as, built_for, vectors)
+        write_known_answers(folder, known)
 
 
 class _Host(BaseModel):
@@ -177,6 +185,7 @@ class _Facts(BaseModel):
     latency_ms: dict[str, float]
     runs_as: dict[str, tuple[Annotated[str, AfterValidator(_known)], str]]
     built_for: dict[str, str] = {}
+    vectors: list[str] = []
 
 
 def read_known_answers(folder: Path) -> KnownAnswers:
@@ -215,6 +224,7 @@ def read_known_answers(folder: Path) -> KnownAnswers:
         facts.latency_ms,
         dict(facts.runs_as),
         facts.built_for,
+        frozenset(facts.vectors),
     )
 
 
@@ -241,8 +251,11 @@ def _wrong(parts: Mapping[str, Mapping[str, NDArray[Any]]], facts: _Facts) -> st
     return None
 
 
-def alike(got: Logits, wanted: Logits, precision: str) -> tuple[bool, str]:
-    """Return whether answers are those that were recorded, and by how much, in words."""
+def alike(got: Logits, wanted: Logits, precision: str, vectors: bool = False) -> tuple[bool, str]:
+    """Return whether answers are those that were recorded, and by how much, in words.
+
+    `vectors`: of sentences, which decide nothing.
+    """
     if got.shape != wanted.shape or not np.isfinite(got).all():
         return False, "answers of another shape" if got.shape != wanted.shape else "NaN or infinity"
     if np.array_equal(got, wanted):
@@ -253,7 +266,7 @@ def alike(got: Logits, wanted: Logits, precision: str) -> tuple[bool, str]:
     # What rows have in common says nothing: a file that ignores its input would have it too.
     flat = [(each - each.mean(axis=0)).ravel() for each in (got, wanted)]
     together = float(np.corrcoef(*flat)[0, 1]) if min(map(np.std, flat)) > 0 else 0.0
-    if got.ndim == 2 and got.shape[1] > 1:
+    if got.ndim == 2 and got.shape[1] > 1 and not vectors:
         same = float((got.argmax(1) == wanted.argmax(1)).mean())
         return together >= ALIKE and same >= AGREE, (
             f"correlation {together:.4f}, the same class for {100 * same:.0f} %"

@@ -13,7 +13,6 @@ from bertcompress import metrics
 from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.heads import Head
-from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.scoring import compute, interval, paired_difference, resampled
 from bertcompress.measure.chance import Standing, standing_of
 from bertcompress.measure.row import Row
@@ -121,7 +120,7 @@ def predict(
     for positions, batch in bar(batches, f"answering {split}", -(-len(features) // batch_size)):
         answer = np.array(predictor(batch), np.float32)  # a copy: runtimes reuse what they give
         _check_shape(data, split, answer)
-        each = outputs_of_features(data.in_task_order(answer), batch["attention_mask"])
+        each = head.feature_outputs(data.in_task_order(answer), batch["attention_mask"])
         for position, output in zip(positions.tolist(), each, strict=True):
             outputs[position] = output
     return head.settled(head.answers(outputs, encoded), head.settings_in(config))
@@ -130,7 +129,8 @@ def predict(
 def _check_shape(data: TaskData, split: str, answer: Logits) -> None:
     """Raise ModelError for a model that does not answer as the head of the task does."""
     head = data.task.head
-    if answer.ndim != head.output_axes:
+    pooled = head.auto_class is None and answer.ndim == 2
+    if answer.ndim != head.output_axes and not pooled:
         raise ModelError(
             f"{split}: the model answers with shape {answer.shape} for {len(answer)} rows; "
             + (

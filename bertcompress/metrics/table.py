@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bertcompress.metrics.ranking import cosine_rows, neighbour_rows
 from bertcompress.metrics.statistics import (
     absolute_errors,
     confusions,
@@ -31,9 +32,9 @@ __all__ = ["LOWER_IS_BETTER", "METRICS", "Metric", "given"]
 
 Array = NDArray[Any]
 
-Reads = Literal["classes", "numbers", "logits", "entities", "answers"]
+Reads = Literal["classes", "numbers", "logits", "entities", "answers", "vectors"]
 """What a metric looks at: decided classes (or bits), one number, the logits themselves, codes of
-tags (`metrics.entities`), or what else a head answers."""
+tags (`metrics.entities`), vectors, or what else a head answers."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Metric:
     """Undefined where all references are equal, and so for one row."""
     allows: Callable[[Array], bool] | None = None
     """Whether it says something for these references; None: for all."""
+    of_all_rows: bool = False
+    """Whether what a row adds depends on the rows beside it."""
     report_only: bool = False
     """In the units of the target, lower is better: nothing is chosen by it."""
     classes: int | None = None
@@ -127,6 +130,22 @@ _ALL = (
         divergences,
         mean,
         reads="logits",
+    ),
+    Metric(
+        "cosine",
+        "mean cosine of a text's vector with the original's",
+        cosine_rows,
+        mean,
+        reads="vectors",
+        of_all_rows=True,
+    ),
+    Metric(
+        "neighbours",
+        "share of a text's 10 nearest texts that are its nearest in the original too",
+        neighbour_rows,
+        mean,
+        reads="vectors",
+        of_all_rows=True,
     ),
 )
 

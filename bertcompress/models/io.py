@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,11 @@ from bertcompress.errors import (
     Notice,
     OutputError,
 )
+from bertcompress.heads.pooling import FIELD, Pooling
 from bertcompress.models.config import OWN, read_config, read_fields
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import what_else
+from bertcompress.models.sentence import read_pooling, write_sentence_files
 from bertcompress.models.stock import stock_obstacle, to_stock
 from bertcompress.models.tensors import LEFT_OVER, Tensors, model_class
 from bertcompress.models.tokenizers import load_tokenizer, position_limit, write_tokenizer
@@ -31,6 +34,7 @@ from bertcompress.shapes import (
     count_zeros,
     family_named,
     forget_zeros,
+    hidden_size,
     lost_zeros,
     recorded_zeros,
     resume_record,
@@ -39,7 +43,7 @@ from bertcompress.shapes import (
 )
 from bertcompress.support.files import write_atomically
 
-__all__ = ["class_of", "config_of", "load", "max_tokens", "precision_of", "rung", "save"]
+__all__ = ["class_of", "config_of", "is_bare", "load", "max_tokens", "precision_of", "rung", "save"]
 
 
 def rung(model: PreTrainedModel) -> tuple[int, str]:
@@ -82,7 +86,18 @@ def save(
             raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial, _padding_side(final))
+        _save_pooling(model, tokenizer, partial)
     return target
+
+
+def _save_pooling(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path
+) -> None:
+    """Write how a sentence embedder pools, as sentence-transformers reads it."""
+    pooling = Pooling.of(model.config)
+    if pooling is not None and is_bare(type(model)):
+        longest = None if tokenizer is None else max_tokens(model, tokenizer)
+        write_sentence_files(folder, pooling, hidden_size(model.config), longest)
 
 
 def _check_zeros(model: PreTrainedModel, what: str, error: type[ModelError]) -> None:
@@ -143,7 +158,33 @@ def load(
             f"{config.vocab_size}; they do not belong together"
         )
     model.train(False)
+    _take_pooling(model, tokenizer, folder, str(name))
     return Product(model, tokenizer, findings=Findings(notes=notes))
+
+
+def is_bare(cls: type) -> bool:
+    """Return whether a model class is an encoder without a head."""
+    return cls.__name__.endswith("Model")
+
+
+def _take_pooling(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str
+) -> None:
+    """Let an encoder, in place, carry how its folder pools; its texts are bounded as stated there.
+
+    What a folder states goes before what a config kept. Where pooling cannot be carried over, none
+    is kept: `pooling_of` says why.
+    """
+    kept = None
+    if is_bare(type(model)):
+        with contextlib.suppress(ModelError):
+            kept = read_pooling(folder, name) or Pooling.of(model.config)
+    if hasattr(model.config, FIELD):
+        delattr(model.config, FIELD)
+    if kept is not None:
+        kept.keep(model.config)
+        if kept.max_length is not None:
+            tokenizer.model_max_length = min(int(tokenizer.model_max_length), kept.max_length)
 
 
 def class_of(name: str | Path, *, revision: str | None = None) -> type:

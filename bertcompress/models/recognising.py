@@ -12,7 +12,14 @@ from typing import Any
 from bertcompress.errors import InputError
 from bertcompress.support.reading import read_json as read
 
-__all__ = ["encoder_folder", "left_out_layers", "read_json", "weights_obstacle", "what_else"]
+__all__ = [
+    "encoder_folder",
+    "left_out_layers",
+    "read_json",
+    "sentence_modules",
+    "weights_obstacle",
+    "what_else",
+]
 
 MODULES = "modules.json"
 """sentence-transformers lists here what a model is made of."""
@@ -56,7 +63,7 @@ def encoder_folder(folder: Path) -> Path:
     """Return where config and weights lie: sentence-transformers may keep them a folder deeper."""
     if (folder / "config.json").is_file():
         return folder
-    for module in _modules(folder):
+    for module in sentence_modules(folder):
         inner = folder / str(module.get("path", "")).strip("/")
         if ".." in inner.parts or len(inner.name) > 100:
             continue
@@ -119,7 +126,7 @@ def _setfit(folder: Path) -> str | None:
 
 def _sentence_layers(folder: Path) -> str | None:
     """Return a refusal for trained layers behind the encoder: without them it answers otherwise."""
-    names = [str(m.get("type", "")).rpartition(".")[2] for m in _modules(folder)]
+    names = [str(m.get("type", "")).rpartition(".")[2] for m in sentence_modules(folder)]
     if names and not any(name.endswith("Transformer") for name in names):
         return f"a sentence-transformers model without a transformer in it: {', '.join(names)}"
     return None
@@ -128,7 +135,7 @@ def _sentence_layers(folder: Path) -> str | None:
 def left_out_layers(folder: Path) -> list[str]:
     """Return the trained sentence-transformers layers that lie behind the encoder of a folder."""
     found = []
-    for module in _modules(folder) or _modules(folder.parent):
+    for module in sentence_modules(folder) or sentence_modules(folder.parent):
         name = str(module.get("type", "")).rpartition(".")[2]
         if not name.endswith(_UNTRAINED):
             found.append(f"{name} ({module.get('path') or module.get('name')})")
@@ -158,7 +165,8 @@ def _elsewhere(folder: Path) -> str | None:
     return f"no config.json in the folder; there is one in '{deeper[0]}' below it: give that"
 
 
-def _modules(folder: Path) -> list[Mapping[str, Any]]:
+def sentence_modules(folder: Path) -> list[Mapping[str, Any]]:
+    """Return what a sentence-transformers folder lists in modules.json; empty for another kind."""
     written = read_json(folder / MODULES)
     if not isinstance(written, list):
         return []

@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertcompress._version import __version__
 from bertcompress.heads.contexts import STRIDE
+from bertcompress.heads.pooling import FIELD, Pooling
 from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.methods import METHODS, method_class
 from bertcompress.models.config_fields import read_fields_of
@@ -60,6 +62,8 @@ _PIPELINES = {
     "ForMaskedLM": "fill-mask",
 }
 
+_EMBEDDER_TAGS = ("sentence-transformers", "feature-extraction")
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -84,6 +88,8 @@ class CardFacts:
     """As the base model's card says; left out where it says nothing."""
     auto_class: str = "AutoModelForSequenceClassification"
     pipeline_tag: str = "text-classification"
+    pooling: Pooling | None = None
+    """How its vectors are pooled; None for what is no sentence embedder."""
     pad_id: int = 0
     """Token that texts are padded with."""
     limit: int = 512
@@ -116,6 +122,8 @@ class CardFacts:
     @property
     def max_length(self) -> int:
         """Tokens that texts are cut to, as they were when it was measured."""
+        if self.pooling is not None:
+            return self.limit
         return min(int(self.report.task.get("max_length") or 128), self.limit)
 
     @property
@@ -198,12 +206,15 @@ def card_facts(
     own = str(config.get("model_type", "")).startswith("bertcompress-")
     built = next(iter(config.get("architectures") or ()), "")
     head = next((head for head in _PIPELINES if built.endswith(head)), "")
+    pooling = None if head else Pooling.of(SimpleNamespace(**{FIELD: config.get(FIELD)}))
+    bare = "feature-extraction" if pooling is None else "sentence-similarity"
     return CardFacts(
         report=report,
         recipe=recipe.to_yaml(),
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
-        pipeline_tag=_PIPELINES.get(head, "feature-extraction"),
+        pipeline_tag=_PIPELINES.get(head, bare),
+        pooling=pooling,
         pad_id=padding_id(folder),
         limit=longest_text(folder, str(folder)),
         threshold=chosen if isinstance(chosen := config.get(THRESHOLD), float) else None,
@@ -313,14 +324,14 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
         language=list(facts.language) or None,
-        library_name="transformers",
+        library_name="transformers" if facts.pooling is None else "sentence-transformers",
         license=facts.license_id,
         license_name=facts.license_name if other else None,
         license_link=facts.license_link if other else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=facts.title,
         pipeline_tag=facts.pipeline_tag,
-        tags=_tags(report),
+        tags=[*_tags(report), *([] if facts.pooling is None else _EMBEDDER_TAGS)],
         base_model_relation=_relation(report) if facts.base else None,
     )
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from bertcompress.deployment import SERVE_FILE
 from bertcompress.heads import HEADS, head_named
 from bertcompress.heads.contexts import STRIDE
+from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.metrics.entities import Tags
 from bertcompress.models.tokenizers import position_limit
@@ -21,13 +22,14 @@ from bertcompress.support.files import write_atomically
 
 __all__ = ["answers_of", "serve_source", "write_serving"]
 
-Answers = Literal["softmax", "sigmoid", "number", "tags", "span"]
+Answers = Literal["softmax", "sigmoid", "number", "tags", "span", "vector"]
 _RETURNS: dict[Answers, str] = {
     "softmax": "the classes with their probabilities",
     "sigmoid": "the labels with the probability of each",
     "number": "the number",
     "tags": "each word with its tag and the probability of it",
     "span": "the answer",
+    "vector": "the vector",
 }
 _BASES: dict[Answers, str] = {"span": "serve_spans.py.j2"}
 """Templates that those of the runtimes extend, where it is not `serve.py.j2`."""
@@ -41,6 +43,8 @@ def answers_of(config: Any, problem: str | None = None) -> Answers:
             not.
         problem: Of the task, where one is known; of rows without labels it tells nothing.
     """
+    if Pooling.of(config) is not None:
+        return "vector"
     by_task = head_named(problem).serves if problem else None
     by_type: dict[str | None, Answers | None] = {
         head.problem_type: head.serves
@@ -74,6 +78,7 @@ def serve_source(
     if found is None:
         return None
     limit = position_limit(config)
+    pooling = Pooling.of(config) or Pooling()
     names = [str(config.id2label[i]) for i in range(int(config.num_labels))]
     # No text from outside gets into the code: names of classes are read from config.json.
     return found.render(
@@ -83,6 +88,10 @@ def serve_source(
         most_tokens=MOST_TOKENS,
         stride=STRIDE,
         threshold=THRESHOLD,
+        dimensions=pooling.dimensions,
+        lowercase=pooling.lowercase,
+        mode=pooling.mode,
+        normalize=pooling.normalize,
         file=json.dumps(file),
         lengths=list(bucket_lengths(min(max_length, limit), limit)),
         max_length=min(max_length, limit),

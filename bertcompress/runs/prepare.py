@@ -21,6 +21,7 @@ from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import class_of, load, max_tokens, precision_of
 from bertcompress.models.locate import locate
+from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
@@ -29,6 +30,7 @@ from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, anatomy, has_zeros
 from bertcompress.support.files import file_digest
+from bertcompress.task import Task
 from bertcompress.training import to_target_units
 
 if TYPE_CHECKING:
@@ -88,8 +90,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     head = None if task.is_open else task.head
     product = _with_head(recipe, head)
     names = _class_names(product.model) if product and _has_classes(head) else None
-    if product is not None:
-        task = metrics_for(task, _outputs(product.model))
+    task, told = _for_model(recipe, task, product)
     names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
@@ -124,7 +125,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned)
     teacher, taught = _teacher(recipe, data)
-    teacher, read, told = _its_rows(teacher, rows, data, product.tokenizer)
+    teacher, read, lines = _its_rows(teacher, rows, data, product.tokenizer)
+    told = (*told, *lines)
     for line in told:
         say(line)
     half = half_size(locate(recipe.model, revision=recipe.revision))
@@ -149,6 +151,22 @@ def _with_head(recipe: Recipe, head: Head | None) -> Product | None:
     if not has_head(cls, head):
         return None
     return load(recipe.model, head=_asked(head), revision=recipe.revision)
+
+
+def _for_model(recipe: Recipe, task: Task, product: Product | None) -> tuple[Task, tuple[str, ...]]:
+    """Return the task with the pooling and the metrics of a model, and lines on them."""
+    if product is None:
+        return task, ()
+    model: Any = product.model
+    task = metrics_for(task, _outputs(model))
+    if task.is_open or task.head.auto_class is not None:
+        return task, ()
+    folder = locate(recipe.model, revision=recipe.revision)
+    pooling, line = settled_pooling(model.config, folder, recipe.model, task.pooling)
+    demo = "the texts are those of a demo, made by code; give your own: --texts FILE"
+    made = task.dataset.startswith("embedded:")
+    lines = (line, demo if made and not task.head.has_labels else None)
+    return task.model_copy(update={"pooling": pooling}), tuple(filter(None, lines))
 
 
 def _asked(head: Head | None) -> str | None:
@@ -225,6 +243,9 @@ def _answers(
     is no reason to leave out a `finetune` that was asked for, which starts from this head.
     """
     verdict = already_finetuned(product.model, data)
+    if data.task.head.auto_class is None:  # every encoder has vectors; a training improves them
+        trained = bool(recipe.methods) and recipe.methods[0].trains_head
+        return not trained, trained, ()
     if verdict is not None:
         return verdict, False, () if verdict else (_replaced(product.model, data),)
     with scoring(product.model) as predictor:

@@ -195,7 +195,9 @@ def _write(
 def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
     """Write `serve.py` into each folder of ONNX files that ships."""
     product, task = done.shaped.product, done.start.data.task
-    longest = task.max_length or max_tokens(product.model, product.tokenizer)
+    # An embedder meets longer texts than those that it was judged on.
+    cut = None if task.head.auto_class is None else task.max_length
+    longest = cut or max_tokens(product.model, product.tokenizer)
     for row in report.last.deployments:
         if not runtime_named(row.runtime).opens_folders:
             write_serving(

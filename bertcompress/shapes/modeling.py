@@ -8,6 +8,7 @@ source (`auto_map`), they load anywhere with `trust_remote_code=True`.
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import importlib
 import inspect
@@ -18,6 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from bertcompress.shapes.edits import Edit, read_record, record_edit, replay
@@ -256,7 +258,24 @@ def _of_our_class(model: Any, ours: Any) -> nn.Module:
     model.config.__class__ = compressed_config(family_of(model.config).name)
     model.__class__ = ours
     declare_shared(model)
+    if ours.__name__.endswith("Model"):
+        _known_to_transformers(ours, model.config)
     return cast(nn.Module, model)
+
+
+_KNOWN: set[type] = set()
+
+
+def _known_to_transformers(cls: Any, config: Any) -> None:
+    """Build a class once, without weights: transformers notes then which outputs it can record.
+
+    Without that an encoder of this class would leave out the hidden states that it is asked for.
+    """
+    if cls in _KNOWN:
+        return
+    _KNOWN.add(cls)
+    with torch.device("meta"):
+        cls(copy.deepcopy(config))
 
 
 def edited(model: nn.Module) -> bool:

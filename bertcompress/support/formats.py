@@ -6,14 +6,25 @@ import os
 import re
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from bertcompress.errors import TaskError
+from bertcompress.errors import TaskError, unknown
 
-__all__ = ["FORMATS", "READ", "VALIDATION_NAMES", "check_format", "format_of", "name_of"]
+__all__ = [
+    "FORMATS",
+    "READ",
+    "VALIDATION_NAMES",
+    "anchor",
+    "check_format",
+    "check_splits",
+    "format_of",
+    "line_files",
+    "name_of",
+]
 
-FORMATS = ("csv", "json", "parquet", "conll")
-"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`, and files of one
-word and its tag a line are `conll`."""
+FORMATS = ("csv", "json", "parquet", "conll", "text")
+"""Data sets that are files; tab-separated files are `csv`, JSON lines are `json`, files of one word
+and its tag a line are `conll`, and `text` is one text a line."""
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -37,7 +48,9 @@ _OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV (UTF-8)"),
     ".conllu": "write its words and one column of tags as .conll",
     **dict.fromkeys(
-        (".txt", ".text", ".md"), "write a table with a header, a column of texts and one of labels"
+        (".txt", ".text", ".md"),
+        "write a table with a header, a column of texts and one of labels; texts alone, one a "
+        "line, are what --texts and Task.from_texts read",
     ),
     **dict.fromkeys((".zip", ".7z", ".tar", ".rar", ".bz2", ".xz", ".zst"), "unpack it"),
     **dict.fromkeys(
@@ -81,6 +94,52 @@ def name_of(source: str) -> str:
         if slug and not _GENERIC.fullmatch(slug):
             return slug
     return "own-rows"
+
+
+def line_files(
+    texts: str | os.PathLike[str], validation: str | os.PathLike[str] | None
+) -> dict[str, Any] | None:
+    """Return the fields of a task on files of one text a line; None for files of another kind."""
+    given = [os.path.expanduser(os.fspath(p)) for p in (texts, validation) if p is not None]
+    if any(_ending(path) not in (".txt", ".text") for path in given):
+        return None
+    stem = Path(given[0].removesuffix(".gz")).with_suffix("")
+    files = dict(zip(("train", "validation"), map(os.path.abspath, given), strict=False))
+    return {"name": name_of(str(stem)), "dataset": "text", "files": files}
+
+
+def anchor(fields: dict[str, Any], folder: Path) -> None:
+    """Make the paths in a task file absolute; they are relative to that file."""
+    files = fields.get("files")
+    if isinstance(files, dict):
+        for split, paths in files.items():
+            if isinstance(paths, str):
+                files[split] = _inside(folder, paths)
+            elif isinstance(paths, list):
+                files[split] = [_inside(folder, str(path)) for path in paths]
+    dataset = fields.get("dataset")
+    if isinstance(dataset, str) and dataset.startswith(("./", "../", "~")):
+        fields["dataset"] = _inside(folder, dataset)
+
+
+def _inside(folder: Path, path: str) -> str:
+    return str(folder.absolute() / os.path.expanduser(path))
+
+
+def check_splits(task: Any) -> None:
+    """Raise ValueError for splits of a task that cannot be meant, or that no file is given for."""
+    if task.dataset in FORMATS:
+        judged = () if task.validation == "validation" else (task.validation,)
+        for split in dict.fromkeys((task.train, *judged, *task.also.values())):
+            if split not in task.files:
+                raise ValueError(unknown("files", "split", split, task.files))
+    elif task.files:
+        raise ValueError(f"files: only for dataset {' | '.join(FORMATS)}, not for '{task.dataset}'")
+    reserved = sorted({"train", "selection", "validation", "calibration"} & set(task.also))
+    if reserved:
+        raise ValueError(f"also: the name '{reserved[0]}' is taken; choose another")
+    if task.train == task.validation and task.train_config in (None, task.config):
+        raise ValueError(f"validation: '{task.validation}' is the training split")
 
 
 def _ending(path: str | os.PathLike[str]) -> str:

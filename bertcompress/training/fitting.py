@@ -122,14 +122,14 @@ def fit(
     device = torch.device(device)
     train = data.encode(tokenizer, "train")
     lengths = np.asarray(train["length"][:], dtype=np.int64)
-    collate = data.collator(tokenizer)
+    collate, together = data.collator(tokenizer), data.task.head.features_a_row
     mark = fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
         return DataLoader(
             train,
             batch_size=args.per_device_train_batch_size,
-            sampler=LengthGrouped(lengths, settings.batch_size, seed),
+            sampler=LengthGrouped(lengths, settings.batch_size, seed, together),
             collate_fn=standardised if scale is not None else collate,
             pin_memory=device.type == "cuda",
         )

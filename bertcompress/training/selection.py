@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.heads.outputs import outputs_of
-from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.scoring import compute
 from bertcompress.method import Objective
 from bertcompress.training.steps import forward, label_loss
@@ -64,7 +63,9 @@ class Selection:
         self.encoded = data.encoded(tokenizer, "selection")
         self.rows = self.encoded.dataset
         self.collate = data.collator(tokenizer)
-        self.order = np.argsort(self.rows["length"][:], kind="stable")
+        together = data.task.head.features_a_row > 1
+        lengths = np.zeros(len(self.rows)) if together else self.rows["length"][:]
+        self.order = np.argsort(lengths, kind="stable")
 
     def score(self, model: nn.Module) -> float:
         """Return the headline metric, without labels the negative loss; higher is better."""
@@ -90,7 +91,7 @@ class Selection:
             loss = float(label_loss(logits, batch, self.task.head))
             answer = self.data.in_task_order(logits.cpu().numpy())
             mask = batch["attention_mask"].cpu().numpy()
-            mine.append((positions, outputs_of_features(answer, mask), loss))
+            mine.append((positions, self.task.head.feature_outputs(answer, mask), loss))
         parts = _from_all(mine)
         counts = [len(part[0]) for part in parts]
         loss = float(np.average([part[2] for part in parts], weights=counts))

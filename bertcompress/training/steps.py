@@ -39,16 +39,20 @@ class LengthGrouped(Sampler[int]):
     """Order of rows: batches of similar length, in random order, the incomplete one last.
 
     A pure function of seed and epoch, so that a resumed training sees the rows that it would have.
+    `together`: so many features that follow each other are one row, and stay side by side.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
+    def __init__(
+        self, lengths: NDArray[np.int64], batch_size: int, seed: int, together: int = 1
+    ) -> None:
+        self.together = together
+        self.lengths = lengths.reshape(-1, together).max(axis=1)
+        self.batch_size = max(1, batch_size // together)
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) * self.together
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -60,7 +64,8 @@ class LengthGrouped(Sampler[int]):
             order[start : start + block] = part[np.argsort(self.lengths[part], kind="stable")]
         whole = len(order) // self.batch_size * self.batch_size
         rng.shuffle(order[:whole].reshape(-1, self.batch_size))  # a view: in place
-        return iter(order.tolist())
+        features = order[:, None] * self.together + np.arange(self.together)
+        return iter(features.ravel().tolist())
 
 
 def forward(

@@ -8,13 +8,16 @@ from pathlib import Path
 from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.errors import ModelError, Notice
 from bertcompress.heads import HEADS
-from bertcompress.heads.stock import has_head
+from bertcompress.heads.pooling import Pooling
+from bertcompress.heads.stock import has_head, head_words
 from bertcompress.measure.known_answers import record
-from bertcompress.models.io import load, max_tokens, precision_of
+from bertcompress.models.io import is_bare, load, max_tokens, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import left_out_layers
+from bertcompress.models.sentence import settled_pooling
 from bertcompress.publish.serving import write_serving
 from bertcompress.runtimes.hardware import environment
+from bertcompress.runtimes.onnx.pooling import pool_file
 from bertcompress.runtimes.table import exporter
 from bertcompress.support.display import logged
 from bertcompress.verbs.places import Say
@@ -26,6 +29,7 @@ def export(
     model: str | Path,
     out: str | Path,
     *,
+    pooled: bool = False,
     revision: str | None = None,
     say: Say = logged,
 ) -> list[Deployment]:
@@ -37,6 +41,10 @@ def export(
     settings, others are tried, then modules stay in fp32, and `say` is told what was taken. Static
     int8 for OpenVINO, and a score, need rows: that is the method `quantize_int8` of a recipe.
 
+    `pooled`: the files of a sentence embedder answer with its vectors, pooled and normalised inside
+    the graph, as output `sentence_embedding`; otherwise with hidden states, which
+    sentence-transformers pools itself.
+
     Raises:
         ModelError where nothing that is tried answers as fp32 does; the fp32 file is there then,
         and no int8 file.
@@ -45,6 +53,8 @@ def export(
 
     product = load(model, revision=revision)
     out = Path(out).expanduser()
+    if pooled:
+        _settle(product, str(model), revision)
     if gone := left_out_layers(locate(str(model), revision=revision)):
         warnings.warn(
             f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
@@ -57,8 +67,12 @@ def export(
         made = [adopted] if adopted else []
     else:
         made = _alike(product, out, say)
+    pooling = Pooling.of(product.model.config) if is_bare(type(product.model)) else None
+    if pooled and pooling is not None:
+        for each in made:
+            pool_file(each.path, pooling)
     problem = _served(type(product.model))
-    if problem or has_head(type(product.model), HEADS["single_label"]):
+    if problem or pooling or has_head(type(product.model), HEADS["single_label"]):
         record(made, product, environment())
         longest = max_tokens(product.model, product.tokenizer)
         config, best = product.model.config, made[-1]
@@ -72,6 +86,19 @@ def _served(cls: type) -> str | None:
     texts = HEADS["single_label"].auto_class
     other = {k: each for k, each in HEADS.items() if each.auto_class not in (None, texts)}
     return next((k for k, each in other.items() if each.serves and has_head(cls, each)), None)
+
+
+def _settle(product: Product, name: str, revision: str | None) -> None:
+    """Decide how a model's vectors are pooled, in place; ModelError for what has a head."""
+    if not is_bare(type(product.model)):
+        raise ModelError(
+            f"model '{name}': {head_words(type(product.model))}; only an encoder without a head is "
+            "pooled"
+        )
+    folder = locate(name, revision=revision)
+    _, line = settled_pooling(product.model.config, folder, name)
+    if line:
+        warnings.warn(line, Notice, stacklevel=3)
 
 
 def _alike(product: Product, out: Path, say: Say) -> list[Deployment]:

@@ -115,7 +115,7 @@ class Distillation(BaseObjective):
         self,
         teacher: Teacher | None,
         *,
-        problem: str | None = None,
+        problem: str | Head | None = None,
         label_weight: float = 0.1,
         logit_weight: float = 0.9,
         hidden_weight: float = 1.0,
@@ -137,7 +137,10 @@ class Distillation(BaseObjective):
                 "need no alignment)"
             )
         self.teacher = teacher
-        self.head = head_named(problem or "single_label", "distilling")
+        named = problem if isinstance(problem, str) else "single_label"
+        self.head: Head = head_named(named, "distilling")
+        if problem is not None and not isinstance(problem, str):
+            self.head = problem
         if logit_weight and self.head.taught_by_token and not (same_tokens or aligned):
             raise ModelError(
                 f"distilling: a {self.head.key} task answers token by token, and student and "

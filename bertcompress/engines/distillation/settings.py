@@ -27,6 +27,7 @@ from bertcompress.engines.distillation.teachers import (
 )
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import ModelError, RecipeError
+from bertcompress.heads import Head
 from bertcompress.method import Context, Objective, Teacher
 from bertcompress.shapes import anatomy, hidden_size
 
@@ -127,10 +128,9 @@ class DistillationSettings(BaseModel):
         """
         unlabelled = not ctx.task.head.has_labels
         head = head_of(product.model, ctx.task.head)
-        problem = head.key
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
-            return self.objective(None, problem)
+            return self.objective(None, head)
         if ctx.models.teacher is None:
             raise RecipeError(
                 f"{getattr(self, 'key', 'this method')}: there is no teacher; cut the model "
@@ -153,7 +153,7 @@ class DistillationSettings(BaseModel):
             self._projection(product, ctx, teacher) if aligned or self.patient_weight else None
         )
         inside = self._inside(getattr(ctx.models.teacher, "model", None))
-        return self.objective(teacher, problem, project, same, ctx.device, aligned, inside)
+        return self.objective(teacher, head, project, same, ctx.device, aligned, inside)
 
     def loader_objective(
         self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
@@ -177,12 +177,12 @@ class DistillationSettings(BaseModel):
         states = self.hidden_weight or self.patient_weight
         project = projection(widths[0], widths[1], seed) if states else None
         inside = self._inside(teacher)
-        return self.objective(live, head_of(model).key, project, device=device, inside=inside)
+        return self.objective(live, head_of(model), project, device=device, inside=inside)
 
     def objective(
         self,
         teacher: Teacher | None,
-        problem: str,
+        problem: str | Head,
         project: nn.Module | None = None,
         same_tokens: bool = True,
         device: torch.device | str = "cpu",

@@ -158,7 +158,8 @@ class LiveTeacher:
             inside = projections(self.model, layers, outputs["hidden_states"]) if layers else {}
         answers = outputs_of(outputs).float()
         if self.data is not None:
-            answers = self.data.task.head.taught(answers, batch)
+            head = self.data.task.head.of_model(getattr(self.model, "config", None))
+            answers = head.taught(answers, batch)
         return TeacherOutputs(
             answers,
             tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),

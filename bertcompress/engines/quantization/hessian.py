@@ -120,7 +120,7 @@ def layer_sharpness(
 @torch.no_grad()
 def _answered(model: nn.Module, batch: Mapping[str, Tensor], head: Head) -> Mapping[str, Tensor]:
     """Return a batch with labels: its own, or what the model answers."""
-    if "labels" in batch:
+    if "labels" in batch and head.features_a_row == 1:
         return batch
     outputs = head_outputs(model.eval(), model_inputs(model, batch), head)
     return {**batch, "labels": head.labels_of(outputs, batch)}

@@ -251,6 +251,8 @@ class PruneStructured(Method):
         self.plan_shape(model)
         if self.keep < 1:
             batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
+            # The texts of a pair come in other batches here.
+            labelled = ctx.task.head.has_labels and ctx.task.head.features_a_row == 1
             prune_structured(
                 model,
                 batches,
@@ -258,7 +260,7 @@ class PruneStructured(Method):
                 scores=self.scores,
                 even=self.allocation == "even",
                 at_least=self.at_least,
-                loss=task_loss(ctx.task.head) if ctx.task.head.has_labels else None,
+                loss=task_loss(ctx.task.head) if labelled else None,
                 head=ctx.task.head,
                 seed=ctx.seed,
             )

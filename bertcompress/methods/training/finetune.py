@@ -58,7 +58,8 @@ class Finetune(Method, TrainSettings):
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product; its head has to fit the task already."""
         width = product.model.config.num_labels
-        if width != ctx.data.num_labels:
+        bare = ctx.task.head.auto_class is None
+        if not bare and width != ctx.data.num_labels:
             raise DataError(
                 f"finetune: the model answers with {width} numbers, task '{ctx.task.name}' has "
                 f"{ctx.data.num_labels}; load the model with a fresh head"

@@ -1,0 +1,175 @@
+"""Folders of sentence-transformers: how their vectors are pooled, read and written.
+
+`modules.json`, `1_Pooling/config.json`, `config_sentence_transformers.json` and
+`sentence_bert_config.json` beside a model, as `SentenceTransformer(folder)` reads them. They are
+written with the keys of its release 3, which later ones read too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bertcompress.errors import ModelError, few
+from bertcompress.heads.pooling import MODES, Pooling
+from bertcompress.models.recognising import MODULES, left_out_layers, read_json, sentence_modules
+
+__all__ = ["read_pooling", "sentence_folder", "settled_pooling", "write_sentence_files"]
+
+_SETTINGS = "config_sentence_transformers.json"
+_LENGTH = "sentence_bert_config.json"
+_OLD_LENGTHS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names that releases before 3 gave the file by the family of the model."""
+_POOLING = "1_Pooling"
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Keys of releases before 6, in the order in which several are joined."""
+_TYPES = {
+    "Transformer": "sentence_transformers.models.Transformer",
+    "Pooling": "sentence_transformers.models.Pooling",
+    "Normalize": "sentence_transformers.models.Normalize",
+}
+
+
+def sentence_folder(folder: Path) -> Path | None:
+    """Return the folder with `modules.json`: this one or the one above it; None for neither."""
+    return next((each for each in (folder, folder.parent) if sentence_modules(each)), None)
+
+
+def read_pooling(folder: Path, name: str) -> Pooling | None:
+    """Return how a sentence-transformers folder makes vectors; None for a folder of another kind.
+
+    `folder`: where the encoder lies. Raises ModelError for what cannot be carried over: trained
+    layers behind the encoder, several or unknown ways of pooling, prompts that are not pooled.
+    """
+    home = sentence_folder(folder)
+    if home is None:
+        return None
+    where = f"model '{name}'"
+    if layers := left_out_layers(folder):
+        raise ModelError(
+            f"{where}: trained layers lie behind its encoder, without which its vectors are others "
+            f"({few(layers)}); only pooling and normalising can be carried over"
+        )
+    modules = {str(each.get("type")).rpartition(".")[2]: each for each in sentence_modules(home)}
+    settings = _fields(home / _SETTINGS)
+    pooled = _fields(home / str(modules.get("Pooling", {}).get("path", _POOLING)) / "config.json")
+    prompts = settings.get("prompts") or {}
+    if pooled.get("include_prompt", True) is False and any(prompts.values()):
+        raise ModelError(
+            f"{where}: its prompts are left out of the pooling (include_prompt), which nothing "
+            "here does"
+        )
+    fields = {
+        "mode": _mode(pooled, where),
+        "normalize": "Normalize" in modules,
+        "dimensions": settings.get("truncate_dim"),
+        "prompts": prompts,
+        "default_prompt": settings.get("default_prompt_name"),
+        "similarity": settings.get("similarity_fn_name") or "cosine",
+        "max_length": _declared(folder, home).get("max_seq_length"),
+        "lowercase": bool(_declared(folder, home).get("do_lower_case")),
+    }
+    try:
+        return Pooling.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ModelError(f"{where}: its sentence settings: {place}: {first['msg']}") from None
+
+
+def settled_pooling(
+    config: Any, folder: Path, name: str, asked: Pooling | None = None
+) -> tuple[Pooling, str | None]:
+    """Return how an encoder's vectors are pooled, kept in its config in place, and a line on it.
+
+    `asked`: by the task. The line says what was decided without being asked; None: nothing was.
+    Raises ModelError for a folder whose vectors cannot be carried over.
+    """
+    known = asked or Pooling.of(config) or read_pooling(folder, name)
+    pooling = known or Pooling()
+    pooling.keep(config)
+    if known is not None:
+        return pooling, None
+    return pooling, (
+        f"model '{name}' does not say how its vectors are pooled: the mean of the tokens is taken, "
+        "as sentence-transformers does; `pooling` in the task says otherwise"
+    )
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    written = read_json(path)
+    return written if isinstance(written, dict) else {}
+
+
+def _mode(pooled: Mapping[str, Any], where: str) -> str:
+    """Return the one way of pooling that a `1_Pooling/config.json` says; mean where it is silent.
+
+    Raises ModelError for several, and for one that is not known.
+    """
+    written = pooled.get("pooling_mode")
+    if written is None:
+        found = [mode for key, mode in _FLAGS.items() if pooled.get(key)] or ["mean"]
+    else:
+        found = list(map(str, written)) if isinstance(written, list) else [str(written)]
+    if len(found) > 1 or found[0] not in MODES:
+        raise ModelError(
+            f"{where}: pooled by {' and '.join(found)}; pooling is carried over of one of "
+            f"{', '.join(MODES)}"
+        )
+    return found[0]
+
+
+def _declared(folder: Path, home: Path) -> dict[str, Any]:
+    """Return what the folder declares beside its tokenizer: the longest text, and lowercasing."""
+    places = [at / name for at in (folder, home) for name in (_LENGTH, *_OLD_LENGTHS)]
+    return next((fields for place in places if (fields := _fields(place))), {})
+
+
+def write_sentence_files(
+    folder: Path, pooling: Pooling, hidden: int, longest: int | None = None
+) -> None:
+    """Write beside a model, in place, what `SentenceTransformer(folder)` needs.
+
+    `hidden`: width of the model's states; `longest`: tokens that the model and its tokenizer take.
+    """
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if pooling.normalize else [])]
+    modules = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": _TYPES[kind]}
+        for i, kind in enumerate(kinds)
+    ]
+    limits = [each for each in (pooling.max_length, longest) if each]
+    settings: dict[str, Any] = {
+        # Of the first release that knows these keys; a later number makes older ones warn.
+        "__version__": {"sentence_transformers": "3.0.0"},
+        "prompts": dict(pooling.prompts),
+        "default_prompt_name": pooling.default_prompt,
+        "similarity_fn_name": pooling.similarity,
+    }
+    if pooling.dimensions is not None:
+        settings["truncate_dim"] = pooling.dimensions
+    modes = {key: mode == pooling.mode for key, mode in _FLAGS.items()}
+    pooled = {"word_embedding_dimension": hidden, **modes, "include_prompt": True}
+    (folder / _POOLING).mkdir(exist_ok=True)
+    _write(folder / MODULES, modules)
+    _write(folder / _POOLING / "config.json", pooled)
+    _write(folder / _SETTINGS, settings)
+    length = min(limits) if limits else None
+    _write(folder / _LENGTH, {"max_seq_length": length, "do_lower_case": pooling.lowercase})
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
