@@ -217,29 +217,25 @@ class Task(BaseModel):
     def from_texts(
         cls,
         texts: str | Path | Sequence[str],
-        validation: str | Path | Sequence[str] | None = None,
+        validation: str | Path | None = None,
         *,
         text: str | Sequence[str] = "text",
         **fields: Any,
     ) -> Task:
         """Return a task on texts without labels, for a sentence embedder; nothing is read yet.
 
-        `texts`: a file of one text a line, what `from_files` takes, or a list. `validation`: alike;
-        None: some are split off. `text`: the column, where there are any. Raises TaskError.
+        `texts`: a file of one text a line, what `from_files` takes, or a list. `validation`: a file
+        or split; None: some are split off. `text`: the column, if any. Raises TaskError.
         """
         fields = {"problem": Vectors.key, **fields}
-        if isinstance(texts, (str, Path)):
-            judged = None if validation is None else str(validation)
-            if (found := formats.line_files(texts, judged)) is None:
-                return cls.from_files(texts, judged, text=text, **fields)
-            return cls._checked("--texts", {**found, "text": text, **fields})
-        from datasets import Dataset
+        if not isinstance(texts, (str, Path)):
+            from datasets import Dataset
 
-        column = text if isinstance(text, str) else text[0]
-        rows = {"train": Dataset.from_dict({column: [*texts]})}
-        if validation and not isinstance(validation, (str, Path)):
-            rows["validation"] = Dataset.from_dict({column: [*validation]})
-        return cls.from_dataset(rows, text=text, **fields)
+            column = text if isinstance(text, str) else text[0]
+            return cls.from_dataset(Dataset.from_dict({column: [*texts]}), text=text, **fields)
+        if (found := formats.line_files(texts, validation)) is None:
+            return cls.from_files(texts, validation, text=text, **fields)
+        return cls._checked("--texts", {**found, "text": text, **fields})
 
     def __repr__(self) -> str:
         return f"<Task {short(self.name)}: {self.problem}, text {few(self.text)}, {self.headline}>"
