@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["already_finetuned", "data_of", "posed_by_model"]
 
+_TOLD_BY_ROWS = ("tokens", "spans")
+"""Kinds of problem that lists of words, or answers with their places, tell by themselves."""
+
 
 def posed_by_model(task: Task, cls: type, name: str) -> Task:
     """Return the task with its kind of problem, where a model's class tells and nothing else does.
@@ -33,7 +36,7 @@ def posed_by_model(task: Task, cls: type, name: str) -> Task:
     fitting = [key for key, head in HEADS.items() if head.auto_class and has_head(cls, head)]
     if not fitting:
         check_head(cls, texts, name)
-    if fitting[0] == HEADS["tokens"].key:  # lists of words tell it, and texts refuse the model
+    if fitting[0] in _TOLD_BY_ROWS:  # and other rows refuse the model
         return task
     return task.model_copy(update={"problem": fitting[0]})
 
