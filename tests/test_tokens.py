@@ -282,6 +282,8 @@ TAUGHT = {
     "minilm": {"inside_epochs": 1},
     "theseus": {"layers": 1},
     "sequence_level": {},
+    "born_again": {},
+    "snapshot": {},
 }
 
 
@@ -289,7 +291,8 @@ TAUGHT = {
 def test_every_way_of_teaching_takes_a_tagger(data, tmp_path, key):
     product = Product(tagger(), tiny_tokenizer())
     teacher = LiveTeacher(tagger(seed=1), tiny_tokenizer(), data)
-    ctx = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
+    models = Models(teacher, lambda: Product(tagger(seed=5), tiny_tokenizer()))
+    ctx = Context(data.task, data, models, torch.device("cpu"), 0, tmp_path)
     step = method_class(key)(**{**TRAIN, "epochs": 1, **TAUGHT[key]})
     done = step.apply(product, ctx)
     answers = predict(TorchPredictor(done.model), data, "validation", done.tokenizer)
