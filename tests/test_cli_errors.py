@@ -300,7 +300,7 @@ CASES = {
     "evaluate a bare model": (
         None,
         ["evaluate", "bare", "--task", "task.yaml"],
-        "a sequence classification head",
+        "one with a trained head",
     ),
     "precision that is not there": (
         None,

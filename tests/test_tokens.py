@@ -281,6 +281,9 @@ TAUGHT = {
     "tinybert": {"inside_epochs": 1},
     "minilm": {"inside_epochs": 1},
     "theseus": {"layers": 1},
+    "sequence_level": {},
+    "born_again": {},
+    "snapshot": {},
 }
 
 
@@ -288,7 +291,8 @@ TAUGHT = {
 def test_every_way_of_teaching_takes_a_tagger(data, tmp_path, key):
     product = Product(tagger(), tiny_tokenizer())
     teacher = LiveTeacher(tagger(seed=1), tiny_tokenizer(), data)
-    ctx = Context(data.task, data, Models(teacher), torch.device("cpu"), 0, tmp_path)
+    models = Models(teacher, lambda: Product(tagger(seed=5), tiny_tokenizer()))
+    ctx = Context(data.task, data, models, torch.device("cpu"), 0, tmp_path)
     step = method_class(key)(**{**TRAIN, "epochs": 1, **TAUGHT[key]})
     done = step.apply(product, ctx)
     answers = predict(TorchPredictor(done.model), data, "validation", done.tokenizer)
@@ -339,7 +343,9 @@ def run(tmp_path_factory):
             "measure": {"latency": False},
         }
     )
-    return bc.run(recipe, place / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTCOMPRESS_HOME", str(place / "home"))
+        return bc.run(recipe, place / "out")
 
 
 def test_the_main_job(run):
@@ -361,6 +367,14 @@ def test_the_report_shows_each_type(run):
     given = [tag for _, tags in rows_of(60, 1) for tag in tags]
     assert rows["ANIMAL"].n == given.count("B-ANIMAL")
     assert "F1 of each type of entity" in run.report.to_html()
+
+
+def test_a_second_run_takes_its_stages_from_the_store(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("BERTCOMPRESS_HOME", str(run.folder.parent / "home"))
+    again = bc.run(bc.Recipe.load(run.folder / "recipe.yaml"), tmp_path / "again")
+    assert all(stage.cost.reused for stage in again.report.stages if stage.cost)
+    pairs = zip(run.report.stages, again.report.stages, strict=True)
+    assert all(a.main.scores == b.main.scores and a.main.parts == b.main.parts for a, b in pairs)
 
 
 def test_evaluate_gives_the_scores_of_the_report(run):
