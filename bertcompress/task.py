@@ -231,11 +231,10 @@ class Task(BaseModel):
         if not isinstance(texts, (str, Path)):
             from datasets import Dataset
 
-            column = text if isinstance(text, str) else text[0]
-            return cls.from_dataset(Dataset.from_dict({column: [*texts]}), text=text, **fields)
-        if (found := formats.line_files(texts, validation)) is None:
-            return cls.from_files(texts, validation, text=text, **fields)
-        return cls._checked("--texts", {**found, "text": text, **fields})
+            return cls.from_dataset(Dataset.from_dict({"text": [*texts]}), text="text", **fields)
+        if found := formats.line_files(texts, validation):
+            return cls._checked("--texts", {**found, "text": text, **fields})
+        return cls.from_files(texts, validation, text=text, **fields)
 
     def __repr__(self) -> str:
         return f"<Task {short(self.name)}: {self.problem}, text {few(self.text)}, {self.headline}>"
@@ -323,7 +322,7 @@ class Task(BaseModel):
                 fields[key] = (fields[key],)
         if fields.get("label") is None and fields.get("problem", AUTO) == AUTO:
             fields["problem"] = Agreement.key
-        if fields.get("label") is not None and fields.get("problem") == Vectors.key:
+        if fields.get("label") and fields.get("problem") == Vectors.key:
             fields["problem"] = Similarity.key
         return fields
 
