@@ -39,6 +39,12 @@ class Row:
 
 
 TAGS = {"text": ["tokens"], "label": "ner_tags", "problem": "tokens"}
+ANSWERS = {
+    "text": ["question", "context"],
+    "label": "answers",
+    "problem": "spans",
+    "max_length": 384,
+}
 KEPT = {"int8": 0.99, "small": 0.97}
 
 
@@ -148,6 +154,7 @@ ROWS = {
     "mit_restaurant": Row("tokens", "mit_restaurant", {**TAGS, "validation": "test"}, KEPT),
     "bc5cdr": Row("tokens", "bc5cdr", {**TAGS, "validation": "test"}, KEPT),
     "wikiann": Row("tokens", "wikiann", TAGS, measure=same_tags),
+    "squad": Row("spans", "squad", ANSWERS, {"int8": 0.99, "small": 0.95}),
 }
 """Name of a result to what is measured."""
 

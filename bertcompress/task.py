@@ -72,8 +72,7 @@ class Task(BaseModel):
     label: str | None = Field(None, description="Column that holds the label; null: unlabelled.")
     problem: Problem = Field(
         AUTO,
-        description="auto: fractions are regression, lists multi_label, lists beside words tokens, "
-        "answers with their places spans, the rest single_label.",
+        description="auto: told by the labels of all rows (see docs/tasks.md).",
     )
     label_separator: str | None = Field(
         None,
