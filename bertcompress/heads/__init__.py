@@ -12,6 +12,7 @@ from bertcompress.heads.head import Head
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.heads.pooling import Pooling
+from bertcompress.heads.reranker import Reranker
 from bertcompress.heads.spans import Spans
 from bertcompress.heads.tokens import Tokens
 from bertcompress.heads.vectors import Similarity, Vectors
@@ -40,6 +41,7 @@ HEADS: dict[str, Head] = {
     "spans": Spans(),
     "vectors": Vectors(),
     "similarity": Similarity(),
+    "reranker": Reranker(),
 }
 """`problem` of a task to its head."""
 

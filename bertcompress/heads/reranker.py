@@ -1,0 +1,134 @@
+"""How well a text answers a query: cross-encoders, which score pairs and are judged by the order.
+
+A row is a query and a document with its grade, 0 to 1. Rows of one query are one ranking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bertcompress.errors import DataError
+from bertcompress.heads.head import Array, Features
+from bertcompress.heads.multi_label import MultiLabel
+from bertcompress.heads.numbers import Numbers
+from bertcompress.metrics import Metric
+from bertcompress.metrics.ranking import DEPTH, group_discounted_gains, group_reciprocal_ranks
+from bertcompress.metrics.statistics import mean
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+__all__ = ["Reranker"]
+
+_YES_OR_NO = MultiLabel()
+"""One output is one yes or no: its losses and draws are those of a single label."""
+
+
+def _ranking(name: str, summary: str, statistics: Any) -> Metric:
+    return Metric(name, summary, statistics, mean, reads="numbers", of_all_rows=True)
+
+
+class Reranker(Numbers):
+    """A score for a query and a document: binary cross entropy on grades. Labels: (B,) float32."""
+
+    key: ClassVar[str] = "reranker"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "ndcg": _ranking(
+            "ndcg",
+            f"nDCG of the first {DEPTH} documents of each query",
+            group_discounted_gains,
+        ),
+        "mrr": _ranking(
+            "mrr",
+            f"one over the rank of the first relevant document, of the first {DEPTH}",
+            group_reciprocal_ranks,
+        ),
+    }
+    usual: ClassVar[tuple[str, ...]] = ("ndcg", "mrr")
+    has_units: ClassVar[bool] = False
+    texts_a_row: ClassVar[tuple[int, ...]] = (2,)
+
+    def check_rows(
+        self, where: str, texts: Sequence[Sequence[str]], labels: Sequence[Any] | None
+    ) -> None:
+        """Raise DataError for grades that are not between 0 and 1, naming the first row."""
+        for row, grade in enumerate(labels or (), start=1):
+            if not 0 <= grade <= 1:
+                raise DataError(
+                    f"{where}: row {row} has the grade {grade:g}; a reranker learns grades between "
+                    "0 (not relevant) and 1: divide by the highest"
+                )
+
+    def groups(self, texts: Sequence[Sequence[str]]) -> Sequence[str]:
+        """Return the queries: their documents stay together when rows are split off."""
+        return texts[0]
+
+    def references(self, rows: Dataset) -> Array:
+        """Return grade and number of the query of each row. Shape: (N, 2)."""
+        _, queries = np.unique(np.asarray(rows["text"][:], dtype=object), return_inverse=True)
+        return np.stack([np.asarray(rows["label"][:], float), queries.astype(float)], axis=1)
+
+    def statistics(self, metric: Metric, answers: Array, references: Array) -> Array:
+        """Return the metric of each query in one of its rows; (0, 0) in the others.
+
+        Of documents with equal scores the less relevant goes first: a model that answers everything
+        alike owes nothing to the order of the file. Shape: (N, 1), (N, 2) -> (N, 2).
+        """
+        order = np.argsort(references[:, 0], kind="stable")
+        found = np.zeros((len(references), 2))
+        scores = self.decided(metric, answers)
+        found[order] = metric.statistics(scores[order], references[order])
+        return found
+
+    def chance(self, labels: Array, metric: Metric) -> float:
+        """Return the score of a random order, as expected over all orders. Shape: (N, 2)."""
+        of_query = [labels[labels[:, 1] == query, 0] for query in np.unique(labels[:, 1])]
+        expected = _expected_gain if metric.name == "ndcg" else _expected_reciprocal
+        return round(float(np.mean([expected(grades) for grades in of_query])), 4)
+
+    def loss(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return the mean of `losses`. Shape: (B, 1), (B,) -> ()."""
+        return self.losses(outputs, batch).mean()
+
+    def losses(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return the binary cross entropy of each row. Shape: (B, 1), (B,) -> (B,)."""
+        return _YES_OR_NO.losses(outputs, {"labels": batch["labels"].reshape(-1, 1)})
+
+    def drawn_losses(
+        self, outputs: Tensor, reference: Tensor, batch: Features, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss against drawn yes or no. Shape: (B, 1) twice -> (B,)."""
+        return _YES_OR_NO.drawn_losses(outputs, reference, batch, generator)
+
+    def divergence(
+        self, student: Tensor, teacher: Tensor, batch: Features, temperature: float
+    ) -> Tensor:
+        """Return T^2 times the mean KL divergence of each yes or no. Shape: (B, 1) twice -> ()."""
+        return _YES_OR_NO.divergence(student, teacher, batch, temperature)
+
+    def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
+        """Return the probabilities that a model answers, as grades. Shape: (B, 1) -> (B,)."""
+        return outputs.squeeze(-1).sigmoid()
+
+
+def _expected_gain(grades: Array) -> float:
+    """Return nDCG of a random order: each rank holds the mean grade. Shape: (documents,)."""
+    discounts = 1 / np.log2(np.arange(2, min(len(grades), DEPTH) + 2))
+    ideal = float((np.sort(grades)[::-1][:DEPTH] * discounts).sum())
+    return float(grades.mean() * discounts.sum() / ideal) if ideal else 0.0
+
+
+def _expected_reciprocal(grades: Array) -> float:
+    """Return MRR of a random order, by the chance that the first relevant has each rank."""
+    documents, relevant = len(grades), int((grades > 0).sum())
+    if not relevant:
+        return 0.0
+    orders = math.comb(documents, relevant)
+    ranks = range(1, min(DEPTH, documents - relevant + 1) + 1)
+    return sum(math.comb(documents - r, relevant - 1) / orders / r for r in ranks)
