@@ -155,14 +155,19 @@ def sentences_of(text: str) -> list[tuple[str, int, int]]:
 def methods_of(arm: str) -> list[Any]:
     """Return the methods of an arm; the last one is what the arm is about.
 
-    `default` or RATE-EPOCHS of `finetune`; the same of `distill` with `distill-` before it.
+    `default` or RATE-EPOCHS of `finetune`, or held_RATE_COOLDOWN: the default at another rate and
+    with another end; the same of `distill` with `distill-` before it.
     """
     import bertcompress as bc
 
     name = arm.removeprefix("distill-")
+    held = name.startswith("held_")
     # What `auto` measures here would be the other cell on this machine.
     settings: dict[str, Any] = {"precision": "fp32"}
-    if name != "default":
+    if held:
+        _, rate, cooldown = name.split("_")
+        settings |= {"learning_rate": float(rate), "cooldown": float(cooldown)}
+    elif name != "default":
         rate, _, epochs = name.rpartition("-")
         settings |= {"learning_rate": float(rate), "epochs": float(epochs), "patience": None}
     if arm == name:
@@ -221,8 +226,13 @@ def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
 
 def cells(tasks: Sequence[str], arms: Sequence[str]) -> list[tuple[str, str, int]]:
     """Return the cells in the order in which they say most."""
-    ordered = [(arm, task, seed) for arm in arms for task in tasks for seed in SEEDS.get(arm, (0,))]
+    ordered = [(arm, task, seed) for arm in arms for task in tasks for seed in seeds_of(arm)]
     return [cell for cell in ordered if not cell_path(*cell).exists()]
+
+
+def seeds_of(arm: str) -> tuple[int, ...]:
+    """Return the seeds of an arm: three of the defaults and of what might become the default."""
+    return SEEDS.get(arm, (0, 1, 2) if "held_" in arm else (0,))
 
 
 def best_cells() -> list[tuple[str, str, int]]:
@@ -276,7 +286,7 @@ def fixed_cells(
 ) -> list[Mapping[str, Any]]:
     """Return a task's cells of fixed settings."""
     mine = [cell for cell in found if cell["task"] == task and kind_of(cell) == kind]
-    return [cell for cell in mine if cell["arm"] != f"{kind}default"]
+    return [cell for cell in mine if "default" not in cell["arm"] and "held_" not in cell["arm"]]
 
 
 def best_arm(fixed: Sequence[Mapping[str, Any]]) -> str:
@@ -300,6 +310,10 @@ def write_table() -> str:
             default = [cell for cell in mine if cell["arm"] == f"{kind}default"]
             if fixed and default:
                 lines.append(row_of(kind, task, fixed, default))
+    candidates = sorted({cell["arm"] for cell in found if "held_" in cell["arm"]})
+    if candidates:
+        lines += ["", "| candidate | task | its score, mean of seeds | cost |", "|---|---|---|---|"]
+        lines += [row for arm in candidates for row in candidate_rows(found, arm)]
     text = "\n".join(lines) + "\n"
     (RESULTS / "table.md").write_text(text, encoding="utf-8")
     return text
@@ -325,6 +339,19 @@ def row_of(
         f"| {rate}, {epochs} epochs | {described(best)} | {described(default)} "
         f"| {mean - theirs:+.1f} | {cost:.2f}x | {arms} |"
     )
+
+
+def candidate_rows(found: Sequence[Mapping[str, Any]], arm: str) -> list[str]:
+    """Return a line for each task of what might become the default."""
+    rows = []
+    for task in (*TASKS, *CONFIRMING):
+        mine = [cell for cell in found if (cell["arm"], cell["task"]) == (arm, task)]
+        usual = f"{kind_of({'arm': arm})}default"
+        default = [cell for cell in found if (cell["arm"], cell["task"]) == (usual, task)]
+        if mine and default:
+            cost = statistics.mean(map(cost_of, mine)) / statistics.mean(map(cost_of, default))
+            rows.append(f"| {arm} | {task} | {described(mine)} | {cost:.2f}x |")
+    return rows
 
 
 def mean_score(cells: Sequence[Mapping[str, Any]]) -> float:
