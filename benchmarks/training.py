@@ -31,7 +31,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from bertcompress.data import TaskData, collator, load_data
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import Distillation, LabelLoss
+from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
     LiveTeacher,
@@ -42,7 +42,13 @@ from bertcompress.methods.quantization.q8bert import Q8bert
 from bertcompress.models.io import load
 from bertcompress.runtimes.hardware import environment
 from bertcompress.task import Task
-from bertcompress.training import DelegatingObjective, TrainSettings, fit_batches, forward
+from bertcompress.training import (
+    DelegatingObjective,
+    LabelLoss,
+    TrainSettings,
+    fit_batches,
+    forward,
+)
 from bertcompress.training.steps import LengthGrouped, decay_groups
 
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "glue"

@@ -29,7 +29,8 @@ def _digest(package: Path, edited: bool = False) -> str:
     ("file", "edited", "depends"),
     [
         ("training/steps.py", False, True),
-        ("engines/distillation/objectives.py", False, True),
+        ("training/label_loss.py", False, True),
+        ("engines/distillation/objectives.py", False, False),
         ("engines/pruning/kprune.py", False, False),
         ("shapes/parts.py", False, False),
         ("shapes/parts.py", True, True),

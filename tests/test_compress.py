@@ -37,9 +37,9 @@ def made(tmp_path_factory, asked):
             write_rows(place / f"{name}.csv", rows, seed, yes="yes", no="no")
         wanted = recipe(place, METHODS)
 
-        def noted(predictor, data, split, tokenizer, *more):
+        def noted(predictor, data, split, tokenizer, *more, **named):
             asked.extend([split] if predictor.precision == "int8" and not more else [])
-            return predict(predictor, data, split, tokenizer, *more)
+            return predict(predictor, data, split, tokenizer, *more, **named)
 
         with patch.context() as noting:
             noting.setattr(stage, "predict", noted)

@@ -7,10 +7,10 @@ import torch
 from test_training import batches, equal, quiet
 from transformers import Trainer, TrainingArguments
 
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.training import (
     BaseObjective,
     DelegatingObjective,
+    LabelLoss,
     ObjectiveCallback,
     TrainSettings,
     fit_batches,

@@ -25,9 +25,14 @@ from tests_support import tiny_model
 from torch import nn
 from training_support import toy_data, train
 
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.errors import InputError
-from bertcompress.training import DelegatingObjective, TrainSettings, checkpoints, fit_batches
+from bertcompress.training import (
+    DelegatingObjective,
+    LabelLoss,
+    TrainSettings,
+    checkpoints,
+    fit_batches,
+)
 from bertcompress.training.optimizers import make_optimizer
 from bertcompress.training.schedule import Horizon, rate_factor
 from bertcompress.training.sharpness import MicroBatches, climbed

@@ -10,8 +10,7 @@ import torch
 from tests_support import tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_data, train
 
-from bertcompress.engines.distillation.objectives import LabelLoss
-from bertcompress.training import TrainSettings, checkpoints, fit, fit_batches
+from bertcompress.training import LabelLoss, TrainSettings, checkpoints, fit, fit_batches
 from bertcompress.training.progress import Progress
 from bertcompress.training.rates import learning_rate
 from bertcompress.training.schedule import Ended, Horizon, rate_factor, stalled

@@ -306,8 +306,8 @@ def test_a_model_of_another_width_is_not_scored(place):
 
 
 def test_checkpoints_of_other_weights_are_not_gone_on_with(place, tmp_path):
-    from bertcompress.engines.distillation.objectives import LabelLoss
     from bertcompress.errors import OutputError
+    from bertcompress.training import LabelLoss
 
     data, tokenizer = load_data(task(place)), tiny_tokenizer()
     settings = TrainSettings(epochs=1, batch_size=16, precision="fp32")

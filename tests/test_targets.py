@@ -12,13 +12,13 @@ from tests_support import tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_rows
 
 from bertcompress.data import collator, load_data
-from bertcompress.engines.distillation.objectives import Distillation, LabelLoss
+from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.engines.quantization.fake_quantize import with_rounding
 from bertcompress.measure.scores import predict
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.task import Task
-from bertcompress.training import fit, forward
+from bertcompress.training import LabelLoss, fit, forward
 from bertcompress.training.targets import TargetScale, standardised_head, to_target_units
 
 

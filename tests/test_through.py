@@ -9,9 +9,9 @@ import torch
 from test_training import batches, equal, quiet
 
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.training import (
     DelegatingObjective,
+    LabelLoss,
     TrainSettings,
     fit_batches,
     fit_batches_through,

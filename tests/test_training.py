@@ -18,10 +18,10 @@ from training_support import SETTINGS, toy_data, toy_objective, train
 
 from bertcompress import training
 from bertcompress.deployment import Trained
-from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import InputError, ModelError, OutputError
-from bertcompress.training import TrainSettings, checkpoints, fit, fit_batches
+from bertcompress.training import LabelLoss, TrainSettings, checkpoints, fit, fit_batches
 from bertcompress.training.selection import Selection
 from bertcompress.training.steps import LengthGrouped, candidates, choose, decay_groups
 

@@ -3,6 +3,7 @@
 from bertcompress.training.callback import ObjectiveCallback
 from bertcompress.training.checkpoints import clear
 from bertcompress.training.fitting import Fitted, fit, fit_batches, fit_stage
+from bertcompress.training.label_loss import LabelLoss
 from bertcompress.training.objective import BaseObjective, DelegatingObjective
 from bertcompress.training.settings import Rate, TrainSettings
 from bertcompress.training.steps import forward, label_loss, time_precisions
@@ -13,6 +14,7 @@ __all__ = [
     "BaseObjective",
     "DelegatingObjective",
     "Fitted",
+    "LabelLoss",
     "ObjectiveCallback",
     "Rate",
     "TrainSettings",

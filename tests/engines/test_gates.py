@@ -12,7 +12,6 @@ from tests_support import tiny_inputs, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.l0_gates import (
     GatedObjective,
     HardConcrete,
@@ -22,7 +21,7 @@ from bertcompress.engines.l0_gates import (
     keep_within,
 )
 from bertcompress.errors import InputError
-from bertcompress.training import BaseObjective, TrainSettings, fit_batches
+from bertcompress.training import BaseObjective, LabelLoss, TrainSettings, fit_batches
 
 DRAWS = 100_000
 

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from bertcompress.engines.distillation.objectives import (
     Distillation,
-    LabelLoss,
     hidden_loss,
     kd_loss,
     layer_map,
@@ -17,7 +16,7 @@ from bertcompress.engines.distillation.objectives import (
 )
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import DataError, ModelError
-from bertcompress.training import forward
+from bertcompress.training import LabelLoss, forward
 
 
 def logits(seed, rows=6, classes=4):

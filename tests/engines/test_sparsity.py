@@ -14,11 +14,17 @@ from tests_support import tiny_model, tiny_tokenizer
 from torch import nn
 from training_support import SETTINGS, Killer, toy_data
 
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.sparsity.choosing import Ramp, lowest, magnitude, zeros_by_score
 from bertcompress.engines.sparsity.gradual import GradualZeros, leave_masked, maskable
 from bertcompress.errors import InputError
-from bertcompress.training import DelegatingObjective, TrainSettings, checkpoints, fit, fit_batches
+from bertcompress.training import (
+    DelegatingObjective,
+    LabelLoss,
+    TrainSettings,
+    checkpoints,
+    fit,
+    fit_batches,
+)
 
 RAMP = Ramp(0.8, begin=10, end=50, every=10)
 

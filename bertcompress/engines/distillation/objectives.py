@@ -23,7 +23,6 @@ from bertcompress.training import BaseObjective, label_loss, standardised_logits
 
 __all__ = [
     "Distillation",
-    "LabelLoss",
     "hidden_loss",
     "kd_loss",
     "label_loss",
@@ -78,21 +77,6 @@ def projection(student_width: int, teacher_width: int, seed: int = 0) -> nn.Line
     linear = nn.Linear(student_width, teacher_width, bias=False)
     nn.init.orthogonal_(linear.weight, generator=torch.Generator().manual_seed(seed))
     return linear
-
-
-class LabelLoss(BaseObjective):
-    """The loss of the labels alone, by the head of the task, else by what the labels look like."""
-
-    def __init__(self, head: Head | None = None) -> None:
-        self.head = head
-
-    def __call__(
-        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
-    ) -> Tensor:
-        """Return the mean loss of the batch; raises DataError without labels."""
-        if "labels" not in batch:
-            raise DataError("training on labels: the rows have none; distil, or name the column")
-        return label_loss(outputs_of(outputs).float(), batch, self.head)
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from torch import nn
 
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.inside import InsideTerms
-from bertcompress.engines.distillation.objectives import Distillation, LabelLoss, projection
+from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.relations import Relation
 from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
@@ -30,6 +30,7 @@ from bertcompress.errors import ModelError, RecipeError
 from bertcompress.heads import Head
 from bertcompress.method import Context, Objective, Teacher
 from bertcompress.shapes import anatomy, hidden_size
+from bertcompress.training import LabelLoss
 
 __all__ = [
     "LABELS_ONLY",

@@ -21,14 +21,13 @@ from torch import nn
 
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.distillation.peers import PeerLoss, SharedLayers
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import TaskError
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.shapes import ShapeError, anatomy
-from bertcompress.training import TrainSettings, fit_batches, fit_stage
+from bertcompress.training import LabelLoss, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["OnlinePeers", "online_peers"]
 

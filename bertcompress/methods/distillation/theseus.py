@@ -23,7 +23,6 @@ from torch import nn
 
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.distillation.replacing import (
     ReplacedLayer,
     ReplacingRate,
@@ -34,6 +33,7 @@ from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.methods.pruning.structured import choose_layers
 from bertcompress.shapes import Layers, ShapeError, anatomy, apply_edit
 from bertcompress.training import (
+    LabelLoss,
     TrainSettings,
     fit_batches,
     fit_batches_through,

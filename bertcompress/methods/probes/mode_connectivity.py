@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from bertcompress.data.batches import Batches, tensor_batches
 from bertcompress.deployment import Curve, Measurement, Product, Trained
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.errors import ModelError, few
 from bertcompress.heads.outputs import outputs_of
 from bertcompress.heads.scoring import compute
@@ -36,7 +35,7 @@ from bertcompress.models.io import config_of, load
 from bertcompress.models.locate import locate
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError
-from bertcompress.training import TrainSettings, fit_stage
+from bertcompress.training import LabelLoss, TrainSettings, fit_stage
 
 __all__ = ["ModeConnectivity", "barrier", "mix", "mode_connectivity"]
 

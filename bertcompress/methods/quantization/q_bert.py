@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from bertcompress.data import calibration_batches
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Deployment, Findings, Layout, Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.distillation.settings import TEACHER_WEIGHTS, DistillationSettings
 from bertcompress.engines.quantization.fake_quantize import (
     quantizable,
@@ -39,7 +38,7 @@ from bertcompress.runtimes import all_runtimes
 from bertcompress.runtimes.table import missing_packages
 from bertcompress.shapes import anatomy, imitates
 from bertcompress.support.distributed import Ranks
-from bertcompress.training import Rate, TrainSettings, fit_batches_through, fit_through
+from bertcompress.training import LabelLoss, Rate, TrainSettings, fit_batches_through, fit_through
 from bertcompress.training.through import Wrap
 
 __all__ = ["QBert", "choose_bits", "q_bert"]

@@ -20,10 +20,9 @@ from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.errors import DataError
 from bertcompress.method import Context, Leaves, Method, Need
-from bertcompress.training import TrainSettings, fit_batches, fit_stage
+from bertcompress.training import LabelLoss, TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Finetune", "finetune"]
 

@@ -15,7 +15,6 @@ from training_support import toy_data
 
 import bertcompress as bc
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.distillation.replacing import (
     ReplacedLayer,
     ReplacingRate,
@@ -26,6 +25,7 @@ from bertcompress.engines.distillation.replacing import (
 from bertcompress.method import Context, Models
 from bertcompress.methods.distillation.theseus import Theseus
 from bertcompress.shapes import Layers, ShapeError, apply_edit, read_record
+from bertcompress.training import LabelLoss
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

@@ -12,7 +12,6 @@ from training_support import SETTINGS, toy_data
 
 from bertcompress.data import calibration_batches
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.objectives import LabelLoss
 from bertcompress.engines.quantization.accuracy_gate import Attempt
 from bertcompress.engines.quantization.sensitivity import sensitivities
 from bertcompress.errors import ModelError
@@ -27,7 +26,7 @@ from bertcompress.runtimes.onnxruntime import OnnxRuntime
 from bertcompress.runtimes.openvino import OpenVino
 from bertcompress.runtimes.torch import bf16_gain
 from bertcompress.shapes import anatomy
-from bertcompress.training import fit
+from bertcompress.training import LabelLoss, fit
 
 pytest.importorskip("onnxruntime")
 
