@@ -98,12 +98,10 @@ def test_targets_are_mixtures_and_nobody_learns_through_them():
 
 
 def test_the_loss_is_the_papers_sum():
-    leader = tiny_model("bert", num_labels=2)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    leader = tiny_model("bert", num_labels=2, **still)
     shared = SharedLayers(leader, 2, 1, 0)
     loss = loss_of(leader, shared, temperature=3.0, weight=0.5, ramp=4)
-    for module in (leader, *shared.peers):  # in training, but without dropout
-        for each in module.modules():
-            each.p = 0.0 if isinstance(each, torch.nn.Dropout) else getattr(each, "p", None)
     leader.train()
     found = ran(leader, loss, step=1)
     answers = [peer(**tiny_inputs(), output_hidden_states=True) for peer in shared.peers]
