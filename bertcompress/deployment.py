@@ -194,6 +194,11 @@ class Trained(_Frozen):
         (), description="One entry per evaluation: step, loss, eval_loss, eval_selection"
     )
 
+    @property
+    def auto(self) -> dict[str, Any]:
+        """What `auto` settings came to, for a training that goes with this one."""
+        return {"precision": self.precision, "learning_rate": self.learning_rate}
+
     def after(self, earlier: Trained) -> Trained:
         """Return this training with what an earlier one cost that it went on from, or goes with."""
         total = {

@@ -103,8 +103,7 @@ class BornAgain(Distill):
             assert trained is not None
             spent = trained if spent is None else trained.after(spent)
             # What `auto` came to for the first holds for all: they differ in order alone.
-            auto = {"precision": trained.precision, "learning_rate": trained.learning_rate}
-            settings = self.model_copy(update=auto)
+            settings = self.model_copy(update=trained.auto)
             born.append(child)
             taught_by = child
         findings = self._findings(born, spent, ctx)

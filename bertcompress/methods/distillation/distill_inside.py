@@ -122,7 +122,7 @@ class DistillInside(Distill):
             earlier = done.findings.training
             assert earlier is not None
             # What `auto` came to holds for the rest, as it would in one training.
-            auto = {"precision": earlier.precision, "learning_rate": earlier.learning_rate}
+            auto = earlier.auto
         last = last.model_copy(update=auto)
         done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
         if earlier is None:

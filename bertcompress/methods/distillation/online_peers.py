@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from bertcompress.data.batches import Batches, train_loader
@@ -72,6 +72,13 @@ class OnlinePeers(Method, TrainSettings):
     ramp_share: float = Field(
         0.25, ge=0, le=1, description="Share of the steps over which that weight rises"
     )
+
+    @field_validator("peers")
+    @classmethod
+    def _several(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one peer has nobody to learn from; give 2 or more, or 0 for none")
+        return value
 
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for more upper layers than there are, or shared ones."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bertcompress.data.batches import Batches, train_loader
@@ -128,6 +128,12 @@ class Snapshot(Method, TrainSettings):
     cycles: int | None = Field(3, ge=2, description="Falls of the rate from its peak to zero")
     snapshot_weight: float = Field(1.0, ge=0, description="Weight of the snapshot's answers")
     temperature: float = Field(2.0, ge=1, le=100, description="Softens the snapshot's answers")
+
+    @model_validator(mode="after")
+    def _in_cycles(self) -> Snapshot:
+        if self.schedule != "cyclic" or self.cycles is None:
+            raise ValueError("schedule: only cyclic has ends of cycles that teach; leave it so")
+        return self
 
     def loss(self, head: Head | None, batches: int) -> SnapshotLoss:
         """Return what is minimised. `batches`: of an epoch."""

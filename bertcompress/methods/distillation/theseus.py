@@ -146,9 +146,8 @@ class Theseus(Method, TrainSettings):
         before = grown.findings.training
         assert before is not None
         # What `auto` came to holds for the rest, as it would in one training.
-        auto = {"precision": before.precision, "learning_rate": before.learning_rate}
         after = fit_stage(
-            Product(model, product.tokenizer), ctx, label_loss, self.model_copy(update=auto)
+            Product(model, product.tokenizer), ctx, label_loss, self.model_copy(update=before.auto)
         )
         assert after.findings.training is not None
         findings = after.findings.model_copy(

@@ -188,8 +188,7 @@ class ModeConnectivity(Method, TrainSettings):
             assert trained is not None
             spent.append(trained)
             # What `auto` came to for the first holds for the second: they differ in order alone.
-            auto = {"precision": trained.precision, "learning_rate": trained.learning_rate}
-            settings = self.model_copy(update=auto)
+            settings = self.model_copy(update=trained.auto)
         return ends[0], ends[1], spent[1].after(spent[0])
 
     def _errors(

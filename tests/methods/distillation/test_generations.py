@@ -193,6 +193,9 @@ def test_snapshot_trains_beside_the_same_cycles(data, tmp_path):
 def test_snapshot_refuses_what_it_cannot_learn_from():
     with pytest.raises(ValidationError, match="cycles"):
         Snapshot(cycles=1)
+    for odd in ({"schedule": "linear", "cycles": None}, {"cycles": None}):
+        with pytest.raises(ValidationError, match="cycl"):
+            Snapshot(**odd)
     with pytest.raises(DataError, match="no labels"):
         rows = [{k: v for k, v in each.items() if k != "labels"} for each in batches(64)]
         bc.snapshot(tiny_model(num_labels=2), rows, **QUICK | {"epochs": 4})

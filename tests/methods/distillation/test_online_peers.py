@@ -174,6 +174,8 @@ def test_what_it_cannot_do_is_refused(tmp_path):
         stage(toy_data("regression"), tmp_path, tiny_model(num_labels=1))
     with pytest.raises(ValidationError, match="peers"):
         OnlinePeers(peers=-1)
+    with pytest.raises(ValidationError, match="nobody to learn from"):
+        OnlinePeers(peers=1)
 
 
 def test_the_function_and_the_control():
