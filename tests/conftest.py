@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import pytest
 import torch
 import transformers
+from forked_workers import ForkedWorker
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent
@@ -70,6 +71,17 @@ def _home(_homes):
     # A patch of its own: `monkeypatch.undo()` in a test would let it write to the user's store.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTCOMPRESS_HOME", str(next(_homes)))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked_workers():
+    # A patch of its own, see below; the template is started by the first test that times.
+    if os.name == "nt":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertcompress.measure.timing.process.start_worker", ForkedWorker)
         yield
 
 

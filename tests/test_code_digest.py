@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from bertcompress.runtimes import RUNTIMES
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Copy the package to where it can be changed, and let the digest read the copy."""
     copied = tmp_path / code._PACKAGE.name
     shutil.copytree(code._PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code, "_PACKAGE", copied)
-    return copied
+    code._read.cache_clear()  # the module's own file is no copy, but what it imports now is
+    yield copied
+    code._read.cache_clear()
 
 
 def _digest(package: Path, edited: bool = False) -> str:

@@ -101,8 +101,11 @@ def test_a_control_that_is_better_goes_on_and_ships(made, tmp_path):
 @pytest.mark.parametrize(
     "method",
     [
-        {"q8bert": {**TRAIN, "epochs": 1, "label_weight": 0.0, "logit_weight": 1.0}},
         {"flop": {**TRAIN, "epochs": 1, "label_weight": 0.0, "keep": 0.6, "rows": 16}},
+        pytest.param(
+            {"q8bert": {**TRAIN, "epochs": 1, "label_weight": 0.0, "logit_weight": 1.0}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda method: next(iter(method)),
 )

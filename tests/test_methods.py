@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests_support import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import FAMILIES, answer, first_fast, tiny_inputs, tiny_model, tiny_tokenizer
 from training_support import toy_data
 
 import bertcompress as bc
@@ -190,7 +190,7 @@ def test_a_probe_measures_and_is_plain(key, data, tmp_path, bert):
     assert Measurement.model_validate_json(found.model_dump_json()) == found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(FAMILIES))
 @pytest.mark.parametrize("key", OPEN)
 def test_what_comes_out_is_no_larger_and_reloads_to_the_bit(key, family, data, tmp_path):
     model = tiny_model(family, num_labels=2)

@@ -258,6 +258,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_bit_with_every_schedule_and_optimizer(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, json.dumps(WAYS)],

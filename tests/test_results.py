@@ -110,6 +110,7 @@ def spied(recipe, tmp_path_factory):
         yield Spied(recipe, tmp_path_factory.mktemp("spied") / "run", patch)
 
 
+@pytest.mark.slow
 def test_a_run_holds_three_models_at_a_time_however_many_stages(spied):
     assert len(spied.opened) >= 6
     # The teacher, what the method changes, and what is compared with it.

@@ -206,6 +206,7 @@ def test_without_labels_agreement_replaces_the_score(place):
     assert run.report.stages[0].deployments[0].scores[0].value == 1.0
 
 
+@pytest.mark.slow
 def test_the_recipe_albert_small_makes_a_stock_albert_with_labels_and_without(place):
     settings = [f"{name}={value}" for name, value in TRAIN.items()]
     overrides = [f"methods.{i}.{each}" for i in (0, 4) for each in [*settings, "epochs=2"]]
@@ -308,6 +309,7 @@ def test_two_processes_give_the_result_of_one(place):
     assert json.loads((place / "two" / "report.json").read_text())["version"] == VERSION
 
 
+@pytest.mark.slow
 def test_what_need_not_be_faster_is_timed_beside_the_stage_before_it(place):
     methods = [METHODS[0], {"factorize_linear": {"keep": 0.5, "rows": 32}}]
     timing = {"seconds": 0.1, "shapes": [[1, 8], [4, 8]], "task_lengths": False, "threads": 1}

@@ -363,6 +363,7 @@ def weights(fitted):
     return torch.cat([p.detach().flatten() for p in fitted.model.parameters()])
 
 
+@pytest.mark.slow
 def test_a_training_that_learns_nothing_begins_again_at_half_the_rate(data, tmp_path, monkeypatch):
     model = tiny_model(num_labels=2)
     rate = learning_rate(OPEN.model_copy(update={"learning_rate": "auto"}), model)

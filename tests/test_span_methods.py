@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from spans_support import TRAIN, save_encoder, span_task, write_questions
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import first_fast, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.data import calibration_batches, load_data
@@ -68,7 +68,7 @@ def copy_of(product):
     return Product(model, product.tokenizer)
 
 
-@pytest.mark.parametrize("key", [key for key in METHODS if key != "online_peers"])
+@pytest.mark.parametrize("key", first_fast([key for key in METHODS if key != "online_peers"], 6))
 def test_every_method_takes_it(key, data, fitted, tmp_path):
     teacher = LiveTeacher(copy_of(fitted).model, fitted.tokenizer, data)
     models = Models(teacher, lambda: copy_of(fitted), lambda: copy_of(fitted))

@@ -29,7 +29,13 @@ HEAD = HEADS["spans"]
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.4], ids=["all answered", "some unanswerable"])
+ANSWERED = [
+    pytest.param(0.4, id="some unanswerable"),
+    pytest.param(0.0, id="all answered", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=ANSWERED)
 def run(request, tmp_path_factory):
     """A run of the main job, on questions that all have an answer or not."""
     tmp = tmp_path_factory.mktemp("spans")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests_support import WORDS, tiny_config, tiny_model, tiny_tokenizer, write_rows
+from tests_support import WORDS, first_fast, tiny_config, tiny_model, tiny_tokenizer, write_rows
 from tokenizers import Tokenizer
 
 import bertcompress as bc
@@ -70,7 +70,9 @@ def score(run, stage: int) -> float:
     return run.report.stages[stage].deployments[0].headline.value
 
 
-@pytest.mark.parametrize("family", ["bert", "albert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize(
+    "family", first_fast(["bert", "albert", "roberta", "electra", "distilbert"])
+)
 def test_a_pretrained_checkpoint_as_the_hub_has_it(family, place, tmp_path):
     """With pooler and heads of pretraining, under the class that it is most used for."""
     prefix = family_named(family).stock_prefix

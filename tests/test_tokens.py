@@ -15,7 +15,7 @@ import torch
 import transformers
 from datasets import Dataset
 from tags_support import MAX_LENGTH, NAMES, TRAIN, rows_of, tags_task
-from tests_support import WORDS, tiny_model, tiny_tokenizer
+from tests_support import WORDS, first_fast, tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 from typer.testing import CliRunner
 from words_support import ODD, TOKENIZERS
@@ -263,7 +263,7 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: next(iter(method)))
+@pytest.mark.parametrize("method", first_fast(METHODS, 4), ids=lambda method: next(iter(method)))
 def test_every_method_takes_a_tagger(data, tmp_path, method):
     product = Product(tagger(), tiny_tokenizer())
     teacher = LiveTeacher(tagger(seed=1), tiny_tokenizer(), data)
@@ -287,7 +287,7 @@ TAUGHT = {
 }
 
 
-@pytest.mark.parametrize("key", TAUGHT)
+@pytest.mark.parametrize("key", first_fast(TAUGHT, 2))
 def test_every_way_of_teaching_takes_a_tagger(data, tmp_path, key):
     product = Product(tagger(), tiny_tokenizer())
     teacher = LiveTeacher(tagger(seed=1), tiny_tokenizer(), data)
@@ -393,6 +393,7 @@ def test_a_file_of_rows_is_judged_alone(run, tmp_path):
     assert {s.split for s in scores} == {"test"} and scores[0].n == 30
 
 
+@pytest.mark.slow
 def test_what_shipped_is_timed(run):
     rows = bc.bench([run.folder], shapes=((1, 16),), seconds=0.1, threads=1)
     assert rows

@@ -28,10 +28,12 @@ def calm(tortured):
     return tortured.calm(tortured.recipe)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_the_files_of_an_undisturbed_one(tortured, calm):
     assert tortured.kills(1, calm)["wrong"] == ""
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder(tortured):
     row = tortured.folders(0, None)
     assert (row["refused"], row["wrong"]) == (True, "")

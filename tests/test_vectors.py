@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from embedder_support import sentences, tiny_embedder, write_pairs, write_texts
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import first_fast, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
@@ -213,7 +213,7 @@ CUTS = [
 
 
 @pytest.mark.parametrize(
-    "cut", CUTS, ids=lambda cut: cut if isinstance(cut, str) else next(iter(cut))
+    "cut", first_fast(CUTS, 2), ids=lambda cut: cut if isinstance(cut, str) else next(iter(cut))
 )
 def test_what_cuts_a_classifier_cuts_an_embedder_without_labels(cut, folder, texts, tmp_path):
     slow = {**TRAIN, "learning_rate": 1e-3, "epochs": 2}
@@ -227,6 +227,7 @@ def test_what_cuts_a_classifier_cuts_an_embedder_without_labels(cut, folder, tex
     assert Pooling.of(product.model.config) == Pooling.of(load(folder).model.config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["q8bert", "gradual_magnitude", "q_bert"])
 def test_methods_that_train_on_labels_train_on_pairs(trained, folder, pairs, tmp_path):
     done = run(folder, pairs, [{"finetune": TRAIN}, {trained: TRAIN}], tmp_path / "run")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -30,6 +32,14 @@ WORDS = [
     "red", "blue", "old", "new", "house", "tree", "sees", "likes", "very", "and", "or", ".",
 ]  # fmt: skip
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+
+
+def first_fast(values: Iterable[object], fast: int = 1) -> list[object]:
+    """Return the values for `parametrize`; all but the first so many are marked slow."""
+    return [
+        value if number < fast else pytest.param(value, marks=pytest.mark.slow)
+        for number, value in enumerate(values)
+    ]
 
 
 def tiny_config(family: str = "bert", **fields: Any) -> Any:

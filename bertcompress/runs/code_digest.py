@@ -48,13 +48,23 @@ def code_digest(module: str, edited: bool, makes_files: bool = False) -> str:
     while files:
         file = files.pop()
         if file not in seen:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            files += _imported(tree, file)
-            seen[file] = ast.dump(_without_docstrings(tree))
+            seen[file], imported = _read(file, file.stat().st_mtime_ns)
+            files += imported
     digest = hashlib.sha256()
     for file in sorted(seen):
         digest.update(f"{file.parent.name}/{file.name}\0{seen[file]}\n".encode())
     return digest.hexdigest()
+
+
+@functools.cache
+def _read(file: Path, _changed: int) -> tuple[str, tuple[Path, ...]]:
+    """Return what a module says without its comments, and the files that it imports.
+
+    Methods share most of theirs: a file is read once in a process unless it changes.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = tuple(_imported(tree, file))
+    return ast.dump(_without_docstrings(tree)), imported
 
 
 def _imported(tree: ast.Module, file: Path) -> Iterator[Path]:

@@ -182,6 +182,7 @@ for step in (4, 13):  # in the ramp, between two choices of zeros
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sparse_training_ends_like_an_undisturbed_one(tmp_path):
     environment = script_environment()
     here = os.path.dirname(os.path.abspath(__file__))
@@ -214,6 +215,7 @@ def random_scores(seed):
     )
 
 
+@pytest.mark.slow
 def test_at_few_weights_the_large_ones_are_worth_far_more_than_any(tmp_path):
     """Of a trained model 90 % zeros: at least 5 points by magnitude over a random choice."""
     data, model = toy_data(rows=400), tiny_model(num_labels=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests_support import first_fast
 
 from hub.conftest import RON, Pushed, Runs
 from hub.support import Site
@@ -237,7 +238,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("verb", ["pull", "push"])
+@pytest.mark.parametrize("verb", first_fast(["pull", "push"]))
 def test_a_slow_server_is_said_to_be_slow_and_can_be_interrupted(
     faulty: Site, runs: Runs, pushed: Pushed, verb: str
 ) -> None:

@@ -36,6 +36,7 @@ told([product.model.config.id2label[number] for number in numbers])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_a_pushed_tagger_tags_alike_everywhere(site: Site, tmp_path: Path) -> None:
     tiny_model("bert", "Model").save_pretrained(tmp_path / "bert")

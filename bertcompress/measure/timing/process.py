@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from bertcompress.errors import ModelError, WorkerError
 
@@ -34,15 +34,7 @@ class WorkerProcess:
         self._name = name
         self._hung = threading.Event()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bertcompress.measure.timing.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-            env=clean_environment(),
-        )
+        self._process = start_worker(self._errors)
 
     @property
     def pid(self) -> int:
@@ -120,6 +112,19 @@ class WorkerProcess:
         self._errors.seek(0)
         tail = self._errors.read().decode(errors="replace").strip().splitlines()[-8:]
         return "".join(f"\n  {line}" for line in tail)
+
+
+def start_worker(errors: IO[bytes]) -> subprocess.Popen[str]:
+    """Return a worker that waits for its first request; what goes wrong is told to `errors`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bertcompress.measure.timing.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        encoding="utf-8",
+        env=clean_environment(),
+    )
 
 
 def clean_environment() -> dict[str, str]:

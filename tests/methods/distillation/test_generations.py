@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from test_training import batches
-from tests_support import answer, tiny_inputs, tiny_model, tiny_tokenizer, write_rows
+from tests_support import answer, first_fast, tiny_inputs, tiny_model, tiny_tokenizer, write_rows
 from training_support import toy_data
 
 import bertcompress as bc
@@ -201,7 +201,7 @@ def test_snapshot_refuses_what_it_cannot_learn_from():
         bc.snapshot(tiny_model(num_labels=2), rows, **QUICK | {"epochs": 4})
 
 
-@pytest.mark.parametrize("key", ["born_again", "snapshot"])
+@pytest.mark.parametrize("key", first_fast(["born_again", "snapshot"]))
 def test_a_run_has_the_row_beside_its_control(tmp_path, key):
     tiny_model("bert", "Model").save_pretrained(tmp_path / "bert")
     tiny_tokenizer().save_pretrained(tmp_path / "bert")

@@ -128,7 +128,9 @@ def test_aiming_opens_what_an_svd_of_the_size_would_keep(keep):
     assert max(closed) < least
 
 
-@pytest.mark.parametrize(("keep", "anneal"), [(0.3, 0.5), (0.6, 0.0)])
+@pytest.mark.parametrize(
+    ("keep", "anneal"), [(0.3, 0.5), pytest.param(0.6, 0.0, marks=pytest.mark.slow)]
+)
 def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep, anneal):
     model = model_of()
     before = linear_parameters(model)
@@ -146,6 +148,7 @@ def test_the_size_is_hit_within_a_percent_of_the_dense_one(data, tmp_path, keep,
         assert [x.linears[part].rank or 0 for x in anatomy(done.model).layers] == row
 
 
+@pytest.mark.slow
 def test_without_the_controller_the_size_stays_where_it_began(data, tmp_path):
     """The control of the test above: the same steps with multipliers that do not rise."""
     teacher = LiveTeacher(model_of(), tiny_tokenizer(), data)

@@ -99,6 +99,7 @@ def runs(place):
     return plain, probed
 
 
+@pytest.mark.slow
 def test_a_probe_leaves_the_model_and_the_verdict_as_they_are(runs):
     plain, probed = (run.report for run in runs)
     assert plain.last.main.scores == probed.last.main.scores

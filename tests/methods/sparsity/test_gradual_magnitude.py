@@ -237,6 +237,7 @@ def test_a_second_recipe_refuses_to_cut_a_shipped_sparse_model(sparse):
         bc.run(plan, sparse / "run", say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_zeros_that_plain_transformers_filled_are_said_and_reported(sparse):
     plain = BertForSequenceClassification.from_pretrained(sparse / "sparse")
     with torch.no_grad():
