@@ -13,7 +13,10 @@ import subprocess
 import threading
 from multiprocessing.connection import Connection
 
-from bertcompress.measure.timing.process import clean_environment
+from bertcompress.measure.timing.process import clean_environment, start_worker
+
+REAL = start_worker
+"""What the suite's fixture puts a forked one in the place of."""
 
 CARRIED = ["torch", "transformers", "onnxruntime", "openvino", "bertcompress.models.io"]
 """What the template imports, where it is there; then the worker itself."""

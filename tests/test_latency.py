@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from forked_workers import REAL
 from runtime_support import batches, wide_product
 from tests_support import VOCABULARY
 
@@ -24,6 +25,11 @@ from bertcompress.runtimes import onnxruntime
 from bertcompress.runtimes import torch as torch_runtime
 
 WORDS = len(VOCABULARY)
+
+
+@pytest.fixture(autouse=True)
+def _real_workers(monkeypatch):
+    monkeypatch.setattr(process, "start_worker", REAL)
 
 
 def undisturbed(pids):
