@@ -367,4 +367,5 @@ def test_a_stock_pipeline_gives_the_same_answers(run):
                           text=True, check=True)  # fmt: skip
     theirs = json.loads(told.stdout.splitlines()[-1])
     assert own_answers(folder, rows) == theirs
-    assert len(set(theirs)) > 4 and ("" in theirs) == bool(silent)
+    # Where a third of the questions has no answer, the tiny model seldom dares to give one.
+    assert len(set(theirs)) > (1 if silent else 4) and ("" in theirs) == bool(silent)
