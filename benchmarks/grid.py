@@ -63,6 +63,19 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{f"{name}-defaults": (name, ()) for name in DEFAULTS},
 }
 TWO: dict[str, Any] = {"distill": {"epochs": 2}}
+HALF: dict[str, Any] = {"prune_structured": {"keep_layers": 3, "keep": 1.0}}
+EQUAL: dict[str, Any] = {"epochs": 4, "learning_rate": 1e-4, "evaluations_per_epoch": 1}
+PARTS: dict[str, Any] = {**EQUAL, "epochs": 2}
+"""Of two trainings, one after the other."""
+STUDENTS: dict[str, dict[str, Any]] = {
+    "finetune": {"finetune": {**EQUAL, "patience": None}},
+    "distill": {"distill": EQUAL},
+    "pkd": {"pkd": EQUAL},
+    "tinybert": {"tinybert": {**PARTS, "inside_epochs": 2}},
+    "minilm": {"minilm": {**PARTS, "inside_epochs": 2}},
+}
+THESEUS: dict[str, Any] = {"theseus": {**PARTS, "layers": 3, "replacing_epochs": 2}}
+"""It replaces layers of the whole model, so that nothing is cut before it."""
 STEPS: dict[str, list[Any]] = {
     # Sharing and factorisation, each with the training that its goal names.
     "thin-table": ["trim_vocabulary", {"factorize_embedding": {"size": 128}}, TWO],
@@ -83,6 +96,9 @@ STEPS: dict[str, list[Any]] = {
     "q-bert-reversed": [
         {"q_bert": {"bits": 2, "high_bits": 4, "high_share": 0.5, "order": "reversed"}}
     ],
+    # Students of three of the six layers, each trained for four epochs in all.
+    **{f"student-{name}": [HALF, step] for name, step in STUDENTS.items()},
+    "student-theseus": [THESEUS],
 }
 """Arms that are no shipped recipe: what follows `finetune`, without controls."""
 ALONE = {f"{arm}-alone": arm for arm in ("thin-table", "groups-3", "lowrank-50")}

@@ -93,6 +93,11 @@ LINES = (
     Column("q_bert, 4 bits, one scale", "q-bert-one-scale", "q_bert", "torch", "int4-8"),
     Column("q_bert, 2 and 4 bits", "q-bert-mixed", "q_bert", "torch", "int2-8"),
     Column("q_bert, the other way round", "q-bert-reversed", "q_bert", "torch", "int2-8"),
+    Column("three layers, plainly fine-tuned", "student-finetune", "03-finetune"),
+    *(
+        Column(f"three layers, {name}", f"student-{name}", name)
+        for name in ("distill", "pkd", "tinybert", "minilm", "theseus")
+    ),
 )
 COMPARED = (
     ("small, distilled", "control: small, no teacher"),
@@ -105,6 +110,10 @@ COMPARED = (
     ("q8bert, torch", "control: fp32, as many more steps"),
     ("q8bert, OpenVINO", "control: fp32, as many more steps"),
     ("q8bert, OpenVINO", "int8, OpenVINO"),
+    *(
+        (f"three layers, {name}", "three layers, plainly fine-tuned")
+        for name in ("distill", "pkd", "tinybert", "minilm", "theseus")
+    ),
     ("q_bert, 4 bits in groups", "q_bert, 4 bits, one scale"),
     ("q_bert, 2 and 4 bits", "q_bert, the other way round"),
 )
