@@ -1,0 +1,182 @@
+"""What an embedder keeps when it is cut on plain texts: sentence pairs and search, one seed.
+
+    python benchmarks/embedders.py run --data-dir FOLDER --glue GLUE [--arms int8] [--limit N]
+    python benchmarks/embedders.py table
+
+FOLDER has `text` (sentences), `sickr` and `scifact`. No label is seen in training: each arm runs a
+recipe on the sentences, then what it ships is judged on STS-B, SICK-R and SciFact beside the model
+as it came. Retention is of the headline, its interval over rows, both models on the same ones.
+Writes benchmarks/results/embedders/ARM.json; with --limit nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "embedders"
+MODEL = "embedded:minilm-l6"
+INT8 = "quantize_int8"
+ARMS: dict[str, list[Any]] = {
+    "int8": [INT8],
+    "no-training": [{"kprune": {"keep": 0.6}}, INT8],
+    "narrow": [{"prune_structured": {"keep": 0.28}}, "distill", INT8],
+    "thin": [
+        "trim_vocabulary",
+        {"factorize_embedding": {"size": 128}},
+        {"prune_structured": {"keep": 0.6}},
+        "distill",
+        INT8,
+    ],
+    "embedder": [],
+}
+"""Arm to its methods; none: those of the recipe of that name."""
+GOALS = {"int8": 0.995, "no-training": 0.98, "narrow": 0.975, "thin": 0.98}
+SHIPPED = (("onnxruntime", "int8"), ("openvino", "int8"))
+
+
+def judges(data: Path, glue: Path) -> dict[str, tuple[Any, str]]:
+    """Return the tasks that judge, each with the split that it is judged on."""
+    import bertcompress as bc
+
+    pairs = {"text": ["sentence1", "sentence2"], "problem": "similarity", "metrics": ["spearman"]}
+    sick = bc.Task(name="sick-r", dataset=str(data / "sickr"), label="score", **pairs)
+    stsb = bc.Task.load("stsb-embeddings").model_copy(update={"dataset": str(glue)})
+    scifact = bc.Task.load("scifact").model_copy(update={"dataset": str(data / "scifact")})
+    return {
+        "stsb": (stsb, "validation"),
+        "sick-r": (sick.model_copy(update={"validation": "test"}), "validation"),
+        "scifact": (scifact, "validation"),
+    }
+
+
+def answers(model: str, runtime: str, precision: str, task: Any, split: str) -> Any:
+    """Return the task as the model reads it, its vectors of a split, and what is right."""
+    from bertcompress.data import load_data
+    from bertcompress.measure.scores import predict
+    from bertcompress.models.sentence import settled_pooling
+    from bertcompress.runtimes import open_predictor
+    from bertcompress.verbs.places import find_place
+
+    place = find_place(model, runtime, precision, None, lambda line: None)
+    tokenizer = place.tokenizer()
+    pooling, _ = settled_pooling(place.config, place.folder, model)
+    if pooling.max_length is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, pooling.max_length)
+    data = load_data(task.model_copy(update={"pooling": pooling})).fitted(tokenizer)
+    predictor = open_predictor(place.path, place.runtime, None, place.precision)
+    vectors = predict(predictor, data, split, tokenizer, config=place.config)
+    return data.task, vectors, data.references(split)
+
+
+@cache
+def original(name: str, data: Path, glue: Path) -> Any:
+    """Return the answers of the model as it came to a task."""
+    return answers(MODEL, "torch", "fp32", *judges(data, glue)[name])
+
+
+def run_arm(arm: str, data: Path, glue: Path, limit: int | None) -> dict[str, Any]:
+    """Return what each file of an arm scores and keeps, its bytes, and the run's own words."""
+    import bertcompress as bc
+
+    texts = bc.Task(
+        name="sentences", dataset=str(data / "text"), config="en", text=["text"], problem="vectors"
+    )
+    fields: dict[str, Any] = {
+        "model": MODEL,
+        "task": texts,
+        "limit": limit,
+        "measure": {"latency": False},
+    }
+    recipe = (
+        bc.Recipe.parse({**fields, "methods": ARMS[arm]})
+        if ARMS[arm]
+        else bc.Recipe.load(arm, **fields)
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        run = bc.run(recipe, Path(scratch) / "run", say=print)
+        sizes = {(d.runtime, d.precision): d.size_mb for d in run.report.last.deployments}
+        own = {row.metric: row.value for row in run.report.last.deployments[0].scores}
+        files = {
+            f"{runtime} {precision}": {
+                "mb": sizes[runtime, precision],
+                **{name: judged(run.folder, runtime, precision, name, data, glue)
+                   for name in judges(data, glue)},
+            }
+            for runtime, precision in SHIPPED
+            if (runtime, precision) in sizes
+        }  # fmt: skip
+        minutes = sum(stage.cost.seconds for stage in run.report.stages if stage.cost) / 60
+        return {
+            "recipe": recipe.model_dump(mode="json"),
+            "own": own,
+            "minutes": minutes,
+            "files": files,
+        }
+
+
+def judged(
+    model: Path, runtime: str, precision: str, name: str, data: Path, glue: Path
+) -> dict[str, Any]:
+    """Return what a file keeps of the original's headline of a task, on the same rows."""
+    from bertcompress.measure.scores import compare
+
+    _, before, _ = original(name, data, glue)
+    judge = judges(data, glue)[name]
+    task, after, right = answers(str(model), runtime, precision, *judge)
+    found = compare(task, after, before, right)
+    return {
+        "metric": task.headline,
+        "kept": found.retention,
+        "low": found.retention_low,
+        "high": found.retention_high,
+        "rows": len(after),
+    }
+
+
+def table() -> str:
+    """Return what each arm's files keep."""
+    rows = ["| arm | file | MB | STS-B | SICK-R | SciFact |", "|---|---|---|---|---|---|"]
+    for path in sorted(RESULTS.glob("*.json")):
+        found: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+        for name, row in found["files"].items():
+            kept = [f"{100 * row[task]['kept']:.1f} %" for task in ("stsb", "sick-r", "scifact")]
+            rows.append(f"| {path.stem} | {name} | {row['mb']:.1f} | {' | '.join(kept)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run arms, or print the table of what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run")
+    runs.add_argument("--data-dir", required=True, type=Path)
+    runs.add_argument("--glue", required=True, type=Path)
+    runs.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    runs.add_argument("--limit", type=int, help="sentences, for a trial: nothing is written")
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "table":
+        print(table())
+        return
+
+    from bertcompress.runtimes.hardware import environment
+    from bertcompress.support.quiet import silence
+
+    silence()
+    for arm in args.arms:
+        found = run_arm(arm, args.data_dir, args.glue, args.limit)
+        print(json.dumps(found, indent=1), flush=True)
+        if args.limit is None:
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            whole = {**found, "seed": 0, "environment": environment()}
+            (RESULTS / f"{arm}.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
