@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.matching import align_labels, differ, permuted, same_numbers, spread
+from bertcompress.data.retrieval import load_retrieval
 from bertcompress.data.rows import check_words, normalise, texts_of
 from bertcompress.data.splitting import chosen_splits, evenly, split_off, together
 from bertcompress.data.tables import Table, check_columns
@@ -59,6 +60,8 @@ def load_data(
         DataError: Anything about files, splits, columns, texts or labels.
         TaskError: Metrics that do not fit the labels.
     """
+    if not task.is_open and task.head.searches:
+        return load_retrieval(task, data_dir, seed, limit)
     found = chosen_splits(task, data_dir, limit)
     task = found.task
     for name, table in found.tables.items():

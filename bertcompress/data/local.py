@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bertcompress.data.beir_parts import find_parts
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.splitting import chosen_splits
 from bertcompress.data.tables import check_columns
@@ -24,6 +25,8 @@ def check_local(task: Task) -> None:
     """
     if task.in_memory is not None or task.dataset not in FORMATS:
         return
+    if not task.is_open and task.head.searches:
+        find_parts(task, None)  # refuses: files of rows hold no corpus
     paths = [
         Path(path)
         for entry in task.files.values()

@@ -13,7 +13,7 @@ from bertcompress.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["check_words", "normalise", "texts_of"]
+__all__ = ["check_words", "normalise", "text_cells", "texts_of"]
 
 
 def normalise(
@@ -48,7 +48,7 @@ def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     """Return the text columns of a split. Raises DataError for a row without any text."""
     where = f"{task.name}: {split}"
     columns = task.columns.texts
-    read = _sentences if task.columns.text_form == "words" else _texts
+    read = _sentences if task.columns.text_form == "words" else text_cells
     texts = [read(where, column, table.columns[column]) for column in columns]
     _check_empty(where, columns, texts)
     return texts
@@ -59,7 +59,8 @@ def _alone(first: str, second: str) -> tuple[str, str]:
     return (first, second if second.strip() else "") if first.strip() else (second, "")
 
 
-def _texts(where: str, column: str, values: Sequence[Any]) -> list[str]:
+def text_cells(where: str, column: str, values: Sequence[Any]) -> list[str]:
+    """Return the cells of a column as texts, '' for missing ones. Raises DataError for others."""
     wrong = [i for i, value in enumerate(values) if not isinstance(value, str | None)]
     if wrong:
         kind = type(values[wrong[0]]).__name__
@@ -84,7 +85,7 @@ def _sentences(where: str, column: str, values: Sequence[Any]) -> list[str]:
         raise DataError(
             f"{where}: column '{column}' holds {what}, not lists of words, in {rows_named(wrong)}"
         )
-    return _texts(where, column, [" ".join(row) for row in values])
+    return text_cells(where, column, [" ".join(row) for row in values])
 
 
 def _are_words(row: Any) -> bool:

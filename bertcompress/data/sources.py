@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
-__all__ = ["Splits", "find_splits"]
+__all__ = ["Splits", "explained", "find_splits", "local_folder"]
 
 Splits = Mapping[str, Callable[[], Table]]
 """Each split that there is, read when it is asked for."""
@@ -130,10 +130,8 @@ def _data_set(task: Task, config: str | None, data_dir: str | Path | None) -> Sp
     """Return the splits of a folder or of a data set on the Hub."""
     from datasets import Dataset, load_dataset, load_from_disk
 
-    folder = Path(task.dataset).expanduser()
-    _check_folder(folder)
-    local = folder if folder.is_dir() else _stand_in(task, data_dir)
-    with _explained(task, config, local):
+    local = local_folder(task, data_dir)
+    with explained(task, config, local):
         if local is None:
             splits = load_dataset(task.dataset, config, revision=task.revision)
             files = _downloaded(task, splits) if task.label else None
@@ -144,6 +142,16 @@ def _data_set(task: Task, config: str | None, data_dir: str | Path | None) -> Sp
         else:
             return _folder(task, config, local)
     return _tables(task, {task.train: splits} if isinstance(splits, Dataset) else splits)
+
+
+def local_folder(task: Task, data_dir: str | Path | None) -> Path | None:
+    """Return the folder that a task's data set is, or that stands in for it; None: on the Hub.
+
+    Raises DataError for a file, and for a folder that is not there.
+    """
+    folder = Path(task.dataset).expanduser()
+    _check_folder(folder)
+    return folder if folder.is_dir() else _stand_in(task, data_dir)
 
 
 def _check_folder(path: Path) -> None:
@@ -238,7 +246,7 @@ def _stand_in(task: Task, data_dir: str | Path | None) -> Path | None:
 
 
 @contextmanager
-def _explained(task: Task, config: str | None, local: Path | None) -> Iterator[None]:
+def explained(task: Task, config: str | None, local: Path | None) -> Iterator[None]:
     """Turn what `datasets` raises into one DataError."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 

@@ -13,6 +13,7 @@ from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.reranker import Reranker
+from bertcompress.heads.retrieval import Retrieval
 from bertcompress.heads.spans import Spans
 from bertcompress.heads.tokens import Tokens
 from bertcompress.heads.vectors import Similarity, Vectors
@@ -42,6 +43,7 @@ HEADS: dict[str, Head] = {
     "vectors": Vectors(),
     "similarity": Similarity(),
     "reranker": Reranker(),
+    "retrieval": Retrieval(),
 }
 """`problem` of a task to its head."""
 

@@ -75,6 +75,8 @@ class Head(Protocol):
     """Features of a row that the loss of its label needs in one batch, side by side."""
     texts_a_row: ClassVar[tuple[int, ...]] = (1, 2)
     """How many text columns a task may have."""
+    searches: ClassVar[bool] = False
+    """Whether rows are the queries and documents of a search, read from a corpus and judgements."""
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
     parts_title: ClassVar[str] = ""
@@ -212,6 +214,17 @@ class Head(Protocol):
         Shape: (N,) or (N, K); of objects where an answer is judged by more than numbers.
         """
         return np.asarray(rows["label"][:])
+
+    def examples(self, references: Array) -> int:
+        """Return how many examples a score is the mean of: here the rows. Shape: (N, ...)."""
+        return len(references)
+
+    def labelled(self, features: Dataset) -> Dataset:
+        """Return the features that a training on labels alone goes over: here all.
+
+        Raises DataError where there are none.
+        """
+        return features
 
     def width(self, labels: Sequence[str]) -> int:
         """Return the number of outputs of the model for these classes; 0 where nothing tells."""

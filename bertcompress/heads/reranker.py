@@ -5,7 +5,6 @@ A row is a query and a document with its grade, 0 to 1. Rows of one query are on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +15,13 @@ from bertcompress.heads.head import Array, Features
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.metrics import Metric
-from bertcompress.metrics.ranking import DEPTH, group_discounted_gains, group_reciprocal_ranks
+from bertcompress.metrics.ranking import (
+    DEPTH,
+    expected_discounted_gain,
+    expected_reciprocal_rank,
+    group_discounted_gains,
+    group_reciprocal_ranks,
+)
 from bertcompress.metrics.statistics import mean
 
 if TYPE_CHECKING:
@@ -89,7 +94,8 @@ class Reranker(Numbers):
     def chance(self, labels: Array, metric: Metric) -> float:
         """Return the score of a random order, as expected over all orders. Shape: (N, 2)."""
         of_query = [labels[labels[:, 1] == query, 0] for query in np.unique(labels[:, 1])]
-        expected = _expected_gain if metric.name == "ndcg" else _expected_reciprocal
+        gain = metric.name == "ndcg"
+        expected = expected_discounted_gain if gain else expected_reciprocal_rank
         return round(float(np.mean([expected(grades) for grades in of_query])), 4)
 
     def loss(self, outputs: Tensor, batch: Features) -> Tensor:
@@ -115,20 +121,3 @@ class Reranker(Numbers):
     def labels_of(self, outputs: Tensor, batch: Features) -> Tensor:
         """Return the probabilities that a model answers, as grades. Shape: (B, 1) -> (B,)."""
         return outputs.squeeze(-1).sigmoid()
-
-
-def _expected_gain(grades: Array) -> float:
-    """Return nDCG of a random order: each rank holds the mean grade. Shape: (documents,)."""
-    discounts = 1 / np.log2(np.arange(2, min(len(grades), DEPTH) + 2))
-    ideal = float((np.sort(grades)[::-1][:DEPTH] * discounts).sum())
-    return float(grades.mean() * discounts.sum() / ideal) if ideal else 0.0
-
-
-def _expected_reciprocal(grades: Array) -> float:
-    """Return MRR of a random order, by the chance that the first relevant has each rank."""
-    documents, relevant = len(grades), int((grades > 0).sum())
-    if not relevant:
-        return 0.0
-    orders = math.comb(documents, relevant)
-    ranks = range(1, min(DEPTH, documents - relevant + 1) + 1)
-    return sum(math.comb(documents - r, relevant - 1) / orders / r for r in ranks)

@@ -6,7 +6,7 @@ A text is a feature, so that a pair has two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Similarity", "Vectors"]
+__all__ = ["SCALE", "Similarity", "Vectors"]
 
 SCALE = 20.0
-"""Of cosines in the CoSENT loss, as in the paper and in sentence-transformers."""
+"""Of cosines in the losses of pairs, as in the papers and in sentence-transformers."""
 
 
 class Vectors(Head):
@@ -72,10 +72,25 @@ class Vectors(Head):
     ) -> Encoded:
         """Return each text as a feature, with its prompt before it. Shape: F is N, or 2 N."""
         columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-        texts = [self._prompted(rows[name][:], i) for i, name in enumerate(columns)]
-        flat = [text for row in zip(*texts, strict=True) for text in row]
-        encoded = encode_texts(_texts(flat), tokenizer, task.max_length)
-        owners = np.repeat(np.arange(len(rows)), len(columns))
+        names = (*self.prompts, *[None] * len(columns))
+        texts = [
+            self._prompted(rows[column][:], name)
+            for column, name in zip(columns, names, strict=False)
+        ]
+        return self._encoded([text for row in zip(*texts, strict=True) for text in row], rows,
+                             tokenizer, task)  # fmt: skip
+
+    def _encoded(
+        self,
+        texts: list[str],
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        task: TaskFields,
+        own: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Encoded:
+        """Return the texts of rows, as many of each, as features. `own`: as in `Encoded.of`."""
+        encoded = encode_texts(_texts(texts), tokenizer, task.max_length)
+        owners = np.repeat(np.arange(len(rows)), len(texts) // max(1, len(rows)))
         lengths = np.diff(encoded.offsets).tolist()
         return Encoded.of(
             encoded.flat,
@@ -84,10 +99,10 @@ class Vectors(Head):
             owners,
             cut=min(encoded.cut, len(rows)),
             longest=encoded.longest,
+            own=own,
         )
 
-    def _prompted(self, texts: Sequence[str], column: int) -> list[str]:
-        name = self.prompts[column] if column < len(self.prompts) else None
+    def _prompted(self, texts: Sequence[str], name: str | None) -> list[str]:
         prompt = self.pooling.prompt(name)
         whole = [prompt + text for text in texts]
         return [text.lower() for text in whole] if self.pooling.lowercase else whole

@@ -168,12 +168,12 @@ def score(
     references = data.references(split) if references is None else references
     # In the order of the references: the task's, which the model's may differ from.
     labels = tuple(data.labels[i] for i in data.order) if data.order else data.labels
-    rows = []
+    rows, examples = [], task.head.examples(references)
     for metric in task.metrics:
         if not metrics.given(task.head.metrics[metric], references):
             continue
         value, low, high = interval(task.head, metric, logits, references)
-        span = (low, high) if len(logits) > 1 else None
+        span = (low, high) if examples > 1 else None
         headline = metric == task.headline
         rows.append(
             Score(
@@ -181,7 +181,7 @@ def score(
                 value=value,
                 ci_low=span[0] if span else None,
                 ci_high=span[1] if span else None,
-                n=len(logits),
+                n=examples,
                 headline=headline,
                 split=split,
                 standing=(

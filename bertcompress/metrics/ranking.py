@@ -6,6 +6,7 @@ dimensions of a vector, S statistics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = [
     "DEPTH",
     "NEIGHBOURS",
     "cosine_rows",
+    "expected_discounted_gain",
+    "expected_reciprocal_rank",
     "group_discounted_gains",
     "group_reciprocal_ranks",
     "nearest",
@@ -32,6 +35,8 @@ DEPTH = 10
 NEIGHBOURS = 10
 _BLOCK = 4_000_000
 """Similarities of one block, at most (8 bytes each)."""
+_TIE = 1e-12
+"""Cosines that differ by less are equal: it is what they are rounded by."""
 
 
 def _counted(values: Array, counts: Array) -> Array:
@@ -143,7 +148,9 @@ def reciprocal_rank(gains: Sequence[float], best: Sequence[float]) -> float:
 def search_discounted_gains(vectors: Array, relevant: Array) -> Array:
     """Return nDCG@10 of each query among the documents, and 1; (0, 0) for a document.
 
-    `relevant`: for a query the rows of its documents with their gains, None for a document.
+    `relevant`: for a query the rows of its documents with their gains, None for a document. A
+    document with a gain below 0 is not searched for this query. Of documents with equal cosines the
+    less relevant goes first: vectors that are all alike owe nothing to the order of the corpus.
     Shape: (N, D), (N,) of objects -> (N, 2).
     """
     return _searched(vectors, relevant, discounted_gain)
@@ -157,13 +164,49 @@ def search_reciprocal_ranks(vectors: Array, relevant: Array) -> Array:
 def _searched(vectors: Array, relevant: Array, judge: Any) -> Array:
     is_query = np.array([isinstance(each, Mapping) for each in relevant])
     queries, documents = np.flatnonzero(is_query), np.flatnonzero(~is_query)
+    column = np.full(len(vectors), -1)
+    column[documents] = np.arange(len(documents))
     units, values = _unit(vectors), np.zeros(len(vectors))
     for start, scores in _blocks(units[queries], units[documents]):
-        for row, places in enumerate(documents[ranked(scores, DEPTH)], start=start):
-            known: Mapping[int, float] = relevant[queries[row]]
-            gains = [known.get(int(place), 0.0) for place in places]
-            values[queries[row]] = judge(gains, [*known.values()])
+        mine = queries[start : start + len(scores)]
+        for row, query in enumerate(mine):
+            _lower(scores[row], relevant[query], column)
+        for query, places in zip(mine, documents[ranked(scores, DEPTH)], strict=True):
+            known: Mapping[int, float] = relevant[query]
+            gains = [max(0.0, known.get(int(place), 0.0)) for place in places]
+            values[query] = judge(gains, [gain for gain in known.values() if gain > 0])
     return _counted(values, is_query)
+
+
+def _lower(scores: Array, known: Mapping[int, float], column: Array) -> None:
+    """Put documents behind others of equal score by their gains, in place; out below 0.
+
+    `column`: place of each row among the documents. Shape: scores (documents,), column (N,).
+    """
+    rows, gains = np.array([*known], int), np.array([*known.values()], float)
+    there = (rows >= 0) & (column[rows] >= 0)
+    less = _TIE * gains / max(1.0, gains.max(initial=1.0))
+    scores[column[rows[there]]] -= np.where(gains < 0, np.inf, less)[there]
+
+
+def expected_discounted_gain(gains: Array) -> float:
+    """Return nDCG@10 of a random order: each rank holds the mean gain. Shape: (documents,)."""
+    discounts = 1 / np.log2(np.arange(2, min(len(gains), DEPTH) + 2))
+    ideal = float((np.sort(gains)[::-1][:DEPTH] * discounts).sum())
+    return float(gains.mean() * discounts.sum() / ideal) if ideal else 0.0
+
+
+def expected_reciprocal_rank(gains: Array) -> float:
+    """Return MRR@10 of a random order, by the chance that the first relevant has each rank.
+
+    Shape: (documents,).
+    """
+    documents, relevant = len(gains), int((gains > 0).sum())
+    if not relevant:
+        return 0.0
+    orders = math.comb(documents, relevant)
+    ranks = range(1, min(DEPTH, documents - relevant + 1) + 1)
+    return sum(math.comb(documents - r, relevant - 1) / orders / r for r in ranks)
 
 
 def group_discounted_gains(scores: Array, references: Array) -> Array:

@@ -20,6 +20,7 @@ from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
+from bertcompress.training.label_loss import LabelLoss
 from bertcompress.training.loggers import logging_to
 from bertcompress.training.preparing import prepared, trainer_arguments
 from bertcompress.training.progress import Plan, Progress
@@ -121,6 +122,8 @@ def fit(
     """
     device = torch.device(device)
     train = data.encode(tokenizer, "train")
+    if isinstance(objective, LabelLoss):
+        train = data.task.head.labelled(train)
     lengths = np.asarray(train["length"][:], dtype=np.int64)
     collate, together = data.collator(tokenizer), data.task.head.features_a_row
     mark = fingerprint(model, objective, data, settings, seed)

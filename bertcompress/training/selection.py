@@ -107,7 +107,7 @@ class Selection:
         answers = head.settled(answers, head.settings_of(answers, references))
         headline = self.task.headline
         value = compute(self.task.head, [headline], answers, references)[headline]
-        return Judged(value, loss, 0.5 / math.sqrt(len(references)), spread)
+        return Judged(value, loss, 0.5 / math.sqrt(head.examples(references)), spread)
 
     def _loss(self, model: nn.Module) -> float:
         mine = []

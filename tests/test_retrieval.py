@@ -1,0 +1,338 @@
+"""Search: loss and scores against sentence-transformers, and runs from search to artefact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from embedder_support import tiny_embedder
+from search_support import parts, search_task, write_beir
+from tests_support import first_fast, tiny_tokenizer
+
+import bertcompress as bc
+from bertcompress.data import load_data
+from bertcompress.heads import HEADS, scoring
+from bertcompress.heads.pooling import Pooling
+from bertcompress.heads.retrieval import QUERY, Retrieval
+from bertcompress.measure.scores import predict, score
+from bertcompress.models.io import load
+from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.training import LabelLoss, TrainSettings, fit
+
+pytestmark = pytest.mark.usefixtures("without_figures")
+HEAD = HEADS["retrieval"]
+EXACT = 1e-9
+TRAIN = {"batch_size": 16, "learning_rate": 5e-3, "precision": "fp32", "epochs": 2}
+ONNX = {"quantize_int8": {"runtimes": ["onnxruntime"], "max_drop": 1.0}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_embedder(tmp_path / "m")
+
+
+@pytest.fixture(scope="module")
+def search():
+    return search_task(parts())
+
+
+def batch(*labels, width=8, seed=0):
+    """Vectors as a model gives them, and their labels padded."""
+    wide = max(map(len, labels))
+    rows = torch.tensor([[*each, *[-2] * wide][:wide] for each in labels])
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(len(labels), width, generator=generator, requires_grad=True)
+    return vectors, {"labels": rows, "row_id": torch.arange(len(labels)) // 2}
+
+
+def theirs(queries, documents):
+    """The loss of sentence-transformers."""
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    return MultipleNegativesRankingLoss(None).compute_loss_from_embeddings(
+        [queries, *documents], torch.zeros(len(queries))
+    )
+
+
+def test_the_loss_is_that_of_sentence_transformers():
+    labels = [each for i in range(5) for each in ([QUERY, i], [i])]
+    vectors, given = batch(*labels)
+    ours = HEAD.loss(vectors, given)
+    torch.testing.assert_close(ours, theirs(vectors[0::2], [vectors[1::2]]))
+    torch.testing.assert_close(HEAD.losses(vectors, given).sum() / 5, ours)
+    assert HEAD.losses(vectors, given)[1::2].abs().sum() == 0
+    # Rows of two documents are further negatives of all queries.
+    vectors, given = batch(*labels, [7], [8])
+    queries, documents = vectors[0:10:2], vectors[1:10:2]
+    more = [vectors[10].expand(5, -1), vectors[11].expand(5, -1)]
+    wanted = theirs(queries, [documents, more[0], more[1]])
+    scores = (
+        20
+        * torch.nn.functional.normalize(queries, dim=-1)
+        @ torch.nn.functional.normalize(torch.cat([documents, vectors[10:]]), dim=-1).T
+    )
+    plain = torch.nn.functional.cross_entropy(scores, torch.arange(5))
+    torch.testing.assert_close(HEAD.loss(vectors, given), plain)
+    assert wanted > plain  # which counts each of them five times
+
+
+def test_other_relevant_documents_of_the_batch_are_no_negatives():
+    # Two rows of one query, and a document that two queries share.
+    labels = [[QUERY, 1, 2], [1], [QUERY, 1, 2], [2], [QUERY, 3], [3], [QUERY, 3], [3]]
+    vectors, given = batch(*labels)
+    units = torch.nn.functional.normalize(vectors, dim=-1)
+    terms = []
+    for query, own, negatives in ((0, 1, (5, 7)), (2, 3, (5, 7)), (4, 5, (1, 3)), (6, 7, (1, 3))):
+        scores = torch.stack([20 * units[query] @ units[d] for d in (own, *negatives)])
+        terms.append(torch.logsumexp(scores, dim=0) - scores[0])
+    torch.testing.assert_close(HEAD.loss(vectors, given), torch.stack(terms).mean())
+    assert HEAD.loss(vectors, given) < theirs(vectors[0::2], [vectors[1::2]])
+
+
+def test_a_batch_without_a_pair_has_no_loss_and_a_gradient_of_zeros():
+    vectors, given = batch([0], [1], [QUERY, 5], [2])
+    loss = HEAD.loss(vectors, given)
+    loss.backward()
+    assert loss.detach() == 0 and not vectors.grad.any()
+    assert not HEAD.losses(vectors, given).any()
+
+
+def test_dimensions_that_stand_alone_are_trained_too():
+    labels = [each for i in range(4) for each in ([QUERY, i], [i])]
+    vectors, given = batch(*labels)
+    whole, short = (HEAD.loss(vectors[:, :n], given) for n in (8, 3))
+    both = Retrieval(dimensions=(8, 3)).loss(vectors, given)
+    torch.testing.assert_close(both, (whole + short) / 2)
+
+
+def test_vectors_of_a_teacher_are_targets_as_for_other_embedders():
+    vectors, given = batch([QUERY, 0], [0])
+    targets = {**given, "labels": torch.randn(2, 8)}
+    wanted = HEADS["vectors"].losses(vectors, targets)
+    torch.testing.assert_close(HEAD.losses(vectors, targets), wanted)
+    torch.testing.assert_close(HEAD.loss(vectors, targets), wanted.mean())
+
+
+def searched(seed, documents=60, queries=20):
+    """Vectors of documents and queries in mixed order, their references, and the plain parts."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(documents + queries, 12))
+    order = rng.permutation(documents + queries)
+    place = np.argsort(order)
+    references = np.empty(len(order), object)
+    for i in range(documents):
+        references[place[i]] = {"documents": [], "gains": []}
+    relevant = {}
+    for query in range(documents, documents + queries):
+        chosen = rng.choice(documents, rng.integers(1, 5), replace=False).tolist()
+        relevant[query] = chosen
+        vectors[query] = vectors[chosen[0]] + rng.normal(size=12)
+        mine = {"documents": [int(place[i]) for i in chosen], "gains": [1.0] * len(chosen)}
+        references[place[query]] = mine
+    return vectors[order], references, vectors, relevant, documents
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_scores_are_those_of_sentence_transformers(seed):
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+    from test_ranking import _model
+
+    ours, references, vectors, relevant, documents = searched(seed)
+    judge = InformationRetrievalEvaluator(
+        {f"q{i}": str(i) for i in relevant},
+        {f"d{i:04d}": str(i) for i in range(documents)},
+        {f"q{i}": {f"d{d:04d}" for d in known} for i, known in relevant.items()},
+        main_score_function="cosine",
+    )
+    found = judge(_model(vectors))
+    got = scoring.compute(HEAD, ["ndcg", "mrr"], ours, references)
+    assert got["ndcg"] == pytest.approx(found["cosine_ndcg@10"], abs=EXACT)
+    assert got["mrr"] == pytest.approx(found["cosine_mrr@10"], abs=EXACT)
+
+
+def test_queries_are_resampled_not_documents():
+    ours, references, *_ = searched(3)
+    each = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
+    assert each.shape == (20, 2) and HEAD.examples(references) == 20
+    value, low, high = scoring.interval(HEAD, "ndcg", ours, references)
+    draws = np.random.default_rng(0).choice(each[:, 0], (4_000, 20)).mean(axis=1)
+    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.03)
+    assert value == pytest.approx(each[:, 0].mean())
+    assert low < value < high
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "mrr"])
+def test_vectors_that_are_all_alike_find_nothing_whatever_the_order(metric):
+    _, references, *_ = searched(4)
+    chance = HEAD.chance(references, HEAD.metrics[metric])
+    for order in (np.arange(80), np.arange(80)[::-1]):
+        place = np.argsort(order)
+        moved = references[order]
+        for each in moved:
+            moved_to = [int(place[d]) for d in each["documents"]]
+            each["documents"], _ = moved_to, each
+        alike = scoring.compute(HEAD, [metric], np.ones((80, 4)), moved)[metric]
+        assert alike == 0 < chance < 0.3
+        for each in moved:  # back
+            each["documents"] = [int(order[d]) for d in each["documents"]]
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "mrr"])
+def test_chance_is_the_mean_over_random_orders(metric):
+    _, references, *_ = searched(5, documents=30, queries=3)
+    rng = np.random.default_rng(0)
+    found = [
+        scoring.compute(HEAD, [metric], rng.normal(size=(33, 64)), references)[metric]
+        for _ in range(1_500)
+    ]
+    chance = HEAD.chance(references, HEAD.metrics[metric])
+    assert chance == pytest.approx(np.mean(found), abs=0.02)
+
+
+def test_a_document_that_is_the_query_itself_is_left_out_of_the_ranking():
+    ours, references, *_ = searched(6)
+    query = next(i for i, each in enumerate(references) if each["documents"])
+    before = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
+    known = references[query]
+    others = [i for i, each in enumerate(references) if not each["documents"]]
+    itself = next(i for i in others if i not in known["documents"])
+    ours[itself] = ours[query]  # nearer than any
+    worse = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
+    references[query] = {
+        "documents": [*known["documents"], itself],
+        "gains": [*known["gains"], -1.0],
+    }
+    after = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
+    place = [i for i, each in enumerate(references) if each["documents"]].index(query)
+    assert worse[place, 0] < before[place, 0] <= after[place, 0]
+
+
+def test_prompts_of_queries_and_documents(tmp_path, search):
+    folder = tiny_embedder(tmp_path / "p", prompts={"query": "cat ", "passage": "dog "})
+    product = load(folder)
+    data = load_data(search.model_copy(update={"pooling": Pooling.of(product.model.config)}))
+    for split in ("train", "validation"):
+        encoded = data.encoded(product.tokenizer, split)
+        for position in range(0, len(encoded.dataset), 7):
+            feature = encoded.feature(position)
+            words = product.tokenizer.convert_ids_to_tokens(feature["input_ids"])
+            assert words[1] == ("cat" if feature["labels"][0] == QUERY else "dog")
+    named = search.model_copy(
+        update={"pooling": data.task.pooling, "prompts": ("document", "query")}
+    )
+    encoded = load_data(named).encoded(product.tokenizer, "train")
+    words = product.tokenizer.convert_ids_to_tokens(encoded.feature(0)["input_ids"])
+    assert words[1] == "dog"
+
+
+def test_a_training_on_labels_goes_over_pairs_alone(search, folder, tmp_path):
+    product = load(folder)
+    data = load_data(search.model_copy(update={"pooling": Pooling(normalize=True)}))
+    data = data.fitted(product.tokenizer)
+    pairs = sum(row["texts"][0] == QUERY for row in data.train["label"][:])
+    assert 0 < pairs < len(data.train)
+    seen = []
+
+    class Spied(LabelLoss):
+        def __call__(self, model, batch, outputs, step):
+            if model.training:
+                seen.extend(batch["row_id"].tolist())
+                assert (batch["labels"][0::2, 0] == QUERY).all()
+                own = batch["labels"][0::2, 1:] == batch["labels"][1::2, :1]
+                assert own.any(dim=1).all()
+            return super().__call__(model, batch, outputs, step)
+
+    settings = TrainSettings(**{**TRAIN, "epochs": 1})
+    fit(product.model, Spied(data.task.head), data, tokenizer=product.tokenizer,
+        settings=settings, workdir=tmp_path / "w")  # fmt: skip
+    assert sorted(seen) == sorted([*range(pairs), *range(pairs)])
+
+
+def run(folder, task, methods, out):
+    recipe = {"model": str(folder), "task": task, "methods": methods}
+    return bc.run(bc.Recipe.parse({**recipe, "measure": {"latency": False}}), out)
+
+
+def test_the_main_job(folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    task = search_task(write_beir(tmp_path / "beir", parts()))
+    before = {row.metric: row for row in bc.evaluate(folder, task)}
+    train = {**TRAIN, "epochs": 6}
+    cut = {"prune_structured": {"keep": 0.5, "rows": 16}}
+    done = run(folder, task, [{"finetune": train}, cut, {"distill": TRAIN}, ONNX], tmp_path / "run")
+    first = done.report.stages[0].deployments[0].headline
+    assert (first.metric, first.n) == ("ndcg", before["ndcg"].n)
+    assert first.value > before["ndcg"].value + 0.05
+    assert first.ci_low < first.value < first.ci_high
+    assert 0 < done.report.task["chance"] < 0.2
+    rows = bc.evaluate(done.folder)
+    assert [row.metric for row in rows] == ["ndcg", "mrr"]
+    reported = [each.headline.value for each in done.report.last.deployments]
+    assert any(rows[0].value == pytest.approx(value) for value in reported)
+    assert all(row.passes for row in bc.verify(done.folder, seconds=0)[0])
+    words = (done.folder / "report.md").read_text()
+    assert "queries that are neither trained nor reported on" in words and "ndcg" in words
+    card = (done.folder / "model" / "README.md").read_text()
+    assert "library_name: sentence-transformers" in card and "ndcg" in card
+
+
+CUTS = [
+    {"kprune": {"keep": 0.5, "rows": 16}},
+    {"prune_hidden": {"keep": 0.5}},
+    {"share_layers": {"groups": 1}},
+    {"factorize_linear": {"keep": 0.6, "rows": 16}},
+    {"factorize_embedding": {"size": 8}},
+    {"flop": {**TRAIN, "rows": 16}},
+    "trim_vocabulary",
+]
+
+
+@pytest.mark.parametrize(
+    "cut", first_fast(CUTS, 1), ids=lambda cut: cut if isinstance(cut, str) else next(iter(cut))
+)
+def test_what_cuts_an_embedder_is_taught_without_any_label(cut, folder, tmp_path):
+    rows = parts()
+    rows.pop("train")  # judgements to report on alone
+    done = run(folder, search_task(rows), [cut, {"distill": TRAIN}], tmp_path / "run")
+    for stage in done.report.stages:
+        assert [each.metric for each in stage.deployments[0].scores] == ["ndcg", "mrr"]
+    assert any("no training judgements" in note for note in done.report.stages[0].notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["q8bert", "gradual_magnitude", "q_bert", "sequence_level"])
+def test_methods_that_train_take_a_search(trained, folder, search, tmp_path):
+    method = {trained: {**TRAIN, "epochs": 1}}
+    done = run(folder, search, [{"finetune": TRAIN}, method], tmp_path / "run")
+    for stage in done.report.stages:
+        assert stage.deployments[0].headline.metric == "ndcg"
+
+
+@pytest.mark.slow
+def test_the_packaged_embedder_on_scifact(minilm):
+    folder = Path(__file__).parents[2] / "shared" / "data" / "scifact"
+    if not folder.is_dir():
+        pytest.skip("no local copy of SciFact")
+    rows = {row.metric: row for row in bc.evaluate(minilm, "scifact", data_dir=folder)}
+    assert rows["ndcg"].n == 300
+    assert rows["ndcg"].value == pytest.approx(0.645, abs=0.01)  # 64.5 in the table of MTEB
+
+
+def test_answers_of_a_model_are_scored_by_query(folder, search):
+    product = load(folder)
+    pooling = Pooling.of(product.model.config)
+    data = load_data(search.model_copy(update={"pooling": pooling})).fitted(product.tokenizer)
+    answers = predict(TorchPredictor(product.model), data, "validation", product.tokenizer)
+    assert answers.shape == (len(data.validation), 16)
+    rows = score(data.task, data, "validation", answers)
+    assert {row.n for row in rows} == {data.task.head.examples(data.references("validation"))}
+    metric = data.task.metric()
+    told = metric.compute(predictions=answers, references=[*data.references("validation")])
+    assert told["ndcg"] == pytest.approx(rows[0].value, abs=1e-6)
+    tokenizer = tiny_tokenizer()
+    batch = data.collator(tokenizer)([data.encode(tokenizer, "train")[i] for i in range(6)])
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].ndim == 2
