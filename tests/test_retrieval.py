@@ -9,7 +9,7 @@ import pytest
 import torch
 from embedder_support import tiny_embedder
 from search_support import parts, search_task, write_beir
-from tests_support import first_fast, tiny_tokenizer
+from tests_support import tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
@@ -291,8 +291,9 @@ CUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "cut", first_fast(CUTS, 1), ids=lambda cut: cut if isinstance(cut, str) else next(iter(cut))
+    "cut", CUTS, ids=lambda cut: cut if isinstance(cut, str) else next(iter(cut))
 )
 def test_what_cuts_an_embedder_is_taught_without_any_label(cut, folder, tmp_path):
     rows = parts()
