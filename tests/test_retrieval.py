@@ -323,6 +323,16 @@ def test_the_packaged_embedder_on_scifact(minilm):
     assert rows["ndcg"].value == pytest.approx(0.645, abs=0.01)  # 64.5 in the table of MTEB
 
 
+@pytest.mark.parametrize("key", ["similarity", "retrieval"])
+def test_vectors_of_many_dimensions_are_not_taken_for_all_alike(key):
+    vectors = np.random.default_rng(0).normal(size=(200, 384))
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert units.std(axis=0).mean() < 0.06  # each has its share
+    assert HEADS[key].spread([*units]) == pytest.approx(1, abs=0.01)
+    assert HEADS[key].spread([*(vectors + 1_000)]) < 0.01
+    assert HEADS["single_label"].spread([*units]) == pytest.approx(units.std(axis=0).mean())
+
+
 def test_answers_of_a_model_are_scored_by_query(folder, search):
     product = load(folder)
     pooling = Pooling.of(product.model.config)

@@ -219,6 +219,12 @@ class Head(Protocol):
         """Return how many examples a score is the mean of: here the rows. Shape: (N, ...)."""
         return len(references)
 
+    def spread(self, outputs: Sequence[Array]) -> float:
+        """Return how unlike a model's outputs for some features are: here the standard deviation
+        of each output over all of them, the mean of these. Shape: F of (K,), or of (T, K).
+        """
+        return float(np.concatenate([np.atleast_2d(each) for each in outputs]).std(axis=0).mean())
+
     def labelled(self, features: Dataset) -> Dataset:
         """Return the features that a training on labels alone goes over: here all.
 

@@ -149,6 +149,14 @@ class Vectors(Head):
         spread = np.square(theirs - theirs.mean(axis=0)).sum(axis=1).mean()
         return float(np.square(ours - theirs).sum(axis=1).mean() / max(float(spread), 1e-12))
 
+    def spread(self, outputs: Sequence[Array]) -> float:
+        """Return the root of the mean squared distance of unit vectors from their mean, 0 to 1.
+
+        Not of each dimension: of many of them each has a small share. Shape: F of (D,).
+        """
+        units = normalised(np.stack([*outputs]).astype(np.float64))
+        return float(np.sqrt(units.var(axis=0).sum()))
+
     def output_movement(self, outputs: Sequence[Array], original: Sequence[Array]) -> float:
         """Return the same of hidden states. Shape: F of (T, H) without padding, twice."""
         sides = ([self.pooling.vector(each) for each in side] for side in (outputs, original))

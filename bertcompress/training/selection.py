@@ -37,8 +37,7 @@ class Judged:
     error: float = 0.0
     """Standard error of the score, at most; 0 for a loss, which has no such scale."""
     spread: float = math.inf
-    """Standard deviation of each output over the features, the mean of all; infinite where there
-    are no labels."""
+    """How unlike the outputs for the features are (`Head.spread`); infinite without labels."""
 
 
 class Selection:
@@ -98,7 +97,7 @@ class Selection:
         order = np.argsort(np.concatenate([part[0] for part in parts]))
         unordered = [output for part in parts for output in part[1]]
         outputs = [unordered[i] for i in order]
-        spread = float(np.concatenate([np.atleast_2d(each) for each in outputs]).std(axis=0).mean())
+        spread = self.task.head.spread(outputs)
         if self.scale is not None:
             outputs = [each * self.scale.std + self.scale.mean for each in outputs]
         answers = self.task.head.answers(outputs, self.encoded)
