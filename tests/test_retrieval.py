@@ -120,18 +120,15 @@ def searched(seed, documents=60, queries=20):
     """Vectors of documents and queries in mixed order, their references, and the plain parts."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(documents + queries, 12))
-    order = rng.permutation(documents + queries)
-    place = np.argsort(order)
-    references = np.empty(len(order), object)
-    for i in range(documents):
-        references[place[i]] = {"documents": [], "gains": []}
+    labels = [{"texts": [i], "relevant": [], "gains": []} for i in range(documents)]
     relevant = {}
     for query in range(documents, documents + queries):
         chosen = rng.choice(documents, rng.integers(1, 5), replace=False).tolist()
         relevant[query] = chosen
         vectors[query] = vectors[chosen[0]] + rng.normal(size=12)
-        mine = {"documents": [int(place[i]) for i in chosen], "gains": [1.0] * len(chosen)}
-        references[place[query]] = mine
+        labels.append({"texts": [QUERY], "relevant": chosen, "gains": [1.0] * len(chosen)})
+    order = rng.permutation(documents + queries)
+    references = np.array([labels[i] for i in order], object)
     return vectors[order], references, vectors, relevant, documents
 
 
@@ -169,16 +166,11 @@ def test_queries_are_resampled_not_documents():
 def test_vectors_that_are_all_alike_find_nothing_whatever_the_order(metric):
     _, references, *_ = searched(4)
     chance = HEAD.chance(references, HEAD.metrics[metric])
-    for order in (np.arange(80), np.arange(80)[::-1]):
-        place = np.argsort(order)
-        moved = references[order]
-        for each in moved:
-            moved_to = [int(place[d]) for d in each["documents"]]
-            each["documents"], _ = moved_to, each
-        alike = scoring.compute(HEAD, [metric], np.ones((80, 4)), moved)[metric]
-        assert alike == 0 < chance < 0.3
-        for each in moved:  # back
-            each["documents"] = [int(order[d]) for d in each["documents"]]
+    relevant = {n for each in references for n in each["relevant"]}
+    first = sorted(references, key=lambda each: each["texts"][0] not in relevant)
+    for order in (first, first[::-1]):
+        alike = scoring.compute(HEAD, [metric], np.ones((80, 4)), np.array(order, object))
+        assert alike[metric] == 0 < chance < 0.3
 
 
 @pytest.mark.parametrize("metric", ["ndcg", "mrr"])
@@ -195,20 +187,43 @@ def test_chance_is_the_mean_over_random_orders(metric):
 
 def test_a_document_that_is_the_query_itself_is_left_out_of_the_ranking():
     ours, references, *_ = searched(6)
-    query = next(i for i, each in enumerate(references) if each["documents"])
-    before = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
-    known = references[query]
-    others = [i for i, each in enumerate(references) if not each["documents"]]
-    itself = next(i for i in others if i not in known["documents"])
-    ours[itself] = ours[query]  # nearer than any
-    worse = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
+    queries = [i for i, each in enumerate(references) if QUERY in each["texts"]]
+    query, known = queries[3], references[queries[3]]
+    before = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)[3, 0]
+    others = [i for i, each in enumerate(references) if each["texts"][0] not in
+              (QUERY, *known["relevant"])]  # fmt: skip
+    ours[others[0]] = ours[query]  # nearer than any
+    worse = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)[3, 0]
+    number = references[others[0]]["texts"][0]
     references[query] = {
-        "documents": [*known["documents"], itself],
+        "texts": [QUERY],
+        "relevant": [*known["relevant"], number],
         "gains": [*known["gains"], -1.0],
     }
-    after = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
-    place = [i for i, each in enumerate(references) if each["documents"]].index(query)
-    assert worse[place, 0] < before[place, 0] <= after[place, 0]
+    after = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)[3, 0]
+    assert worse < before <= after
+
+
+def test_training_rows_are_scored_each_document_once():
+    ours, references, vectors, relevant, documents = searched(7)
+    pairs = [(q, d) for q, known in relevant.items() for d in known]
+    spare = [(i, i) for i in range(documents) if i not in {d for _, d in pairs}]
+    rows = np.empty(len(pairs) + len(spare), object)
+    for place, (one, other) in enumerate(pairs):
+        gains = [1.0] * len(relevant[one])
+        rows[place] = {"texts": [QUERY, other], "relevant": relevant[one], "gains": gains}
+    for place, pair in enumerate(spare, start=len(pairs)):
+        rows[place] = {"texts": [*pair], "relevant": [], "gains": []}
+    answers = np.stack([vectors[[*pair]] for pair in (*pairs, *spare)])
+    metric = HEAD.metrics["ndcg"]
+    each = HEAD.statistics(metric, answers, rows)[:, 0]
+    order = [i for i, r in enumerate(references) if QUERY in r["texts"]]
+    wanted = {tuple(references[i]["relevant"]): value for i, value in
+              zip(order, HEAD.statistics(metric, ours, references)[:, 0], strict=True)}  # fmt: skip
+    assert len(each) == len(pairs)
+    for (query, _), value in zip(pairs, each, strict=True):
+        assert value == pytest.approx(wanted[tuple(relevant[query])], abs=EXACT)
+    assert HEAD.chance(rows, metric) > 0
 
 
 def test_prompts_of_queries_and_documents(tmp_path, search):
@@ -305,7 +320,7 @@ def test_what_cuts_an_embedder_is_taught_without_any_label(cut, folder, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", ["q8bert", "gradual_magnitude", "q_bert", "sequence_level"])
+@pytest.mark.parametrize("trained", ["q8bert", "gradual_magnitude", "q_bert", "mode_connectivity"])
 def test_methods_that_train_take_a_search(trained, folder, search, tmp_path):
     method = {trained: {**TRAIN, "epochs": 1}}
     done = run(folder, search, [{"finetune": TRAIN}, method], tmp_path / "run")

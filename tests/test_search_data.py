@@ -91,8 +91,8 @@ def test_of_a_large_corpus_a_part_is_searched_to_choose_by(rows, monkeypatch):
     assert len(searched) == 30 < len(ids(data.validation)[1]) == 60
     references = data.references("selection")
     assert data.task.head.examples(references) == len(chosen)
-    for each in references:
-        assert all(place >= 0 for place in each["documents"])
+    there = {n for each in references for n in each["texts"]}
+    assert all(there.issuperset(each["relevant"]) for each in references)
     assert any("among 30 documents, their relevant ones and others" in each for each in data.notes)
 
 
@@ -144,7 +144,7 @@ def test_grades_and_queries_without_a_relevant_document(rows):
     data = load_data(search_task(rows, also={"more": "dev"}))
     assert len(ids(data.also["more"])[1]) == 60
     assert any("1 of 16 queries have no relevant document" in each for each in data.notes)
-    gains = [each["gains"] for each in data.references("validation") if each["documents"]]
+    gains = [each["gains"] for each in data.references("validation") if each["gains"]]
     assert sorted(map(len, gains))[-1] == 2 and max(map(max, gains)) == 2
     assert min(map(min, gains)) == 1
 

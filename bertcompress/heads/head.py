@@ -220,8 +220,9 @@ class Head(Protocol):
         return len(references)
 
     def spread(self, outputs: Sequence[Array]) -> float:
-        """Return how unlike a model's outputs for some features are: here the standard deviation
-        of each output over all of them, the mean of these. Shape: F of (K,), or of (T, K).
+        """Return how unlike outputs are: here the mean of the standard deviations of each of them.
+
+        Shape: F of (K,), or of (T, K).
         """
         return float(np.concatenate([np.atleast_2d(each) for each in outputs]).std(axis=0).mean())
 

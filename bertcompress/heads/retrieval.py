@@ -95,13 +95,6 @@ class Retrieval(Vectors):
         """Return the column of the texts and that of the grades."""
         return Columns(tuple(task.text), task.label, "float32", "own")
 
-    def label_feature(self, task: TaskFields) -> Any:
-        """Return the type of a row's label; see the class."""
-        from datasets import List, Value
-
-        numbers = List(Value("int64"))
-        return {"texts": numbers, "relevant": numbers, "gains": List(Value("float64"))}
-
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, task: TaskFields
     ) -> Encoded:
@@ -154,35 +147,47 @@ class Retrieval(Vectors):
         return features.select(np.flatnonzero(np.repeat(first, 2)).tolist())
 
     def reference_feature(self) -> Any:
-        """Return the type of a reference: rows of a query's documents, and their grades."""
+        """Return the type of a reference, which is a row's label; see the class."""
         from datasets import List, Value
 
-        return {"documents": List(Value("int64")), "gains": List(Value("float64"))}
+        numbers = List(Value("int64"))
+        return {"texts": numbers, "relevant": numbers, "gains": List(Value("float64"))}
+
+    def label_feature(self, task: TaskFields) -> Any:
+        """Return the type of a row's label; see the class."""
+        return self.reference_feature()
 
     def references(self, rows: Dataset) -> Array:
-        """Return for each query where its documents are among the rows; nothing for a document.
-
-        A relevant document that is not among them has a place below 0. Shape: (N,) of mappings.
-        """
+        """Return the labels. Shape: (N,) of mappings."""
         labels = rows["label"][:]
-        places = {label["texts"][0]: place for place, label in enumerate(labels)}
         found = np.empty(len(labels), object)
-        for place, label in enumerate(labels):
-            documents = [places.get(number, -1 - number) for number in label["relevant"]]
-            found[place] = {"documents": documents, "gains": label["gains"]}
+        found[:] = labels
         return found
 
     def examples(self, references: Array) -> int:
         """Return the number of queries. Shape: (N,)."""
-        return sum(bool(each["documents"]) for each in references)
+        return sum(QUERY in each["texts"] for each in references)
 
     def statistics(self, metric: Metric, answers: Array, references: Array) -> Array:
-        """Return what each query adds, so that queries are resampled. Shape: (N, D) -> (Q, 2)."""
-        known = np.full(len(references), None, object)
-        for place, each in enumerate(references):
-            if each["documents"]:
-                known[place] = dict(zip(each["documents"], each["gains"], strict=True))
-        found = metric.statistics(self.decided(metric, answers), known)
+        """Return what each query adds, so that queries are resampled.
+
+        A document of several rows is searched once. Shape: (N, D), or (N, 2, D) of training rows
+        -> (Q, 2).
+        """
+        vectors = self.decided(metric, answers).reshape(-1, answers.shape[-1])
+        numbers = np.array([number for each in references for number in each["texts"]])
+        _, firsts = np.unique(numbers, return_index=True)
+        kept = np.union1d(firsts, np.flatnonzero(numbers == QUERY))
+        places = {int(numbers[at]): place for place, at in enumerate(kept)}
+        owners = np.repeat(np.arange(len(references)), [len(each["texts"]) for each in references])
+        known = np.full(len(kept), None, object)
+        for place, at in enumerate(kept):
+            if numbers[at] == QUERY:
+                label = references[owners[at]]
+                # What is not there has a place below 0: it should have been found all the same.
+                rows = [places.get(number, -1 - number) for number in label["relevant"]]
+                known[place] = dict(zip(rows, label["gains"], strict=True))
+        found = metric.statistics(vectors[kept], known)
         return found[found[:, 1] > 0]
 
     def right(self, metric: Metric, references: Array) -> Array:
@@ -193,9 +198,9 @@ class Retrieval(Vectors):
         """Return the score of a random order, as expected over all orders. Shape: (N,)."""
         gain = metric.name == "ndcg"
         expected = expected_discounted_gain if gain else expected_reciprocal_rank
-        searched = len(labels) - self.examples(labels)
-        # A query that is a document itself is not searched among them.
-        kinds = Counter(tuple(sorted(each["gains"])) for each in labels if each["documents"])
+        searched = len({number for each in labels for number in each["texts"]} - {QUERY})
+        # A document that is the query itself is not searched for it.
+        kinds = Counter(tuple(sorted(each["gains"])) for each in labels if QUERY in each["texts"])
         scores = []
         for gains in kinds:
             relevant = [each for each in gains if each > 0]
