@@ -7,6 +7,7 @@ BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`), or splits in memor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,11 +126,12 @@ def _of_configurations(task: Task, folder: Path | None) -> Parts:
     names = _configurations(task, folder)
     judged = task.config or next((name for name in _JUDGED if name in names), None)
     for name in (CORPUS, QUERIES, judged):
-        if name is None or (names and name not in names):
+        if name is None or name not in names:
             raise DataError(
                 f"{folder or task.dataset}: a search needs the configurations 'corpus', 'queries' "
                 f"and one of judgements ('{judged or few(_JUDGED)}'); there are {few(names)}; "
-                "or a folder of corpus.jsonl, queries.jsonl and qrels/*.tsv"
+                "or a folder of corpus.jsonl, queries.jsonl and qrels/*.tsv. On the Hub mteb/NAME has "
+                "all three, BeIR/NAME keeps its judgements elsewhere"
             )
     load = partial(_loaded, task, folder)
     splits = load(str(judged))
@@ -141,18 +143,17 @@ def _of_configurations(task: Task, folder: Path | None) -> Parts:
 
 
 def _configurations(task: Task, folder: Path | None) -> tuple[str, ...]:
-    """Return the names of configurations; those of MTEB where the Hub cannot be asked."""
+    """Return the names of configurations; those of MTEB where the Hub cannot be asked for them.
+
+    Offline, `datasets` knows but one of a data set in its cache.
+    """
     from datasets import get_dataset_config_names
 
-    try:
-        return tuple(get_dataset_config_names(str(folder or task.dataset), task.revision))
-    except (ConnectionError, ValueError, RuntimeError, OSError):
-        if folder is not None:
-            raise DataError(
-                f"{folder}: neither a folder of BEIR (corpus.jsonl, queries.jsonl, qrels/*.tsv) "
-                "nor a data set with configurations"
-            ) from None
-        return (CORPUS, QUERIES, task.config or "default")
+    names: tuple[str, ...] = ()
+    with suppress(ConnectionError, ValueError, RuntimeError, OSError):
+        names = tuple(get_dataset_config_names(str(folder or task.dataset), task.revision))
+    usual = (CORPUS, QUERIES, task.config or "default")
+    return names if folder is not None or CORPUS in names else usual
 
 
 def _loaded(task: Task, folder: Path | None, config: str) -> Mapping[str, Dataset]:

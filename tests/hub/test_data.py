@@ -86,3 +86,54 @@ def test_splits_that_name_the_classes_in_another_order_go_by_name(site: Site) ->
     labels, found = site.child(program, token=site.token).told
     assert labels == ["no", "yes"]
     assert found == {f"text {50 + i}": ["no", "yes"][i % 2] for i in range(24)}
+
+
+MADE = """
+import json
+from pathlib import Path
+from huggingface_hub import HfApi
+from search_support import parts
+
+folder = Path({folder!r})
+rows = parts()
+for name, part in rows.items():
+    place = "" if name in ("corpus", "queries") else "qrels/"
+    file = folder / f"{{place}}{{name}}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\\n".join(map(json.dumps, part)))
+configs = {{"default": ["train: qrels/train", "test: qrels/test"],
+           "corpus": ["corpus: corpus"], "queries": ["queries: queries"]}}
+head = ["---", "configs:"]
+for config, files in configs.items():
+    head += [f"- config_name: {{config}}", "  data_files:"]
+    for split, _, file in (each.partition(": ") for each in files):
+        head += [f"  - split: {{split}}", f"    path: {{file}}.jsonl"]
+(folder / "README.md").write_text("\\n".join([*head, "---", ""]))
+HfApi().create_repo({name!r}, repo_type="dataset")
+HfApi().upload_folder(repo_id={name!r}, repo_type="dataset", folder_path=folder)
+"""
+
+SEARCHED = """
+from hub.support import told
+import bertcompress as bc
+
+task = bc.Task.load("scifact").model_copy(update={{"dataset": {name!r}}})
+data = bc.load_data(task)
+told([data.task.validation, len(data.validation), data.fingerprint])
+"""
+
+
+def test_a_search_comes_by_its_id_and_then_from_the_cache(site: Site) -> None:
+    """In the form of MTEB: the configurations `corpus`, `queries` and `default`."""
+    name, cache = site.id("search"), site.cache()
+    program = MADE.format(folder=str(site.folder / "search"), name=name)
+    site.child(program, token=site.token)
+    online = site.child(SEARCHED.format(name=name), token=site.token, cache=cache).told
+    assert online[:2] == ["test", 60 + 15]
+    offline = site.child(
+        SEARCHED.format(name=name),
+        cache=cache,
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_OFFLINE="1",
+    ).told
+    assert offline == online
