@@ -324,8 +324,8 @@ def test_what_cuts_an_embedder_is_taught_without_any_label(cut, folder, tmp_path
 def test_methods_that_train_take_a_search(trained, folder, search, tmp_path):
     method = {trained: {**TRAIN, "epochs": 1}}
     done = run(folder, search, [{"finetune": TRAIN}, method], tmp_path / "run")
-    for stage in done.report.stages:
-        assert stage.deployments[0].headline.metric == "ndcg"
+    kept = [stage for stage in done.report.stages if stage.deployments]  # a probe leaves no model
+    assert kept and all(stage.deployments[0].headline.metric == "ndcg" for stage in kept)
 
 
 @pytest.mark.slow
