@@ -111,7 +111,7 @@ class Task(BaseModel):
         le=8192,
     )
     pooling: Pooling | None = Field(None, description="Vectors: how pooled; null: as saved.")
-    prompts: Names = Field((), description="Vectors: name of the prompt of each text column.")
+    prompts: Names = Field((), description="Vectors: a prompt for each text column; a search: two.")
     dimensions: tuple[int, ...] = Field((), description="Vectors: so many alone are trained too.")
     language: str = Field("en", description="Language of the texts, as a BCP 47 tag.")
     license: str = Field("", description="Licence of the data, for the card.")

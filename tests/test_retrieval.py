@@ -179,10 +179,10 @@ def test_chance_is_the_mean_over_random_orders(metric):
     rng = np.random.default_rng(0)
     found = [
         scoring.compute(HEAD, [metric], rng.normal(size=(33, 64)), references)[metric]
-        for _ in range(1_500)
+        for _ in range(500)
     ]
     chance = HEAD.chance(references, HEAD.metrics[metric])
-    assert chance == pytest.approx(np.mean(found), abs=0.02)
+    assert chance == pytest.approx(np.mean(found), abs=0.03)
 
 
 def test_a_document_that_is_the_query_itself_is_left_out_of_the_ranking():

@@ -130,8 +130,8 @@ def _of_configurations(task: Task, folder: Path | None) -> Parts:
             raise DataError(
                 f"{folder or task.dataset}: a search needs the configurations 'corpus', 'queries' "
                 f"and one of judgements ('{judged or few(_JUDGED)}'); there are {few(names)}; "
-                "or a folder of corpus.jsonl, queries.jsonl and qrels/*.tsv. On the Hub mteb/NAME has "
-                "all three, BeIR/NAME keeps its judgements elsewhere"
+                "or a folder of corpus.jsonl, queries.jsonl and qrels/*.tsv. On the Hub "
+                "mteb/NAME has all three, BeIR/NAME keeps its judgements elsewhere"
             )
     load = partial(_loaded, task, folder)
     splits = load(str(judged))

@@ -73,13 +73,6 @@ class Retrieval(Vectors):
     texts_a_row: ClassVar[tuple[int, ...]] = (1,)
     searches: ClassVar[bool] = True
 
-    def of_task(self, task: TaskFields) -> Vectors:
-        """Return the head with the task's pooling, dimensions and prompts.
-
-        Without prompts of the task those of `encode_query` and `encode_document`.
-        """
-        return type(self)(task.pooling, task.dimensions, task.prompts or _PROMPTS)
-
     def texts_misfit(self, task: TaskFields) -> str:
         """Return what is wrong with column and prompts of a task, or an empty string."""
         if len(task.text) != 1:
@@ -100,7 +93,8 @@ class Retrieval(Vectors):
     ) -> Encoded:
         """Return each text as a feature, with the prompt of queries or of documents before it.
 
-        Shape: F is N, or 2 N of training rows.
+        Without prompts of the task those of `encode_query` and `encode_document`. Shape: F is N, or
+        2 N of training rows.
         """
         columns = [name for name in ("text", "text_pair") if name in rows.column_names]
         flat = [text for row in zip(*(rows[name][:] for name in columns), strict=True)
@@ -110,7 +104,7 @@ class Retrieval(Vectors):
             for row in rows["label"][:]
             for number in row["texts"]
         ]
-        sides = (self._prompted(flat, name) for name in self.prompts)
+        sides = (self._prompted(flat, name) for name in self.prompts or _PROMPTS)
         texts = [
             query if label[0] == QUERY else document
             for query, document, label in zip(*sides, labels, strict=True)
