@@ -50,17 +50,17 @@ def load_retrieval(
     found = read_collection(task, data_dir)
     notes = list(found.notes)
     training, reported = _divided(found, notes)
-    judged = {found.task.validation: reported, **found.also}
-    training = _unseen(found, training, judged.values(), notes)
-    training, *some = (_limited(each, limit) for each in (training, *judged.values()))
-    chosen = [*training]
+    judged = [reported, *found.also.values()]
+    training = _unseen(found, training, judged, notes)
+    training, *some = (_limited(each, limit) for each in (training, *judged))
+    chosen = training
     if found.training is not None:
-        chosen = _selected(found, [*training], np.random.default_rng([seed, 0]))
-    taught = {query: training[query] for query in training if query not in set(chosen)}
+        chosen = _selected(found, training, np.random.default_rng([seed, 0]))
+    taught = {query: known for query, known in training.items() if query not in chosen}
     rows = _Rows(found, found.task.resolved(found.task.problem))
     train = rows.training(taught, limit)
-    searched = _searched(found, {query: training[query] for query in chosen}, seed)
-    selection = rows.search({query: training[query] for query in chosen}, searched)
+    searched = _searched(found, chosen, seed)
+    selection = rows.search(chosen, searched)
     splits = [rows.search(each, [*found.documents]) for each in some]
     notes += _said(found, len(chosen), len(searched))
     shown = np.random.default_rng([seed, 1]).permutation(len(train))[:CALIBRATION_ROWS]
@@ -156,18 +156,20 @@ def _drawn(names: Sequence[str], limit: int | None) -> list[str]:
     return [names[i] for i in np.sort(order).tolist()]
 
 
-def _selected(found: Collection, queries: Sequence[str], rng: np.random.Generator) -> list[str]:
+def _selected(found: Collection, judged: Judged, rng: np.random.Generator) -> Judged:
     """Return the queries to choose by, those of one text together, and never all of them."""
     least, most = SELECTION_QUERIES
-    count = max(round(SELECTION_SHARE * len(queries)), min(least, len(queries) // _FIFTH), 1)
-    texts = [*dict.fromkeys(_same(found.queries[query]) for query in queries)]
+    count = max(round(SELECTION_SHARE * len(judged)), min(least, len(judged) // _FIFTH), 1)
+    texts = [*dict.fromkeys(_same(found.queries[query]) for query in judged)]
     if len(texts) < 2:
         raise DataError(
             f"{found.task.name}: '{found.task.train}' has one query; selection needs another"
         )
     order = rng.permutation(len(texts))[: min(count, most, len(texts) - 1)]
     chosen = {texts[i] for i in order.tolist()}
-    return [query for query in queries if _same(found.queries[query]) in chosen]
+    return {
+        query: known for query, known in judged.items() if _same(found.queries[query]) in chosen
+    }
 
 
 def _searched(found: Collection, judged: Judged, seed: int) -> list[str]:
