@@ -13,11 +13,13 @@ from tests_support import tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
+from bertcompress.errors import DataError
 from bertcompress.heads import HEADS, scoring
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.retrieval import QUERY, Retrieval
 from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import load
+from bertcompress.runs.contests import controls_of
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.training import LabelLoss, TrainSettings, fit
 
@@ -293,6 +295,29 @@ def test_the_main_job(folder, tmp_path):
     assert "queries that are neither trained nor reported on" in words and "ndcg" in words
     card = (done.folder / "model" / "README.md").read_text()
     assert "library_name: sentence-transformers" in card and "ndcg" in card
+
+
+def test_a_training_on_labels_is_counted_and_refused_before_anything_is_computed(folder, tmp_path):
+    rows, said = parts(), []
+    task = search_task(rows)
+    pairs = sum(row["texts"][0] == QUERY for row in load_data(task).train["label"][:])
+    cut = {"prune_structured": {"keep": 0.5, "rows": 16}}
+    recipe = {"model": str(folder), "task": task, "measure": {"latency": False, "controls": False}}
+    finetune = {"finetune": {**TRAIN, "epochs": 1}}
+    bc.run(bc.Recipe.parse({**recipe, "methods": [finetune]}), tmp_path / "run", say=said.append)
+    steps = -(-2 * pairs // 16)
+    assert any(f"finetune: {steps} steps" in line for line in said)
+    assert any(f"01-finetune: {steps} steps" in line for line in said)
+    task = search_task({name: part for name, part in rows.items() if name != "train"})
+    with pytest.raises(DataError, match="no training queries with relevant documents; distil from"):
+        run(folder, task, [cut, {"distill": TRAIN}, {"finetune": TRAIN}], tmp_path / "no")
+    assert not (tmp_path / "no" / "stages").exists()
+    # Nor is there a control that would learn from labels: those of other kinds stay.
+    data = load_data(task)
+    assert not controls_of(bc.Distill(), data, True) and controls_of(
+        bc.PruneStructured(keep=0.5), data, True
+    )
+    assert controls_of(bc.Distill(), load_data(search_task(rows)), True)
 
 
 CUTS = [

@@ -233,6 +233,10 @@ class Head(Protocol):
         """
         return features
 
+    def teaches(self, rows: Dataset) -> bool:
+        """Return whether training rows have labels to learn from."""
+        return self.has_labels
+
     def width(self, labels: Sequence[str]) -> int:
         """Return the number of outputs of the model for these classes; 0 where nothing tells."""
         return len(labels)

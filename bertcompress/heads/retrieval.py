@@ -127,6 +127,10 @@ class Retrieval(Vectors):
             batch["labels"] = np.asarray(filled, np.int64)
         return batch
 
+    def teaches(self, rows: Dataset) -> bool:
+        """Return whether one of the rows is a query and a relevant document."""
+        return any(QUERY in label["texts"] for label in rows["label"][:])
+
     def labelled(self, features: Dataset) -> Dataset:
         """Return the features of training rows that are a query and a relevant document.
 

@@ -61,12 +61,15 @@ def _of_outputs(head: Head, outputs: int) -> list[str]:
 
 def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: bool) -> None:
     """Raise for a step that the model, its tokenizer or a task without labels cannot serve."""
-    for method in steps(recipe.methods, finetuned):
+    head, ran = data.task.head, steps(recipe.methods, finetuned)
+    for method in ran:
         method.check_tokenizer(product.model, product.tokenizer)
-    if data.task.head.has_labels:
+    if head.searches and any(Need.LABELS in method.requires for method in ran):
+        head.labelled(data.encode(product.tokenizer, "train"))  # raises where there are none
+    if head.has_labels:
         return
     for i, method in enumerate(recipe.methods):
-        if method not in steps(recipe.methods, finetuned):
+        if method not in ran:
             continue
         if learns_from_labels_alone(method):
             raise RecipeError(

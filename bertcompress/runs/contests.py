@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from bertcompress.data import TaskData
 from bertcompress.deployment import Trained
+from bertcompress.engines.distillation.settings import learns_from_labels_alone
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.footprint import count_parameters
 from bertcompress.method import Method
@@ -19,7 +21,7 @@ from bertcompress.runs.stage import Stages
 from bertcompress.shapes import count_zeros
 from bertcompress.training import TrainSettings
 
-__all__ = ["Contest", "control_names", "is_control", "trained_alike"]
+__all__ = ["Contest", "control_names", "controls_of", "is_control", "trained_alike"]
 
 LARGER = 1.01
 """A control with more parameters than so many times the method's is of another shape."""
@@ -128,3 +130,17 @@ def trained_alike(control: Method, trained: Trained | None) -> Method:
     if settings.is_fixed and not may_end_early:
         return control
     return control.model_copy(update=settings.equal_steps(trained))
+
+
+def controls_of(method: Method, data: TaskData, asked: bool) -> Mapping[str, Method]:
+    """Return the controls of a method; of a task without labels none.
+
+    Where no training row has a label, none that would learn from labels alone. `asked`: by the
+    recipe.
+    """
+    if not asked or not data.task.head.has_labels:
+        return {}
+    controls = method.controls()
+    if data.task.head.teaches(data.train):
+        return controls
+    return {words: each for words, each in controls.items() if not learns_from_labels_alone(each)}

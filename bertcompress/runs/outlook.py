@@ -15,7 +15,7 @@ from bertcompress.measure.footprint import count_parameters, macs
 from bertcompress.method import Method, Need
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
-from bertcompress.runs.contests import control_names
+from bertcompress.runs.contests import control_names, controls_of
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runtimes import available_runtimes
 from bertcompress.support.display import Display, Work, span
@@ -87,7 +87,7 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
             works.append(planner.work(f"baseline-{plain.key}", words, plain))
         works.append(planner.work(name, title, method))
         own = works[-1]
-        controls = method.controls() if planner.controls else {}
+        controls = controls_of(method, start.data, recipe.measure.controls)
         for place, (what, control) in zip(control_names(name), controls.items(), strict=False):
             made = planner.work(place, f"{title}, its control ({what})", control)
             if made.steps:  # it takes as many as the method turns out to
@@ -107,11 +107,6 @@ class _Planner:
     pace: Pace
     kept: float = 1.0
     """Share of the work that a forward pass has at least, after the methods so far."""
-
-    @property
-    def controls(self) -> bool:
-        """Whether methods that learn from a teacher are repeated without."""
-        return self.recipe.measure.controls and self.start.data.task.head.has_labels
 
     def shrink(self, method: Method) -> None:
         """Take in that a method leaves less to compute."""
@@ -137,8 +132,7 @@ class _Planner:
 
     def _training(self, method: Any) -> tuple[int, int, tuple[float, float]]:
         """Return fewest and most steps of a training, and the seconds of both."""
-        rows = len(self.start.data.train)
-        batches = math.ceil(rows / method.batch_size)
+        batches = math.ceil(self._trained_on(method) / method.batch_size)
         epoch = math.ceil(batches / method.gradient_accumulation)
         most = method.steps(batches)
         few = fewest_steps(method, epoch, most)
@@ -152,6 +146,14 @@ class _Planner:
         if method.max_minutes is not None:
             high = min(high, 60 * method.max_minutes)
         return few, most, (few * usual * self.kept, high)
+
+    def _trained_on(self, method: Method) -> int:
+        """Return what one pass of a training goes over: rows, or the texts of pairs."""
+        data, head = self.start.data, self.start.data.task.head
+        if head.features_a_row == 1:
+            return len(data.train)
+        features = data.encode(self.start.product.tokenizer, "train")
+        return len(head.labelled(features) if Need.LABELS in method.requires else features)
 
     def _teacher(self) -> float:
         """Return the seconds in which a teacher answers for one row."""

@@ -13,7 +13,7 @@ from bertcompress.method import Context, Method, Models, Need
 from bertcompress.models.io import load
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
-from bertcompress.runs.contests import Contest, control_names, trained_alike
+from bertcompress.runs.contests import Contest, control_names, controls_of, trained_alike
 from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.results import StageResult
@@ -182,8 +182,7 @@ class Pipeline:
         before = self.before if self.rows else None
         ours = self._apply(name, method, before)
         self._decide_precision(name, method, ours)
-        wanted = self.recipe.measure.controls and self.start.data.task.head.has_labels
-        controls = method.controls() if wanted else {}
+        controls = controls_of(method, self.start.data, self.recipe.measure.controls)
         training = ours.record.findings.training
         theirs = {
             words: self._apply(place, trained_alike(self._settled(control), training), before)
