@@ -360,7 +360,7 @@ def test_the_packaged_embedder_on_scifact(minilm):
         pytest.skip("no local copy of SciFact")
     rows = {row.metric: row for row in bc.evaluate(minilm, "scifact", data_dir=folder)}
     assert rows["ndcg"].n == 300
-    assert rows["ndcg"].value == pytest.approx(0.645, abs=0.01)  # 64.5 in the table of MTEB
+    assert rows["ndcg"].value == pytest.approx(0.6451, abs=2e-3)  # 64.51 in the table of MTEB
 
 
 @pytest.mark.parametrize("key", ["similarity", "retrieval"])
