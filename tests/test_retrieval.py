@@ -153,6 +153,28 @@ def test_scores_are_those_of_sentence_transformers(seed):
     assert got["mrr"] == pytest.approx(found["cosine_mrr@10"], abs=EXACT)
 
 
+@pytest.mark.parametrize(
+    "prompts", [{}, {"query": "cat ", "document": "dog "}], ids=["", "prompts"]
+)
+def test_an_embedder_is_judged_as_sentence_transformers_does(prompts, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    folder, rows = tiny_embedder(tmp_path / "m", prompts=prompts), parts(test=30)
+    queries = {each["_id"]: each["text"] for each in rows["queries"]}
+    judge = InformationRetrievalEvaluator(
+        {row["query-id"]: queries[row["query-id"]] for row in rows["test"]},
+        {each["_id"]: f"{each['title']} {each['text']}" for each in rows["corpus"]},
+        {row["query-id"]: {row["corpus-id"]} for row in rows["test"]},
+        main_score_function="cosine",
+    )
+    theirs = judge(SentenceTransformer(str(folder), device="cpu"))
+    ours = {row.metric: row.value for row in bc.evaluate(folder, search_task(rows))}
+    assert ours["ndcg"] == pytest.approx(theirs["cosine_ndcg@10"], abs=1e-4)  # fp32
+    assert ours["mrr"] == pytest.approx(theirs["cosine_mrr@10"], abs=1e-4)
+
+
 def test_queries_are_resampled_not_documents():
     ours, references, *_ = searched(3)
     each = HEAD.statistics(HEAD.metrics["ndcg"], ours, references)
