@@ -402,6 +402,8 @@ def test_answers_of_a_model_are_scored_by_query(folder, search):
     answers = predict(TorchPredictor(product.model), data, "validation", product.tokenizer)
     assert answers.shape == (len(data.validation), 16)
     rows = score(data.task, data, "validation", answers)
+    alike = score(data.task, data, "validation", np.ones_like(answers))[0]
+    assert f"and a random order scores {data.task.chance:.3f}" in alike.alarm
     assert {row.n for row in rows} == {data.task.head.examples(data.references("validation"))}
     metric = data.task.metric()
     told = metric.compute(predictions=answers, references=[*data.references("validation")])

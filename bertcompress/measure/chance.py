@@ -22,7 +22,10 @@ NAMED = 6
 class Standing(Row):
     """A headline score beside the chance level: what needs no reading of the texts."""
 
-    chance: float = Field(description="Headline score of the best constant answer")
+    chance: float = Field(
+        description="Headline score of the best constant answer; of rankings that of a random order"
+    )
+    random_order: bool = Field(False, description="Whether chance is that of a random order")
     above: bool = Field(
         description="Whether the whole 95 % interval lies above it; numbers: and the squared error "
         "is below the variance of the targets"
@@ -49,8 +52,8 @@ class Standing(Row):
             return ""
         span = "of one row" if low is None or high is None else f"interval {low:.3f} to {high:.3f}"
         place = "significantly below chance" if self.below else "not above chance"
-        words = f"{place}: {value:.3f} {metric} ({span}), and the best constant answer scores "
-        words += f"{self.chance:.3f}"
+        blind = "a random order" if self.random_order else "the best constant answer"
+        words = f"{place}: {value:.3f} {metric} ({span}), and {blind} scores {self.chance:.3f}"
         if self.error_ratio is not None and self.error_ratio > 1:
             words += (
                 f"; its squared error is {self.error_ratio:.1f} times the variance of the targets: "
@@ -84,9 +87,8 @@ def standing_of(
     if not task.head.has_labels or task.chance is None:
         return None
     low, high = interval if interval else (-np.inf, np.inf)
-    ratio = None
+    ratio, metric = None, task.head.metrics[task.headline]
     if task.head.has_units:
-        metric = task.head.metrics[task.headline]
         ratio = _error_ratio(task.head.decided(metric, logits), references)
     above = bool(low > task.chance) and (ratio is None or ratio < 1)
     order: dict[str, str] = {}
@@ -95,6 +97,7 @@ def standing_of(
         order, accuracy = best_order(logits.argmax(axis=1), np.asarray(references), labels)
     return Standing(
         chance=task.chance,
+        random_order=metric.of_all_rows,
         above=above,
         below=bool(high < task.chance),
         error_ratio=ratio,
