@@ -6,7 +6,7 @@ A text is a feature, so that a pair has two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from bertcompress.heads.head import Array, Features, Head, metrics_named
 from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.pooling import Pooling, cosines, normalised
 from bertcompress.metrics import Metric
+from bertcompress.metrics.ranking import NEIGHBOURS
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ class Vectors(Head):
     problem_type: ClassVar[str] = ""
     metrics = metrics_named("cosine", "neighbours")
     usual: ClassVar[tuple[str, ...]] = ("cosine", "neighbours")
+    least_kept: ClassVar[Mapping[str, float]] = {"cosine": 0.75, "neighbours": 0.4}
     has_labels: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
     one_value: ClassVar[bool] = False
@@ -118,6 +120,21 @@ class Vectors(Head):
     def right(self, metric: Metric, references: Array) -> Array:
         """Return the same of the original's vectors. Shape: (N, ...) -> (N, D)."""
         return self.decided(metric, references)
+
+    def original_chance(self, metric: Metric, answers: Array, original: Array) -> float | None:
+        """Return the mean cosine of the best single vector, or the share of neighbours by chance.
+
+        The best single vector is the mean of the original's normalised ones, and its mean cosine
+        with them is the length of that mean. Of vectors of other dimensions, 0: those of one text
+        say nothing of another. Shape: (N, D) or (N, 2, D) twice, D may differ.
+        """
+        rows = len(original)
+        if metric.name == "neighbours":
+            return min(1.0, NEIGHBOURS / (rows - 1)) if rows > 1 else 1.0
+        if np.shape(answers)[-1] != np.shape(original)[-1]:
+            return 0.0
+        mean = normalised(self.decided(metric, original)).mean(axis=0)
+        return min(1.0, float(np.linalg.norm(mean)))
 
     def changed(self, logits: Array, original: Array) -> Array | None:
         """Return None: nothing is decided."""

@@ -144,7 +144,7 @@ class DeploymentRow(Row):
         None, description="Upper end of its paired 95 % interval over examples"
     )
     retention_chance_corrected: float | None = Field(
-        None, description="(score - chance) / (baseline - chance); null without labels"
+        None, description="(score - chance) / (baseline - chance); null without a chance level"
     )
     flipped: float | None = Field(
         None, ge=0, le=1, description="Share of predictions that differ from the baseline's"

@@ -125,7 +125,8 @@ def quality(report: ReportData) -> Table:
         columns.append(on_row("changed in batches", lambda row: share(row.batch_flips)))
         note += " Changed in batches: against one text at a time, as int8 is scored."
     # Agreement has no chance level to correct for.
-    if kept and has_labels(report.task):
+    corrected = any(row.retention_chance_corrected is not None for _, row in report.compared)
+    if kept and (corrected or has_labels(report.task)):
         above = compared("kept above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
         note = f"Kept above chance: share of what exceeds the chance level. {note}"

@@ -15,6 +15,7 @@ from bertcompress.report.alarms import (
     above_the_baseline,
     at_chance,
     control_warnings,
+    far_from_original,
     red_lines,
     without_retention,
 )
@@ -77,7 +78,8 @@ def judge(
         )
         return named.model_copy(update={"sentences": words})
     verdict = named.model_copy(update=_figures(row, last, baseline))
-    sentences = (*_quality(verdict, row), *_size(verdict, stages, row))
+    far = bool(far_from_original(row, task or {}))
+    sentences = (*_quality(verdict, row, far), *_size(verdict, stages, row))
     warnings = (
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
@@ -85,7 +87,7 @@ def judge(
         *busy_words(busy, disturbed),
         *speed_warnings(row, baseline),
     )
-    deploy = deploy_words(verdict.uses)
+    deploy = () if far else deploy_words(verdict.uses)
     return verdict.model_copy(
         update={"deploy": deploy, "sentences": sentences, "warnings": warnings}
     )
@@ -120,11 +122,12 @@ def _scored(row: DeploymentRow) -> str:
     return f"{row.label} scores {score.value:.3f} {score.metric}" if score else ""
 
 
-def _quality(verdict: Verdict, row: DeploymentRow) -> list[str]:
+def _quality(verdict: Verdict, row: DeploymentRow, far: bool) -> list[str]:
     text = _scored(row)
     if not text:
         return ["Score: not measured."]
-    if verdict.retention is None or above_the_baseline(row):  # a red line says what that means
+    doubtful = far or above_the_baseline(row)  # a red line says what that means
+    if verdict.retention is None or doubtful:
         return [f"{text}."]
     low, high = verdict.retention_low, verdict.retention_high
     interval = (
