@@ -40,7 +40,11 @@ class Vectors(Head):
     problem_type: ClassVar[str] = ""
     metrics = metrics_named("cosine", "neighbours")
     usual: ClassVar[tuple[str, ...]] = ("cosine", "neighbours")
-    least_kept: ClassVar[Mapping[str, float]] = {"cosine": 0.75, "neighbours": 0.4}
+    # all-MiniLM-L6-v2, pruned without training to a corrected cosine of 0.96, 0.90, 0.84 and 0.76,
+    # keeps 0.98, 0.97, 0.93 and 0.91 of Spearman (SICK-R), 1.00, 0.98, 0.89 and 0.88 of nDCG@10
+    # (SciFact), and 0.79, 0.65, 0.57 and 0.50 of the neighbours: here a tenth is lost.
+    least_kept: ClassVar[Mapping[str, float]] = {"cosine": 0.8, "neighbours": 0.5}
+    across_spaces: ClassVar[str | None] = "neighbours"
     has_labels: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
     one_value: ClassVar[bool] = False
@@ -219,6 +223,8 @@ class Similarity(Vectors):
     key: ClassVar[str] = "similarity"
     metrics = metrics_named("pearson", "spearman")
     usual: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
+    least_kept: ClassVar[Mapping[str, float]] = {}
+    across_spaces: ClassVar[str | None] = None
     has_labels: ClassVar[bool] = True
     one_value: ClassVar[bool] = True
     features_a_row: ClassVar[int] = 2

@@ -44,6 +44,10 @@ class Standing(Row):
         None, ge=0, le=1, description="Accuracy with the classes read in that order"
     )
 
+    def bar(self, least: float) -> float:
+        """Return the score that keeps this share of what exceeds chance, 1 being perfect."""
+        return self.chance + least * (1 - self.chance)
+
     def words(self, metric: str, value: float, low: float | None, high: float | None) -> str:
         """Return what is wrong with the score as the end of a sentence; empty where nothing is."""
         if self.above:

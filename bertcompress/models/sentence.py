@@ -8,7 +8,7 @@ written with the keys of its release 3, which later ones read too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from bertcompress.errors import ModelError, few
 from bertcompress.heads.pooling import MODES, Pooling
 from bertcompress.models.recognising import MODULES, left_out_layers, read_json, sentence_modules
 
-__all__ = ["read_pooling", "sentence_folder", "settled_pooling", "write_sentence_files"]
+__all__ = [
+    "read_pooling",
+    "sentence_folder",
+    "settled_pooling",
+    "write_modules",
+    "write_sentence_files",
+    "write_settings",
+]
 
 _SETTINGS = "config_sentence_transformers.json"
 _LENGTH = "sentence_bert_config.json"
@@ -41,6 +48,7 @@ _TYPES = {
     "Transformer": "sentence_transformers.models.Transformer",
     "Pooling": "sentence_transformers.models.Pooling",
     "Normalize": "sentence_transformers.models.Normalize",
+    "StaticEmbedding": "sentence_transformers.models.StaticEmbedding",
 }
 
 
@@ -147,11 +155,28 @@ def write_sentence_files(
     `hidden`: width of the model's states; `longest`: tokens that the model and its tokenizer take.
     """
     kinds = ["Transformer", "Pooling", *(["Normalize"] if pooling.normalize else [])]
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": _TYPES[kind]}
-        for i, kind in enumerate(kinds)
-    ]
     limits = [each for each in (pooling.max_length, longest) if each]
+    modes = {key: mode == pooling.mode for key, mode in _FLAGS.items()}
+    pooled = {"word_embedding_dimension": hidden, **modes, "include_prompt": True}
+    (folder / _POOLING).mkdir(exist_ok=True)
+    write_modules(folder, [(kind, f"{i}_{kind}" if i else "") for i, kind in enumerate(kinds)])
+    _write(folder / _POOLING / "config.json", pooled)
+    write_settings(folder, pooling)
+    length = min(limits) if limits else None
+    _write(folder / _LENGTH, {"max_seq_length": length, "do_lower_case": pooling.lowercase})
+
+
+def write_modules(folder: Path, kinds: Sequence[tuple[str, str]]) -> None:
+    """Write `modules.json`: each module by the name of its class and its place in the folder."""
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": _TYPES[kind]}
+        for i, (kind, path) in enumerate(kinds)
+    ]
+    _write(folder / MODULES, modules)
+
+
+def write_settings(folder: Path, pooling: Pooling) -> None:
+    """Write what a folder says of its prompts, its dimensions and how vectors are compared."""
     settings: dict[str, Any] = {
         # Of the first release that knows these keys; a later number makes older ones warn.
         "__version__": {"sentence_transformers": "3.0.0"},
@@ -161,14 +186,7 @@ def write_sentence_files(
     }
     if pooling.dimensions is not None:
         settings["truncate_dim"] = pooling.dimensions
-    modes = {key: mode == pooling.mode for key, mode in _FLAGS.items()}
-    pooled = {"word_embedding_dimension": hidden, **modes, "include_prompt": True}
-    (folder / _POOLING).mkdir(exist_ok=True)
-    _write(folder / MODULES, modules)
-    _write(folder / _POOLING / "config.json", pooled)
     _write(folder / _SETTINGS, settings)
-    length = min(limits) if limits else None
-    _write(folder / _LENGTH, {"max_seq_length": length, "do_lower_case": pooling.lowercase})
 
 
 def _write(path: Path, value: Any) -> None:

@@ -133,7 +133,7 @@ def far_from_original(row: DeploymentRow | None, task: Mapping[str, Any]) -> str
         least, standing = head.least_kept.get(score.metric), score.standing
         if least is None or standing is None or score.split != split:
             continue
-        bar = standing.chance + least * (1 - standing.chance)
+        bar = standing.bar(least)
         if score.value < bar:
             low.append(
                 f"{score.value:.3f} {score.metric} (wanted: at least {bar:.3f}; by chance: "

@@ -33,6 +33,7 @@ from bertcompress.report.columns import (
     on_row,
     words,
 )
+from bertcompress.report.opponents import beside
 from bertcompress.report.rows import (
     Control,
     DeploymentRow,
@@ -49,7 +50,9 @@ __all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 
 def tables(report: ReportData) -> list[Table]:
     """Return all tables that have something to show, in reading order."""
-    every = (story, overview, quality, parts, footprint, speed, shape, cost, controls, metrics)
+    every = (
+        story, overview, quality, beside, parts, footprint, speed, shape, cost, controls, metrics
+    )  # fmt: skip
     made = [*(table(report) for table in every), *measurements(report), environment(report)]
     return [table for table in made if table.rows]
 

@@ -21,7 +21,8 @@ from bertcompress.report.alarms import (
 )
 from bertcompress.report.cells import percent
 from bertcompress.report.judgement import Verdict
-from bertcompress.report.rows import DeploymentRow, Reading, Stage, last_of
+from bertcompress.report.opponents import as_good, below, near_enough
+from bertcompress.report.rows import DeploymentRow, Opponent, Reading, Stage, last_of
 from bertcompress.report.speed import (
     deploy_words,
     judged,
@@ -55,17 +56,20 @@ def judge(
     disturbed: float | None = None,
     task: Mapping[str, Any] | None = None,
     data: Reading | None = None,
+    opponents: Sequence[Opponent] = (),
 ) -> Verdict:
     """Return the verdict on the last stage.
 
     `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used
     during the timing; `disturbed`: share of the rounds in which that was too much; `task`: as in
-    the report, for the chance level; `data`: how rows and classes were read.
+    the report, for the chance level; `data`: how rows and classes were read; `opponents`: what
+    could be taken instead.
     """
     stages = comparable(stages, task or {})
     baseline, last = baseline_of(stages), last_of(stages)
     row = judged(last)
     red = tuple(red_lines(stages, baseline, row, task or {}, data or Reading()))
+    red += tuple(as_good(opponents, row)) if last is not baseline else ()
     named = Verdict(stage=last.name, baseline=baseline.name, red=red)
     if row is None:
         what = "is only simulated" if last.deployments else "has no deployment"
@@ -79,11 +83,16 @@ def judge(
         return named.model_copy(update={"sentences": words})
     verdict = named.model_copy(update=_figures(row, last, baseline))
     far = bool(far_from_original(row, task or {}))
-    sentences = (*_quality(verdict, row, far), *_size(verdict, stages, row))
+    sentences = (
+        *_quality(verdict, row, far),
+        *below(opponents, row),
+        *_size(verdict, stages, row),
+    )
     warnings = (
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
         *control_warnings(stages),
+        *near_enough(opponents, row, task or {}),
         *busy_words(busy, disturbed),
         *speed_warnings(row, baseline),
     )
