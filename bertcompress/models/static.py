@@ -34,12 +34,12 @@ def write_static(
     Shape: table (V, D), a row for each token. Raises ModelError for a tokenizer that is not of the
     `tokenizers` package, which nothing else there reads.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     inside = folder / _FOLDER
     inside.mkdir(parents=True)
     weights = inside / "model.safetensors"
-    save_file({"embedding.weight": np.ascontiguousarray(table)}, weights)
+    weights.write_bytes(save({"embedding.weight": np.ascontiguousarray(table)}))
     _plain(tokenizer, lowercase=pooling.lowercase).save(str(inside / "tokenizer.json"))
     write_modules(folder, [("StaticEmbedding", _FOLDER), ("Normalize", "1_Normalize")])
     write_settings(folder, pooling.model_copy(update={"dimensions": None}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertcompress.heads import HEADS, has_labels
+from bertcompress.heads import has_labels, least_kept
 from bertcompress.measure.chance import Standing
 from bertcompress.measure.scores import Score
 from bertcompress.report.cells import percent
@@ -125,12 +125,12 @@ def far_from_original(row: DeploymentRow | None, task: Mapping[str, Any]) -> str
 
     Also empty with labels, which judge by themselves, and where the head states no limit.
     """
-    head = HEADS.get(str(task.get("problem")))
-    if row is None or row.headline is None or head is None or head.has_labels:
+    wanted = least_kept(task)
+    if row is None or row.headline is None:
         return ""
     split, low = row.headline.split, []
     for score in row.scores:
-        least, standing = head.least_kept.get(score.metric), score.standing
+        least, standing = wanted.get(score.metric), score.standing
         if least is None or standing is None or score.split != split:
             continue
         bar = standing.bar(least)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertcompress.heads import HEADS
+from bertcompress.heads import least_kept
 from bertcompress.measure.scores import Score
 from bertcompress.report.cells import score_cell, shown
 from bertcompress.report.columns import Column, Table, build, words
@@ -30,8 +30,7 @@ def near_enough(
     opponents: Sequence[Opponent], row: DeploymentRow | None, task: Mapping[str, Any]
 ) -> list[str]:
     """Return which opponents that are worse are near the original all the same."""
-    head = HEADS.get(str(task.get("problem")))
-    least = {} if head is None or head.has_labels else head.least_kept
+    least = least_kept(task)
     return [
         f"{_named(each)} may be enough: {_value(each.score)} {each.metric} against "
         f"{_ours(each, row)}, by a table look-up for each token ({each.path})."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bertcompress.heads import HEADS, has_labels
+from bertcompress.heads import HEADS, has_labels, least_kept
 from bertcompress.measure.scores import Cost, Score
 from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
@@ -128,8 +128,7 @@ def quality(report: ReportData) -> Table:
         columns.append(on_row("changed in batches", lambda row: share(row.batch_flips)))
         note += " Changed in batches: against one text at a time, as int8 is scored."
     # Agreement has no chance level to correct for.
-    corrected = any(row.retention_chance_corrected is not None for _, row in report.compared)
-    if kept and (corrected or has_labels(report.task)):
+    if kept and (has_labels(report.task) or least_kept(report.task)):
         above = compared("kept above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
         note = f"Kept above chance: share of what exceeds the chance level. {note}"
