@@ -39,7 +39,7 @@ _BATCH = 256
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
-@dataclass(frozen=True)
+@dataclass
 class StaticVectors:
     """A vector for each token; that of a text is the mean of its tokens', at length 1."""
 

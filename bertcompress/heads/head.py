@@ -81,7 +81,8 @@ class Head(Protocol):
     """Without labels: the least that a result keeps of each metric, of what exceeds
     `original_chance`, to stand for the original; empty where labels judge, or nobody knows."""
     across_spaces: ClassVar[str | None] = None
-    """The metric that also compares answers of another space than the original's; None: each."""
+    """Without labels: the metric that also compares answers of another space than the original's;
+    None: each."""
     parts_title: ClassVar[str] = ""
     """Title of the table of `parts`; empty where there are none."""
     parts_note: ClassVar[str] = ""

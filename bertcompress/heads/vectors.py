@@ -223,8 +223,6 @@ class Similarity(Vectors):
     key: ClassVar[str] = "similarity"
     metrics = metrics_named("pearson", "spearman")
     usual: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
-    least_kept: ClassVar[Mapping[str, float]] = {}
-    across_spaces: ClassVar[str | None] = None
     has_labels: ClassVar[bool] = True
     one_value: ClassVar[bool] = True
     features_a_row: ClassVar[int] = 2

@@ -21,14 +21,20 @@ from bertcompress.heads.scoring import paired_difference
 from bertcompress.measure.footprint import disk_bytes
 from bertcompress.measure.scores import BATCH, predict, score
 from bertcompress.models.static import write_static
+from bertcompress.recipe import Recipe
 from bertcompress.report.rows import Margin, Opponent
 from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.results import StageResult
 from bertcompress.runtimes import Logits
 
-__all__ = ["opponents"]
+__all__ = ["compared_with_static", "opponents"]
 
 NAME = "static word vectors"
+
+
+def compared_with_static(recipe: Recipe, data: TaskData) -> bool:
+    """Return whether a run makes static word vectors: of embedders, where controls are wanted."""
+    return data.task.head.auto_class is None and recipe.measure.controls
 
 
 def opponents(
@@ -36,11 +42,10 @@ def opponents(
 ) -> tuple[Opponent, ...]:
     """Return the rows of what stands beside a result, and write its files into the run's folder.
 
-    Nothing where the task is not for an embedder, or the recipe asks for no controls. `product`:
-    what ships; `shipped`: its deployments and the stages that hold their answers.
+    `product`: what ships; `shipped`: its deployments and the stages that hold their answers.
     """
     data = done.start.data
-    if data.task.head.auto_class is not None or not done.recipe.measure.controls:
+    if not compared_with_static(done.recipe, data):
         return ()
     pooling = Pooling.of(product.model.config) or Pooling()
     found = static_vectors(
@@ -72,7 +77,9 @@ def _row(
     theirs = done.baseline.logits(done.baseline.deployments[0], "validation")
     references = data.references("validation") if head.has_labels else theirs
     answers = predict(found, data, "validation", product.tokenizer, BATCH, product.model.config)
-    metric = head.across_spaces or data.task.headline
+    metric = data.task.headline
+    if not head.has_labels and head.across_spaces:
+        metric = head.across_spaces
     return Opponent(
         name=NAME,
         path=Layout().static.as_posix(),
