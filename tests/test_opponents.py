@@ -11,6 +11,7 @@ from test_report import _with
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.deployment import Layout
+from bertcompress.errors import ModelError
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.scoring import paired_difference
 from bertcompress.measure.chance import Standing
@@ -19,6 +20,7 @@ from bertcompress.models.io import load
 from bertcompress.publish.manifest import own_files
 from bertcompress.report import Report
 from bertcompress.report.rows import Margin, Opponent
+from bertcompress.runs import opponents as beside
 from bertcompress.runtimes.torch import TorchPredictor
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -102,6 +104,19 @@ def test_pairs_are_compared_by_what_their_labels_say(folder, tmp_path):
 def test_no_controls_and_no_classifier_have_none(folder, tmp_path):
     done = run(folder, texts(tmp_path), ["trim_vocabulary"], tmp_path / "run", controls=False)
     assert done.report.opponents == () and not (done.folder / "static").exists()
+
+
+def test_a_tokenizer_that_nothing_else_reads_costs_the_comparison_and_not_the_run(
+    folder, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise ModelError("no tokenizer.json")
+
+    monkeypatch.setattr(beside, "write_static", refuse)
+    done = run(folder, texts(tmp_path), ["trim_vocabulary"], tmp_path / "run")
+    assert done.report.opponents == ()
+    told = "no static word vectors to compare with: no tokenizer.json"
+    assert any(told in note for note in done.report.notes)
 
 
 def test_sentence_transformers_opens_what_stands_there(folder, tmp_path):

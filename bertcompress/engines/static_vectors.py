@@ -69,10 +69,11 @@ def static_vectors(
     """
     ids, own = _pairs(product.tokenizer, tokenizer, counts)
     states = _token_states(product, own, pooling)
-    table = np.zeros((len(tokenizer), min(size, *states.shape)), np.float16)
+    rows = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+    table = np.zeros((rows, min(size, *states.shape)), np.float16)
     seen = np.array([counts.get(i, 0) for i in ids], float)
-    rows = principal(states, table.shape[1]) * sif_weights(seen)[:, None]
-    table[ids] = rows / max(np.abs(rows).max(), 1e-12)  # only directions count: 16 bits suffice
+    found = principal(states, table.shape[1]) * sif_weights(seen)[:, None]
+    table[ids] = found / max(np.abs(found).max(), 1e-12)  # only directions count: 16 bits suffice
     return StaticVectors(table)
 
 

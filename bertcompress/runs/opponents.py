@@ -16,6 +16,7 @@ import numpy as np
 from bertcompress.data import TaskData
 from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.engines.static_vectors import StaticVectors, static_vectors
+from bertcompress.errors import ModelError
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.scoring import paired_difference
 from bertcompress.measure.footprint import disk_bytes
@@ -53,17 +54,23 @@ def opponents(
     )
     folder = Layout(done.folder).static
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at this point
-    size = disk_bytes(write_static(folder, found.table, product.tokenizer, pooling))
+    try:
+        size = disk_bytes(write_static(folder, found.table, product.tokenizer, pooling))
+    except ModelError as error:  # of a comparison, which must not cost the run
+        note = f"no static word vectors to compare with: {error}"
+        done.notes.setdefault(done.final.record.name, []).append(note)
+        return ()
     return (_row(done, found, product, shipped, size),)
 
 
 def _counts(data: TaskData, product: Product) -> Counter[int]:
     """Return how often each token of the shipped tokenizer comes up in the training texts."""
     rows = data.encoded(product.tokenizer, "train").dataset.with_format("numpy")
-    counts = np.zeros(len(product.tokenizer), np.int64)
+    counts: Counter[int] = Counter()
     for batch in rows.iter(10_000):
-        counts += np.bincount(np.concatenate(batch["input_ids"]), minlength=len(counts))
-    return Counter({int(i): int(counts[i]) for i in np.flatnonzero(counts)})
+        ids, seen = np.unique(np.concatenate(batch["input_ids"]), return_counts=True)
+        counts.update(dict(zip(ids.tolist(), seen.tolist(), strict=True)))
+    return counts
 
 
 def _row(
