@@ -191,7 +191,7 @@ class Trained(_Frozen):
         (), description="Peak rates at which every row was answered alike, before this one"
     )
     ended: dict[str, Any] | None = Field(
-        None, description="reason, improving, setting, value, learned"
+        None, description="reason, improving, setting, value, learned, compared"
     )
     evaluation_steps: int | None = Field(None, description="Steps between two evaluations")
     earlier_seconds: float = Field(0.0, description="Seconds of attempts that were interrupted")

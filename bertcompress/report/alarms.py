@@ -218,9 +218,11 @@ def _cut(data: Reading, task: Mapping[str, Any]) -> list[str]:
 def cut_short(ended: Mapping[str, Any] | None) -> str:
     """Return which setting ended a training that was still improving, else an empty string.
 
-    `ended`: `findings.ended` of a training stage.
+    Also one that ended before anything could tell. `ended`: `findings.ended` of a training stage.
     """
-    if not ended or not ended.get("improving") or ended.get("reason") == "stalled":
+    if not ended or ended.get("reason") == "stalled":
+        return ""
+    if not ended.get("improving") and ended.get("compared", True):
         return ""
     setting = ended.get("setting") or ended.get("reason")
     value = ended.get("value")
@@ -237,9 +239,12 @@ def _stopped(stage: Stage) -> str:
             f"{stage.name}: the control, which goes on, was still improving when the method's "
             "steps were over: it is not at its best. Train on the labels alone for longer."
         )
+    known = (stage.findings.ended or {}).get("compared", True)
+    early = "before its selection score could be compared: it is hardly at its best"
+    late = "while its selection score was still improving: it is not at its best"
     return (
-        f"{stage.name} was stopped by {cap} while its selection score was still improving: it is "
-        f"not at its best. Raise {cap.partition(' ')[0]} of {stage.method}."
+        f"{stage.name} was stopped by {cap} {late if known else early}. Raise "
+        f"{cap.partition(' ')[0]} of {stage.method}."
     )
 
 
