@@ -75,6 +75,11 @@ class Layout:
         return self.folder / "baseline"
 
     @property
+    def static(self) -> Path:
+        """Static word vectors beside an embedder, to compare with; never published."""
+        return self.folder / "static"
+
+    @property
     def figures(self) -> Path:
         """The figures of the report."""
         return self.folder / "figures"
@@ -133,7 +138,7 @@ class Layout:
     @property
     def kept_here(self) -> tuple[Path, ...]:
         """The folders that are never published."""
-        return (self.stages, self.baseline, self.work)
+        return (self.stages, self.baseline, self.static, self.work)
 
     def stage(self, name: str) -> StageLayout:
         """Return where everything of one stage is."""
@@ -186,7 +191,7 @@ class Trained(_Frozen):
         (), description="Peak rates at which every row was answered alike, before this one"
     )
     ended: dict[str, Any] | None = Field(
-        None, description="reason, improving, setting, value, learned"
+        None, description="reason, improving, setting, value, learned, compared"
     )
     evaluation_steps: int | None = Field(None, description="Steps between two evaluations")
     earlier_seconds: float = Field(0.0, description="Seconds of attempts that were interrupted")

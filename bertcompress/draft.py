@@ -47,7 +47,9 @@ class Measuring(BaseModel):
     threads: int | None = Field(None, ge=1, description="Threads; empty: the physical cores")
     seconds: float = Field(20.0, gt=0, description="Time spent on each shape, seconds")
     controls: bool = Field(
-        True, description="Repeat each method without what it adds, at equal data and steps"
+        True,
+        description="Repeat each method without what it adds, at equal data and steps; beside an "
+        "embedder, static word vectors",
     )
 
 

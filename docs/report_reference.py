@@ -29,6 +29,8 @@ ORDER = (
     ("Standing", "`scores[].standing`"),
     ("Part", "`stages[].deployments[].parts[]`"),
     ("Latency", "`latency[]`"),
+    ("Opponent", "`opponents[]`"),
+    ("Margin", "`opponents[].margins[]`"),
     ("Verdict", "`verdict`"),
     ("SpeedUp", "`verdict.speed[]`"),
     ("Use", "`verdict.uses[]`"),

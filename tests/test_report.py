@@ -133,7 +133,7 @@ def test_the_json_fits_the_published_schema() -> None:
 def test_the_format_has_the_fields_that_were_promised() -> None:
     raw = json.loads(sample_report().model_dump_json())
     fields = {"version", "recipe", "task", "environment", "data", "stages", "verdict"}
-    assert set(raw) == fields
+    assert set(raw) == fields | {"opponents"}
     stage = raw["stages"][2]
     assert {"name", "method", "params", "encoder_params", "macs", "cost", "controls"} <= set(stage)
     assert set(stage["cost"]) == {"seconds", "steps", "samples", "peak_memory_mb", "reused"}

@@ -294,6 +294,19 @@ def test_a_training_that_still_rises_at_its_end_is_seen():
     assert not end([0.3, 0.9, 0.8, 0.7], epochs=4).improving
 
 
+def test_a_limit_that_ends_a_training_before_two_evaluations_is_no_end():
+    def end(count, reason="max_minutes", rows=400):
+        history = [{"step": i + 1, "score": 0.5} for i in range(count)]
+        return Ended.of(TrainSettings(max_minutes=2), reason, history, rows)
+
+    assert (end(1).compared, end(1).setting, end(1).facts["compared"]) == (
+        False, "max_minutes", False,
+    )  # fmt: skip
+    assert end(2).compared and "compared" not in end(2).facts
+    assert end(1, "stalled").compared and end(0, rows=0).compared
+    assert Ended.of(TrainSettings(epochs=1), "fixed", [{"step": 1, "score": 0.9}], 9).compared
+
+
 def test_the_rate_fits_the_width():
     auto = TrainSettings()
     rates = [

@@ -264,6 +264,16 @@ def test_a_training_that_was_cut_short_is_red(made, ended, red):
         assert f"Raise {ended['setting']} of {stage.method}" in report.verdict.red[0]
 
 
+def test_a_training_that_a_limit_ended_before_anything_could_tell_is_red():
+    early = {**ENDED, "improving": False, "compared": False}
+    stage = _with(distilled(), facts={"ended": early})
+    (line,) = sample_report((baseline(), stage, quantized())).verdict.red
+    assert line == (
+        "03-distill was stopped by max_epochs = 20 before its selection score could be compared: "
+        "it is hardly at its best. Raise max_epochs of distill."
+    )
+
+
 def test_a_training_that_was_cut_short_is_the_first_line_everywhere():
     report = sample_report((_with(baseline(), facts={"ended": ENDED}), distilled(), quantized()))
     for name, text in _everywhere(report).items():

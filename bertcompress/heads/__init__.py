@@ -31,6 +31,7 @@ __all__ = [
     "head_of_config",
     "head_of_labels",
     "head_of_model",
+    "least_kept",
 ]
 
 HEADS: dict[str, Head] = {
@@ -59,6 +60,12 @@ def has_labels(task: Mapping[str, Any]) -> bool:
     """Return whether the task of a stored report has labels."""
     head = HEADS.get(str(task.get("problem")))
     return head is None or head.has_labels
+
+
+def least_kept(task: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return `Head.least_kept` of the task of a stored report; empty with labels."""
+    head = HEADS.get(str(task.get("problem")))
+    return {} if head is None or head.has_labels else head.least_kept
 
 
 def all_metrics() -> Mapping[str, Metric]:

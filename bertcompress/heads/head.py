@@ -79,6 +79,12 @@ class Head(Protocol):
     """Whether rows are the queries and documents of a search, read from a corpus and judgements."""
     taught_by_token: ClassVar[bool] = False
     """Whether a teacher's answers are for each token, so that student and teacher need the same."""
+    least_kept: ClassVar[Mapping[str, float]] = {}
+    """Without labels: the least that a result keeps of each metric, of what exceeds
+    `original_chance`, to stand for the original; empty where labels judge, or nobody knows."""
+    across_spaces: ClassVar[str | None] = None
+    """Without labels: the metric that also compares answers of another space than the original's;
+    None: each."""
     parts_title: ClassVar[str] = ""
     """Title of the table of `parts`; empty where there are none."""
     parts_note: ClassVar[str] = ""
@@ -248,6 +254,13 @@ class Head(Protocol):
     def chance(self, labels: Array, metric: Metric) -> float:
         """Return the score of the best constant answer. Shape: labels (N,) or (N, K)."""
         return 0.0
+
+    def original_chance(self, metric: Metric, answers: Array, original: Array) -> float | None:
+        """Return what answers that read no text score by the original's; None: nobody knows.
+
+        Shape: as `statistics`.
+        """
+        return None
 
     def of_width(self, outputs: int) -> Head:
         """Return the head of a model with so many outputs: itself, where labels say what it is."""

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from bertcompress.heads import Head
 from bertcompress.measure.row import Row
 from bertcompress.task import Task
 
-__all__ = ["Standing", "best_order", "standing_of"]
+__all__ = ["Standing", "best_order", "standing_of", "standing_to_original"]
 
 Array = NDArray[Any]
 
@@ -46,6 +47,10 @@ class Standing(Row):
         None, ge=0, le=1, description="Accuracy with the classes read in that order"
     )
 
+    def bar(self, least: float) -> float:
+        """Return the score that keeps this share of what exceeds chance, 1 being perfect."""
+        return self.chance + least * (1 - self.chance)
+
     def words(self, metric: str, value: float, low: float | None, high: float | None) -> str:
         """Return what is wrong with the score as the end of a sentence; empty where nothing is."""
         if self.above:
@@ -73,6 +78,24 @@ class Standing(Row):
         return ", ".join(pairs[:NAMED]) + more
 
 
+def standing_to_original(
+    head: Head,
+    metric: str,
+    answers: Array,
+    original: Array,
+    interval: tuple[float, float] | None,
+) -> Standing | None:
+    """Return how a metric without labels stands to answers that read no text.
+
+    None where nobody knows what those score. Shape: as `standing_of`, of the original's answers.
+    """
+    chance = head.original_chance(head.metrics[metric], answers, original)
+    if chance is None:
+        return None
+    low, high = interval if interval else (-np.inf, np.inf)
+    return Standing(chance=chance, above=bool(low > chance), below=bool(high < chance))
+
+
 def standing_of(
     task: Task,
     labels: tuple[str, ...],
@@ -80,7 +103,7 @@ def standing_of(
     references: Array,
     interval: tuple[float, float] | None,
 ) -> Standing | None:
-    """Return how the headline stands to chance; None without labels: there is no such level.
+    """Return how the headline stands to chance; None without labels, or where nobody knows.
 
     Shape: logits (N, K); references (N,) or (N, K). `interval`: of the headline, None for one row.
     """

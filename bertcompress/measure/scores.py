@@ -14,7 +14,7 @@ from bertcompress.data import TaskData, numpy_batches
 from bertcompress.errors import ModelError
 from bertcompress.heads import Head
 from bertcompress.heads.scoring import compute, interval, paired_difference, resampled
-from bertcompress.measure.chance import Standing, standing_of
+from bertcompress.measure.chance import Standing, standing_of, standing_to_original
 from bertcompress.measure.row import Row
 from bertcompress.runtimes import Batch, Logits, Predictor, depends_on_company
 from bertcompress.support.progress import bar
@@ -54,7 +54,9 @@ class Score(Row):
     headline: bool = Field(description="Whether this metric decides")
     split: str = Field(description="The split that was scored")
     standing: Standing | None = Field(
-        None, description="Of the headline: how it stands to chance; null without labels"
+        None,
+        description="Of the headline, and without labels of each metric: how it stands to chance; "
+        "null where nobody knows a chance level",
     )
 
     @property
@@ -72,7 +74,7 @@ class Comparison(Row):
     retention_low: float | None = Field(description="Lower end of its paired 95 % interval")
     retention_high: float | None = Field(description="Upper end of its paired 95 % interval")
     retention_chance_corrected: float | None = Field(
-        description="(score - chance) / (baseline - chance); null without labels"
+        description="(score - chance) / (baseline - chance); null without a chance level"
     )
     flipped: float | None = Field(description="Share of predictions that differ; null for numbers")
     p_value: float | None = Field(
@@ -184,12 +186,26 @@ def score(
                 n=examples,
                 headline=headline,
                 split=split,
-                standing=(
-                    standing_of(task, labels, logits, references, span) if headline else None
-                ),
+                standing=_standing(task, metric, labels, logits, references, span),
             )
         )
     return rows
+
+
+def _standing(
+    task: Task,
+    metric: str,
+    labels: tuple[str, ...],
+    logits: Logits,
+    references: NDArray[Any],
+    span: tuple[float, float] | None,
+) -> Standing | None:
+    """Return how a score stands to chance: of the headline, and without labels of each metric."""
+    if not task.head.has_labels:
+        return standing_to_original(task.head, metric, logits, references, span)
+    if metric != task.headline:
+        return None
+    return standing_of(task, labels, logits, references, span)
 
 
 def compare(
@@ -210,8 +226,12 @@ def compare(
         if retention is not None
         else None
     )
-    # Nobody agrees with the original by chance: there is nothing to correct for.
-    chance = task.chance if head.has_labels else None
+    metric = head.metrics[name]
+    chance = (
+        task.chance
+        if head.has_labels
+        else head.original_chance(metric, logits, np.asarray(references))
+    )
     return Comparison(
         retention=retention,
         retention_low=span[0] if span else None,

@@ -43,7 +43,17 @@ from bertcompress.shapes import (
 )
 from bertcompress.support.files import write_atomically
 
-__all__ = ["class_of", "config_of", "is_bare", "load", "max_tokens", "precision_of", "rung", "save"]
+__all__ = [
+    "class_of",
+    "config_of",
+    "is_bare",
+    "load",
+    "max_tokens",
+    "precision_of",
+    "rung",
+    "save",
+    "save_pooling",
+]
 
 
 def rung(model: PreTrainedModel) -> tuple[int, str]:
@@ -86,14 +96,17 @@ def save(
             raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial, _padding_side(final))
-        _save_pooling(model, tokenizer, partial)
+        save_pooling(model, tokenizer, partial)
     return target
 
 
-def _save_pooling(
+def save_pooling(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path
 ) -> None:
-    """Write how a sentence embedder pools, as sentence-transformers reads it."""
+    """Write beside a sentence embedder how it pools, as sentence-transformers reads it.
+
+    Nothing for a model that is none.
+    """
     pooling = Pooling.of(model.config)
     if pooling is not None and is_bare(type(model)):
         longest = None if tokenizer is None else max_tokens(model, tokenizer)

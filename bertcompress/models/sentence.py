@@ -8,7 +8,8 @@ written with the keys of its release 3, which later ones read too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from bertcompress.errors import ModelError, few
 from bertcompress.heads.pooling import MODES, Pooling
 from bertcompress.models.recognising import MODULES, left_out_layers, read_json, sentence_modules
 
-__all__ = ["read_pooling", "sentence_folder", "settled_pooling", "write_sentence_files"]
+__all__ = [
+    "POOLING",
+    "drop_sentence_files",
+    "read_pooling",
+    "sentence_folder",
+    "settled_pooling",
+    "write_modules",
+    "write_sentence_files",
+    "write_settings",
+]
 
 _SETTINGS = "config_sentence_transformers.json"
 _LENGTH = "sentence_bert_config.json"
@@ -27,7 +37,8 @@ _OLD_LENGTHS = tuple(
     for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """Names that releases before 3 gave the file by the family of the model."""
-_POOLING = "1_Pooling"
+POOLING = "1_Pooling"
+"""Folder of the module that pools."""
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -41,6 +52,7 @@ _TYPES = {
     "Transformer": "sentence_transformers.models.Transformer",
     "Pooling": "sentence_transformers.models.Pooling",
     "Normalize": "sentence_transformers.models.Normalize",
+    "StaticEmbedding": "sentence_transformers.models.StaticEmbedding",
 }
 
 
@@ -66,7 +78,7 @@ def read_pooling(folder: Path, name: str) -> Pooling | None:
         )
     modules = {str(each.get("type")).rpartition(".")[2]: each for each in sentence_modules(home)}
     settings = _fields(home / _SETTINGS)
-    pooled = _fields(home / str(modules.get("Pooling", {}).get("path", _POOLING)) / "config.json")
+    pooled = _fields(home / str(modules.get("Pooling", {}).get("path", POOLING)) / "config.json")
     prompts = settings.get("prompts") or {}
     if pooled.get("include_prompt", True) is False and any(prompts.values()):
         raise ModelError(
@@ -147,11 +159,35 @@ def write_sentence_files(
     `hidden`: width of the model's states; `longest`: tokens that the model and its tokenizer take.
     """
     kinds = ["Transformer", "Pooling", *(["Normalize"] if pooling.normalize else [])]
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": _TYPES[kind]}
-        for i, kind in enumerate(kinds)
-    ]
     limits = [each for each in (pooling.max_length, longest) if each]
+    modes = {key: mode == pooling.mode for key, mode in _FLAGS.items()}
+    pooled = {"word_embedding_dimension": hidden, **modes, "include_prompt": True}
+    (folder / POOLING).mkdir(exist_ok=True)
+    write_modules(folder, [(kind, f"{i}_{kind}" if i else "") for i, kind in enumerate(kinds)])
+    _write(folder / POOLING / "config.json", pooled)
+    write_settings(folder, pooling)
+    length = min(limits) if limits else None
+    _write(folder / _LENGTH, {"max_seq_length": length, "do_lower_case": pooling.lowercase})
+
+
+def drop_sentence_files(folder: Path) -> None:
+    """Remove what `write_sentence_files` wrote, of a folder whose file pools by itself."""
+    for name in (MODULES, _SETTINGS, _LENGTH):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / POOLING, ignore_errors=True)
+
+
+def write_modules(folder: Path, kinds: Sequence[tuple[str, str]]) -> None:
+    """Write `modules.json`: each module by the name of its class and its place in the folder."""
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": _TYPES[kind]}
+        for i, (kind, path) in enumerate(kinds)
+    ]
+    _write(folder / MODULES, modules)
+
+
+def write_settings(folder: Path, pooling: Pooling) -> None:
+    """Write what a folder says of its prompts, its dimensions and how vectors are compared."""
     settings: dict[str, Any] = {
         # Of the first release that knows these keys; a later number makes older ones warn.
         "__version__": {"sentence_transformers": "3.0.0"},
@@ -161,14 +197,7 @@ def write_sentence_files(
     }
     if pooling.dimensions is not None:
         settings["truncate_dim"] = pooling.dimensions
-    modes = {key: mode == pooling.mode for key, mode in _FLAGS.items()}
-    pooled = {"word_embedding_dimension": hidden, **modes, "include_prompt": True}
-    (folder / _POOLING).mkdir(exist_ok=True)
-    _write(folder / MODULES, modules)
-    _write(folder / _POOLING / "config.json", pooled)
     _write(folder / _SETTINGS, settings)
-    length = min(limits) if limits else None
-    _write(folder / _LENGTH, {"max_seq_length": length, "do_lower_case": pooling.lowercase})
 
 
 def _write(path: Path, value: Any) -> None:

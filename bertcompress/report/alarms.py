@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertcompress.heads import has_labels
+from bertcompress.heads import has_labels, least_kept
 from bertcompress.measure.chance import Standing
 from bertcompress.measure.scores import Score
 from bertcompress.report.cells import percent
@@ -18,6 +18,7 @@ __all__ = [
     "at_chance",
     "control_warnings",
     "cut_short",
+    "far_from_original",
     "red_lines",
     "without_retention",
 ]
@@ -72,6 +73,7 @@ def red_lines(
     handed = [stage for stage in stages if stage.measurement is None]  # a probe trains for itself
     return [
         *_chance(baseline, last_of(stages), row, task),
+        *_far(stages, baseline, row, task),
         *_refused(last_of(stages)),
         *_by_order(data),
         *_cut(data, task),
@@ -101,15 +103,75 @@ def _uses_at_chance(
     baseline: Stage, last: Stage, judged: DeploymentRow, task: Mapping[str, Any]
 ) -> list[str]:
     """Return which files that would be deployed are at chance, beside the one that is judged."""
+    return [
+        f"{row.label} of {last.name}, the fastest for {places}, is {words}."
+        for row, places in _used(baseline, last, judged)
+        if (words := at_chance(row.headline, task))
+    ]
+
+
+def _used(baseline: Stage, last: Stage, judged: DeploymentRow) -> list[tuple[DeploymentRow, str]]:
+    """Return the files that are the fastest somewhere, beside the one that is judged, and where."""
     where: dict[str, list[str]] = {}
     for use in uses(last, baseline):
         if use.path != judged.path:
             where.setdefault(use.path, []).append(served(use.batch))
-    return [
-        f"{row.label} of {last.name}, the fastest for {' and '.join(where[row.path])}, is {words}."
-        for row in last.deployments
-        if row.path in where and (words := at_chance(row.headline, task))
+    rows = [row for row in last.deployments if row.path in where]
+    return [(row, " and ".join(where[row.path])) for row in rows]
+
+
+def far_from_original(row: DeploymentRow | None, task: Mapping[str, Any]) -> str:
+    """Return as the end of a sentence how a result does not stand for the original; else empty.
+
+    Also empty with labels, which judge by themselves, and where the head states no limit.
+    """
+    wanted = least_kept(task)
+    if row is None or row.headline is None:
+        return ""
+    split, low = row.headline.split, []
+    for score in row.scores:
+        least, standing = wanted.get(score.metric), score.standing
+        if least is None or standing is None or score.split != split:
+            continue
+        bar = standing.bar(least)
+        if score.value < bar:
+            low.append(
+                f"{score.value:.3f} {score.metric} (wanted: at least {bar:.3f}; by chance: "
+                f"{standing.chance:.3f})"
+            )
+    return f"far from the original: {' and '.join(low)}" if low else ""
+
+
+def _far(
+    stages: Sequence[Stage],
+    baseline: Stage,
+    row: DeploymentRow | None,
+    task: Mapping[str, Any],
+) -> list[str]:
+    last = last_of(stages)
+    if row is None or last is baseline:
+        return []
+    lines = []
+    if words := far_from_original(row, task):
+        lines.append(
+            f"The result, {row.label} of {last.name}, is {words}. Do not deploy it: keep more, "
+            f"train for longer, or give more texts{_first_far(stages, baseline, task)}."
+        )
+    return lines + [
+        f"{other.label} of {last.name}, the fastest for {places}, is {words}. Do not deploy it."
+        for other, places in _used(baseline, last, row)
+        if (words := far_from_original(other, task))
     ]
+
+
+def _first_far(stages: Sequence[Stage], baseline: Stage, task: Mapping[str, Any]) -> str:
+    """Return as the end of a sentence which stage left the original first, and where it stood."""
+    after = stages[stages.index(baseline) + 1 :]
+    first = next((stage for stage in after if far_from_original(stage.main, task)), None)
+    if first is None or first.main is None or first.main.headline is None:
+        return ""
+    score = first.main.headline
+    return f"; {first.name} was the first to leave it, at {score.value:.3f} {score.metric}"
 
 
 def _refused(last: Stage) -> list[str]:
@@ -156,9 +218,11 @@ def _cut(data: Reading, task: Mapping[str, Any]) -> list[str]:
 def cut_short(ended: Mapping[str, Any] | None) -> str:
     """Return which setting ended a training that was still improving, else an empty string.
 
-    `ended`: `findings.ended` of a training stage.
+    Also one that ended before anything could tell. `ended`: `findings.ended` of a training stage.
     """
-    if not ended or not ended.get("improving") or ended.get("reason") == "stalled":
+    if not ended or ended.get("reason") == "stalled":
+        return ""
+    if not ended.get("improving") and ended.get("compared", True):
         return ""
     setting = ended.get("setting") or ended.get("reason")
     value = ended.get("value")
@@ -175,9 +239,12 @@ def _stopped(stage: Stage) -> str:
             f"{stage.name}: the control, which goes on, was still improving when the method's "
             "steps were over: it is not at its best. Train on the labels alone for longer."
         )
+    known = (stage.findings.ended or {}).get("compared", True)
+    early = "before its selection score could be compared: it is hardly at its best"
+    late = "while its selection score was still improving: it is not at its best"
     return (
-        f"{stage.name} was stopped by {cap} while its selection score was still improving: it is "
-        f"not at its best. Raise {cap.partition(' ')[0]} of {stage.method}."
+        f"{stage.name} was stopped by {cap} {late if known else early}. Raise "
+        f"{cap.partition(' ')[0]} of {stage.method}."
     )
 
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bertcompress.report.alarms import above_the_baseline, at_chance, cut_short
+from bertcompress.report.alarms import (
+    above_the_baseline,
+    at_chance,
+    cut_short,
+    far_from_original,
+)
 from bertcompress.report.cells import NOT_MEASURED, cost_line, percent
 from bertcompress.report.rows import DeploymentRow, ReportData, Stage
 from bertcompress.report.speed import judged, served, texts_of, time_of, why_not
@@ -139,6 +144,8 @@ def _no_share(report: ReportData, row: DeploymentRow) -> tuple[str, str] | None:
         return "nothing to keep", "the baseline is not above chance"
     if at_chance(row.headline, report.task):
         return "at chance", "the result is not above chance"
+    if far_from_original(row, report.task):
+        return "far off", "it does not stand for the original"
     if row.allowed is False:
         return "refused", f"{row.label} lost more than its own gate allows"
     if report.data.by_order:

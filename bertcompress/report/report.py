@@ -15,7 +15,7 @@ from bertcompress.deployment import Layout
 from bertcompress.errors import InputError, NotFound
 from bertcompress.report.head import Tile, head
 from bertcompress.report.html import head_html, render
-from bertcompress.report.rows import VERSION, DeploymentRow, Reading, ReportData, Stage
+from bertcompress.report.rows import VERSION, DeploymentRow, Opponent, Reading, ReportData, Stage
 from bertcompress.report.tables import Table, tables
 from bertcompress.report.verdict import comparable, judge
 from bertcompress.support.files import write_atomically
@@ -51,6 +51,7 @@ class Report(ReportData):
         environment: Mapping[str, Any],
         seeds: int = 1,
         data: Reading | None = None,
+        opponents: Sequence[Opponent] = (),
     ) -> Report:
         """Return the report of these stages with its verdict. `seeds`: behind each figure, >= 1."""
         return cls(
@@ -59,6 +60,7 @@ class Report(ReportData):
             environment=dict(environment),
             data=data or Reading(),
             stages=comparable(stages, task),
+            opponents=tuple(opponents),
             verdict=judge(
                 stages,
                 seeds,
@@ -66,6 +68,7 @@ class Report(ReportData):
                 environment.get("disturbed_rounds"),
                 task,
                 data,
+                opponents,
             ),
         )
 

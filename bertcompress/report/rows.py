@@ -24,6 +24,8 @@ __all__ = [
     "Control",
     "DeploymentRow",
     "LayerShape",
+    "Margin",
+    "Opponent",
     "Outcome",
     "Part",
     "Reading",
@@ -144,7 +146,7 @@ class DeploymentRow(Row):
         None, description="Upper end of its paired 95 % interval over examples"
     )
     retention_chance_corrected: float | None = Field(
-        None, description="(score - chance) / (baseline - chance); null without labels"
+        None, description="(score - chance) / (baseline - chance); null without a chance level"
     )
     flipped: float | None = Field(
         None, ge=0, le=1, description="Share of predictions that differ from the baseline's"
@@ -190,6 +192,33 @@ class DeploymentRow(Row):
         devices = dict.fromkeys(time.device for time in self.latency if time.device != "cpu")
         where = f" on {', '.join(devices)}" if devices else ""
         return f"{self.runtime} {self.precision}{where}{' (simulated)' if self.simulated else ''}"
+
+
+class Margin(Row):
+    """How far a deployment is above an opponent, on the same rows."""
+
+    path: str = Field(description="Of the deployment, as in its row")
+    difference: float = Field(description="Its score minus the opponent's")
+    difference_low: float = Field(description="Lower end of its paired 95 % interval over examples")
+    difference_high: float = Field(description="Upper end of that interval")
+
+
+class Opponent(Row):
+    """What could be taken instead of the result, and was measured on the same rows."""
+
+    name: str = Field(description="What it is")
+    path: str = Field(description="Its folder, relative to the run folder")
+    size_mb: float = Field(ge=0, description="Megabytes of that folder")
+    dimensions: int = Field(ge=1, description="Of its vectors")
+    tokens: int = Field(ge=0, description="Tokens that have a vector")
+    scores: tuple[Score, ...] = Field((), description="One per metric, on the validation split")
+    metric: str = Field(description="The metric that it is compared by")
+    margins: tuple[Margin, ...] = Field((), description="One for each shipped deployment")
+
+    @property
+    def score(self) -> Score | None:
+        """The score that it is compared by."""
+        return next((each for each in self.scores if each.metric == self.metric), None)
 
 
 class Stage(Row):
@@ -291,6 +320,9 @@ class ReportData(Row):
     )
     data: Reading = Field(Reading(), description="How rows and classes were read")
     stages: tuple[Stage, ...] = Field(description="In the order they ran")
+    opponents: tuple[Opponent, ...] = Field(
+        (), description="What could be taken instead: static word vectors beside an embedder"
+    )
     verdict: Verdict = Field(description="Computed from the stages")
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bertcompress.heads import HEADS, has_labels
+from bertcompress.heads import HEADS, has_labels, least_kept
 from bertcompress.measure.scores import Cost, Score
 from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
@@ -33,6 +33,7 @@ from bertcompress.report.columns import (
     on_row,
     words,
 )
+from bertcompress.report.opponents import beside
 from bertcompress.report.rows import (
     Control,
     DeploymentRow,
@@ -49,7 +50,9 @@ __all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 
 def tables(report: ReportData) -> list[Table]:
     """Return all tables that have something to show, in reading order."""
-    every = (story, overview, quality, parts, footprint, speed, shape, cost, controls, metrics)
+    every = (
+        story, overview, quality, beside, parts, footprint, speed, shape, cost, controls, metrics
+    )  # fmt: skip
     made = [*(table(report) for table in every), *measurements(report), environment(report)]
     return [table for table in made if table.rows]
 
@@ -125,7 +128,7 @@ def quality(report: ReportData) -> Table:
         columns.append(on_row("changed in batches", lambda row: share(row.batch_flips)))
         note += " Changed in batches: against one text at a time, as int8 is scored."
     # Agreement has no chance level to correct for.
-    if kept and has_labels(report.task):
+    if kept and (has_labels(report.task) or least_kept(report.task)):
         above = compared("kept above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
         note = f"Kept above chance: share of what exceeds the chance level. {note}"

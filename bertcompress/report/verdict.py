@@ -15,12 +15,14 @@ from bertcompress.report.alarms import (
     above_the_baseline,
     at_chance,
     control_warnings,
+    far_from_original,
     red_lines,
     without_retention,
 )
 from bertcompress.report.cells import percent
 from bertcompress.report.judgement import Verdict
-from bertcompress.report.rows import DeploymentRow, Reading, Stage, last_of
+from bertcompress.report.opponents import as_good, below, near_enough
+from bertcompress.report.rows import DeploymentRow, Opponent, Reading, Stage, last_of
 from bertcompress.report.speed import (
     deploy_words,
     judged,
@@ -54,17 +56,20 @@ def judge(
     disturbed: float | None = None,
     task: Mapping[str, Any] | None = None,
     data: Reading | None = None,
+    opponents: Sequence[Opponent] = (),
 ) -> Verdict:
     """Return the verdict on the last stage.
 
     `seeds`: how many the figures are a mean of, >= 1; `busy`: cores that something else used
     during the timing; `disturbed`: share of the rounds in which that was too much; `task`: as in
-    the report, for the chance level; `data`: how rows and classes were read.
+    the report, for the chance level; `data`: how rows and classes were read; `opponents`: what
+    could be taken instead.
     """
     stages = comparable(stages, task or {})
     baseline, last = baseline_of(stages), last_of(stages)
     row = judged(last)
     red = tuple(red_lines(stages, baseline, row, task or {}, data or Reading()))
+    red += tuple(as_good(opponents, row)) if last is not baseline else ()
     named = Verdict(stage=last.name, baseline=baseline.name, red=red)
     if row is None:
         what = "is only simulated" if last.deployments else "has no deployment"
@@ -77,15 +82,21 @@ def judge(
         )
         return named.model_copy(update={"sentences": words})
     verdict = named.model_copy(update=_figures(row, last, baseline))
-    sentences = (*_quality(verdict, row), *_size(verdict, stages, row))
+    far = bool(far_from_original(row, task or {}))
+    sentences = (
+        *_quality(verdict, row, far),
+        *below(opponents, row),
+        *_size(verdict, stages, row),
+    )
     warnings = (
         *_noise(verdict, row, seeds),
         *_selection(baseline, stages),
         *control_warnings(stages),
+        *near_enough(opponents, row, task or {}),
         *busy_words(busy, disturbed),
         *speed_warnings(row, baseline),
     )
-    deploy = deploy_words(verdict.uses)
+    deploy = () if far else deploy_words(verdict.uses)
     return verdict.model_copy(
         update={"deploy": deploy, "sentences": sentences, "warnings": warnings}
     )
@@ -120,11 +131,12 @@ def _scored(row: DeploymentRow) -> str:
     return f"{row.label} scores {score.value:.3f} {score.metric}" if score else ""
 
 
-def _quality(verdict: Verdict, row: DeploymentRow) -> list[str]:
+def _quality(verdict: Verdict, row: DeploymentRow, far: bool) -> list[str]:
     text = _scored(row)
     if not text:
         return ["Score: not measured."]
-    if verdict.retention is None or above_the_baseline(row):  # a red line says what that means
+    doubtful = far or above_the_baseline(row)  # a red line says what that means
+    if verdict.retention is None or doubtful:
         return [f"{text}."]
     low, high = verdict.retention_low, verdict.retention_high
     interval = (

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bertcompress.engines.distillation.settings import learns_from_labels_alone
+from bertcompress.engines.static_vectors import WHOLE
 from bertcompress.measure.footprint import count_parameters, macs
 from bertcompress.method import Method, Need
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import control_names, controls_of
+from bertcompress.runs.opponents import compared_with_static
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runtimes import available_runtimes
 from bertcompress.support.display import Display, Work, span
@@ -36,6 +38,8 @@ _EXPORTED_S = (0.1, 1.0)
 """Seconds for a million parameters in which a file is exported, rounded and opened: not timed."""
 _OPENED_S = (1.0, 12.0)
 """Seconds in which a file that is timed is opened in its own process and has its first pass."""
+_SHORT = 0.25
+"""What a text of one token takes of a row of the task, at most."""
 _EVALUATED = 32
 """Rows of a batch where nothing is trained."""
 
@@ -174,10 +178,19 @@ class _Planner:
     def timing(self) -> Work:
         """Return the work after the last stage."""
         measure = self.recipe.measure
+        beside = self._beside()
         if not measure.latency:
-            return Work(TIMING, "report", 1.0, 5.0)
+            return Work(TIMING, "report", 1.0, 5.0 + beside)
         seconds = measure.seconds * (len(measure.shapes) + 2 * measure.task_lengths)
         # Of the model before and after: in torch, and in fp32 and int8 of each runtime.
         files = 2 * (1 + 2 * len(available_runtimes()))
         low, high = (files * each for each in _OPENED_S)
-        return Work(TIMING, "timing and report", seconds + low, 2 * seconds + high + 5.0)
+        high += 2 * seconds + 5.0 + beside
+        return Work(TIMING, "timing and report", seconds + low, high)
+
+    def _beside(self) -> float:
+        """Return the seconds at most in which each token of an embedder is a text of its own."""
+        if not compared_with_static(self.recipe, self.start.data):
+            return 0.0
+        tokens = min(len(self.start.product.tokenizer), WHOLE)
+        return tokens * self.pace.forward_s * _SHORT

@@ -12,7 +12,7 @@ from bertcompress.measure.scores import Score, score
 from bertcompress.measure.timing.candidates import Timing
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report.rows import Reading, Stage
+from bertcompress.report.rows import Opponent, Reading, Stage
 from bertcompress.runs.contests import Contest
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.report_rows import ReportRows
@@ -74,8 +74,10 @@ class PipelineResult:
         shipped = [(each, self.final) for each in self.final.deployments]
         return self.report_of(self.stage_rows(self.folder, shipped, dense), environment())
 
-    def report_of(self, rows: Sequence[Stage], host: Mapping[str, Any]) -> Report:
-        """Return the report of rows that were made on a machine."""
+    def report_of(
+        self, rows: Sequence[Stage], host: Mapping[str, Any], opponents: Sequence[Opponent] = ()
+    ) -> Report:
+        """Return the report of rows that were made on a machine, beside what stands beside them."""
         host = dict(host)
         if self.precision:
             host["training_precision"] = self.precision
@@ -85,6 +87,7 @@ class PipelineResult:
             task=self.start.data.task.model_dump(mode="json"),
             environment=host,
             data=Reading(cut=dict(self.start.data.cut), by_order=self.start.by_order),
+            opponents=opponents,
         )
 
     def stage_rows(

@@ -30,7 +30,7 @@ from bertcompress.publish.manifest import write_manifest
 from bertcompress.publish.serving import write_serving
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.report.rows import Stage
+from bertcompress.runs.opponents import opponents
 from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Say
 from bertcompress.runs.report_rows import time_deployments
@@ -59,6 +59,7 @@ def finish(
         shipped = [(main, done.shaped)]
         shipped += [(d, final) for d in _placed(final, partial)]
         dense = [(d, done.dense) for d in _placed(done.dense, run.baseline) if done.dense]
+        beside = opponents(done, product, shipped)
     timings: dict[Path, Timing] = {}
     if recipe.measure.latency:
         say("timing the deployments, in turn")
@@ -79,7 +80,7 @@ def finish(
         host = environment(recipe.measure.threads) | load | {"date": f"{date.today()}"}
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
         rows = done.stage_rows(partial, shipped, dense, timings)
-        _write(done, rows, partial, clock, host)
+        _write(done.report_of(rows, host, beside), done, partial, clock, host)
     check()
     shutil.rmtree(run.work, ignore_errors=True)
     tops = {d.path.relative_to(partial).parts[0] for d, _ in shipped}
@@ -175,11 +176,10 @@ def _placed(finished: StageResult | None, target: Path) -> list[Deployment]:
 
 
 def _write(
-    done: PipelineResult, rows: list[Stage], partial: Path, clock: Clock, host: dict[str, Any]
+    report: Report, done: PipelineResult, partial: Path, clock: Clock, host: dict[str, Any]
 ) -> None:
     from bertcompress.report.plots import save_figures
 
-    report = done.report_of(rows, host)
     report.save(partial)
     run = Layout(partial)
     run.report_markdown.write_text(report.to_markdown(), encoding="utf-8")

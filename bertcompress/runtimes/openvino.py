@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # timing workers import this file and must not carry torch al
 __all__ = ["OpenVino", "OpenVinoPredictor", "export", "predictor", "quantize"]
 
 _RUN = Layout()
+INTERMEDIATE_FILE = "openvino_model.xml"
+"""As sentence-transformers and optimum-intel call it; its weights lie beside it, in `.bin`."""
 
 
 def export(product: Product, folder: Path, exporter: Exporter = "torchscript") -> Deployment:
@@ -103,7 +105,22 @@ def quantize(
     companions(folder, out)
     file = out / OPENVINO_INT8_FILE
     onnx.save(quantized, file)
+    _write_intermediate(file)
     return Deployment("openvino", "int8", file)
+
+
+def _write_intermediate(file: Path) -> None:
+    """Write a sentence embedder beside its ONNX file in OpenVINO's own format.
+
+    That is the only one that sentence-transformers looks for (`backend="openvino"`).
+    """
+    from bertcompress.models.recognising import sentence_modules
+
+    if not sentence_modules(file.parent):
+        return
+    openvino = require("openvino", "openvino")
+    model = openvino.Core().read_model(file)
+    openvino.save_model(model, file.with_name(INTERMEDIATE_FILE), compress_to_fp16=False)
 
 
 def _advanced(nncf: Any, smoothing: float | None, percentile: bool) -> Any:
@@ -330,6 +347,7 @@ class OpenVino(Runtime):
         copy = folder / self.files["int8"].path
         companions(file.parent, copy.parent)
         shutil.copy2(file, copy)
+        _write_intermediate(copy)
         return Deployment(self.name, "int8", copy)
 
     def open(

@@ -169,6 +169,8 @@ class Ended:
     value: float | None
     learned: bool = True
     """False where every evaluation found all rows answered alike."""
+    compared: bool = True
+    """False where a limit ended it before there were two evaluations to compare."""
 
     @classmethod
     def of(
@@ -184,7 +186,8 @@ class Ended:
             return cls(reason, False, "", None, learned)
         setting = ("max_steps" if settings.max_steps else "epochs") if reason == "fixed" else reason
         rising = _still_rising(history, rows)
-        return cls(reason, rising, setting, getattr(settings, setting), learned)
+        compared = reason == "fixed" or not rows or len(history) > 1
+        return cls(reason, rising, setting, getattr(settings, setting), learned, compared)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -195,6 +198,7 @@ class Ended:
             "setting": self.setting,
             "value": self.value,
             "learned": self.learned,
+            **({} if self.compared else {"compared": False}),
         }
 
 

@@ -14,7 +14,7 @@ from bertcompress.measure.known_answers import record
 from bertcompress.models.io import is_bare, load, max_tokens, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import left_out_layers
-from bertcompress.models.sentence import settled_pooling
+from bertcompress.models.sentence import drop_sentence_files, settled_pooling
 from bertcompress.publish.serving import write_serving
 from bertcompress.runtimes.hardware import environment
 from bertcompress.runtimes.onnx.pooling import pool_file
@@ -71,6 +71,7 @@ def export(
     if pooled and pooling is not None:
         for each in made:
             pool_file(each.path, pooling)
+            drop_sentence_files(each.path.parent)
     problem = _served(type(product.model))
     if problem or pooling or has_head(type(product.model), HEADS["single_label"]):
         record(made, product, environment())

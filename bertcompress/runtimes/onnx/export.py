@@ -21,6 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
+from bertcompress.models.io import save_pooling
+from bertcompress.models.sentence import POOLING
 from bertcompress.models.stock import plain_config
 from bertcompress.models.tokenizers import position_limit, write_tokenizer
 from bertcompress.runtimes import INPUTS, MODEL_FILE, Batch, require
@@ -101,6 +103,7 @@ def export_onnx(
     _check(graph, file, task, integers.tolerance if integers else None)
     write_tokenizer(product.tokenizer, folder)
     plain_config(product.model).save_pretrained(folder)
+    save_pooling(product.model, product.tokenizer, folder)
     return file
 
 
@@ -121,11 +124,13 @@ def task_of(model: PreTrainedModel) -> str:
 
 
 def companions(source: Path, target: Path) -> None:
-    """Copy what lies beside an ONNX file (tokenizer, config) to another folder."""
+    """Copy what lies beside an ONNX file (tokenizer, config, pooling) to another folder."""
     target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        if file.is_file() and file.suffix != ".onnx":
-            shutil.copy2(file, target / file.name)
+    for each in source.iterdir():
+        if each.name == POOLING:
+            shutil.copytree(each, target / POOLING, dirs_exist_ok=True)
+        elif each.is_file() and each.suffix != ".onnx":
+            shutil.copy2(each, target / each.name)
 
 
 class _Graph(nn.Module):

@@ -1,0 +1,120 @@
+"""What stands beside the result of a run without being a step of it: here static word vectors.
+
+A table look-up for each token is the cheapest that can be made of an embedder, so that what
+compressing gains is what is gained over that. It is made of the model before the first cut, of the
+tokens of the tokenizer that ships, and answers the rows that are reported.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from bertcompress.data import TaskData
+from bertcompress.deployment import Deployment, Layout, Product
+from bertcompress.engines.static_vectors import StaticVectors, static_vectors
+from bertcompress.errors import ModelError
+from bertcompress.heads.pooling import Pooling
+from bertcompress.heads.scoring import paired_difference
+from bertcompress.measure.footprint import disk_bytes
+from bertcompress.measure.scores import BATCH, predict, score
+from bertcompress.models.static import write_static
+from bertcompress.recipe import Recipe
+from bertcompress.report.rows import Margin, Opponent
+from bertcompress.runs.pipeline_result import PipelineResult
+from bertcompress.runs.results import StageResult
+from bertcompress.runtimes import Logits
+
+__all__ = ["compared_with_static", "opponents"]
+
+NAME = "static word vectors"
+
+
+def compared_with_static(recipe: Recipe, data: TaskData) -> bool:
+    """Return whether a run makes static word vectors: of embedders, where controls are wanted."""
+    return data.task.head.auto_class is None and recipe.measure.controls
+
+
+def opponents(
+    done: PipelineResult, product: Product, shipped: Sequence[tuple[Deployment, StageResult]]
+) -> tuple[Opponent, ...]:
+    """Return the rows of what stands beside a result, and write its files into the run's folder.
+
+    `product`: what ships; `shipped`: its deployments and the stages that hold their answers.
+    """
+    data = done.start.data
+    if not compared_with_static(done.recipe, data):
+        return ()
+    pooling = Pooling.of(product.model.config) or Pooling()
+    found = static_vectors(
+        done.baseline.product, product.tokenizer, _counts(data, product), pooling
+    )
+    folder = Layout(done.folder).static
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at this point
+    try:
+        size = disk_bytes(write_static(folder, found.table, product.tokenizer, pooling))
+    except ModelError as error:  # of a comparison, which must not cost the run
+        note = f"no static word vectors to compare with: {error}"
+        done.notes.setdefault(done.final.record.name, []).append(note)
+        return ()
+    return (_row(done, found, product, shipped, size),)
+
+
+def _counts(data: TaskData, product: Product) -> Counter[int]:
+    """Return how often each token of the shipped tokenizer comes up in the training texts."""
+    rows = data.encoded(product.tokenizer, "train").dataset.with_format("numpy")
+    counts: Counter[int] = Counter()
+    for batch in rows.iter(10_000):
+        ids, seen = np.unique(np.concatenate(batch["input_ids"]), return_counts=True)
+        counts.update(dict(zip(ids.tolist(), seen.tolist(), strict=True)))
+    return counts
+
+
+def _row(
+    done: PipelineResult,
+    found: StaticVectors,
+    product: Product,
+    shipped: Sequence[tuple[Deployment, StageResult]],
+    size: int,
+) -> Opponent:
+    data, head = done.start.data, done.start.data.task.head
+    theirs = done.baseline.logits(done.baseline.deployments[0], "validation")
+    references = data.references("validation") if head.has_labels else theirs
+    answers = predict(found, data, "validation", product.tokenizer, BATCH, product.model.config)
+    metric = data.task.headline
+    if not head.has_labels and head.across_spaces:
+        metric = head.across_spaces
+    return Opponent(
+        name=NAME,
+        path=Layout().static.as_posix(),
+        size_mb=size / 1e6,
+        dimensions=found.table.shape[1],
+        tokens=int(found.table.any(axis=1).sum()),
+        scores=tuple(score(data.task, data, "validation", answers, references)),
+        metric=metric,
+        margins=tuple(
+            _margin(done, each, owner, metric, answers, references) for each, owner in shipped
+        ),
+    )
+
+
+def _margin(
+    done: PipelineResult,
+    deployment: Deployment,
+    owner: StageResult,
+    metric: str,
+    answers: Logits,
+    references: Logits,
+) -> Margin:
+    """Return how far a deployment is above the opponent, on the same rows."""
+    head, ours = done.start.data.task.head, owner.logits(deployment, "validation")
+    difference, low, high, _ = paired_difference(head, metric, ours, answers, references)
+    return Margin(
+        path=deployment.path.relative_to(done.folder).as_posix(),
+        difference=difference,
+        difference_low=low,
+        difference_high=high,
+    )
