@@ -156,6 +156,10 @@ class Method(BaseModel):
     """Controls that are the goal and no rival, such as the dense model: they never go on."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags of a model card on the Hub."""
+    replaces_model: ClassVar[bool] = False
+    """Whether the run goes on with another model, which `other_model` returns."""
+    plain_setting: ClassVar[str | None] = None
+    """The setting that is meant where a recipe gives a word in place of settings."""
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage, unless it only trains."""
     speed_needs_timing: ClassVar[bool] = False
@@ -202,6 +206,18 @@ class Method(BaseModel):
 
         So that an impossible step is refused before the steps ahead of it are computed.
         """
+
+    @property
+    def checkpoint(self) -> tuple[str, str | None] | None:
+        """Name and revision of the checkpoint that a run goes on with; None: with its own model."""
+        return None
+
+    def other_model(self, product: Product, data: TaskData, seed: int) -> Product:
+        """Return the model that a run goes on with, and the tokenizer that it reads texts by.
+
+        Also asked before the run, of the model as it came: its shape and its tokenizer count then.
+        """
+        raise NotImplementedError(f"{self.key} goes on with the model that it is given")
 
     def files(self) -> tuple[Path, ...]:
         """Return files that the result depends on: a stage is found again by what is in them."""

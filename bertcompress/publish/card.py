@@ -36,7 +36,16 @@ if TYPE_CHECKING:
 
     from bertcompress.recipe import Recipe
 
-__all__ = ["CARD_FILE", "CardFacts", "Rung", "card_facts", "inherited", "render", "write_card"]
+__all__ = [
+    "CARD_FILE",
+    "CardFacts",
+    "Rung",
+    "card_facts",
+    "hub_id",
+    "inherited",
+    "render",
+    "write_card",
+]
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
@@ -77,7 +86,7 @@ class CardFacts:
     repo_id: str | None = None
     """`owner/name` on the Hub; without it the code says `path/to/this/folder`."""
     base_model: str | None = None
-    """Hub id; by default the recipe's model, if that is one."""
+    """Hub id; by default the checkpoint whose weights these were, if that is one."""
     license_id: str | None = None
     """As the Hub spells it (`apache-2.0`); left out where it is not known."""
     license_name: str | None = None
@@ -102,16 +111,14 @@ class CardFacts:
     @property
     def base(self) -> str | None:
         """Hub id of what was compressed."""
-        return self.base_model or _hub_id(self.report.recipe.get("model"))
+        return self.base_model or _hub_id(self.report.checkpoint)
 
     @property
     def title(self) -> str:
         """Name of the repository, else base model and task in one name."""
         if self.repo_id:
             return self.repo_id.rpartition("/")[2]
-        model = re.split(r"[/\\:]", self.base or str(self.report.recipe.get("model", "encoder")))[
-            -1
-        ]
+        model = re.split(r"[/\\:]", self.base or self.report.checkpoint)[-1]
         return re.sub(r"[^\w.-]+", "-", plain(f"{model}-{self.task_name}-compressed", NAME))
 
     @property

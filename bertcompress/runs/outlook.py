@@ -114,7 +114,11 @@ class _Planner:
         return self.recipe.measure.controls and self.start.data.task.head.has_labels
 
     def shrink(self, method: Method) -> None:
-        """Take in that a method leaves less to compute."""
+        """Take in that a method leaves less to compute, or goes on with another model."""
+        if method.replaces_model and self.start.student:
+            work = self.start.student.work
+            self.kept *= min(1.0, work)
+            self.pace = self.pace.times(max(1.0, work))
         if method.leaves == "shape" and method.share_left is not None:
             self.kept *= method.share_left
 

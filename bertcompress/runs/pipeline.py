@@ -23,6 +23,8 @@ from bertcompress.training import TrainSettings
 
 __all__ = ["Pipeline"]
 
+_OPPONENT = "baseline-"
+"""Front of the name of a stage that makes files of the baseline."""
 _NO_SPEED_UP = {"shape": "computes as much as before", "files": "keeps its shape"}
 """What is said of a method without a speed-up; of a training nobody expects any."""
 
@@ -34,6 +36,8 @@ class Pipeline:
         self.recipe, self.start, self.stages = recipe, start, stages
         self.display, self.say = display, display.line
         self.data = start.data.without_validation()
+        self.model_stages = stages
+        """Those of the recipe's model, where a student reads texts otherwise."""
         self.first: Product | None = start.release()
         """Until a stage has it on disk."""
         self.rows: list[StageResult] = []
@@ -55,6 +59,8 @@ class Pipeline:
             name = f"{number:02d}-{method.key}"
             if not method.trains_head and self.baseline is None:
                 self._set_baseline(name)
+            if method.replaces_model:
+                self._go_on_with_student()
             self._compare_with_dense(name, method)
             self.rows.append(self._stage(name, self._settled(method)))
             self.first = None
@@ -110,6 +116,13 @@ class Pipeline:
         )
         self.teacher = (teacher, source)
 
+    def _go_on_with_student(self) -> None:
+        """Read the rows as the student does from here on."""
+        assert self.start.student is not None
+        data = self.start.student.data
+        self.data = data.without_validation()
+        self.stages = replace(self.stages, data=data)
+
     def _compare_with_dense(self, name: str, method: Method) -> None:
         """Make what speed is compared with: int8 of the uncompressed model, without training."""
         opponent = method.dense_opponent()
@@ -117,7 +130,7 @@ class Pipeline:
         if opponent is None or self.baseline is None or (same and self.before is self.baseline):
             return  # the recipe's own step makes it
         try:
-            self.dense = self._apply(f"baseline-{opponent.key}", opponent, self.baseline)
+            self.dense = self._apply(f"{_OPPONENT}{opponent.key}", opponent, self.baseline)
         except (MissingExtra, ModelError) as error:
             # What the recipe itself asks for needs the runtime too.
             if same and isinstance(error, MissingExtra):
@@ -127,6 +140,9 @@ class Pipeline:
 
     def _apply(self, name: str, method: Method, before: StageResult | None) -> StageResult:
         needs = method.requires
+        data, stages = self.data, self.stages
+        if name.startswith(_OPPONENT):  # made of the model before, which a student may have left
+            data, stages = self.model_stages.data.without_validation(), self.model_stages
         teacher, teacher_source = self.teacher or (None, None)
         models, sources = Models(teacher), {"before": self._source(before)}
         if Need.TEACHER in needs:
@@ -140,8 +156,8 @@ class Pipeline:
             models = replace(models, open_baseline=partial(load, folder))
             sources["baseline"] = self._source(self.baseline)
         context = Context(
-            self.data.task,
-            self.data,
+            data.task,
+            data,
             models,
             self.start.device,
             self.recipe.seed,
@@ -150,7 +166,7 @@ class Pipeline:
         started = before or self.first
         assert started is not None
         with self.display.working(name):
-            return self.stages.apply(name, method, started, context, sources)
+            return stages.apply(name, method, started, context, sources)
 
     def _source(self, result: StageResult | None) -> str:
         return self.stages.digest(result) if result else self.start.source
@@ -204,6 +220,8 @@ class Pipeline:
             self.say(f"{name}: {words}")
         notes += record.findings.notes
         notes += method.left_out()
+        if Need.TEACHER in method.requires and self.start.student:
+            notes.append(f"taught by {self.recipe.teacher or self.recipe.model}")
         if not method.speeds_up and (kept := _NO_SPEED_UP.get(method.leaves)):
             notes.append(f"no speed-up here: the encoder {kept}")
         if method.speed_needs_timing and not self.recipe.measure.latency:

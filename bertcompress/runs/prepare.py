@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,19 @@ from bertcompress.heads.stock import BARE, check_head, check_one_output, has_hea
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import class_of, load, max_tokens, precision_of
-from bertcompress.models.locate import locate
+from bertcompress.models.locate import locate, weight_files
 from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runs.store import stage_key
+from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
 from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
-from bertcompress.shapes import ShapeError, anatomy, has_zeros
+from bertcompress.shapes import ShapeError, has_zeros
 from bertcompress.support.files import file_digest
 from bertcompress.task import Task
-from bertcompress.training import to_target_units
+from bertcompress.training.task_head import reorder_classes, with_new_head
 
 if TYPE_CHECKING:
     import torch
@@ -68,8 +69,21 @@ class Prepared:
     """Whose classes were matched with the task's by order: of the model, of the teacher."""
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
+    student: Successor | None = None
+    """The model that the run goes on with in place of its own."""
     open_original: Callable[[], Product] = _gone
     """Reads the model as it came once more, its new head included."""
+
+    @property
+    def shipped(self) -> TaskData:
+        """The rows as the model reads them that the run ends with."""
+        return self.student.data if self.student else self.data
+
+    @property
+    def cut(self) -> dict[str, float]:
+        """Share of the rows of each split that are cut for a model of the run, the larger one."""
+        theirs = self.shipped.cut
+        return {name: max(share, theirs.get(name, 0.0)) for name, share in self.data.cut.items()}
 
     def release(self) -> Product:
         """Return the model and keep it no longer."""
@@ -104,7 +118,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     original = partial(load, recipe.model, head=_asked(head), revision=recipe.revision)
     notes: tuple[str, ...] = ()
     if product is not None:
-        data = _fitted(recipe, rows, product)
+        data = fit_rows(rows, product, f"model '{recipe.model}'")
         finetuned, trained, notes = _answers(recipe, product, data)
         for line in notes:
             say(line)
@@ -115,18 +129,19 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         rows = replace(rows, by_order=None)  # no class of the old head is left
         original = partial(_fresh_head, recipe, rows, notes)
         product = original()
-        data = _fitted(recipe, rows, product)
+        data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     _check_precision(recipe, product.model)
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     for line in (*product.findings.notes, *data.said, *data.notes):
         say(line)
-    _check_shapes(recipe, product.model)
+    student = successor_of(recipe.methods, product, rows, data, recipe.seed)
+    _check_shapes(recipe, product.model, student)
     check_metrics(data, _outputs(product.model))
-    check_methods(recipe, data, product, finetuned)
+    check_methods(recipe, data, product, finetuned, student)
     teacher, taught = _teacher(recipe, data)
-    teacher, read, lines = _its_rows(teacher, rows, data, product.tokenizer)
-    told = (*told, *lines)
+    teacher, read, lines = _its_rows(teacher, rows, student or data, product)
+    told = (*told, *(student.notes if student else ()), *lines)
     for line in told:
         say(line)
     half = half_size(locate(recipe.model, revision=recipe.revision))
@@ -135,7 +150,18 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
     device = torch.device(compute_device())
     return Prepared(
-        data, product, finetuned, source, device, teacher, read, notes, by_order, half, original
+        data,
+        product,
+        finetuned,
+        source,
+        device,
+        teacher,
+        read,
+        notes,
+        by_order,
+        half,
+        student,
+        original,
     )
 
 
@@ -179,17 +205,6 @@ def _has_classes(head: Head | None) -> bool:
     return head is None or head.auto_class is not None
 
 
-def _fitted(recipe: Recipe, data: TaskData, product: Product) -> TaskData:
-    """Return the data with the length at which their rows are cut for this model."""
-    limit, asked = max_tokens(product.model), data.task.max_length
-    if asked is not None and asked > limit:
-        raise ModelError(
-            f"task '{data.task.name}': max_length {asked} is beyond the model's position table of "
-            f"{limit} tokens; set max_length to at most {limit}"
-        )
-    return data.fitted(product.tokenizer, limit)
-
-
 def _replaced(model: Any, data: TaskData) -> str:
     """Return the line on a head that goes, since it answers another question."""
     theirs, ours = _class_names(model), data.labels
@@ -208,18 +223,17 @@ def _check_precision(recipe: Recipe, model: Any) -> None:
         )
 
 
-def _check_shapes(recipe: Recipe, model: Any) -> None:
+def _check_shapes(recipe: Recipe, model: Any, student: Successor | None) -> None:
     """Raise ShapeError for a step that the model, or what is left of it by then, cannot take."""
-    import torch
-
-    with torch.device("meta"):
-        shape = type(model)(copy.deepcopy(model.config))
-    sparse = has_zeros(shape)
+    shape: Any = shape_of(model)
     for i, method in enumerate(recipe.methods):
-        if sparse and method.leaves == "shape":
+        if method.replaces_model and student:
+            shape = copy.deepcopy(student.shape)
+            continue
+        if has_zeros(shape) and method.leaves == "shape":
             raise ShapeError(
-                f"methods[{i}].{method.key}: model '{recipe.model}' has weights at zero, which a "
-                "change of shape would lose; start from the model before they became zero"
+                f"methods[{i}].{method.key}: the model '{recipe.model}' has weights at zero, which "
+                "a change of shape would lose; start from the model before they became zero"
             )
         method.check(shape)
         method.plan_shape(shape)
@@ -294,7 +308,7 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
     order = align_labels(data.labels, _class_names(model)) if data.labels else None
     if order is not None:
-        _reorder(model, order)
+        reorder_classes(model, order)
     elif differ(data.labels, _class_names(model)):
         raise ModelError(
             f"teacher '{recipe.teacher}': its classes are {few(_class_names(model).values())}, "
@@ -312,59 +326,52 @@ def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None
 
 
 def _its_rows(
-    teacher: tuple[Product, str] | None,
-    rows: TaskData,
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
+    teacher: tuple[Product, str] | None, rows: TaskData, taught: TaskData | Successor, own: Product
 ) -> tuple[tuple[Product, str] | None, TaskData | None, tuple[str, ...]]:
     """Return the teacher, the rows as it reads them (None: as the model does), and lines on that.
 
     A tokenizer that makes more tokens of a text needs more room for it. `rows`: not cut yet;
-    `data`: as the model reads them with its `tokenizer`.
+    `taught`: as those read them that are taught; `own`: the model, which teaches its student.
     """
+    data, tokenizer = _read_by(taught, own)
+    anew = isinstance(taught, Successor)
     if teacher is None:
-        return None, None, ()
+        same = anew and _reads_alike(own, tokenizer, data)
+        return None, data if same else None, ()
     product, digest = teacher
-    ours, limit = data.task.max_length or 0, max_tokens(product.model)
-    if limit >= ours and same_tokens(product.tokenizer, tokenizer):
-        return teacher, None, ()
-    own = rows.fitted(product.tokenizer, limit)
-    theirs, told = own.task.max_length, [*own.notes[len(rows.notes) :]]
+    if _reads_alike(product, tokenizer, data):
+        return teacher, data if anew else None, ()
+    fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
+    theirs, told = fitted.task.max_length, [*fitted.notes[len(rows.notes) :]]
     told = [f"the teacher's texts: {line}" for line in told]
-    if theirs != ours:
+    if theirs != data.task.max_length:
         if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
-            return teacher, None, ()
+            return teacher, data if anew else None, ()
+        ours = data.task.max_length
         told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
         digest = stage_key({"files": digest, "max_length": theirs})
-    return (product, digest), own, tuple(told)
+    return (product, digest), fitted, tuple(told)
 
 
-def _reorder(model: Any, order: Sequence[int]) -> None:
-    """Bring the outputs of a classifier, in place, into the order `order[i]` -> i."""
-    import torch
+def _read_by(taught: TaskData | Successor, own: Product) -> tuple[TaskData, Any]:
+    if isinstance(taught, Successor):
+        return taught.data, taught.tokenizer
+    return taught, own.tokenizer
 
-    inside = set(anatomy(model).base.modules())
-    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside]
-    index = torch.tensor(order)
-    with torch.no_grad():
-        for parameter in head[-1].parameters():
-            parameter.copy_(parameter[index].clone())
-    names = _class_names(model)
-    model.config.id2label = {i: names[old] for i, old in enumerate(order)}
-    model.config.label2id = {name: i for i, name in model.config.id2label.items()}
+
+def _reads_alike(product: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> bool:
+    """Return whether a model takes texts just as they are cut for another tokenizer."""
+    longest = data.task.max_length or 0
+    return max_tokens(product.model) >= longest and same_tokens(product.tokenizer, tokenizer)
 
 
 def weights_digest(name: str, revision: str | None = None) -> str:
     """Return the sha256 of a model's weights, config and tokenizer files."""
-    wanted = (".safetensors", ".json", ".txt", ".model")
-    folder = locate(name, revision=revision)
-    return file_digest(sorted(path for path in folder.iterdir() if path.suffix in wanted))
+    return file_digest(weight_files(name, revision))
 
 
 def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Product:
     """Return the model with a new head for the task, which only `finetune` may train."""
-    from transformers import set_seed
-
     if not any(method.trains_head for method in recipe.methods):
         raise RecipeError(
             f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
@@ -376,23 +383,4 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
             f"methods: task '{data.task.name}' has no labels to fine-tune on; give a model that is "
             "fine-tuned already"
         )
-    fields: dict[str, Any] = {
-        "num_labels": data.num_labels,
-        "problem_type": data.task.head.problem_type,
-    }
-    if data.labels:
-        fields["id2label"] = dict(enumerate(data.labels))
-        fields["label2id"] = {name: i for i, name in enumerate(data.labels)}
-    set_seed(recipe.seed)
-    product = load(
-        recipe.model,
-        head=data.task.head.auto_class or BARE,
-        fresh_head=True,
-        config_fields=fields,
-        revision=recipe.revision,
-    )
-    # A head of another task with as many outputs was read with the rest: make it new.
-    fresh: Any = type(product.model)(product.model.config)
-    base = anatomy(fresh).base
-    base.load_state_dict(anatomy(product.model).base.state_dict())
-    return replace(product, model=to_target_units(fresh.eval(), data))
+    return with_new_head(recipe.model, data, recipe.seed, recipe.revision)
