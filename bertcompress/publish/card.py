@@ -41,7 +41,6 @@ __all__ = [
     "CardFacts",
     "Rung",
     "card_facts",
-    "hub_id",
     "inherited",
     "render",
     "write_card",

@@ -319,7 +319,7 @@ class ReportData(Row):
     @property
     def student(self) -> str | None:
         """What went on in place of the model: a checkpoint, or a shape in words; None: nothing."""
-        found = [stage.facts["student"] for stage in self.stages if "student" in stage.facts]
+        found = [stage.facts["goes_on_as"] for stage in self.stages if "goes_on_as" in stage.facts]
         return str(found[-1]) if found else None
 
     @property

@@ -131,14 +131,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         product = original()
         data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
-    _check_precision(recipe, product.model)
-    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
-    for line in (*product.findings.notes, *data.said, *data.notes):
-        say(line)
-    student = successor_of(recipe.methods, product, rows, data, recipe.seed)
-    _check_shapes(recipe, product.model, student)
-    check_metrics(data, _outputs(product.model))
-    check_methods(recipe, data, product, finetuned, student)
+    student = _checked(recipe, product, rows, data, finetuned, say)
     teacher, taught = _teacher(recipe, data)
     teacher, read, lines = _its_rows(teacher, rows, student or data, product)
     told = (*told, *(student.notes if student else ()), *lines)
@@ -163,6 +156,24 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         student,
         original,
     )
+
+
+def _checked(
+    recipe: Recipe, product: Product, rows: TaskData, data: TaskData, finetuned: bool, say: Say
+) -> Successor | None:
+    """Refuse what model, data and steps cannot do together; return the student, where there is one.
+
+    `rows`: not cut yet.
+    """
+    _check_precision(recipe, product.model)
+    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
+    for line in (*product.findings.notes, *data.said, *data.notes):
+        say(line)
+    student = successor_of(recipe.methods, product, rows, data, recipe.seed)
+    _check_shapes(recipe, product.model, student)
+    check_metrics(data, _outputs(product.model))
+    check_methods(recipe, data, product, finetuned, student)
+    return student
 
 
 def _with_head(recipe: Recipe, head: Head | None) -> Product | None:

@@ -154,11 +154,11 @@ class Student(Method):
         """Return the student with its tokenizer, and with the head that the task needs."""
         if self.model is not None:
             made, words = checkpoint_student(self.model, data, revision=self.revision, seed=seed)
-            free: dict[str, Any] = {"student": self.model, "checkpoint": self.model}
+            free: dict[str, Any] = {"goes_on_as": self.model, "checkpoint": self.model}
             return Product(made.model, made.tokenizer, (), _findings(words, free))
         begun = self.begin(product.model, seed)
         model = begun.model if begun.has_head else to_target_units(begun.model, data)
-        free = {"student": begun.shape.words, "copied": begun.copied}
+        free = {"goes_on_as": begun.shape.words, "copied": begun.copied}
         return Product(model, product.tokenizer, (), _findings(begun.words, free))
 
     def apply(self, product: Product, ctx: Context) -> Product:
