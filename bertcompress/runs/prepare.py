@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.data import TaskData, align_labels, differ, load_data
+from bertcompress.data import TaskData, load_data
 from bertcompress.data.for_model import already_finetuned, posed_by_model
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.teachers import same_pieces, same_tokens
-from bertcompress.errors import ModelError, Notice, RecipeError, few
+from bertcompress.errors import ModelError, RecipeError, few
 from bertcompress.heads import Head
-from bertcompress.heads.stock import BARE, check_head, check_one_output, has_head
+from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
-from bertcompress.models.io import class_of, load, max_tokens, precision_of
-from bertcompress.models.locate import locate, weight_files
+from bertcompress.models.io import class_of, load, precision_of
+from bertcompress.models.locate import locate
 from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runs.store import stage_key
 from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
+from bertcompress.runs.teacher import teacher_of, weights_digest
 from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, has_zeros
-from bertcompress.support.files import file_digest
 from bertcompress.task import Task
-from bertcompress.training.task_head import reorder_classes, with_new_head
+from bertcompress.training.task_head import class_names, with_new_head
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "Say", "prepare", "weights_digest"]
+__all__ = ["Prepared", "Say", "prepare"]
 
 Say = Callable[[str], None]
 """Takes one line at a time about what is going on."""
@@ -103,7 +100,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     task = posed_by_model(task, class_of(recipe.model, revision=recipe.revision), recipe.model)
     head = None if task.is_open else task.head
     product = _with_head(recipe, head)
-    names = _class_names(product.model) if product and _has_classes(head) else None
+    names = class_names(product.model) if product and _has_classes(head) else None
     task, told = _for_model(recipe, task, product)
     names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
@@ -115,7 +112,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         check_one_output(product.model.config, data.task, recipe.model)
     rows = data
     finetuned = trained = False
-    original = partial(load, recipe.model, head=_asked(head), revision=recipe.revision)
+    original = partial(load, recipe.model, head=read_as(head), revision=recipe.revision)
     notes: tuple[str, ...] = ()
     if product is not None:
         data = fit_rows(rows, product, f"model '{recipe.model}'")
@@ -132,13 +129,12 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     student = _checked(recipe, product, rows, data, finetuned, say)
-    teacher, taught = _teacher(recipe, data)
-    teacher, read, lines = _its_rows(teacher, rows, student or data, product)
-    told = (*told, *(student.notes if student else ()), *lines)
+    teacher = teacher_of(recipe, rows, student or data, product)
+    told = (*told, *(student.notes if student else ()), *teacher.notes)
     for line in told:
         say(line)
     half = half_size(locate(recipe.model, revision=recipe.revision))
-    guessed = {"model": data.by_order, "teacher": taught}
+    guessed = {"model": data.by_order, "teacher": teacher.by_order}
     by_order = tuple(whose for whose, words in guessed.items() if words)
     notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
     device = torch.device(compute_device())
@@ -148,8 +144,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         finetuned,
         source,
         device,
-        teacher,
-        read,
+        teacher.named,
+        teacher.data,
         notes,
         by_order,
         half,
@@ -187,7 +183,7 @@ def _with_head(recipe: Recipe, head: Head | None) -> Product | None:
         check_head(cls, head, recipe.model)
     if not has_head(cls, head):
         return None
-    return load(recipe.model, head=_asked(head), revision=recipe.revision)
+    return load(recipe.model, head=read_as(head), revision=recipe.revision)
 
 
 def _for_model(recipe: Recipe, task: Task, product: Product | None) -> tuple[Task, tuple[str, ...]]:
@@ -206,11 +202,6 @@ def _for_model(recipe: Recipe, task: Task, product: Product | None) -> tuple[Tas
     return task.model_copy(update={"pooling": pooling}), tuple(filter(None, lines))
 
 
-def _asked(head: Head | None) -> str | None:
-    """Return the class that a checkpoint is read as; None: its own."""
-    return BARE if head is not None and head.auto_class is None else None
-
-
 def _has_classes(head: Head | None) -> bool:
     """Return whether a model's outputs are classes; True where its labels have to be read first."""
     return head is None or head.auto_class is not None
@@ -218,7 +209,7 @@ def _has_classes(head: Head | None) -> bool:
 
 def _replaced(model: Any, data: TaskData) -> str:
     """Return the line on a head that goes, since it answers another question."""
-    theirs, ours = _class_names(model), data.labels
+    theirs, ours = class_names(model), data.labels
     return (
         f"the model's head ({len(theirs)} outputs: {few(theirs.values())}) is not for this task "
         f"({few(ours) if ours else data.task.problem}): a new one is trained"
@@ -252,10 +243,6 @@ def _check_shapes(recipe: Recipe, model: Any, student: Successor | None) -> None
 
 def _outputs(model: Any) -> int:
     return int(model.config.num_labels)
-
-
-def _class_names(model: Any) -> dict[int, str]:
-    return {int(i): str(name) for i, name in model.config.id2label.items()}
 
 
 def _answers(
@@ -298,87 +285,6 @@ def _name_classes(model: Any, data: TaskData) -> None:
     if data.labels:
         model.config.id2label = dict(enumerate(data.labels))
         model.config.label2id = {name: i for i, name in enumerate(data.labels)}
-
-
-def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:
-    """Return the teacher that the recipe names, its outputs in the order of the student's.
-
-    Also the line on an order that names did not decide.
-    """
-    if not recipe.teacher:
-        return None, None
-    product = load(recipe.teacher, head=_asked(data.task.head))
-    model: Any = product.model
-    if not has_head(type(model), data.task.head):
-        raise ModelError(f"teacher '{recipe.teacher}': a {type(model).__name__}, which has no head")
-    if data.num_labels and int(model.config.num_labels) != data.num_labels:
-        raise ModelError(
-            f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
-            f"'{data.task.name}' needs {data.num_labels}"
-        )
-    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
-    order = align_labels(data.labels, _class_names(model)) if data.labels else None
-    if order is not None:
-        reorder_classes(model, order)
-    elif differ(data.labels, _class_names(model)):
-        raise ModelError(
-            f"teacher '{recipe.teacher}': its classes are {few(_class_names(model).values())}, "
-            f"those of '{data.task.name}' {few(data.labels)}; by order they are never matched"
-        )
-    words = None
-    if order is None and len(data.labels) > 1:
-        words = (
-            f"the teacher's classes ({few(_class_names(model).values())}) are not named as "
-            f"those of {data.task.name}; they are taken to be, in this order, "
-            f"{few(data.labels)}"
-        )
-        warnings.warn(words, Notice, stacklevel=2)
-    return (product, weights_digest(recipe.teacher)), words
-
-
-def _its_rows(
-    teacher: tuple[Product, str] | None, rows: TaskData, taught: TaskData | Successor, own: Product
-) -> tuple[tuple[Product, str] | None, TaskData | None, tuple[str, ...]]:
-    """Return the teacher, the rows as it reads them (None: as the model does), and lines on that.
-
-    A tokenizer that makes more tokens of a text needs more room for it. `rows`: not cut yet;
-    `taught`: as those read them that are taught; `own`: the model, which teaches its student.
-    """
-    data, tokenizer = _read_by(taught, own)
-    anew = isinstance(taught, Successor)
-    if teacher is None:
-        same = anew and _reads_alike(own, tokenizer, data)
-        return None, data if same else None, ()
-    product, digest = teacher
-    if _reads_alike(product, tokenizer, data):
-        return teacher, data if anew else None, ()
-    fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
-    theirs, told = fitted.task.max_length, [*fitted.notes[len(rows.notes) :]]
-    told = [f"the teacher's texts: {line}" for line in told]
-    if theirs != data.task.max_length:
-        if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
-            return teacher, data if anew else None, ()
-        ours = data.task.max_length
-        told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
-        digest = stage_key({"files": digest, "max_length": theirs})
-    return (product, digest), fitted, tuple(told)
-
-
-def _read_by(taught: TaskData | Successor, own: Product) -> tuple[TaskData, Any]:
-    if isinstance(taught, Successor):
-        return taught.data, taught.tokenizer
-    return taught, own.tokenizer
-
-
-def _reads_alike(product: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> bool:
-    """Return whether a model takes texts just as they are cut for another tokenizer."""
-    longest = data.task.max_length or 0
-    return max_tokens(product.model) >= longest and same_tokens(product.tokenizer, tokenizer)
-
-
-def weights_digest(name: str, revision: str | None = None) -> str:
-    """Return the sha256 of a model's weights, config and tokenizer files."""
-    return file_digest(weight_files(name, revision))
 
 
 def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Product:

@@ -16,7 +16,12 @@ from bertcompress.models.io import load
 from bertcompress.shapes import anatomy
 from bertcompress.training.targets import to_target_units
 
-__all__ = ["head_fields", "reorder_classes", "with_new_head"]
+__all__ = ["class_names", "head_fields", "reorder_classes", "with_new_head"]
+
+
+def class_names(model: Any) -> dict[int, str]:
+    """Return the names of a model's outputs by their number."""
+    return {int(i): str(name) for i, name in model.config.id2label.items()}
 
 
 def head_fields(data: TaskData) -> dict[str, Any]:
@@ -59,6 +64,6 @@ def reorder_classes(model: Any, order: Sequence[int]) -> None:
     with torch.no_grad():
         for parameter in head[-1].parameters():
             parameter.copy_(parameter[index].clone())
-    names = {int(i): str(name) for i, name in model.config.id2label.items()}
+    names = class_names(model)
     model.config.id2label = {i: names[old] for i, old in enumerate(order)}
     model.config.label2id = {name: i for i, name in model.config.id2label.items()}

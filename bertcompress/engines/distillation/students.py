@@ -17,7 +17,7 @@ from bertcompress.errors import ModelError
 from bertcompress.heads.stock import BARE
 from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.shapes import Layer, ShapeError, anatomy, edited
-from bertcompress.training.task_head import head_fields, reorder_classes, with_new_head
+from bertcompress.training.task_head import class_names, head_fields, reorder_classes, with_new_head
 
 __all__ = ["Begun", "StudentShape", "checkpoint_student", "shaped_student"]
 
@@ -230,8 +230,7 @@ def _for_classes(model: Any, data: TaskData) -> bool:
     """Return whether names tell that a head is for the task; its outputs get the task's order."""
     if already_finetuned(model, data) is not True:
         return False
-    names = {int(i): str(each) for i, each in model.config.id2label.items()}
-    order = align_labels(data.labels, names)
+    order = align_labels(data.labels, class_names(model))
     if order is not None:
         reorder_classes(model, order)
         for field, value in head_fields(data).items():
