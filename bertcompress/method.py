@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bertcompress.data import TaskData
+    from bertcompress.data.transfer import TransferText
     from bertcompress.task import Task
 
 __all__ = [
@@ -206,6 +207,11 @@ class Method(BaseModel):
 
         So that an impossible step is refused before the steps ahead of it are computed.
         """
+
+    @property
+    def transfer_text(self) -> TransferText | None:
+        """Texts without labels that are read for its teacher; `Context.data.transfer` has them."""
+        return None
 
     @property
     def checkpoint(self) -> tuple[str, str | None] | None:

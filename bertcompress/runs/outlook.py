@@ -141,7 +141,8 @@ class _Planner:
 
     def _training(self, method: Any) -> tuple[int, int, tuple[float, float]]:
         """Return fewest and most steps of a training, and the seconds of both."""
-        rows = len(self.start.data.train)
+        transfer = self.start.transfer.get(method.transfer_text)
+        rows = len(self.start.data.train) + (len(transfer.rows) if transfer else 0)
         batches = math.ceil(rows / method.batch_size)
         epoch = math.ceil(batches / method.gradient_accumulation)
         most = method.steps(batches)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from bertcompress.data.transfer import with_transfer
 from bertcompress.deployment import Product, StageLayout, Trained
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
@@ -145,6 +146,12 @@ class Pipeline:
             data, stages = self.model_stages.data.without_validation(), self.model_stages
         teacher, teacher_source = self.teacher or (None, None)
         models, sources = Models(teacher), {"before": self._source(before)}
+        transfer = self.start.transfer.get(method.transfer_text)
+        if transfer is not None:
+            data = with_transfer(data, transfer)
+            if teacher is not None and teacher.data is not None:
+                models = Models(teacher.reading(with_transfer(teacher.data, transfer)))
+            sources["transfer"] = transfer.fingerprint
         if Need.TEACHER in needs:
             sources["teacher"] = teacher_source or "none"
         if Need.ORIGINAL in needs:
@@ -202,7 +209,7 @@ class Pipeline:
         controls = method.controls() if wanted else {}
         training = ours.record.findings.training
         theirs = {
-            words: self._apply(place, trained_alike(self._settled(control), training), before)
+            words: self._apply(place, self._alike(control, method, training), before)
             for place, (words, control) in zip(control_names(name), controls.items(), strict=False)
         }
         if not theirs:
@@ -214,12 +221,19 @@ class Pipeline:
                 self.say(f"{name}: {contest.words}")
         return next((each.winner for each in self.contests[name] if each.goes_on), ours)
 
+    def _alike(self, control: Method, method: Method, training: Trained | None) -> Method:
+        """Return a control that takes the steps of its method, whatever text that reads."""
+        other_rows = control.transfer_text != method.transfer_text
+        return trained_alike(self._settled(control), training, other_rows)
+
     def _note(self, name: str, method: Method) -> None:
         notes, record = self.notes.setdefault(name, []), self.rows[-1].record
         if words := _training_words(record.findings.training):
             self.say(f"{name}: {words}")
         notes += record.findings.notes
         notes += method.left_out()
+        if (transfer := self.start.transfer.get(method.transfer_text)) is not None:
+            notes.append(transfer.words)
         if Need.TEACHER in method.requires and self.start.student:
             notes.append(f"taught by {self.recipe.teacher or self.recipe.model}")
         if not method.speeds_up and (kept := _NO_SPEED_UP.get(method.leaves)):

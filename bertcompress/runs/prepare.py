@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data import TaskData, load_data
 from bertcompress.data.for_model import already_finetuned, posed_by_model
+from bertcompress.data.transfer import TransferRows, TransferText, read_transfer
 from bertcompress.deployment import Product
-from bertcompress.errors import ModelError, RecipeError, few
+from bertcompress.errors import DataError, ModelError, RecipeError, TaskError, few
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
@@ -68,6 +69,8 @@ class Prepared:
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
     student: Successor | None = None
     """The model that the run goes on with in place of its own."""
+    transfer: Mapping[TransferText | None, TransferRows] = field(default_factory=dict)
+    """The texts that methods name for their teacher."""
     open_original: Callable[[], Product] = _gone
     """Reads the model as it came once more, its new head included."""
 
@@ -150,8 +153,26 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         by_order,
         half,
         student,
+        _transfer(recipe, data, data_dir, say),
         original,
     )
+
+
+def _transfer(
+    recipe: Recipe, data: TaskData, data_dir: str | Path | None, say: Say
+) -> dict[TransferText | None, TransferRows]:
+    """Return the texts without labels that each method names, none of which is reported."""
+    read: dict[TransferText | None, TransferRows] = {}
+    for i, method in enumerate(recipe.methods):
+        asked = method.transfer_text
+        if asked is None or asked in read:
+            continue
+        try:
+            read[asked] = read_transfer(asked, data, data_dir, recipe.seed)
+        except (DataError, TaskError) as error:
+            raise type(error)(f"methods[{i}].{method.key}: {error}") from None
+        say(read[asked].words)
+    return read
 
 
 def _checked(

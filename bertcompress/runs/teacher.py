@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress.data import TaskData, align_labels, differ
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.teachers import same_pieces, same_tokens
+from bertcompress.engines.distillation.alignment import same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, few
 from bertcompress.heads.stock import has_head, read_as
 from bertcompress.models.io import load, max_tokens

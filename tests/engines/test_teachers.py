@@ -9,11 +9,11 @@ from training_support import toy_data
 
 from bertcompress.data import collator
 from bertcompress.engines.distillation import teachers
+from bertcompress.engines.distillation.alignment import same_tokens
 from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
     LiveTeacher,
     hidden_cache_bytes,
-    same_tokens,
 )
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import Teacher

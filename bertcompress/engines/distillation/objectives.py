@@ -141,6 +141,7 @@ class Distillation(BaseObjective):
         self.same_tokens = same_tokens
         self.inside, self.decisions = inside, decisions
         self.needs = frozenset({"hidden_states"} if hidden_weight or inside.any else ())
+        self.learns_unlabelled = bool(logit_weight or self.needs)
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.alignment import same_pieces, same_tokens
 from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.relations import Relation
@@ -22,8 +23,6 @@ from bertcompress.engines.distillation.teachers import (
     LiveTeacher,
     check_same_features,
     hidden_cache_bytes,
-    same_pieces,
-    same_tokens,
 )
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import ModelError, RecipeError
@@ -143,7 +142,8 @@ class DistillationSettings(BaseModel):
         if not same and isinstance(ctx.models.teacher, LiveTeacher):
             check_same_features(ctx.models.teacher, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.
-        splits = ["train", "selection"] if unlabelled and not self.logit_weight else ["train"]
+        splits = [*ctx.data.learned]
+        splits += ["selection"] if unlabelled and not self.logit_weight else []
         aligned = same or (
             # After trimming the vocabulary only the numbers of the tokens differ.
             theirs is not None
@@ -240,7 +240,8 @@ class DistillationSettings(BaseModel):
             return teacher
         if self.hidden_weight or self.patient_weight:
             assert teacher.tokenizer is not None
-            rows = [teacher.data.encode(teacher.tokenizer, s) for s in ("train", "selection")]
+            splits = (*teacher.data.learned, "selection")
+            rows = [teacher.data.encode(teacher.tokenizer, split) for split in splits]
             lengths = np.concatenate([np.asarray(split["length"][:]) for split in rows])
             if hidden_cache_bytes(teacher.model, lengths) > self.cache_hidden_mb * 1e6:
                 return teacher
