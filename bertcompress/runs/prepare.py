@@ -94,7 +94,6 @@ class Prepared:
 
 def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     """Read task, data and models, and refuse what cannot work before anything is computed."""
-    import torch
     from transformers import set_seed
 
     task = recipe.resolved_task()
@@ -103,9 +102,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     task = posed_by_model(task, class_of(recipe.model, revision=recipe.revision), recipe.model)
     head = None if task.is_open else task.head
     product = _with_head(recipe, head)
-    names = class_names(product.model) if product and _has_classes(head) else None
+    names = _known_classes(product, head)
     task, told = _for_model(recipe, task, product)
-    names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
@@ -140,13 +138,12 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     guessed = {"model": data.by_order, "teacher": teacher.by_order}
     by_order = tuple(whose for whose, words in guessed.items() if words)
     notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
-    device = torch.device(compute_device())
     return Prepared(
         data,
         product,
         finetuned,
         source,
-        device,
+        _device(),
         teacher.named,
         teacher.data,
         notes,
@@ -223,9 +220,21 @@ def _for_model(recipe: Recipe, task: Task, product: Product | None) -> tuple[Tas
     return task.model_copy(update={"pooling": pooling}), tuple(filter(None, lines))
 
 
-def _has_classes(head: Head | None) -> bool:
-    """Return whether a model's outputs are classes; True where its labels have to be read first."""
-    return head is None or head.auto_class is not None
+def _known_classes(product: Product | None, head: Head | None) -> dict[int, str] | None:
+    """Return the classes of a model's outputs; None where there are none, or it has no head.
+
+    `head`: None where the labels have to be read first.
+    """
+    if product is None or (head is not None and head.auto_class is None):
+        return None
+    names = class_names(product.model)
+    return names if len(names) > 1 else None  # one output is no class
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device(compute_device())
 
 
 def _replaced(model: Any, data: TaskData) -> str:

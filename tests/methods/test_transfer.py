@@ -20,7 +20,7 @@ from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
 from bertcompress.errors import DataError, RecipeError, TaskError
 from bertcompress.runs.contests import trained_alike
-from bertcompress.training import LabelLoss, TrainSettings, fit
+from bertcompress.training import LabelLoss, TrainSettings, fit, to_target_units
 from bertcompress.training.steps import LengthGrouped, WithTransfer, forward
 
 pytestmark = pytest.mark.usefixtures("without_figures")
