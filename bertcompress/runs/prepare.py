@@ -134,7 +134,6 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     told = (*told, *(student.notes if student else ()), *teacher.notes)
     for line in told:
         say(line)
-    half = half_size(locate(recipe.model, revision=recipe.revision))
     guessed = {"model": data.by_order, "teacher": teacher.by_order}
     by_order = tuple(whose for whose, words in guessed.items() if words)
     notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
@@ -148,7 +147,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         teacher.data,
         notes,
         by_order,
-        half,
+        half_size(locate(recipe.model, revision=recipe.revision)),
         student,
         _transfer(recipe, data, data_dir, say),
         original,

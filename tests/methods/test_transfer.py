@@ -230,7 +230,7 @@ def test_a_regression_learns_from_text_without_targets(place, tmp_path):
     done = fit(
         model, objective, rows, tokenizer=tokenizer, settings=settings, workdir=tmp_path / "w"
     )
-    assert done.history[-1]["loss"] < done.history[0]["loss"] < 50, "in standard deviations"
+    assert all(row["loss"] < 10 for row in done.history), "in standard deviations, not units"
 
 
 # Recipes. ----------------------------------------------------------------------------------------
