@@ -202,6 +202,14 @@ class Method(BaseModel):
     def check_tokenizer(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise where a model's tokenizer does not serve this step: before any step is computed."""
 
+    def check_teacher(
+        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+    ) -> None:
+        """Raise where a teacher's tokenizer, `theirs`, does not serve this step of a student.
+
+        `data`: the rows as the student's tokenizer, `ours`, reads them.
+        """
+
     def plan_shape(self, model: nn.Module) -> None:
         """Give a model without weights, in place, what is known of the shape that this leaves.
 

@@ -18,6 +18,7 @@ from bertcompress.heads import Head
 from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
+from bertcompress.method import Need
 from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.sentence import settled_pooling
@@ -26,7 +27,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runs.store import stage_key
 from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
-from bertcompress.runs.teacher import teacher_of, weights_digest
+from bertcompress.runs.teacher import RunTeacher, teacher_of, weights_digest
 from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, has_zeros
@@ -129,8 +130,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         product = original()
         data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
-    student = _checked(recipe, product, rows, data, finetuned, say)
-    teacher = teacher_of(recipe, rows, student or data, product)
+    student, teacher = _checked(recipe, product, rows, data, finetuned, say)
     told = (*told, *(student.notes if student else ()), *teacher.notes)
     for line in told:
         say(line)
@@ -171,12 +171,22 @@ def _transfer(
     return read
 
 
+def _check_taught(recipe: Recipe, student: Successor, teacher: Product) -> None:
+    """Refuse a step of the student that its teacher's tokens do not serve."""
+    for i, method in enumerate(recipe.methods):
+        if Need.TEACHER in method.requires:
+            try:
+                method.check_teacher(teacher.tokenizer, student.tokenizer, student.data)
+            except ModelError as error:
+                raise ModelError(f"methods[{i}].{method.key}: {error}") from None
+
+
 def _checked(
     recipe: Recipe, product: Product, rows: TaskData, data: TaskData, finetuned: bool, say: Say
-) -> Successor | None:
-    """Refuse what model, data and steps cannot do together; return the student, where there is one.
+) -> tuple[Successor | None, RunTeacher]:
+    """Refuse what model, data and steps cannot do together; return student and teacher of the run.
 
-    `rows`: not cut yet.
+    `rows`: not cut yet. The student is None where the run keeps to its own model.
     """
     _check_precision(recipe, product.model)
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
@@ -186,7 +196,10 @@ def _checked(
     _check_shapes(recipe, product.model, student)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned, student)
-    return student
+    teacher = teacher_of(recipe, rows, student or data, product)
+    if student is not None:
+        _check_taught(recipe, student, teacher.named[0] if teacher.named else product)
+    return student, teacher
 
 
 def _with_head(recipe: Recipe, head: Head | None) -> Product | None:

@@ -6,8 +6,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
+from bertcompress.errors import ModelError
 
-__all__ = ["same_pieces", "same_tokens"]
+__all__ = ["not_aligned", "same_pieces", "same_tokens"]
 
 _PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
 
@@ -41,4 +42,13 @@ def same_pieces(
     return all(
         [renumbered[i] for i in mine] == list(theirs)
         for mine, theirs in zip(one["input_ids"], two["input_ids"], strict=True)
+    )
+
+
+def not_aligned(named: str) -> ModelError:
+    """Return the error of a term that compares tokens which do not align; `named`: its weight."""
+    return ModelError(
+        "distilling hidden states: student and teacher have different vocabularies and cut the "
+        f"texts differently, so their tokens do not align; set {named} to 0 (logits need no "
+        "alignment)"
     )

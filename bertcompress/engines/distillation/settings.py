@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from bertcompress.data import TaskData
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.alignment import same_pieces, same_tokens
+from bertcompress.engines.distillation.alignment import not_aligned, same_pieces, same_tokens
 from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.relations import Relation
@@ -209,6 +211,19 @@ class DistillationSettings(BaseModel):
     def compares_tokens(self) -> bool:
         """Whether a term needs student and teacher to have the same tokens."""
         return bool(self.hidden_weight or self.attention_weight or self.relation_weight)
+
+    def check_alignment(
+        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+    ) -> None:
+        """Raise ModelError where a term compares tokens and a teacher cuts the texts otherwise.
+
+        `theirs`: the teacher's tokenizer; `data`: as the student reads them.
+        """
+        if not self.compares_tokens or same_tokens(theirs, ours):
+            return
+        if not same_pieces(theirs, ours, data):
+            by_state = "hidden_weight" if self.hidden_weight else None
+            raise not_aligned(by_state or "attention_weight and relation_weight")
 
     def _inside(self, teacher: nn.Module | None) -> InsideTerms:
         """Return the terms that look inside a teacher; RecipeError for one that is not at hand."""

@@ -20,7 +20,9 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches
 from bertcompress.data.transfer import TransferText
 from bertcompress.deployment import Product
@@ -84,6 +86,12 @@ class Distill(Method, DistillationSettings, TrainSettings):
         """`transfer`, spelt out."""
         named = self.transfer
         return TransferText(source=named) if isinstance(named, str) else named
+
+    def check_teacher(
+        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+    ) -> None:
+        """Raise ModelError for a teacher whose tokens are compared and do not align."""
+        self.check_alignment(theirs, ours, data)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product. Raises RecipeError without a teacher."""
