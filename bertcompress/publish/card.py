@@ -21,7 +21,7 @@ from bertcompress.models.config_fields import read_fields_of
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.publish.templates import template
 from bertcompress.report import markdown_table, markdown_tiles
-from bertcompress.report.head import head
+from bertcompress.report.head import head, short_name
 from bertcompress.report.plots import figure_names
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import deployable, judged
@@ -111,6 +111,17 @@ class CardFacts:
     def base(self) -> str | None:
         """Hub id of what was compressed."""
         return self.base_model or _hub_id(self.report.checkpoint)
+
+    @property
+    def student(self) -> str | None:
+        """What went on in place of the model, without folders of this machine; None: nothing."""
+        named = self.report.student
+        return named and (_hub_id(named) or short_name(named))
+
+    @property
+    def teacher(self) -> str:
+        """What taught it, without folders of this machine."""
+        return _hub_id(self.report.teacher) or short_name(self.report.teacher)
 
     @property
     def title(self) -> str:

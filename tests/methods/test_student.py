@@ -187,7 +187,7 @@ def test_a_student_of_a_shape_learns_and_is_compared_with_its_teacher(place, tmp
     shape = "1 layer of 16 features, 4 heads and 24 neurons"
     assert report.title.startswith(f"{shape}, a student of {place / 'tuned'}, on ")
     card = (run.model / "README.md").read_text(encoding="utf-8")
-    assert f"It is a student, {shape}, of the model" in card and str(place) not in card
+    assert f"It is a student, {shape}, taught by tuned;" in card and str(place) not in card
     model = bc.load(run.model).model
     assert type(model).__name__ == "BertForSequenceClassification"
     assert model.config.num_hidden_layers == 1 and model.config.id2label == {0: "no", 1: "yes"}
@@ -224,6 +224,8 @@ def test_a_student_of_another_family_and_tokenizer_learns_from_logits(place, str
     assert any("the student's tokenizer differs: its max_length is" in line for line in said)
     assert report.task["max_length"] == max(_lengths(product.tokenizer, place))
     assert score(run, 2) > score(run, 1) + 0.2, "it learned"
+    card = (run.model / "README.md").read_text(encoding="utf-8")
+    assert "It is a student, stranger, taught by tuned;" in card and str(place) not in card
     again = bc.run(recipe(place, steps, "tuned", task=free, **ALONE), tmp_path / "again")
     assert again.report.last.cost.reused, "a student's stage is found again"
 
