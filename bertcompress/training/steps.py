@@ -100,6 +100,9 @@ class WithTransfer(LengthGrouped):
         whole = len(labelled) // size * size
         batches = np.concatenate([labelled[:whole], others]).reshape(-1, size)
         np.random.default_rng((self.seed, self.epoch, 1)).shuffle(batches)
+        # Several processes fill the last batch, a labelled one, up with rows of the first.
+        begins = int(np.argmax(batches[:, 0] < first))
+        batches[[0, begins]] = batches[[begins, 0]]
         return iter([*batches.ravel().tolist(), *labelled[whole:].tolist()])
 
 

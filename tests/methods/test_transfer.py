@@ -132,6 +132,7 @@ def test_no_batch_holds_both_and_every_row_comes_in_each_epoch(labelled, others)
         assert len(order) == len(sampler)
         batches = [order[i : i + 4] for i in range(0, len(order), 4)]
         assert all(len({place < labelled for place in batch}) == 1 for batch in batches)
+        assert order[0] < labelled or labelled < 4, "other processes fill the last batch from here"
         counted = Counter(order)
         assert all(counted[place] == 1 for place in range(labelled))
         assert set(counted) == set(range(labelled + others))

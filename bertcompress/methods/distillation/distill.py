@@ -7,8 +7,8 @@ score on the selection split stalls, then falls to zero; the best step is kept.
 
 Costs a training step and, while hidden states are compared, a teacher's forward pass: a third more.
 With logits alone the answers are computed once and kept (K floats per row). `transfer` names texts
-without labels that join the training rows in each epoch. Not before anything was
-cut: the student would be its own teacher. Works without labels. Changes no shape: no speed-up.
+without labels that join the training rows in each epoch. Not before anything was cut: the student
+would be its own teacher. Works without labels. Changes no shape: no speed-up.
 """
 
 from __future__ import annotations
