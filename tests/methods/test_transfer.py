@@ -18,7 +18,7 @@ from bertcompress.data.transfer import TransferText, read_transfer, with_transfe
 from bertcompress.deployment import Trained
 from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
-from bertcompress.errors import DataError, RecipeError, TaskError
+from bertcompress.errors import DataError, InputError, RecipeError, TaskError
 from bertcompress.runs.contests import trained_alike
 from bertcompress.training import LabelLoss, TrainSettings, fit, to_target_units
 from bertcompress.training.steps import LengthGrouped, WithTransfer, forward
@@ -243,6 +243,20 @@ def test_text_that_nobody_answers_is_refused():
             {"teacher": "x", "methods": [
                 {"distill": {"transfer": "a.txt", "logit_weight": 0, "hidden_weight": 0}}]}
         )  # fmt: skip
+
+
+def test_a_loader_of_ones_own_may_hold_batches_without_labels():
+    """They have no label term; texts by name are for recipes."""
+    rows = [{"input_ids": torch.randint(5, 20, (4, 8)), "attention_mask": torch.ones(4, 8).long()}
+            for _ in range(4)]  # fmt: skip
+    labelled = [{**batch, "labels": torch.tensor([0, 1, 0, 1])} for batch in rows[:2]]
+    teacher = tiny_model(num_labels=2, seed=1)
+    small = bc.student(teacher, 1)
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    trained = bc.distill(small, teacher, [*labelled, *rows[2:]], epochs=1, precision="fp32")
+    assert any(not torch.equal(before[name], each) for name, each in trained.state_dict().items())
+    with pytest.raises(InputError, match="let it yield batches without labels too"):
+        bc.distill(small, teacher, labelled, transfer="more.txt")
 
 
 def test_the_control_has_none_and_takes_as_many_steps():

@@ -32,7 +32,8 @@ from bertcompress.engines.distillation.settings import (
     DistillationSettings,
 )
 from bertcompress.engines.distillation.teachers import LiveTeacher
-from bertcompress.method import Context, Leaves, Method, Need
+from bertcompress.errors import InputError
+from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.training import TrainSettings, fit_batches, fit_stage
 
 __all__ = ["Distill", "distill", "with_transfer_cost"]
@@ -92,6 +93,17 @@ class Distill(Method, DistillationSettings, TrainSettings):
     ) -> None:
         """Raise ModelError for a teacher whose tokens are compared and do not align."""
         self.check_alignment(theirs, ours, data)
+
+    def loader_objective(
+        self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
+    ) -> Objective:
+        """Return what a training on a loader of one's own minimises; InputError for `transfer`."""
+        if self.transfer is not None:
+            raise InputError(
+                "transfer: texts are read by a recipe; with a loader of your own, let it yield "
+                "batches without labels too"
+            )
+        return super().loader_objective(model, teacher, seed=seed, device=device)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product. Raises RecipeError without a teacher."""
