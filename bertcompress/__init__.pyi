@@ -8,6 +8,7 @@ from .methods.distillation.distill_inside import MiniLM, Pkd, TinyBert, minilm, 
 from .methods.distillation.online_peers import OnlinePeers, online_peers
 from .methods.distillation.sequence_level import SequenceLevel, sequence_level
 from .methods.distillation.snapshot import Snapshot, snapshot
+from .methods.distillation.student import Student, student
 from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
@@ -76,6 +77,7 @@ __all__ = [
     "SequenceLevel",
     "ShareLayers",
     "Snapshot",
+    "Student",
     "Task",
     "Theseus",
     "TinyBert",
@@ -120,6 +122,7 @@ __all__ = [
     "share_layers",
     "ship",
     "snapshot",
+    "student",
     "theseus",
     "tinybert",
     "to_albert",

@@ -199,7 +199,27 @@ def check_order(methods: Sequence[Any], teacher: str | None = None) -> None:
                 f"methods[{i}].{method.key}: {sparse[0]} before it leaves weights at zero, which a "
                 f"change of shape would lose; put {method.key} first"
             )
+        _check_replaced(methods, i)
         shaped = shaped or method.leaves == "shape"
+
+
+def _check_replaced(methods: Sequence[Any], i: int) -> None:
+    """Raise RecipeError where step `i` and a step that goes on with another model do not go."""
+    method = methods[i]
+    if method.replaces_model:
+        unused = [m.key for m in methods[:i] if not m.trains_head and m.leaves != "measurement"]
+        if unused:
+            raise RecipeError(
+                f"methods[{i}].{method.key}: goes on with another model, so what {unused[0]} "
+                f"before it made would be lost; put {method.key} before it"
+            )
+        return
+    before = [each.key for each in methods[:i] if each.replaces_model]
+    if before and method.requires & {Need.ORIGINAL, Need.BASELINE}:
+        raise RecipeError(
+            f"methods[{i}].{method.key}: looks at the model as it came, and {before[0]} before it "
+            f"goes on with another one; put {method.key} before {before[0]}"
+        )
 
 
 def _method(item: Any, where: str, find: Callable[[str, str], Any]) -> Any:
@@ -211,6 +231,8 @@ def _method(item: Any, where: str, find: Callable[[str, str], Any]) -> Any:
         if len(item) != 1:
             raise RecipeError(f"{where}: one method per list item, got {sorted(map(str, item))}")
         key, knobs = next(iter(item.items()))
+    if isinstance(knobs, str) and (named := find(str(key), where).plain_setting):
+        knobs = {named: knobs}
     if knobs is not None and not isinstance(knobs, Mapping):
         raise RecipeError(f"{where}.{key}: settings must be a mapping, got {knobs!r}")
     key, knobs = as_written_now(str(key), knobs or {})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bertcompress.data import TaskData
+    from bertcompress.data.transfer import TransferText
     from bertcompress.task import Task
 
 __all__ = [
@@ -156,6 +157,10 @@ class Method(BaseModel):
     """Controls that are the goal and no rival, such as the dense model: they never go on."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags of a model card on the Hub."""
+    replaces_model: ClassVar[bool] = False
+    """Whether the run goes on with another model, which `other_model` returns."""
+    plain_setting: ClassVar[str | None] = None
+    """The setting that is meant where a recipe gives a word in place of settings."""
     speeds_up: ClassVar[bool] = False
     """False prints "no speed-up here" beside the stage, unless it only trains."""
     speed_needs_timing: ClassVar[bool] = False
@@ -197,11 +202,36 @@ class Method(BaseModel):
     def check_tokenizer(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise where a model's tokenizer does not serve this step: before any step is computed."""
 
+    def check_teacher(
+        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+    ) -> None:
+        """Raise where a teacher's tokenizer, `theirs`, does not serve this step of a student.
+
+        `data`: the rows as the student's tokenizer, `ours`, reads them.
+        """
+
     def plan_shape(self, model: nn.Module) -> None:
         """Give a model without weights, in place, what is known of the shape that this leaves.
 
         So that an impossible step is refused before the steps ahead of it are computed.
         """
+
+    @property
+    def transfer_text(self) -> TransferText | None:
+        """Texts without labels that are read for its teacher; `Context.data.transfer` has them."""
+        return None
+
+    @property
+    def checkpoint(self) -> tuple[str, str | None] | None:
+        """Name and revision of the checkpoint that a run goes on with; None: with its own model."""
+        return None
+
+    def other_model(self, product: Product, data: TaskData, seed: int) -> Product:
+        """Return the model that a run goes on with, and the tokenizer that it reads texts by.
+
+        Also asked before the run, of the model as it came: its shape and its tokenizer count then.
+        """
+        raise NotImplementedError(f"{self.key} goes on with the model that it is given")
 
     def files(self) -> tuple[Path, ...]:
         """Return files that the result depends on: a stage is found again by what is in them."""

@@ -27,11 +27,13 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     choices: list[dict[str, Any]] = [{"enum": list(METHODS)}]
     for key, (_, line) in METHODS.items():
-        inner = method_class(key).model_json_schema()
+        cls = method_class(key)
+        inner = cls.model_json_schema()
         schema.setdefault("$defs", {}).update(inner.pop("$defs", {}))
+        plain = [{"type": "string"}] if cls.plain_setting else []
         body = {
             "type": "object",
-            "properties": {key: {"anyOf": [inner, {"type": "null"}]}},
+            "properties": {key: {"anyOf": [inner, {"type": "null"}, *plain]}},
             "required": [key],
             "description": line,
         }

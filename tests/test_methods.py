@@ -33,6 +33,7 @@ OWN: dict[str, dict[str, Any]] = {
     "factorize_linear": {"keep": 0.5},
     "flop": {"keep": 0.5},
     "q_bert": {"group": 16, "shards": 2},
+    "student": {"layers": 2, "hidden_size": 8},
     "theseus": {"layers": 2, "replacing_epochs": 1},
     "snapshot": {"cycles": 2, "batch_size": 16},
     "quantize_int8": {"runtimes": ("onnxruntime",)},

@@ -61,6 +61,8 @@ class TaskData:
     order: tuple[int, ...] | None = None
     """For each class of the task its place in the model's logits, where the model has another
     order. Training goes by the model's order, scores by the task's: F1 is of the task's class 1."""
+    transfer: Dataset | None = None
+    """Further texts without labels, which nothing but a teacher answers; None: there are none."""
     notes: tuple[str, ...] = ()
     """What the report says of the data, a line each: rows cut, or split off to judge on."""
     said: tuple[str, ...] = ()
@@ -127,6 +129,11 @@ class TaskData:
             return labels
         return permuted(labels, tuple(np.argsort(self.order).tolist()))
 
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The splits that a student of a teacher is trained on."""
+        return ("train",) if self.transfer is None else ("train", "transfer")
+
     def without_validation(self) -> TaskData:
         """Return the same data for methods: no reported row, and none that was encoded before.
 
@@ -147,7 +154,7 @@ class TaskData:
         return self.task.head.width(self.labels)
 
     def split(self, name: str) -> Dataset:
-        """Return `train`, `selection`, `validation`, `calibration` or one of `also`.
+        """Return `train`, `selection`, `validation`, `calibration`, `transfer` or one of `also`.
 
         Raises:
             DataError: No split has that name.
@@ -216,6 +223,7 @@ class TaskData:
             "selection": self.selection,
             "validation": self.validation,
             **self.also,
+            **({} if self.transfer is None else {"transfer": self.transfer}),
         }
 
     @cached_property
@@ -245,7 +253,8 @@ def fingerprint_of(data: TaskData) -> str:
     if task.pooling is not None:
         told += f" {task.pooling.model_dump_json()} {task.prompts} {task.dimensions}"
     digest = hashlib.sha256(told.encode())
-    for name in ("train", "selection", "validation", "calibration", *data.also):
+    more = () if data.transfer is None else ("transfer",)
+    for name in ("train", "selection", "validation", "calibration", *data.also, *more):
         part = data.split(name)
         digest.update(f"\0split {name}".encode())
         for row in zip(*(part[column][:] for column in part.column_names), strict=True):

@@ -54,6 +54,8 @@ class Head(Protocol):
     """The metrics where the task names none, the headline first."""
     has_labels: ClassVar[bool] = True
     """False where the original's answers stand for labels."""
+    reads_unlabelled: ClassVar[bool] = True
+    """Whether rows without labels can be encoded."""
     has_classes: ClassVar[bool] = True
     """Whether labels have names."""
     one_value: ClassVar[bool] = True

@@ -78,6 +78,7 @@ class Spans(Head):
     """
 
     key: ClassVar[str] = "spans"
+    reads_unlabelled: ClassVar[bool] = False
     auto_class: ClassVar[str | None] = "ForQuestionAnswering"
     problem_type: ClassVar[str | None] = None
     metrics: ClassVar[Mapping[str, Metric]] = METRICS_OF_SPANS

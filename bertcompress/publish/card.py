@@ -21,7 +21,7 @@ from bertcompress.models.config_fields import read_fields_of
 from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
 from bertcompress.publish.templates import template
 from bertcompress.report import markdown_table, markdown_tiles
-from bertcompress.report.head import head
+from bertcompress.report.head import head, short_name
 from bertcompress.report.plots import figure_names
 from bertcompress.report.rows import DeploymentRow, ReportData
 from bertcompress.report.speed import deployable, judged
@@ -36,7 +36,15 @@ if TYPE_CHECKING:
 
     from bertcompress.recipe import Recipe
 
-__all__ = ["CARD_FILE", "CardFacts", "Rung", "card_facts", "inherited", "render", "write_card"]
+__all__ = [
+    "CARD_FILE",
+    "CardFacts",
+    "Rung",
+    "card_facts",
+    "inherited",
+    "render",
+    "write_card",
+]
 
 Rung = Literal[1, 2, 3]
 """1: a stock class holds the model. 2: our class. 3: only ONNX or OpenVINO files."""
@@ -77,7 +85,7 @@ class CardFacts:
     repo_id: str | None = None
     """`owner/name` on the Hub; without it the code says `path/to/this/folder`."""
     base_model: str | None = None
-    """Hub id; by default the recipe's model, if that is one."""
+    """Hub id; by default the checkpoint whose weights these were, if that is one."""
     license_id: str | None = None
     """As the Hub spells it (`apache-2.0`); left out where it is not known."""
     license_name: str | None = None
@@ -102,16 +110,25 @@ class CardFacts:
     @property
     def base(self) -> str | None:
         """Hub id of what was compressed."""
-        return self.base_model or _hub_id(self.report.recipe.get("model"))
+        return self.base_model or _hub_id(self.report.checkpoint)
+
+    @property
+    def student(self) -> str | None:
+        """What went on in place of the model, without folders of this machine; None: nothing."""
+        named = self.report.student
+        return named and (_hub_id(named) or short_name(named))
+
+    @property
+    def teacher(self) -> str:
+        """What taught it, without folders of this machine."""
+        return _hub_id(self.report.teacher) or short_name(self.report.teacher)
 
     @property
     def title(self) -> str:
         """Name of the repository, else base model and task in one name."""
         if self.repo_id:
             return self.repo_id.rpartition("/")[2]
-        model = re.split(r"[/\\:]", self.base or str(self.report.recipe.get("model", "encoder")))[
-            -1
-        ]
+        model = re.split(r"[/\\:]", self.base or self.report.checkpoint)[-1]
         return re.sub(r"[^\w.-]+", "-", plain(f"{model}-{self.task_name}-compressed", NAME))
 
     @property

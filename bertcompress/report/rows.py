@@ -342,9 +342,30 @@ class ReportData(Row):
 
     @property
     def title(self) -> str:
-        """Model and task in one line."""
-        model = self.recipe.get("model", "a model")
-        return f"{model} on {self.task.get('name', 'a task')}"
+        """Model and task in one line; of a student, its teacher too."""
+        model, task = self.recipe.get("model", "a model"), self.task.get("name", "a task")
+        if self.student is None:
+            return f"{model} on {task}"
+        return f"{self.student}, a student of {self.teacher}, on {task}"
+
+    @property
+    def student(self) -> str | None:
+        """What went on in place of the model: a checkpoint, or a shape in words; None: nothing."""
+        found = [stage.facts["goes_on_as"] for stage in self.stages if "goes_on_as" in stage.facts]
+        return str(found[-1]) if found else None
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint whose weights these were: the student's own, else the recipe's model."""
+        named = [
+            str(each.facts["checkpoint"]) for each in self.stages if "checkpoint" in each.facts
+        ]
+        return named[-1] if named else str(self.recipe.get("model", "encoder"))
+
+    @property
+    def teacher(self) -> str:
+        """What teaches: the model that the recipe names for it, else its model before any cut."""
+        return str(self.recipe.get("teacher") or self.recipe.get("model", "a model"))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from bertcompress.heads import Head
 from bertcompress.method import Method, Need
 from bertcompress.recipe import Recipe
 from bertcompress.runs.contests import is_control
+from bertcompress.runs.successor import Successor, shape_of
 from bertcompress.shapes import anatomy
 from bertcompress.task import Task
 
@@ -59,11 +60,21 @@ def _of_outputs(head: Head, outputs: int) -> list[str]:
     return [name for name, each in head.metrics.items() if (each.reads == "numbers") == numbers]
 
 
-def check_methods(recipe: Recipe, data: TaskData, product: Product, finetuned: bool) -> None:
+def check_methods(
+    recipe: Recipe,
+    data: TaskData,
+    product: Product,
+    finetuned: bool,
+    student: Successor | None = None,
+) -> None:
     """Raise for a step that the model, its tokenizer or a task without labels cannot serve."""
     head, ran = data.task.head, steps(recipe.methods, finetuned)
+    model: Any = product.model
+    tokenizer = product.tokenizer
     for method in ran:
-        method.check_tokenizer(product.model, product.tokenizer)
+        if method.replaces_model and student:
+            model, tokenizer = student.shape, student.tokenizer
+        method.check_tokenizer(model, tokenizer)
     if head.searches and any(Need.LABELS in method.requires for method in ran):
         head.labelled(data.encode(product.tokenizer, "train"))  # raises where there are none
     if head.has_labels:
@@ -89,12 +100,18 @@ def steps(methods: Sequence[Method], finetuned: bool) -> list[Method]:
     return list(dropwhile(lambda m: finetuned and m.trains_head, methods))
 
 
-def check_disk(recipe: Recipe, product: Product, finetuned: bool, folder: Path) -> None:
+def check_disk(
+    recipe: Recipe,
+    product: Product,
+    finetuned: bool,
+    folder: Path,
+    student: Successor | None = None,
+) -> None:
     """Raise OutputError where not even the models of the stages fit on the disk of `folder`.
 
     Those that an interrupted run left there have their room already.
     """
-    needed = least_bytes(recipe, product.model, finetuned) - _kept_bytes(folder)
+    needed = least_bytes(recipe, product.model, finetuned, student) - _kept_bytes(folder)
     place = next(parent for parent in folder.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed:
@@ -112,21 +129,24 @@ def _kept_bytes(folder: Path) -> int:
     return sum(f.stat().st_size for f in own if not is_control(f.parents[1].name))
 
 
-def least_bytes(recipe: Recipe, model: Any, finetuned: bool) -> int:
+def least_bytes(
+    recipe: Recipe, model: Any, finetuned: bool, student: Successor | None = None
+) -> int:
     """Return what the stages of a run take at least on disk: each keeps its model, in fp32.
 
     Of what a method leaves no more is counted than its plan_shape tells of; checkpoints, ONNX files
     and the stage store come on top.
     """
-    import torch
-
-    with torch.device("meta"):
-        shape: Any = type(model)(copy.deepcopy(model.config))
+    shape: Any = shape_of(model)
     sizes, counted = [_bytes(shape)] if finetuned else [], shape
     for method in steps(recipe.methods, finetuned):
         if method.leaves == "files":
             break
         if method.leaves == "measurement":
+            continue
+        if method.replaces_model and student:
+            shape = counted = copy.deepcopy(student.shape)
+            sizes.append(_bytes(shape))
             continue
         kept = method.share_left
         method.plan_shape(shape)

@@ -121,13 +121,16 @@ def _size(result: StageResult) -> int:
     return count_parameters(model).total - count_zeros(model)
 
 
-def trained_alike(control: Method, trained: Trained | None) -> Method:
-    """Return a control that trains as its method did: as many steps, its rate and precision."""
+def trained_alike(control: Method, trained: Trained | None, other_rows: bool = False) -> Method:
+    """Return a control that trains as its method did: as many steps, its rate and precision.
+
+    `other_rows`: its epochs have not as many steps as those of the method.
+    """
     settings: Any = control
     if not isinstance(settings, TrainSettings) or trained is None:
         return control
     may_end_early = settings.patience is not None or settings.max_minutes is not None
-    if settings.is_fixed and not may_end_early:
+    if settings.is_fixed and not may_end_early and not other_rows:
         return control
     return control.model_copy(update=settings.equal_steps(trained))
 

@@ -60,7 +60,7 @@ class Job:
         check_loggers(recipe.report_to)
         with self.clock("loading"):
             start = prepare(recipe, self.data_dir, say)
-            check_disk(recipe, start.product, start.finetuned, folder)
+            check_disk(recipe, start.product, start.finetuned, folder, start.student)
         announce(recipe, start, self.display)
         stages = Stages(
             folder,

@@ -113,7 +113,11 @@ class _Planner:
     """Share of the work that a forward pass has at least, after the methods so far."""
 
     def shrink(self, method: Method) -> None:
-        """Take in that a method leaves less to compute."""
+        """Take in that a method leaves less to compute, or goes on with another model."""
+        if method.replaces_model and self.start.student:
+            work = self.start.student.work
+            self.kept *= min(1.0, work)
+            self.pace = self.pace.times(max(1.0, work))
         if method.leaves == "shape" and method.share_left is not None:
             self.kept *= method.share_left
 
@@ -136,7 +140,9 @@ class _Planner:
 
     def _training(self, method: Any) -> tuple[int, int, tuple[float, float]]:
         """Return fewest and most steps of a training, and the seconds of both."""
-        batches = math.ceil(self._trained_on(method) / method.batch_size)
+        transfer, head = self.start.transfer.get(method.transfer_text), self.start.data.task.head
+        more = len(transfer.rows) * head.features_a_row if transfer else 0
+        batches = math.ceil((self._trained_on(method) + more) / method.batch_size)
         epoch = math.ceil(batches / method.gradient_accumulation)
         most = method.steps(batches)
         few = fewest_steps(method, epoch, most)

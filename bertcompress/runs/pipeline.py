@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from bertcompress.data.transfer import with_transfer
 from bertcompress.deployment import Product, StageLayout, Trained
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
@@ -23,6 +24,8 @@ from bertcompress.training import TrainSettings
 
 __all__ = ["Pipeline"]
 
+_OPPONENT = "baseline-"
+"""Front of the name of a stage that makes files of the baseline."""
 _NO_SPEED_UP = {"shape": "computes as much as before", "files": "keeps its shape"}
 """What is said of a method without a speed-up; of a training nobody expects any."""
 
@@ -34,6 +37,8 @@ class Pipeline:
         self.recipe, self.start, self.stages = recipe, start, stages
         self.display, self.say = display, display.line
         self.data = start.data.without_validation()
+        self.model_stages = stages
+        """Those of the recipe's model, where a student reads texts otherwise."""
         self.first: Product | None = start.release()
         """Until a stage has it on disk."""
         self.rows: list[StageResult] = []
@@ -55,6 +60,8 @@ class Pipeline:
             name = f"{number:02d}-{method.key}"
             if not method.trains_head and self.baseline is None:
                 self._set_baseline(name)
+            if method.replaces_model:
+                self._go_on_with_student()
             self._compare_with_dense(name, method)
             self.rows.append(self._stage(name, self._settled(method)))
             self.first = None
@@ -110,6 +117,13 @@ class Pipeline:
         )
         self.teacher = (teacher, source)
 
+    def _go_on_with_student(self) -> None:
+        """Read the rows as the student does from here on."""
+        assert self.start.student is not None
+        data = self.start.student.data
+        self.data = data.without_validation()
+        self.stages = replace(self.stages, data=data)
+
     def _compare_with_dense(self, name: str, method: Method) -> None:
         """Make what speed is compared with: int8 of the uncompressed model, without training."""
         opponent = method.dense_opponent()
@@ -117,7 +131,7 @@ class Pipeline:
         if opponent is None or self.baseline is None or (same and self.before is self.baseline):
             return  # the recipe's own step makes it
         try:
-            self.dense = self._apply(f"baseline-{opponent.key}", opponent, self.baseline)
+            self.dense = self._apply(f"{_OPPONENT}{opponent.key}", opponent, self.baseline)
         except (MissingExtra, ModelError) as error:
             # What the recipe itself asks for needs the runtime too.
             if same and isinstance(error, MissingExtra):
@@ -127,8 +141,17 @@ class Pipeline:
 
     def _apply(self, name: str, method: Method, before: StageResult | None) -> StageResult:
         needs = method.requires
+        data, stages = self.data, self.stages
+        if name.startswith(_OPPONENT):  # made of the model before, which a student may have left
+            data, stages = self.model_stages.data.without_validation(), self.model_stages
         teacher, teacher_source = self.teacher or (None, None)
         models, sources = Models(teacher), {"before": self._source(before)}
+        transfer = self.start.transfer.get(method.transfer_text)
+        if transfer is not None:
+            data = with_transfer(data, transfer)
+            if teacher is not None and teacher.data is not None:
+                models = Models(teacher.reading(with_transfer(teacher.data, transfer)))
+            sources["transfer"] = transfer.fingerprint
         if Need.TEACHER in needs:
             sources["teacher"] = teacher_source or "none"
         if Need.ORIGINAL in needs:
@@ -140,8 +163,8 @@ class Pipeline:
             models = replace(models, open_baseline=partial(load, folder))
             sources["baseline"] = self._source(self.baseline)
         context = Context(
-            self.data.task,
-            self.data,
+            data.task,
+            data,
             models,
             self.start.device,
             self.recipe.seed,
@@ -150,7 +173,7 @@ class Pipeline:
         started = before or self.first
         assert started is not None
         with self.display.working(name):
-            return self.stages.apply(name, method, started, context, sources)
+            return stages.apply(name, method, started, context, sources)
 
     def _source(self, result: StageResult | None) -> str:
         return self.stages.digest(result) if result else self.start.source
@@ -185,7 +208,7 @@ class Pipeline:
         controls = controls_of(method, self.start.data, self.recipe.measure.controls)
         training = ours.record.findings.training
         theirs = {
-            words: self._apply(place, trained_alike(self._settled(control), training), before)
+            words: self._apply(place, self._alike(control, method, training), before)
             for place, (words, control) in zip(control_names(name), controls.items(), strict=False)
         }
         if not theirs:
@@ -197,12 +220,21 @@ class Pipeline:
                 self.say(f"{name}: {contest.words}")
         return next((each.winner for each in self.contests[name] if each.goes_on), ours)
 
+    def _alike(self, control: Method, method: Method, training: Trained | None) -> Method:
+        """Return a control that takes the steps of its method, whatever text that reads."""
+        other_rows = control.transfer_text != method.transfer_text
+        return trained_alike(self._settled(control), training, other_rows)
+
     def _note(self, name: str, method: Method) -> None:
         notes, record = self.notes.setdefault(name, []), self.rows[-1].record
         if words := _training_words(record.findings.training):
             self.say(f"{name}: {words}")
         notes += record.findings.notes
         notes += method.left_out()
+        if (transfer := self.start.transfer.get(method.transfer_text)) is not None:
+            notes.append(transfer.words)
+        if Need.TEACHER in method.requires and self.start.student:
+            notes.append(f"taught by {self.recipe.teacher or self.recipe.model}")
         if not method.speeds_up and (kept := _NO_SPEED_UP.get(method.leaves)):
             notes.append(f"no speed-up here: the encoder {kept}")
         if method.speed_needs_timing and not self.recipe.measure.latency:

@@ -84,9 +84,9 @@ class PipelineResult:
         return Report.of(
             rows,
             recipe=self.recipe.model_dump(mode="json"),
-            task=self.start.data.task.model_dump(mode="json"),
+            task=self.start.shipped.task.model_dump(mode="json"),
             environment=host,
-            data=Reading(cut=dict(self.start.data.cut), by_order=self.start.by_order),
+            data=Reading(cut=self.start.cut, by_order=self.start.by_order),
             opponents=opponents,
         )
 

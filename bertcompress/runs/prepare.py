@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertcompress.data import TaskData, align_labels, differ, load_data
+from bertcompress.data import TaskData, load_data
 from bertcompress.data.for_model import already_finetuned, posed_by_model
+from bertcompress.data.transfer import TransferRows, TransferText, read_transfer
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.teachers import same_pieces, same_tokens
-from bertcompress.errors import ModelError, Notice, RecipeError, few
+from bertcompress.errors import DataError, ModelError, RecipeError, TaskError, few
 from bertcompress.heads import Head
-from bertcompress.heads.stock import BARE, check_head, check_one_output, has_head
+from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
 from bertcompress.measure.scores import predict, score
-from bertcompress.models.io import class_of, load, max_tokens, precision_of
+from bertcompress.method import Need
+from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runs.store import stage_key
+from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
+from bertcompress.runs.teacher import RunTeacher, teacher_of, weights_digest
 from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
-from bertcompress.shapes import ShapeError, anatomy, has_zeros
-from bertcompress.support.files import file_digest
+from bertcompress.shapes import ShapeError, has_zeros
 from bertcompress.task import Task
-from bertcompress.training import to_target_units
+from bertcompress.training.task_head import class_names, with_new_head
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "Say", "prepare", "weights_digest"]
+__all__ = ["Prepared", "Say", "prepare"]
 
 Say = Callable[[str], None]
 """Takes one line at a time about what is going on."""
@@ -68,8 +68,23 @@ class Prepared:
     """Whose classes were matched with the task's by order: of the model, of the teacher."""
     half_mb: float | None = None
     """Megabytes of the checkpoint as it came, where that is 16-bit."""
+    student: Successor | None = None
+    """The model that the run goes on with in place of its own."""
+    transfer: Mapping[TransferText | None, TransferRows] = field(default_factory=dict)
+    """The texts that methods name for their teacher."""
     open_original: Callable[[], Product] = _gone
     """Reads the model as it came once more, its new head included."""
+
+    @property
+    def shipped(self) -> TaskData:
+        """The rows as the model reads them that the run ends with."""
+        return self.student.data if self.student else self.data
+
+    @property
+    def cut(self) -> dict[str, float]:
+        """Share of the rows of each split that are cut for a model of the run, the larger one."""
+        theirs = self.shipped.cut
+        return {name: max(share, theirs.get(name, 0.0)) for name, share in self.data.cut.items()}
 
     def release(self) -> Product:
         """Return the model and keep it no longer."""
@@ -80,7 +95,6 @@ class Prepared:
 
 def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     """Read task, data and models, and refuse what cannot work before anything is computed."""
-    import torch
     from transformers import set_seed
 
     task = recipe.resolved_task()
@@ -89,9 +103,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     task = posed_by_model(task, class_of(recipe.model, revision=recipe.revision), recipe.model)
     head = None if task.is_open else task.head
     product = _with_head(recipe, head)
-    names = _class_names(product.model) if product and _has_classes(head) else None
+    names = _known_classes(product, head)
     task, told = _for_model(recipe, task, product)
-    names = names if names and len(names) > 1 else None  # one output is no class
     say(f"task {task.name}")
     data = load_data(
         task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
@@ -101,10 +114,10 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         check_one_output(product.model.config, data.task, recipe.model)
     rows = data
     finetuned = trained = False
-    original = partial(load, recipe.model, head=_asked(head), revision=recipe.revision)
+    original = partial(load, recipe.model, head=read_as(head), revision=recipe.revision)
     notes: tuple[str, ...] = ()
     if product is not None:
-        data = _fitted(recipe, rows, product)
+        data = fit_rows(rows, product, f"model '{recipe.model}'")
         finetuned, trained, notes = _answers(recipe, product, data)
         for line in notes:
             say(line)
@@ -115,28 +128,78 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         rows = replace(rows, by_order=None)  # no class of the old head is left
         original = partial(_fresh_head, recipe, rows, notes)
         product = original()
-        data = _fitted(recipe, rows, product)
+        data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
+    student, teacher = _checked(recipe, product, rows, data, finetuned, say)
+    told = (*told, *(student.notes if student else ()), *teacher.notes)
+    for line in told:
+        say(line)
+    guessed = {"model": data.by_order, "teacher": teacher.by_order}
+    by_order = tuple(whose for whose, words in guessed.items() if words)
+    notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
+    return Prepared(
+        data,
+        product,
+        finetuned,
+        source,
+        _device(),
+        teacher.named,
+        teacher.data,
+        notes,
+        by_order,
+        half_size(locate(recipe.model, revision=recipe.revision)),
+        student,
+        _transfer(recipe, data, data_dir, say),
+        original,
+    )
+
+
+def _transfer(
+    recipe: Recipe, data: TaskData, data_dir: str | Path | None, say: Say
+) -> dict[TransferText | None, TransferRows]:
+    """Return the texts without labels that each method names, none of which is reported."""
+    read: dict[TransferText | None, TransferRows] = {}
+    for i, method in enumerate(recipe.methods):
+        asked = method.transfer_text
+        if asked is None or asked in read:
+            continue
+        try:
+            read[asked] = read_transfer(asked, data, data_dir, recipe.seed)
+        except (DataError, TaskError) as error:
+            raise type(error)(f"methods[{i}].{method.key}: {error}") from None
+        say(read[asked].words)
+    return read
+
+
+def _check_taught(recipe: Recipe, student: Successor, teacher: Product) -> None:
+    """Refuse a step of the student that its teacher's tokens do not serve."""
+    for i, method in enumerate(recipe.methods):
+        if Need.TEACHER in method.requires:
+            try:
+                method.check_teacher(teacher.tokenizer, student.tokenizer, student.data)
+            except ModelError as error:
+                raise ModelError(f"methods[{i}].{method.key}: {error}") from None
+
+
+def _checked(
+    recipe: Recipe, product: Product, rows: TaskData, data: TaskData, finetuned: bool, say: Say
+) -> tuple[Successor | None, RunTeacher]:
+    """Refuse what model, data and steps cannot do together; return student and teacher of the run.
+
+    `rows`: not cut yet. The student is None where the run keeps to its own model.
+    """
     _check_precision(recipe, product.model)
     check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
     for line in (*product.findings.notes, *data.said, *data.notes):
         say(line)
-    _check_shapes(recipe, product.model)
+    student = successor_of(recipe.methods, product, rows, data, recipe.seed)
+    _check_shapes(recipe, product.model, student)
     check_metrics(data, _outputs(product.model))
-    check_methods(recipe, data, product, finetuned)
-    teacher, taught = _teacher(recipe, data)
-    teacher, read, lines = _its_rows(teacher, rows, data, product.tokenizer)
-    told = (*told, *lines)
-    for line in told:
-        say(line)
-    half = half_size(locate(recipe.model, revision=recipe.revision))
-    guessed = {"model": data.by_order, "teacher": taught}
-    by_order = tuple(whose for whose, words in guessed.items() if words)
-    notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
-    device = torch.device(compute_device())
-    return Prepared(
-        data, product, finetuned, source, device, teacher, read, notes, by_order, half, original
-    )
+    check_methods(recipe, data, product, finetuned, student)
+    teacher = teacher_of(recipe, rows, student or data, product)
+    if student is not None:
+        _check_taught(recipe, student, teacher.named[0] if teacher.named else product)
+    return student, teacher
 
 
 def _with_head(recipe: Recipe, head: Head | None) -> Product | None:
@@ -150,7 +213,7 @@ def _with_head(recipe: Recipe, head: Head | None) -> Product | None:
         check_head(cls, head, recipe.model)
     if not has_head(cls, head):
         return None
-    return load(recipe.model, head=_asked(head), revision=recipe.revision)
+    return load(recipe.model, head=read_as(head), revision=recipe.revision)
 
 
 def _for_model(recipe: Recipe, task: Task, product: Product | None) -> tuple[Task, tuple[str, ...]]:
@@ -169,30 +232,26 @@ def _for_model(recipe: Recipe, task: Task, product: Product | None) -> tuple[Tas
     return task.model_copy(update={"pooling": pooling}), tuple(filter(None, lines))
 
 
-def _asked(head: Head | None) -> str | None:
-    """Return the class that a checkpoint is read as; None: its own."""
-    return BARE if head is not None and head.auto_class is None else None
+def _known_classes(product: Product | None, head: Head | None) -> dict[int, str] | None:
+    """Return the classes of a model's outputs; None where there are none, or it has no head.
+
+    `head`: None where the labels have to be read first.
+    """
+    if product is None or (head is not None and head.auto_class is None):
+        return None
+    names = class_names(product.model)
+    return names if len(names) > 1 else None  # one output is no class
 
 
-def _has_classes(head: Head | None) -> bool:
-    """Return whether a model's outputs are classes; True where its labels have to be read first."""
-    return head is None or head.auto_class is not None
+def _device() -> torch.device:
+    import torch
 
-
-def _fitted(recipe: Recipe, data: TaskData, product: Product) -> TaskData:
-    """Return the data with the length at which their rows are cut for this model."""
-    limit, asked = max_tokens(product.model), data.task.max_length
-    if asked is not None and asked > limit:
-        raise ModelError(
-            f"task '{data.task.name}': max_length {asked} is beyond the model's position table of "
-            f"{limit} tokens; set max_length to at most {limit}"
-        )
-    return data.fitted(product.tokenizer, limit)
+    return torch.device(compute_device())
 
 
 def _replaced(model: Any, data: TaskData) -> str:
     """Return the line on a head that goes, since it answers another question."""
-    theirs, ours = _class_names(model), data.labels
+    theirs, ours = class_names(model), data.labels
     return (
         f"the model's head ({len(theirs)} outputs: {few(theirs.values())}) is not for this task "
         f"({few(ours) if ours else data.task.problem}): a new one is trained"
@@ -208,18 +267,17 @@ def _check_precision(recipe: Recipe, model: Any) -> None:
         )
 
 
-def _check_shapes(recipe: Recipe, model: Any) -> None:
+def _check_shapes(recipe: Recipe, model: Any, student: Successor | None) -> None:
     """Raise ShapeError for a step that the model, or what is left of it by then, cannot take."""
-    import torch
-
-    with torch.device("meta"):
-        shape = type(model)(copy.deepcopy(model.config))
-    sparse = has_zeros(shape)
+    shape: Any = shape_of(model)
     for i, method in enumerate(recipe.methods):
-        if sparse and method.leaves == "shape":
+        if method.replaces_model and student:
+            shape = copy.deepcopy(student.shape)
+            continue
+        if has_zeros(shape) and method.leaves == "shape":
             raise ShapeError(
-                f"methods[{i}].{method.key}: model '{recipe.model}' has weights at zero, which a "
-                "change of shape would lose; start from the model before they became zero"
+                f"methods[{i}].{method.key}: the model '{recipe.model}' has weights at zero, which "
+                "a change of shape would lose; start from the model before they became zero"
             )
         method.check(shape)
         method.plan_shape(shape)
@@ -227,10 +285,6 @@ def _check_shapes(recipe: Recipe, model: Any) -> None:
 
 def _outputs(model: Any) -> int:
     return int(model.config.num_labels)
-
-
-def _class_names(model: Any) -> dict[int, str]:
-    return {int(i): str(name) for i, name in model.config.id2label.items()}
 
 
 def _answers(
@@ -275,96 +329,8 @@ def _name_classes(model: Any, data: TaskData) -> None:
         model.config.label2id = {name: i for i, name in enumerate(data.labels)}
 
 
-def _teacher(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:
-    """Return the teacher that the recipe names, its outputs in the order of the student's.
-
-    Also the line on an order that names did not decide.
-    """
-    if not recipe.teacher:
-        return None, None
-    product = load(recipe.teacher, head=_asked(data.task.head))
-    model: Any = product.model
-    if not has_head(type(model), data.task.head):
-        raise ModelError(f"teacher '{recipe.teacher}': a {type(model).__name__}, which has no head")
-    if data.num_labels and int(model.config.num_labels) != data.num_labels:
-        raise ModelError(
-            f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
-            f"'{data.task.name}' needs {data.num_labels}"
-        )
-    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
-    order = align_labels(data.labels, _class_names(model)) if data.labels else None
-    if order is not None:
-        _reorder(model, order)
-    elif differ(data.labels, _class_names(model)):
-        raise ModelError(
-            f"teacher '{recipe.teacher}': its classes are {few(_class_names(model).values())}, "
-            f"those of '{data.task.name}' {few(data.labels)}; by order they are never matched"
-        )
-    words = None
-    if order is None and len(data.labels) > 1:
-        words = (
-            f"the teacher's classes ({few(_class_names(model).values())}) are not named as "
-            f"those of {data.task.name}; they are taken to be, in this order, "
-            f"{few(data.labels)}"
-        )
-        warnings.warn(words, Notice, stacklevel=2)
-    return (product, weights_digest(recipe.teacher)), words
-
-
-def _its_rows(
-    teacher: tuple[Product, str] | None,
-    rows: TaskData,
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[tuple[Product, str] | None, TaskData | None, tuple[str, ...]]:
-    """Return the teacher, the rows as it reads them (None: as the model does), and lines on that.
-
-    A tokenizer that makes more tokens of a text needs more room for it. `rows`: not cut yet;
-    `data`: as the model reads them with its `tokenizer`.
-    """
-    if teacher is None:
-        return None, None, ()
-    product, digest = teacher
-    ours, limit = data.task.max_length or 0, max_tokens(product.model)
-    if limit >= ours and same_tokens(product.tokenizer, tokenizer):
-        return teacher, None, ()
-    own = rows.fitted(product.tokenizer, limit)
-    theirs, told = own.task.max_length, [*own.notes[len(rows.notes) :]]
-    told = [f"the teacher's texts: {line}" for line in told]
-    if theirs != ours:
-        if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
-            return teacher, None, ()
-        told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
-        digest = stage_key({"files": digest, "max_length": theirs})
-    return (product, digest), own, tuple(told)
-
-
-def _reorder(model: Any, order: Sequence[int]) -> None:
-    """Bring the outputs of a classifier, in place, into the order `order[i]` -> i."""
-    import torch
-
-    inside = set(anatomy(model).base.modules())
-    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside]
-    index = torch.tensor(order)
-    with torch.no_grad():
-        for parameter in head[-1].parameters():
-            parameter.copy_(parameter[index].clone())
-    names = _class_names(model)
-    model.config.id2label = {i: names[old] for i, old in enumerate(order)}
-    model.config.label2id = {name: i for i, name in model.config.id2label.items()}
-
-
-def weights_digest(name: str, revision: str | None = None) -> str:
-    """Return the sha256 of a model's weights, config and tokenizer files."""
-    wanted = (".safetensors", ".json", ".txt", ".model")
-    folder = locate(name, revision=revision)
-    return file_digest(sorted(path for path in folder.iterdir() if path.suffix in wanted))
-
-
 def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Product:
     """Return the model with a new head for the task, which only `finetune` may train."""
-    from transformers import set_seed
-
     if not any(method.trains_head for method in recipe.methods):
         raise RecipeError(
             f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
@@ -376,23 +342,4 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
             f"methods: task '{data.task.name}' has no labels to fine-tune on; give a model that is "
             "fine-tuned already"
         )
-    fields: dict[str, Any] = {
-        "num_labels": data.num_labels,
-        "problem_type": data.task.head.problem_type,
-    }
-    if data.labels:
-        fields["id2label"] = dict(enumerate(data.labels))
-        fields["label2id"] = {name: i for i, name in enumerate(data.labels)}
-    set_seed(recipe.seed)
-    product = load(
-        recipe.model,
-        head=data.task.head.auto_class or BARE,
-        fresh_head=True,
-        config_fields=fields,
-        revision=recipe.revision,
-    )
-    # A head of another task with as many outputs was read with the rest: make it new.
-    fresh: Any = type(product.model)(product.model.config)
-    base = anatomy(fresh).base
-    base.load_state_dict(anatomy(product.model).base.state_dict())
-    return replace(product, model=to_target_units(fresh.eval(), data))
+    return with_new_head(recipe.model, data, recipe.seed, recipe.revision)

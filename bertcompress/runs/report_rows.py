@@ -226,18 +226,22 @@ def _turns(_: int, done: int, turns: int) -> None:
 
 def time_deployments(
     candidates: Sequence[Candidate],
-    data: TaskData,
+    rows_of: Callable[[Candidate], TaskData],
     measuring: Measuring,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[Path, Timing]:
-    """Return what was measured of each path, all in one interleaved run."""
-    batches: dict[int, Any] = {}
+    """Return what was measured of each path, all in one interleaved run.
+
+    `rows_of`: the task's rows as a candidate reads them.
+    """
+    batches: dict[tuple[int, int], Any] = {}
     timed = []
     for each in candidates:
-        tokenizer = each.tokenizer
-        if measuring.task_lengths and tokenizer is not None and id(tokenizer) not in batches:
-            batches[id(tokenizer)] = task_batches(data, "validation", tokenizer)
-        timed.append(replace(each, task_batches=batches.get(id(tokenizer)), tokenizer=None))
+        tokenizer, data = each.tokenizer, rows_of(each)
+        key = (id(tokenizer), id(data))
+        if measuring.task_lengths and tokenizer is not None and key not in batches:
+            batches[key] = task_batches(data, "validation", tokenizer)
+        timed.append(replace(each, task_batches=batches.get(key), tokenizer=None))
     for words in cut_words(measuring.shapes, timed):
         say(words)
     count = len(measuring.shapes) + (2 if measuring.task_lengths else 0)

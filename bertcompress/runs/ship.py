@@ -7,10 +7,12 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bertcompress.data import TaskData
 from bertcompress.deployment import Deployment, Layout, Product, StageLayout
 from bertcompress.errors import OutputError
 from bertcompress.measure.known_answers import record
@@ -48,8 +50,8 @@ def finish(
     done: PipelineResult, folder: Path, say: Say, check: Callable[[], None] = lambda: None
 ) -> None:
     """Write what is shipped, time it, judge it, and move the run into place if `check` lets it."""
-    final, recipe, clock, partial = done.final, done.recipe, done.clock, done.folder
-    run = Layout(partial)
+    final, recipe, clock, place = done.final, done.recipe, done.clock, done.folder
+    run = Layout(place)
     with clock("saving"):
         product = done.shaped.product
         shutil.rmtree(run.model, ignore_errors=True)
@@ -57,20 +59,20 @@ def finish(
         held = precision_of(product.model)
         main = Deployment(REFERENCE, held, run.model, imitates(product.model))
         shipped = [(main, done.shaped)]
-        shipped += [(d, final) for d in _placed(final, partial)]
+        shipped += [(d, final) for d in _placed(final, place)]
         dense = [(d, done.dense) for d in _placed(done.dense, run.baseline) if done.dense]
         beside = opponents(done, product, shipped)
     timings: dict[Path, Timing] = {}
     if recipe.measure.latency:
         say("timing the deployments, in turn")
         timed = _timed(done, product, shipped, dense)
-        doubtful = _doubtful(done, partial)
+        doubtful = _doubtful(done, place)
         known = {each.path for each in timed}
         for pair in doubtful.values():
             timed += [each for each in pair if each.path not in known]
             known |= {each.path for each in pair}
         with clock("timing"):
-            timings = time_deployments(timed, done.start.data, recipe.measure, say)
+            timings = time_deployments(timed, partial(_rows_of, done), recipe.measure, say)
         for name, pair in doubtful.items():
             before, after = (timings[Path(each.path)] for each in pair)
             done.notes[name].append(paid(before.latency, after.latency))
@@ -79,15 +81,15 @@ def finish(
         load = machine_load(list(timings.values())) if timings else {}
         host = environment(recipe.measure.threads) | load | {"date": f"{date.today()}"}
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
-        rows = done.stage_rows(partial, shipped, dense, timings)
-        _write(done.report_of(rows, host, beside), done, partial, clock, host)
+        rows = done.stage_rows(place, shipped, dense, timings)
+        _write(done.report_of(rows, host, beside), done, place, clock, host)
     check()
     shutil.rmtree(run.work, ignore_errors=True)
-    tops = {d.path.relative_to(partial).parts[0] for d, _ in shipped}
-    write_manifest(partial, sorted({*tops, Layout().model.name, Layout().figures.name}))
+    tops = {d.path.relative_to(place).parts[0] for d, _ in shipped}
+    write_manifest(place, sorted({*tops, Layout().model.name, Layout().figures.name}))
     if folder.exists():
-        raise OutputError(f"{folder}: appeared while this ran; the finished run is in {partial}")
-    partial.rename(folder)
+        raise OutputError(f"{folder}: appeared while this ran; the finished run is in {place}")
+    place.rename(folder)
 
 
 def _timed(
@@ -106,6 +108,13 @@ def _timed(
         for d, _ in shipped
         if not (is_dense and d.runtime == REFERENCE)
     ]
+
+
+def _rows_of(done: PipelineResult, candidate: Candidate) -> TaskData:
+    """Return the rows as a candidate reads them: the baseline, its int8 files, or what ships."""
+    before = (done.baseline.folder, Layout(done.folder).baseline)
+    of_baseline = any(Path(candidate.path).is_relative_to(folder) for folder in before)
+    return done.start.data if of_baseline else done.start.shipped
 
 
 def _one_text_ms(timings: Mapping[Path, Timing]) -> dict[Path, float]:
@@ -194,7 +203,7 @@ def _write(
 
 def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
     """Write `serve.py` into each folder of ONNX files that ships."""
-    product, task = done.shaped.product, done.start.data.task
+    product, task = done.shaped.product, done.start.shipped.task
     # An embedder meets longer texts than those that it was judged on.
     cut = None if task.head.auto_class is None else task.max_length
     longest = cut or max_tokens(product.model, product.tokenizer)
@@ -212,8 +221,9 @@ def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
 
 
 def _write_card(report: Report, recipe: Recipe, partial: Path) -> None:
-    base = locate(recipe.model, revision=recipe.revision)
-    known = inherited(base / "README.md")
-    if recipe.model in EMBEDDED_HUB:
-        known["base_model"] = EMBEDDED_HUB[recipe.model]
+    named = [each.checkpoint for each in recipe.methods if each.checkpoint]
+    name, revision = named[-1] if named else (recipe.model, recipe.revision)
+    known = inherited(locate(name, revision=revision) / "README.md")
+    if name in EMBEDDED_HUB:
+        known["base_model"] = EMBEDDED_HUB[name]
     write_card(report, recipe, Layout(partial).model, **known)

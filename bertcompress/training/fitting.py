@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
+from bertcompress.errors import InputError
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
 from bertcompress.training.label_loss import LabelLoss
@@ -29,7 +30,7 @@ from bertcompress.training.resuming import Beginning, Resume, fingerprint, resum
 from bertcompress.training.schedule import Ended
 from bertcompress.training.selection import Selection, agreed
 from bertcompress.training.settings import TrainSettings
-from bertcompress.training.steps import LengthGrouped, choose, time_precisions
+from bertcompress.training.steps import LengthGrouped, WithTransfer, choose, time_precisions
 from bertcompress.training.targets import TargetScale, standardised_head
 from bertcompress.training.trainer import FitTrainer
 from bertcompress.training.zeros import keeping_zeros
@@ -121,18 +122,15 @@ def fit(
     folder that holds another training or cannot be written.
     """
     device = torch.device(device)
-    train = data.encode(tokenizer, "train")
-    if isinstance(objective, LabelLoss):
-        train = data.task.head.labelled(train)
-    lengths = np.asarray(train["length"][:], dtype=np.int64)
-    collate, together = data.collator(tokenizer), data.task.head.features_a_row
+    train, sampler = _rows_to_train_on(data, tokenizer, objective, settings, seed)
+    collate = data.collator(tokenizer)
     mark = fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
         return DataLoader(
             train,
             batch_size=args.per_device_train_batch_size,
-            sampler=LengthGrouped(lengths, settings.batch_size, seed, together),
+            sampler=sampler(),
             collate_fn=standardised if scale is not None else collate,
             pin_memory=device.type == "cuda",
         )
@@ -146,6 +144,34 @@ def fit(
         restarts = _RESTARTS if settings.learning_rate == "auto" and not keep_last else 0
         plan = Plan(loader, Path(workdir), judge, len(data.selection), mark, keep_last, restarts)
         return _train(model, objective, plan, settings, seed, device, progress)
+
+
+def _rows_to_train_on(
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: Objective,
+    settings: TrainSettings,
+    seed: int,
+) -> tuple[Any, Callable[[], LengthGrouped]]:
+    """Return the features, those of transfer text after the labelled ones, and what orders them.
+
+    Texts without labels are left out where the objective learns nothing of them.
+    """
+    train, together = data.encode(tokenizer, "train"), data.task.head.features_a_row
+    if isinstance(objective, LabelLoss):
+        train = data.task.head.labelled(train)
+    lengths = np.asarray(train["length"][:], dtype=np.int64)
+    size = settings.batch_size
+    if data.transfer is None or not getattr(objective, "learns_unlabelled", False):
+        return train, lambda: LengthGrouped(lengths, size, seed, together)
+    if size % together:
+        raise InputError(
+            f"batch_size: {size} texts split a pair, and with transfer text no batch may hold "
+            "parts of both; give an even number"
+        )
+    more = data.encode(tokenizer, "transfer")
+    others = np.asarray(more["length"][:], dtype=np.int64)
+    return ConcatDataset([train, more]), lambda: WithTransfer(lengths, others, size, seed, together)
 
 
 def fit_batches(

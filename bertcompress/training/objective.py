@@ -22,6 +22,8 @@ class BaseObjective:
 
     needs: frozenset[str] = frozenset()
     """What the model must return: of `hidden_states`, `attentions` (forces eager attention)."""
+    learns_unlabelled: bool = False
+    """Whether rows without labels teach anything: a teacher answers them."""
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
@@ -65,6 +67,7 @@ class DelegatingObjective(BaseObjective):
     def __init__(self, inner: Objective) -> None:
         self.inner = inner
         self.needs = inner.needs
+        self.learns_unlabelled = getattr(inner, "learns_unlabelled", False)
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int

@@ -39,6 +39,10 @@ class Pace:
     steps: int
     """How many steps were timed."""
 
+    def times(self, work: float) -> Pace:
+        """Return the pace of a model that computes so many times as much."""
+        return Pace(work * self.step_s, work * self.forward_s, work * self.alone_s, self.steps)
+
 
 def time_steps(
     model: nn.Module,

@@ -20,6 +20,7 @@ from bertcompress.method import Objective
 
 __all__ = [
     "LengthGrouped",
+    "WithTransfer",
     "autocast",
     "choose",
     "decay_groups",
@@ -66,6 +67,43 @@ class LengthGrouped(Sampler[int]):
         rng.shuffle(order[:whole].reshape(-1, self.batch_size))  # a view: in place
         features = order[:, None] * self.together + np.arange(self.together)
         return iter(features.ravel().tolist())
+
+
+class WithTransfer(LengthGrouped):
+    """Order of labelled features, and of unlabelled ones after them, no batch of both.
+
+    The last batch of unlabelled ones is filled up with others of them; they lie in the data from
+    the number of labelled ones on. Else as `LengthGrouped`, whose order the labelled ones have.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        others: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        together: int = 1,
+    ) -> None:
+        super().__init__(lengths, batch_size, seed, together)
+        self.others = LengthGrouped(others, batch_size, seed + 1, together)
+
+    def __len__(self) -> int:
+        size = self.batch_size * self.together
+        return super().__len__() + -(-len(self.others) // size) * size
+
+    def __iter__(self) -> Iterator[int]:
+        size, first = self.batch_size * self.together, super().__len__()
+        self.others.epoch = self.epoch
+        labelled = np.fromiter(super().__iter__(), np.int64)
+        others = first + np.fromiter(iter(self.others), np.int64)
+        others = np.resize(others, -(-len(others) // size) * size)
+        whole = len(labelled) // size * size
+        batches = np.concatenate([labelled[:whole], others]).reshape(-1, size)
+        np.random.default_rng((self.seed, self.epoch, 1)).shuffle(batches)
+        # Several processes fill the last batch, a labelled one, up with rows of the first.
+        begins = int(np.argmax(batches[:, 0] < first))
+        batches[[0, begins]] = batches[[begins, 0]]
+        return iter([*batches.ravel().tolist(), *labelled[whole:].tolist()])
 
 
 def forward(

@@ -44,8 +44,13 @@ class TargetScale:
         return cls(float(targets.mean()), std) if np.isfinite(std) and std > 0 else None
 
     def labels(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the batch with standardised labels, and the scale for what else has the unit."""
+        """Return the batch with standardised labels, and the scale for what else has the unit.
+
+        A batch without labels gets the scale alone.
+        """
         scale = torch.tensor([self.mean, self.std])
+        if "labels" not in batch:
+            return {**batch, SCALE: scale}
         return {**batch, "labels": (batch["labels"] - self.mean) / self.std, SCALE: scale}
 
 

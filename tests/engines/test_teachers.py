@@ -8,12 +8,12 @@ from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
 from training_support import toy_data
 
 from bertcompress.data import collator
-from bertcompress.engines.distillation import teachers
+from bertcompress.engines.distillation import alignment
+from bertcompress.engines.distillation.alignment import same_tokens
 from bertcompress.engines.distillation.teachers import (
     CachedTeacher,
     LiveTeacher,
     hidden_cache_bytes,
-    same_tokens,
 )
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import Teacher
@@ -180,4 +180,4 @@ def test_same_tokens_looks_at_what_comes_out():
 
 
 def test_probe_meets_case_accents_and_pairs():
-    assert any(c.isupper() for c in teachers._PROBE) and "ï" in teachers._PROBE
+    assert any(c.isupper() for c in alignment._PROBE) and "ï" in alignment._PROBE

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bertcompress.engines.distillation.alignment import not_aligned
 from bertcompress.engines.distillation.inside import InsideTerms, layer_map
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads import Head, head_named
@@ -115,11 +116,7 @@ class Distillation(BaseObjective):
         by_token = hidden_weight or inside.by_token
         if by_token and not (same_tokens or aligned):
             named = "hidden_weight" if hidden_weight else "attention_weight and relation_weight"
-            raise ModelError(
-                "distilling hidden states: student and teacher have different vocabularies and cut "
-                f"the texts differently, so their tokens do not align; set {named} to 0 (logits "
-                "need no alignment)"
-            )
+            raise not_aligned(named)
         self.teacher = teacher
         named = problem if isinstance(problem, str) else "single_label"
         self.head: Head = head_named(named, "distilling")
@@ -141,6 +138,7 @@ class Distillation(BaseObjective):
         self.same_tokens = same_tokens
         self.inside, self.decisions = inside, decisions
         self.needs = frozenset({"hidden_states"} if hidden_weight or inside.any else ())
+        self.learns_unlabelled = bool(logit_weight or self.needs)
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from bertcompress.data import TaskData
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.alignment import not_aligned, same_pieces, same_tokens
 from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.relations import Relation
@@ -22,8 +25,6 @@ from bertcompress.engines.distillation.teachers import (
     LiveTeacher,
     check_same_features,
     hidden_cache_bytes,
-    same_pieces,
-    same_tokens,
 )
 from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import ModelError, RecipeError
@@ -143,7 +144,8 @@ class DistillationSettings(BaseModel):
         if not same and isinstance(ctx.models.teacher, LiveTeacher):
             check_same_features(ctx.models.teacher, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.
-        splits = ["train", "selection"] if unlabelled and not self.logit_weight else ["train"]
+        splits = [*ctx.data.learned]
+        splits += ["selection"] if unlabelled and not self.logit_weight else []
         aligned = same or (
             # After trimming the vocabulary only the numbers of the tokens differ.
             theirs is not None
@@ -210,6 +212,19 @@ class DistillationSettings(BaseModel):
         """Whether a term needs student and teacher to have the same tokens."""
         return bool(self.hidden_weight or self.attention_weight or self.relation_weight)
 
+    def check_alignment(
+        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+    ) -> None:
+        """Raise ModelError where a term compares tokens and a teacher cuts the texts otherwise.
+
+        `theirs`: the teacher's tokenizer; `data`: as the student reads them.
+        """
+        if not self.compares_tokens or same_tokens(theirs, ours):
+            return
+        if not same_pieces(theirs, ours, data):
+            by_state = "hidden_weight" if self.hidden_weight else None
+            raise not_aligned(by_state or "attention_weight and relation_weight")
+
     def _inside(self, teacher: nn.Module | None) -> InsideTerms:
         """Return the terms that look inside a teacher; RecipeError for one that is not at hand."""
         terms = {name: getattr(self, name) for name in _INSIDE}
@@ -240,7 +255,8 @@ class DistillationSettings(BaseModel):
             return teacher
         if self.hidden_weight or self.patient_weight:
             assert teacher.tokenizer is not None
-            rows = [teacher.data.encode(teacher.tokenizer, s) for s in ("train", "selection")]
+            splits = (*teacher.data.learned, "selection")
+            rows = [teacher.data.encode(teacher.tokenizer, split) for split in splits]
             lengths = np.concatenate([np.asarray(split["length"][:]) for split in rows])
             if hidden_cache_bytes(teacher.model, lengths) > self.cache_hidden_mb * 1e6:
                 return teacher

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,43 +37,7 @@ __all__ = [
     "LiveTeacher",
     "check_same_features",
     "hidden_cache_bytes",
-    "same_pieces",
-    "same_tokens",
 ]
-
-_PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
-
-
-def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Return whether two tokenizers cut a text into the same tokens with the same numbers."""
-    if first is second:
-        return True
-    if first.get_vocab() != second.get_vocab():
-        return False
-    # The same vocabulary may still be applied differently: lower case, accents, special tokens.
-    one, two = first(_PROBE, _PROBE)["input_ids"], second(_PROBE, _PROBE)["input_ids"]
-    return bool(one == two)
-
-
-def same_pieces(
-    first: PreTrainedTokenizerBase,
-    second: PreTrainedTokenizerBase,
-    data: TaskData,
-    split: str = "train",
-) -> bool:
-    """Return whether two tokenizers cut these texts into the same tokens, whatever their numbers.
-
-    So does one whose vocabulary was trimmed to the tokens of the texts.
-    """
-    one, two = data.encode(first, split), data.encode(second, split)
-    if not np.array_equal(one["length"][:], two["length"][:]):
-        return False
-    number = second.get_vocab()
-    renumbered = {i: number.get(token) for token, i in first.get_vocab().items()}
-    return all(
-        [renumbered[i] for i in mine] == list(theirs)
-        for mine, theirs in zip(one["input_ids"], two["input_ids"], strict=True)
-    )
 
 
 def check_same_features(teacher: LiveTeacher, student: PreTrainedTokenizerBase) -> None:
@@ -83,7 +48,7 @@ def check_same_features(teacher: LiveTeacher, student: PreTrainedTokenizerBase) 
     """
     if teacher.data is None or teacher.tokenizer is None:
         return
-    for split in ("train", "selection"):
+    for split in (*teacher.data.learned, "selection"):
         theirs, ours = (
             teacher.data.encoded(tokenizer, split) for tokenizer in (teacher.tokenizer, student)
         )
@@ -115,7 +80,13 @@ class LiveTeacher:
             self.model.to(device)
         self.tokenizer = tokenizer
         self.data = data
+        self.seconds = 0.0
+        """Spent on answering, all questions together."""
         self._remembered: Mapping[str, Tensor] | None = None
+
+    def reading(self, data: TaskData) -> LiveTeacher:
+        """Return the same model as a teacher of other rows, whose seconds are counted anew."""
+        return LiveTeacher(self.model, self.tokenizer, data)
 
     def remember(self, batch: Mapping[str, Tensor]) -> None:
         """Use this batch, of the same tokenizer, for the next question if it is about its rows."""
@@ -144,6 +115,7 @@ class LiveTeacher:
         Raises ModelError for texts that are longer than the model can read.
         """
         self._check_length(batch)
+        start = time.perf_counter()
         if "attentions" in needs and hasattr(self.model, "set_attn_implementation"):
             self.model.set_attn_implementation("eager")  # type: ignore[operator]
         if self.model.training:
@@ -160,6 +132,7 @@ class LiveTeacher:
         if self.data is not None:
             head = self.data.task.head.of_model(getattr(self.model, "config", None))
             answers = head.taught(answers, batch)
+        self.seconds += time.perf_counter() - start
         return TeacherOutputs(
             answers,
             tuple(h.float() for h in outputs["hidden_states"]) if "hidden_states" in needs else (),
@@ -190,6 +163,8 @@ class LiveTeacher:
 class CachedTeacher:
     """A live teacher whose logits for the training and selection rows are computed once.
 
+    Those for transfer text, where the data have any, are too.
+
     They lie in `workdir/teacher-logits.safetensors` and are read again for the same teacher and
     data. Hidden states are kept too, in half precision and memory-mapped, where they take at most
     `hidden_limit_mb` (10^6 bytes); else they are computed live.
@@ -200,7 +175,7 @@ class CachedTeacher:
         live: LiveTeacher,
         workdir: Path,
         *,
-        splits: Sequence[str] = ("train", "selection"),
+        splits: Sequence[str] | None = None,
         hidden_limit_mb: float = 0.0,
         batch_size: int = 32,
     ) -> None:
@@ -208,7 +183,12 @@ class CachedTeacher:
             raise DataError("cached teacher: the live teacher needs `tokenizer` and `data`")
         self.live = live
         self.tokenizer = live.tokenizer
-        self._splits = [live.data.encode(live.tokenizer, split) for split in splits]
+        # Rows without labels go last: no batch holds them beside others.
+        more = ("transfer",) if live.data.transfer is not None and splits is None else ()
+        names = (*(splits or ("train", "selection")), *more)
+        self._splits = [live.data.encode(live.tokenizer, split) for split in names]
+        self._alike = sum(len(split) for split, name in zip(self._splits, names, strict=True)
+                          if name not in more)  # fmt: skip
         lengths = np.concatenate([np.asarray(split["length"][:]) for split in self._splits])
         ids = np.concatenate([np.asarray(split["row_id"][:]) for split in self._splits])
         parts = np.concatenate([_parts_of(split) for split in self._splits])
@@ -306,9 +286,7 @@ class CachedTeacher:
         parts: dict[int, Tensor] = {}
         needs = frozenset({"hidden_states"} if hidden_path else ())
         rows = [(split, i) for split in self._splits for i in range(len(split))]
-        by_length = np.argsort(self._lengths, kind="stable")
-        for start in range(0, len(rows), batch_size):
-            places = by_length[start : start + batch_size]
+        for places in self._batches(batch_size):
             batch = collate([rows[p][0][rows[p][1]] for p in places.tolist()])
             answer = self.live.answer(batch, needs)
             real = batch["attention_mask"].bool().cpu()
@@ -334,6 +312,12 @@ class CachedTeacher:
         told = {"fingerprint": mark, "for": "tokens" if by_token else "texts"}
         save_file({"logits": logits}, partial, metadata=told)
         partial.rename(path)
+
+    def _batches(self, size: int) -> Iterator[NDArray[np.int64]]:
+        """Yield places of features of like length, those without labels apart from the others."""
+        for start, end in ((0, self._alike), (self._alike, len(self._lengths))):
+            by_length = start + np.argsort(self._lengths[start:end], kind="stable")
+            yield from (by_length[i : i + size] for i in range(0, end - start, size))
 
     def _keep(
         self, hidden: Any, places: NDArray[np.int64], states: Sequence[Tensor], real: Tensor

@@ -28,7 +28,7 @@ from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Need
-from bertcompress.methods.distillation.distill import Distill
+from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, edited
 from bertcompress.training import fit_batches, fit_stage
@@ -88,9 +88,10 @@ class BornAgain(Distill):
         born: list[Product] = []
         spent: Trained | None = None
         settings: BornAgain = self
-        taught_by = product
+        taught_by, teachers = product, []
         for generation in range(self.generations):
             teacher = LiveTeacher(taught_by.model, taught_by.tokenizer, ctx.data, ctx.device)
+            teachers.append(teacher)
             phase = replace(
                 ctx.phase(f"generation-{generation + 1}"),
                 seed=ctx.seed + generation + 1,
@@ -107,7 +108,8 @@ class BornAgain(Distill):
             born.append(child)
             taught_by = child
         findings = self._findings(born, spent, ctx)
-        return Product(born[-1].model, born[-1].tokenizer, (), findings)
+        last = Product(born[-1].model, born[-1].tokenizer, (), findings)
+        return with_transfer_cost(last, ctx, teachers)
 
     def _findings(self, born: Sequence[Product], spent: Trained | None, ctx: Context) -> Findings:
         """Return how the generations, and their mean answers, score on the selection split."""
@@ -126,5 +128,5 @@ class BornAgain(Distill):
 
     def controls(self) -> Mapping[str, BornAgain]:
         """Return one more training of the model as it came, on the labels alone."""
-        alone = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0, "generations": 1}
+        alone = {**self.alone, "generations": 1}
         return {} if self.labels_only else {WITHOUT_TEACHER: self.model_copy(update=alone)}

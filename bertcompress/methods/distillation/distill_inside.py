@@ -14,6 +14,7 @@ speed-up.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,7 +25,7 @@ from bertcompress.data.batches import Batches
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
 from bertcompress.method import Context
-from bertcompress.methods.distillation.distill import Distill
+from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
 from bertcompress.training import fit_batches, fit_stage
 
 __all__ = ["DistillInside", "MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
@@ -126,15 +127,15 @@ class DistillInside(Distill):
         last = last.model_copy(update=auto)
         done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
         if earlier is None:
-            return done
+            return with_transfer_cost(done, ctx)
         assert done.findings.training is not None
         training = done.findings.training.after(earlier)
         findings = done.findings.model_copy(update={"training": training})
-        return Product(product.model, product.tokenizer, (), findings)
+        return with_transfer_cost(replace(done, findings=findings), ctx)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return as many steps on the labels alone."""
-        alone = {**LABELS_ONLY, "inside_epochs": 0.0}
+        alone = {**self.alone, "inside_epochs": 0.0}
         return {WITHOUT_TEACHER: self.model_copy(update=alone)}
 
 

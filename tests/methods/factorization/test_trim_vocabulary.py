@@ -28,8 +28,9 @@ from vocabulary_support import (
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.alignment import same_pieces, same_tokens
 from bertcompress.engines.distillation.objectives import Distillation
-from bertcompress.engines.distillation.teachers import LiveTeacher, same_pieces, same_tokens
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import DataError, ModelError, NotFound, RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.models.io import rung

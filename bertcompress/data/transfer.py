@@ -1,0 +1,180 @@
+"""Transfer text: rows without labels that only a teacher answers, read beside a task's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bertcompress.data.rows import normalise, texts_of
+from bertcompress.data.sources import find_splits
+from bertcompress.data.tables import Table, check_columns
+from bertcompress.data.task_data import TaskData, fingerprint_of
+from bertcompress.errors import DataError, TaskError, unknown
+from bertcompress.heads.features import Encoded
+from bertcompress.support.catalogue import list_names
+from bertcompress.support.formats import check_format, format_of, line_files, name_of
+from bertcompress.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["TransferRows", "TransferText", "read_transfer", "with_transfer"]
+
+Row = tuple[str, ...]
+
+
+class TransferText(BaseModel):
+    """Which texts without labels a teacher answers besides those of the task."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(
+        description="File of one text a line, table, JSON lines, data set on the Hub, or a task"
+    )
+    text: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=2, description="Its text columns; null: named as the task's"
+    )
+    split: str | None = Field(None, description="Its split; null: the one that is trained on")
+    config: str | None = Field(None, description="Configuration of a data set on the Hub")
+    rows: int | None = Field(None, ge=1, description="At most so many, drawn by the seed")
+
+
+@dataclass(frozen=True)
+class TransferRows:
+    """Rows without labels, none of which is reported, chosen by or trained on already."""
+
+    rows: Dataset
+    """`row_id`, `text`, `text_pair` (pairs only), as the splits of the task have them."""
+    words: str
+    """Where they come from, how many they are and how many were left out, for the report."""
+    fingerprint: str
+
+
+def read_transfer(
+    asked: TransferText, data: TaskData, data_dir: str | Path | None = None, seed: int = 0
+) -> TransferRows:
+    """Return the texts that a recipe names for the teacher of a task, in the form of its rows.
+
+    Left out are texts that `data` holds already, in a reported split first of all, and those that
+    come again; case and white space do not count. Of more than `asked.rows` as many are drawn by
+    the seed. Raises DataError and TaskError for what cannot be read so.
+    """
+    if not data.task.head.reads_unlabelled:
+        raise TaskError(
+            f"transfer: the rows of a {data.task.head.key} task cannot be read without its labels"
+        )
+    task, split = _reading(asked, data.task)
+    own = data_dir if task.dataset == data.task.dataset else None
+    table = _table(asked, task, split, own)
+    texts = [tuple(row) for row in zip(*texts_of(task, split, table), strict=True)]
+    kept, left = _new(texts, data)
+    if not kept:
+        raise DataError(
+            f"transfer: '{asked.source}': none of {len(texts):,} texts is new to '{data.task.name}'"
+        )
+    if asked.rows is not None and len(kept) > asked.rows:
+        drawn = np.random.default_rng([seed, 2]).permutation(len(kept))[: asked.rows]
+        left.append(f"{len(kept) - asked.rows:,} beyond rows: {asked.rows}")
+        kept = [kept[int(i)] for i in np.sort(drawn)]
+    first = 1 + max(int(max(part["row_id"][:], default=-1)) for part in _splits(data).values())
+    rows = normalise(task, split, table.take(kept), None, first)
+    words = f"transfer text: {len(rows):,} rows of '{asked.source}' that the teacher alone answers"
+    words += f" (left out: {', '.join(left)})" if left else ""
+    return TransferRows(rows, words, fingerprint_of(replace(data, transfer=rows)))
+
+
+def with_transfer(data: TaskData, transfer: TransferRows) -> TaskData:
+    """Return the same data with a further split, `transfer`, whose rows have no labels."""
+    handed_on: WeakKeyDictionary[Any, dict[Any, Encoded]] = WeakKeyDictionary()
+    for tokenizer, encoded in data._cache.items():
+        handed_on[tokenizer] = dict(encoded)
+    both = hashlib.sha256(f"{data.fingerprint} {transfer.fingerprint}".encode()).hexdigest()
+    return replace(data, transfer=transfer.rows, fingerprint=both, _cache=handed_on)
+
+
+def _reading(asked: TransferText, task: Task) -> tuple[Task, str]:
+    """Return how to read the texts: a task like the given one, without a label, and the split."""
+    source, split = asked.source, asked.split or "train"
+    columns = asked.text or task.text
+    fields: dict[str, object] = {"name": "transfer", "label": None, "revision": None, "files": {}}
+    lines = line_files(source, None)
+    form = format_of(source)
+    if lines is not None:
+        fields |= {"dataset": lines["dataset"], "files": {split: lines["files"]["train"]}}
+    elif form is not None:
+        path = str(Path(source).expanduser().absolute())
+        fields |= {"dataset": form, "files": {split: path}}
+    elif (other := _other_task(source)) is not None:
+        split = asked.split or other.train
+        columns = asked.text or other.text
+        kept = ("dataset", "files", "config", "train_config", "revision")
+        fields |= {name: getattr(other, name) for name in kept}
+    else:
+        check_format(source)  # not a format that is read: said so
+        fields |= {"dataset": source, "config": asked.config, "train_config": None}
+    if len(columns) != len(task.text):
+        raise TaskError(
+            f"transfer: '{source}': {len(columns)} text column{'s' if len(columns) > 1 else ''} "
+            f"({', '.join(columns)}), and task '{task.name}' has {len(task.text)}; name as many "
+            "(text)"
+        )
+    fields |= {"text": tuple(columns), "train": split, "name": f"transfer {name_of(source)}"}
+    made = task.model_copy(update=fields)
+    made._memory = None  # of the task's own rows
+    return made, split
+
+
+def _other_task(source: str) -> Task | None:
+    """Return the task of a name in the catalogue or of a YAML file; None where it is none."""
+    named = source.endswith((".yaml", ".yml")) or source in list_names("tasks")
+    return Task.load(source) if named else None
+
+
+def _table(asked: TransferText, task: Task, split: str, data_dir: str | Path | None) -> Table:
+    config = task.train_config if split == task.train and task.train_config else task.config
+    splits = find_splits(task, config, data_dir)
+    if split not in splits:
+        raise DataError(unknown(f"transfer: '{asked.source}'", "split", split, splits))
+    table = splits[split]()
+    check_columns(task, split, table)
+    return table
+
+
+def _splits(data: TaskData) -> dict[str, Dataset]:
+    judged = {"validation": data.validation, **data.also}
+    return {**judged, "selection": data.selection, "train": data.train}
+
+
+def _new(texts: Sequence[Row], data: TaskData) -> tuple[list[int], list[str]]:
+    """Return the places of texts that no split has, each once, and in words why others go."""
+    known: dict[Row, str] = {}
+    for name, rows in reversed(_splits(data).items()):  # a reported row is one before all else
+        what = {"train": "training rows", "selection": "selection rows"}.get(name, "reported rows")
+        known |= dict.fromkeys(map(_key, _rows(rows)), what)
+    kept: list[int] = []
+    gone: Counter[str] = Counter()
+    for place, key in enumerate(map(_key, texts)):
+        if key in known:
+            gone[known[key]] += 1
+        else:
+            kept.append(place)
+            known[key] = "texts that come again"
+    return kept, [f"{count:,} {why}" for why, count in gone.items()]
+
+
+def _rows(rows: Dataset) -> Iterable[Row]:
+    names = [name for name in ("text", "text_pair") if name in rows.column_names]
+    return zip(*(rows[name][:] for name in names), strict=True)
+
+
+def _key(texts: Row) -> Row:
+    """Return texts without what does not make them others: case and white space."""
+    return tuple(" ".join(text.casefold().split()) for text in texts)

@@ -1,0 +1,54 @@
+"""Whether two tokenizers cut texts alike: states of tokens are compared only then."""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from bertcompress.data import TaskData
+from bertcompress.errors import ModelError
+
+__all__ = ["not_aligned", "same_pieces", "same_tokens"]
+
+_PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
+
+
+def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Return whether two tokenizers cut a text into the same tokens with the same numbers."""
+    if first is second:
+        return True
+    if first.get_vocab() != second.get_vocab():
+        return False
+    # The same vocabulary may still be applied differently: lower case, accents, special tokens.
+    one, two = first(_PROBE, _PROBE)["input_ids"], second(_PROBE, _PROBE)["input_ids"]
+    return bool(one == two)
+
+
+def same_pieces(
+    first: PreTrainedTokenizerBase,
+    second: PreTrainedTokenizerBase,
+    data: TaskData,
+    split: str = "train",
+) -> bool:
+    """Return whether two tokenizers cut these texts into the same tokens, whatever their numbers.
+
+    So does one whose vocabulary was trimmed to the tokens of the texts.
+    """
+    one, two = data.encode(first, split), data.encode(second, split)
+    if not np.array_equal(one["length"][:], two["length"][:]):
+        return False
+    number = second.get_vocab()
+    renumbered = {i: number.get(token) for token, i in first.get_vocab().items()}
+    return all(
+        [renumbered[i] for i in mine] == list(theirs)
+        for mine, theirs in zip(one["input_ids"], two["input_ids"], strict=True)
+    )
+
+
+def not_aligned(named: str) -> ModelError:
+    """Return the error of a term that compares tokens which do not align; `named`: its weight."""
+    return ModelError(
+        "distilling hidden states: student and teacher have different vocabularies and cut the "
+        f"texts differently, so their tokens do not align; set {named} to 0 (logits need no "
+        "alignment)"
+    )
