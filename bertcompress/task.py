@@ -23,8 +23,8 @@ from bertcompress.errors import TaskError, few, unknown
 from bertcompress.heads import HEADS, Head, all_metrics, head_named
 from bertcompress.heads.agreement import Agreement
 from bertcompress.heads.features import Columns
-from bertcompress.heads.head import misfit
 from bertcompress.heads.kinds import posed_by
+from bertcompress.heads.metric_fit import misfit
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.problem import AUTO, Problem
 from bertcompress.heads.scoring import task_metric

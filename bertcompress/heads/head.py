@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.errors import ModelError, TaskError, few, unknown
+from bertcompress.errors import ModelError, TaskError
 from bertcompress.heads.features import Columns, Encoded, TaskFields, encode_texts
 from bertcompress.heads.padding import collate_texts, outputs_of_features
 from bertcompress.metrics import METRICS, Metric
@@ -27,11 +27,9 @@ __all__ = [
     "Array",
     "Features",
     "Head",
-    "check_fits",
     "classes_of",
     "finite",
     "metrics_named",
-    "misfit",
 ]
 
 Array = NDArray[Any]
@@ -389,26 +387,3 @@ def classes_of(metric: Metric, logits: Array) -> Array:
             f"metric '{metric.name}' compares classes, but the model has one output; use spearman"
         )
     return np.asarray(logits.argmax(axis=1))
-
-
-def check_fits(head: Head, metric: str) -> Metric:
-    """Return a metric of a head. Raises TaskError for one that does not fit it."""
-    if metric not in {**METRICS, **head.metrics}:
-        raise TaskError(unknown("metrics", "metric", metric, METRICS))
-    if metric not in head.metrics:
-        raise TaskError(
-            f"metric '{metric}' does not fit a {head.key} task; fitting: {few([*head.metrics])}"
-        )
-    return head.metrics[metric]
-
-
-def misfit(head: Head, metrics: Sequence[str], classes: int) -> str:
-    """Return what is wrong with these metrics for so many classes, or an empty string."""
-    for name in metrics:
-        try:
-            only = check_fits(head, name).classes
-        except TaskError as error:
-            return str(error)
-        if only is not None and classes > only:
-            return f"metric '{name}' is for two classes, here are {classes}; use f1_macro"
-    return ""

@@ -10,7 +10,8 @@ import numpy as np
 
 from bertcompress import metrics
 from bertcompress.errors import TaskError
-from bertcompress.heads.head import Array, Head, check_fits
+from bertcompress.heads.head import Array, Head
+from bertcompress.heads.metric_fit import check_fits
 
 __all__ = ["compute", "interval", "paired_difference", "resampled", "sides", "task_metric"]
 
