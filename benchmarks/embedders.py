@@ -135,7 +135,7 @@ def judged(
         "kept": found.retention,
         "low": found.retention_low,
         "high": found.retention_high,
-        "rows": len(after),
+        "rows": task.head.examples(right),
     }
 
 
