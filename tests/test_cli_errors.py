@@ -218,7 +218,7 @@ CASES = {
     "too long": (
         lambda: task(max_length=64),
         RUN,
-        "max_length 64 is beyond .* table of 40 tokens; set max_length to at most 40",
+        "max_length 64 is beyond .* table of .*, 40 tokens; set max_length to at most 40",
     ),
     "unknown task": (
         None,

@@ -236,6 +236,7 @@ def test_methods_that_train_on_labels_train_on_pairs(trained, folder, pairs, tmp
     ] * 2
 
 
+@pytest.mark.slow
 def test_training_on_pairs_learns_and_its_run_is_served_and_replayed(folder, pairs, tmp_path):
     train = {**TRAIN, "epochs": 4}
     methods = [{"finetune": train}, CUTS[0], {"distill": train}, ONNX]

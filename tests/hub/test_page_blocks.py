@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from test_docs import PAGES, blocks
 
 from hub.conftest import Runs
@@ -26,6 +27,7 @@ told([names["url"], str(names["folder"]), model, [score.metric for score in name
 """
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_page(site: Site, runs: Runs) -> None:
     page = next(page for page in PAGES if page.name == "hub.md")
     there = site.id("bert-sst2-small")

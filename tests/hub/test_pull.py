@@ -150,6 +150,7 @@ def reported(run: Path) -> dict[tuple[str, str], list[float]]:
     }
 
 
+@pytest.mark.slow
 def test_ids_and_folders_are_judged_alike(ours: dict[str, Any], runs: Runs) -> None:
     report, scores = bc.Report.load(runs.cut), reported(runs.cut)
     judged = scores[report.verdict.runtime, report.verdict.precision]

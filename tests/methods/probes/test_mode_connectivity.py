@@ -109,6 +109,7 @@ def test_a_probe_leaves_the_model_and_the_verdict_as_they_are(runs):
     assert torch.equal(answer(one, tiny_inputs()), answer(two, tiny_inputs()))
 
 
+@pytest.mark.slow
 def test_a_probe_has_its_section_in_every_form_of_the_report(runs):
     report = runs[1].report
     probes = [stage for stage in report.stages if stage.measurement]

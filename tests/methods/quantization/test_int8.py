@@ -68,6 +68,7 @@ def answers(path, runtime, data):
     return predict(open_predictor(path, runtime), data, "selection", tiny_tokenizer())
 
 
+@pytest.mark.slow
 def test_what_the_gate_was_answered_is_kept_with_its_file(trained, data, tmp_path):
     for place, model in (("good", trained), ("bad", planted(trained))):
         done = applied(model, data, tmp_path / place, runtimes=("onnxruntime",))

@@ -232,7 +232,7 @@ def test_a_second_recipe_keeps_the_zeros_of_a_shipped_model(step, sparse):
 
 def test_a_second_recipe_refuses_to_cut_a_shipped_sparse_model(sparse):
     plan = recipe(sparse, [{"flop": {**TRAIN, "keep": 0.5}}], model=str(sparse / "sparse"))
-    words = r"methods\[0\].flop: model '.*sparse' has weights at zero, which a change of shape"
+    words = r"methods\[0\].flop: the model '.*sparse' has weights at zero, which a change of shape"
     with pytest.raises(ShapeError, match=words):
         bc.run(plan, sparse / "run", say=lambda _: None)
 
