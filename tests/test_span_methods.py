@@ -30,6 +30,7 @@ SETTINGS = {
     "gradual_magnitude": {**SHORT, "sparsity": 0.5},
     "trim_vocabulary": {},
     "share_layers": {},
+    "student": {"layers": 2},
     "factorize_embedding": {"size": 8},
     "factorize_linear": {"keep": 0.7, "rows": 16, "metric": "fisher"},
     "flop": {**SHORT, "keep": 0.7, "rows": 16},

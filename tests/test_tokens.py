@@ -252,6 +252,7 @@ METHODS = [
     {"kprune": {"keep": 0.5, "rows": 16}},
     {"prune_hidden": {"keep": 0.5}},
     {"share_layers": {}},
+    {"student": {"layers": 2}},
     {"factorize_linear": {"keep": 0.7, "rows": 16, "metric": "fisher"}},
     {"factorize_embedding": {"size": 8}},
     {"trim_vocabulary": {}},
