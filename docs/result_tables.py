@@ -119,7 +119,7 @@ def over_best_dense(
 ) -> Claim:
     """Return how many times faster than the fastest dense deployment a recipe's file is."""
     rows = [
-        SimpleNamespace(**row, disturbed=None)
+        SimpleNamespace(**{"disturbed": None, **row})
         for row in measured(f"speed-{recipe}")["rows"]
         if (row["texts"], row["length"], row["batch"]) == (texts, length, batch)
     ]
