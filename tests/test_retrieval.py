@@ -377,9 +377,7 @@ def test_methods_that_train_take_a_search(trained, folder, search, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "BERTCOMPRESS_LONG" not in os.environ, reason="minutes: BERTCOMPRESS_LONG=1"
-)
+@pytest.mark.skipif("BERTCOMPRESS_LONG" not in os.environ, reason="minutes: BERTCOMPRESS_LONG=1")
 def test_the_packaged_embedder_on_scifact(minilm):
     folder = Path(__file__).parents[2] / "shared" / "data" / "scifact"
     if not folder.is_dir():
