@@ -147,6 +147,7 @@ def test_only_selection_and_size_decide_a_contest():
 # -- one precision
 
 
+@pytest.mark.slow
 def test_precision_is_decided_once_a_run_and_kept_on_resume(made, tmp_path, monkeypatch):
     found = iter(["bf16", "fp32", "fp32", "fp32", "fp32"])
     monkeypatch.setattr(fitting, "choose", lambda timed: next(found))

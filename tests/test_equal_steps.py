@@ -30,6 +30,7 @@ def place(tmp_path_factory):
         yield place
 
 
+@pytest.mark.slow
 def test_the_control_takes_the_steps_of_its_method(place):
     said = []
     steps = [{"finetune": OPEN}, CUT, {"distill": {**OPEN, "hidden_weight": 0.0}}]

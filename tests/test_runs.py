@@ -145,6 +145,7 @@ def test_training_taught_the_tiny_model_something(place):
     assert head.value > 0.8
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_its_stages_from_the_store(place):
     store = StageStore(place / "store")
     first = bc.run(recipe(place), place / "first", store=store)
@@ -346,6 +347,7 @@ def test_a_16_bit_checkpoint_is_not_flattered(place):
     assert any(f"it is {ratio:.1f}x smaller" in words for words in report.verdict.sentences)
 
 
+@pytest.mark.slow
 def test_a_run_with_few_validation_rows_is_timed_on_what_there_is(place):
     write_rows(place / "validation.csv", 5, 1, yes="yes", no="no")
     timing = {"seconds": 0.1, "shapes": [[1, 8]], "threads": 1}

@@ -242,6 +242,7 @@ def test_any_training_has_four_evaluations(changes):
     assert sum(planned.evaluates_at(step, most) for step in range(1, most + 1)) >= 4
 
 
+@pytest.mark.slow
 def test_a_control_is_judged_as_often_as_its_method(data, tmp_path):
     """Else the best of more evaluations wins, by luck."""
     changes = {"max_epochs": 16, "patience": 2}

@@ -120,6 +120,7 @@ def test_the_smaller_limit_holds(tmp_path, rows):
     assert bc.load(folder).tokenizer.model_max_length == 40
 
 
+@pytest.mark.slow
 def test_export_and_bench_stay_within_the_positions(tmp_path, rows, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")
     doors = {"capsys": capsys, "monkeypatch": monkeypatch}

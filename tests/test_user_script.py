@@ -57,6 +57,7 @@ def test_at_most_five_lines_change(script):
 
 
 # Of the stock Trainer about a machine without an accelerator, and of how `datasets` reads CSV.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument", "ignore:unclosed file:ResourceWarning")
 def test_the_scripts_run_and_do_what_they_say(place, monkeypatch):
     assert start(PLAIN, place / "plain", monkeypatch) > 0.9

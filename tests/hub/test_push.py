@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 
+import pytest
+
 from hub.conftest import Pushed, Runs
 from hub.support import Site
 
@@ -92,6 +94,7 @@ told(seen)
 """
 
 
+@pytest.mark.slow
 def test_an_update_sends_what_changed(site: Site, runs: Runs, pushed: Pushed) -> None:
     changed = site.folder / "changed"
     shutil.copytree(runs.stock, changed)
