@@ -14,7 +14,8 @@ from tests_support import tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
-from bertcompress.errors import DataError
+from bertcompress.data.transfer import TransferText, read_transfer
+from bertcompress.errors import DataError, TaskError
 from bertcompress.heads import HEADS, scoring
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.retrieval import QUERY, Retrieval
@@ -413,3 +414,11 @@ def test_answers_of_a_model_are_scored_by_query(folder, search):
     tokenizer = tiny_tokenizer()
     batch = data.collator(tokenizer)([data.encode(tokenizer, "train")[i] for i in range(6)])
     assert batch["labels"].dtype == torch.int64 and batch["labels"].ndim == 2
+
+
+def test_transfer_text_is_refused_of_a_search(search, tmp_path):
+    """What is a query and what a document stands in the labels, which transfer text lacks."""
+    (tmp_path / "more.txt").write_text("a cat sleeps\na dog runs\n", encoding="utf-8")
+    asked = TransferText(source=str(tmp_path / "more.txt"))
+    with pytest.raises(TaskError, match="of a retrieval task cannot be read without its labels"):
+        read_transfer(asked, load_data(search))

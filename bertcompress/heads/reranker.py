@@ -5,8 +5,8 @@ A row is a query and a document with its grade, 0 to 1. Rows of one query are on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -29,32 +29,35 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-__all__ = ["Reranker"]
+__all__ = ["Reranker", "ranking_metrics"]
+
+Statistics: TypeAlias = Callable[[Array, Array], Array]
 
 _YES_OR_NO = MultiLabel()
 """One output is one yes or no: its losses and draws are those of a single label."""
 
 
-def _ranking(name: str, summary: str, statistics: Any) -> Metric:
-    return Metric(name, summary, statistics, mean, reads="numbers", of_all_rows=True)
+def ranking_metrics(
+    gains: Statistics, ranks: Statistics, reads: Literal["numbers", "vectors"]
+) -> dict[str, Metric]:
+    """Return nDCG and MRR by what each query adds to them, of the answers that a head reads."""
+    words = {
+        "ndcg": (f"nDCG of the first {DEPTH} documents of each query", gains),
+        "mrr": (f"one over the rank of the first relevant document, of the first {DEPTH}", ranks),
+    }
+    return {
+        name: Metric(name, summary, statistics, mean, reads=reads, of_all_rows=True)
+        for name, (summary, statistics) in words.items()
+    }
 
 
 class Reranker(Numbers):
     """A score for a query and a document: binary cross entropy on grades. Labels: (B,) float32."""
 
     key: ClassVar[str] = "reranker"
-    metrics: ClassVar[dict[str, Metric]] = {
-        "ndcg": _ranking(
-            "ndcg",
-            f"nDCG of the first {DEPTH} documents of each query",
-            group_discounted_gains,
-        ),
-        "mrr": _ranking(
-            "mrr",
-            f"one over the rank of the first relevant document, of the first {DEPTH}",
-            group_reciprocal_ranks,
-        ),
-    }
+    metrics: ClassVar[dict[str, Metric]] = ranking_metrics(
+        group_discounted_gains, group_reciprocal_ranks, reads="numbers"
+    )
     usual: ClassVar[tuple[str, ...]] = ("ndcg", "mrr")
     has_units: ClassVar[bool] = False
     texts_a_row: ClassVar[tuple[int, ...]] = (2,)

@@ -17,16 +17,15 @@ from bertcompress.errors import DataError
 from bertcompress.heads.features import Columns, Encoded, TaskFields
 from bertcompress.heads.head import Array, Features
 from bertcompress.heads.padding import collate_texts
+from bertcompress.heads.reranker import ranking_metrics
 from bertcompress.heads.vectors import SCALE, Vectors
 from bertcompress.metrics import Metric
 from bertcompress.metrics.ranking import (
-    DEPTH,
     expected_discounted_gain,
     expected_reciprocal_rank,
     search_discounted_gains,
     search_reciprocal_ranks,
 )
-from bertcompress.metrics.statistics import mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,10 +41,6 @@ _NONE = -2
 _PROMPTS = ("query", "document")
 
 
-def _search(name: str, summary: str, statistics: Any) -> Metric:
-    return Metric(name, summary, statistics, mean, reads="vectors", of_all_rows=True)
-
-
 class Retrieval(Vectors):
     """Queries among documents: a softmax over the documents of a batch, the relevant one first.
 
@@ -55,20 +50,12 @@ class Retrieval(Vectors):
     """
 
     key: ClassVar[str] = "retrieval"
-    metrics: ClassVar[dict[str, Metric]] = {
-        "ndcg": _search(
-            "ndcg",
-            f"nDCG of the first {DEPTH} documents of each query",
-            search_discounted_gains,
-        ),
-        "mrr": _search(
-            "mrr",
-            f"one over the rank of the first relevant document, of the first {DEPTH}",
-            search_reciprocal_ranks,
-        ),
-    }
+    metrics: ClassVar[dict[str, Metric]] = ranking_metrics(
+        search_discounted_gains, search_reciprocal_ranks, reads="vectors"
+    )
     usual: ClassVar[tuple[str, ...]] = ("ndcg", "mrr")
     has_labels: ClassVar[bool] = True
+    reads_unlabelled: ClassVar[bool] = False
     features_a_row: ClassVar[int] = 2
     texts_a_row: ClassVar[tuple[int, ...]] = (1,)
     searches: ClassVar[bool] = True
