@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from embedder_support import tiny_embedder, write_pairs, write_texts
@@ -84,6 +86,16 @@ def test_an_embedder_stands_beside_static_word_vectors_on_the_same_rows(folder, 
     # Theirs to try, and nobody's to publish.
     assert Layout().static in Layout().kept_here
     assert not any(str(name).startswith("static/") for name in own_files(done.folder))
+
+
+def test_a_student_of_another_vocabulary_stands_beside_a_whole_table():
+    """Tokens that the original lacks have no vector: its own tokenizer is the opponent's."""
+    original, trimmed, other = (
+        SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda tokens=tokens: tokens))
+        for tokens in ({"a": 0, "b": 1}, {"b": 0}, {"b": 0, "c": 1})
+    )
+    assert beside._tokenizer(trimmed, original) is trimmed.tokenizer
+    assert beside._tokenizer(other, original) is original.tokenizer
 
 
 def test_pairs_are_compared_by_what_their_labels_say(folder, tmp_path):

@@ -2,7 +2,8 @@
 
 A table look-up for each token is the cheapest that can be made of an embedder, so that what
 compressing gains is what is gained over that. It is made of the model before the first cut, of the
-tokens of the tokenizer that ships, and answers the rows that are reported.
+tokens of the tokenizer that ships where those are the model's, and answers the rows that are
+reported.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.deployment import Deployment, Layout, Product
@@ -48,24 +50,34 @@ def opponents(
     data = done.start.data
     if not compared_with_static(done.recipe, data):
         return ()
-    pooling = Pooling.of(product.model.config) or Pooling()
-    found = static_vectors(
-        done.baseline.product, product.tokenizer, _counts(data, product), pooling
-    )
+    original = done.baseline.product
+    pooling = Pooling.of(original.model.config) or Pooling()
+    tokenizer = _tokenizer(product, original)
+    found = static_vectors(original, tokenizer, _counts(data, tokenizer), pooling)
     folder = Layout(done.folder).static
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at this point
     try:
-        size = disk_bytes(write_static(folder, found.table, product.tokenizer, pooling))
+        size = disk_bytes(write_static(folder, found.table, tokenizer, pooling))
     except ModelError as error:  # of a comparison, which must not cost the run
         note = f"no static word vectors to compare with: {error}"
         done.notes.setdefault(done.final.record.name, []).append(note)
         return ()
-    return (_row(done, found, product, shipped, size),)
+    return (_row(done, found, tokenizer, shipped, size),)
 
 
-def _counts(data: TaskData, product: Product) -> Counter[int]:
-    """Return how often each token of the shipped tokenizer comes up in the training texts."""
-    rows = data.encoded(product.tokenizer, "train").dataset.with_format("numpy")
+def _tokenizer(product: Product, original: Product) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that ships, or the original's where that one has tokens of its own.
+
+    The original has no vector for them: a student of another vocabulary would be held against a
+    table that is mostly empty.
+    """
+    foreign = product.tokenizer.get_vocab().keys() - original.tokenizer.get_vocab().keys()
+    return original.tokenizer if foreign else product.tokenizer
+
+
+def _counts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
+    """Return how often each token of a tokenizer comes up in the training texts."""
+    rows = data.encoded(tokenizer, "train").dataset.with_format("numpy")
     counts: Counter[int] = Counter()
     for batch in rows.iter(10_000):
         ids, seen = np.unique(np.concatenate(batch["input_ids"]), return_counts=True)
@@ -76,14 +88,14 @@ def _counts(data: TaskData, product: Product) -> Counter[int]:
 def _row(
     done: PipelineResult,
     found: StaticVectors,
-    product: Product,
+    tokenizer: PreTrainedTokenizerBase,
     shipped: Sequence[tuple[Deployment, StageResult]],
     size: int,
 ) -> Opponent:
     data, head = done.start.data, done.start.data.task.head
     theirs = done.baseline.logits(done.baseline.deployments[0], "validation")
     references = data.references("validation") if head.has_labels else theirs
-    answers = predict(found, data, "validation", product.tokenizer, BATCH, product.model.config)
+    answers = predict(found, data, "validation", tokenizer, BATCH)
     metric = data.task.headline
     if not head.has_labels and head.across_spaces:
         metric = head.across_spaces
