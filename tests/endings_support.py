@@ -69,9 +69,9 @@ def stubborn() -> None:
     import bertcompress.runs.run
 
     def run(*_: Any, **__: Any) -> None:
-        Path("out-busy").touch()
         while True:
             try:
+                Path("out-busy").touch()  # inside: the interrupt may come as soon as it is there
                 time.sleep(0.01)
             except KeyboardInterrupt:
                 continue
