@@ -123,3 +123,42 @@ def test_nothing_is_chosen_by_an_error_in_units():
         with pytest.raises(TaskError, match="put spearman or pearson first"):
             Task._checked("x", {**fields, **given})
     assert Task(**fields, metrics=("pearson", "mae")).metrics == ("pearson", "mae")
+
+
+def unlabelled(original, logits, **fields):
+    """Scores by the original's answers, where no row has a label."""
+    train, validation = (
+        Dataset.from_dict({"text": [f"{word} {i}" for i in range(len(original))]})
+        for word in ("other", "text")
+    )
+    sets = DatasetDict(train=train, validation=validation)
+    data = load_data(Task.from_dataset(sets, text="text", **fields))
+    outputs = [np.asarray(each, np.float32) for each in (logits, original)]
+    rows = score(data.task, data, "validation", *outputs)
+    return {row.metric: row for row in rows}
+
+
+def test_without_labels_chance_is_the_originals_most_frequent_class():
+    original = np.eye(3)[classes()] + 0.1
+    usual = original.argmax(axis=1)
+    most = np.bincount(usual).max() / len(usual)
+    same = unlabelled(original, 2 * original)
+    assert same["agreement"].standing.chance == most
+    assert same["agreement"].alarm == "" and same["kl"].standing is None
+    constant = np.tile(np.eye(3)[np.bincount(usual).argmax()], (len(usual), 1))
+    found = unlabelled(original, constant)["agreement"]
+    assert found.value == pytest.approx(most)
+    assert found.alarm.startswith("not above chance")
+
+
+def test_an_original_that_answers_all_rows_alike_is_no_judge():
+    original = np.tile([0.2, 0.9, 0.1], (50, 1))
+    assert unlabelled(original, original)["agreement"].alarm.startswith("not above chance: 1.000")
+
+
+def test_without_labels_a_number_without_relation_to_the_originals_is_at_chance():
+    draw = np.random.default_rng(1)
+    original, other = draw.normal(size=(2, 80, 1))
+    assert unlabelled(original, original * 3 + 1, metrics=["pearson"])["pearson"].alarm == ""
+    found = unlabelled(original, other, metrics=["pearson"])["pearson"]
+    assert found.standing.chance == 0 and found.alarm.startswith("not above chance")

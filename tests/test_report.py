@@ -340,11 +340,20 @@ def test_the_terminal_shows_everything_within_its_width(width: int, tmp_path: Pa
     assert "18.9 min, of which 6.9 min reused; 4300 steps; peak memory 2250 MB" in text
 
 
-def test_agreement_has_no_column_above_chance() -> None:
+def test_agreement_has_a_column_above_chance_where_chance_is_known() -> None:
     labelled = sample_report()
     unlabelled = labelled.model_copy(update={"task": {"problem": "unlabelled"}})
+    nobody_knows = unlabelled.model_copy(
+        update={"stages": tuple(map(_without_chance, unlabelled.stages))}
+    )
     assert "| kept above chance |" in labelled.to_markdown()
-    assert "kept above chance" not in unlabelled.to_markdown()
+    assert "| kept above chance |" in unlabelled.to_markdown()
+    assert "kept above chance" not in nobody_knows.to_markdown()
+
+
+def _without_chance(stage: Stage) -> Stage:
+    rows = [r.model_copy(update={"retention_chance_corrected": None}) for r in stage.deployments]
+    return stage.model_copy(update={"deployments": tuple(rows)})
 
 
 def test_figures_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:

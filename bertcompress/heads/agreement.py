@@ -50,6 +50,19 @@ class Agreement(Head):
         """Return the same of the original's logits. Shape: (N, K) -> (N,) or (N, K)."""
         return self.decided(metric, references)
 
+    def original_chance(self, metric: Metric, answers: Array, original: Array) -> float | None:
+        """Return what the best constant answer scores; None for a metric of logits.
+
+        The share of the original's most frequent class; 0 for a correlation.
+
+        Shape: both (N, K).
+        """
+        if metric.reads == "logits":
+            return None
+        if metric.reads == "numbers":
+            return 0.0
+        return float(np.bincount(self.right(metric, original)).max()) / len(original)
+
     def changed(self, logits: Array, original: Array) -> Array | None:
         """Return which rows are of another class; None for numbers. Shape: (N, K) twice -> (N,)."""
         return changed_classes(logits, original)

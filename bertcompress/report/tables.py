@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bertcompress.heads import HEADS, has_labels, least_kept
+from bertcompress.heads import HEADS, has_labels
 from bertcompress.measure.scores import Cost, Score
 from bertcompress.report.alarms import at_chance
 from bertcompress.report.cells import (
@@ -127,12 +127,16 @@ def quality(report: ReportData) -> Table:
     if any(row.batch_flips is not None for _, row in report.compared):
         columns.append(on_row("changed in batches", lambda row: share(row.batch_flips)))
         note += " Changed in batches: against one text at a time, as int8 is scored."
-    # Agreement has no chance level to correct for.
-    if kept and (has_labels(report.task) or least_kept(report.task)):
+    if kept and (has_labels(report.task) or _has_chance(report)):
         above = compared("kept above chance", lambda row: share(row.retention_chance_corrected))
         columns.insert(4, above)
         note = f"Kept above chance: share of what exceeds the chance level. {note}"
     return build("Quality of each deployment", deployed(report), columns, note)
+
+
+def _has_chance(report: ReportData) -> bool:
+    """Return whether a chance level is known of what is compared without labels."""
+    return any(row.retention_chance_corrected is not None for _, row in report.compared)
 
 
 def parts(report: ReportData) -> Table:
