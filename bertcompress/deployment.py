@@ -187,6 +187,9 @@ class Trained(_Frozen):
     )
     precision: str | None = Field(None, description="fp32 or bf16, as `auto` was resolved")
     learning_rate: float | None = Field(None, description="Peak rate, as `auto` was resolved")
+    head_rate: float | None = Field(
+        None, description="Rate of pooler and head, as times that, as `auto` was resolved"
+    )
     collapsed_at: tuple[float, ...] = Field(
         (), description="Peak rates at which every row was answered alike, before this one"
     )
@@ -202,7 +205,8 @@ class Trained(_Frozen):
     @property
     def auto(self) -> dict[str, Any]:
         """What `auto` settings came to, for a training that goes with this one."""
-        return {"precision": self.precision, "learning_rate": self.learning_rate}
+        names = ("precision", "learning_rate", "head_rate")
+        return {name: getattr(self, name) for name in names}
 
     def after(self, earlier: Trained) -> Trained:
         """Return this training with what an earlier one cost that it went on from, or goes with."""

@@ -9,12 +9,15 @@ import pytest
 import torch
 from tests_support import tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_data, train
+from transformers import BertModel
 
 from bertcompress.training import LabelLoss, TrainSettings, checkpoints, fit, fit_batches
+from bertcompress.training.optimizers import make_optimizer
 from bertcompress.training.progress import Progress
-from bertcompress.training.rates import learning_rate
+from bertcompress.training.rates import head_rate, learning_rate
 from bertcompress.training.schedule import Ended, Horizon, rate_factor, stalled
 from bertcompress.training.selection import Judged, Selection
+from bertcompress.training.targets import TargetScale, standardised_head
 
 OPEN = SETTINGS.model_copy(update={"epochs": None, "evaluations_per_epoch": None})
 
@@ -314,14 +317,46 @@ def test_the_rate_fits_the_width():
         learning_rate(auto, tiny_model(hidden_size=width, num_attention_heads=4))
         for width in (1_024, 768, 384, 16)
     ]
-    assert rates == [3.2e-5, 5e-5, 1.4e-4, 5e-4]
+    assert rates == [3.8e-5, 5e-5, 1e-4, 5e-4]
     assert learning_rate(auto, torch.nn.Linear(2, 2)) == 5e-5
     assert learning_rate(TrainSettings(learning_rate=3e-3), tiny_model()) == 3e-3
+
+
+def test_a_new_head_learns_faster_than_a_trained_one():
+    auto, new = TrainSettings(), tiny_model()
+    trained, bare = tiny_model(), BertModel(tiny_model().config)
+    torch.nn.init.constant_(trained.classifier.bias, 1e-3)
+    assert [head_rate(auto, model) for model in (new, trained, bare)] == [5, 1, 1]
+    assert head_rate(TrainSettings(learning_rate=1e-4), new) == 1
+    assert head_rate(TrainSettings(learning_rate=1e-4, head_rate=3), trained) == 3
+    assert head_rate(auto, torch.nn.Linear(2, 2)) == 1
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "albert"])
+def test_pooler_and_head_are_what_learns_faster(family):
+    model = tiny_model(family=family)
+    optimizer = make_optimizer(TrainSettings(), model, LabelLoss())
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    above = ("classifier", "pre_classifier", "pooler")
+    for name, parameter in model.named_parameters():
+        part = next((part for part in name.split(".") if part in above), None)
+        assert rates[id(parameter)] == (2.5e-3 if part else 5e-4), name
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_a_new_head_of_a_regression_is_seen_in_the_targets_units():
+    model = tiny_model(num_labels=1)
+    with torch.no_grad():
+        model.classifier.bias.fill_(2.7)  # as `to_target_units` leaves it
+    assert head_rate(TrainSettings(), model) == 1
+    with standardised_head(model, TargetScale(2.7, 1.3)):
+        assert head_rate(TrainSettings(), model) == 5
 
 
 def test_what_was_decided_is_stored(data, tmp_path):
     trained = open_ended(data, tmp_path, learning_rate="auto", max_epochs=4).trained
     assert trained.learning_rate == 5e-4 and trained.precision == "fp32"
+    assert trained.head_rate == 5 and trained.auto["head_rate"] == 5
     assert all(np.isfinite(row["eval_loss"]) for row in trained.history)
     control = OPEN.model_copy(update=OPEN.equal_steps(trained))
     assert (control.max_steps, control.learning_rate) == (trained.steps, 5e-4)
@@ -388,7 +423,8 @@ def test_a_training_that_learns_nothing_begins_again_at_half_the_rate(data, tmp_
     assert fitted.trained.collapsed_at == (rate,)
 
     alike_at_first(monkeypatch, 0)
-    given = open_ended(data, tmp_path / "given", **{**AUTO, "learning_rate": rate / 2})
+    half = {"learning_rate": rate / 2, "head_rate": fitted.settings.head_rate}
+    given = open_ended(data, tmp_path / "given", **{**AUTO, **half})
     assert given.collapsed_at == ()
     assert torch.equal(weights(fitted), weights(given))
     assert fitted.steps == given.steps

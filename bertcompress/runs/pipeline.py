@@ -259,8 +259,10 @@ def _training_words(trained: Trained | None) -> str:
         "max_minutes": f"max_minutes {ended['value']:g} was reached" if ended["value"] else "",
         "fixed": "a fixed length",
     }[ended["reason"]]
+    above = (trained.head_rate or 1) * (trained.learning_rate or 0)
+    head = f" ({above:g} for the head)" if trained.head_rate not in (None, 1) else ""
     words = (
-        f"{trained.steps} steps ({why}) at a peak rate of {trained.learning_rate:g}, "
+        f"{trained.steps} steps ({why}) at a peak rate of {trained.learning_rate:g}{head}, "
         f"in {trained.precision}"
     )
     collapsed = " and ".join(f"{each:g}" for each in trained.collapsed_at)

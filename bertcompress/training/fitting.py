@@ -25,7 +25,7 @@ from bertcompress.training.label_loss import LabelLoss
 from bertcompress.training.loggers import logging_to
 from bertcompress.training.preparing import prepared, trainer_arguments
 from bertcompress.training.progress import Plan, Progress
-from bertcompress.training.rates import learning_rate
+from bertcompress.training.rates import head_rate, learning_rate
 from bertcompress.training.resuming import Beginning, Resume, fingerprint, resumable
 from bertcompress.training.schedule import Ended
 from bertcompress.training.selection import Selection, agreed
@@ -62,7 +62,7 @@ class Fitted:
     `selection_loss`, `seconds`."""
     selection_score: float | None
     settings: TrainSettings
-    """As given, with `precision` and `learning_rate` resolved."""
+    """As given, with `precision`, `learning_rate` and `head_rate` resolved."""
     ended: Ended
     evaluation_steps: int
     """Steps from one evaluation to the next."""
@@ -75,7 +75,7 @@ class Fitted:
     @property
     def trained(self) -> Trained:
         """How the training went, for the findings of a stage."""
-        rate = self.settings.learning_rate
+        rate, above = self.settings.learning_rate, self.settings.head_rate
         return Trained(
             steps=self.steps,
             samples=self.samples,
@@ -83,6 +83,7 @@ class Fitted:
             selection_score=self.selection_score,
             precision=self.settings.precision,
             learning_rate=None if rate == "auto" else rate,
+            head_rate=None if above == "auto" else above,
             collapsed_at=self.collapsed_at,
             ended=dict(self.ended.facts),
             evaluation_steps=self.evaluation_steps,
@@ -247,10 +248,11 @@ def _train(
         else:
             precision, reached = settings.precision, Progress()
         start = Beginning(model, objective, plan)
-        earlier = reached.seconds
+        earlier, above = reached.seconds, head_rate(settings, model)
         while True:
             rate = learning_rate(settings, model) / 2 ** len(reached.collapsed_at)
-            resolved = settings.model_copy(update={"precision": precision, "learning_rate": rate})
+            settled = {"precision": precision, "learning_rate": rate, "head_rate": above}
+            resolved = settings.model_copy(update=settled)
             if resume is not None and reached.finished:
                 steps = resume.step
                 objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])

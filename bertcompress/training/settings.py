@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bertcompress.deployment import Trained
 
-__all__ = ["OptimizerName", "Precision", "Rate", "ScheduleName", "TrainSettings"]
+__all__ = ["HeadRate", "OptimizerName", "Precision", "Rate", "ScheduleName", "TrainSettings"]
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -18,6 +18,8 @@ ScheduleName = Literal["auto", "linear", "constant", "cosine", "cyclic"]
 OptimizerName = Literal["adamw", "sgd", "sam"]
 
 Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+
+HeadRate = Annotated[float, Field(gt=0, le=100)] | Literal["auto"]
 
 _LOADER_EPOCHS = 3.0
 _PATIENCE = 2
@@ -49,6 +51,11 @@ class TrainSettings(BaseModel):
     learning_rate: Rate = Field(
         "auto", description="Peak learning rate of AdamW; auto: by the model's hidden size"
     )
+    head_rate: HeadRate = Field(
+        "auto",
+        description="Rate of pooler and head, as times the encoder's; auto: 5 for a head that "
+        "nothing has trained yet, 1 for others and where learning_rate is given",
+    )
     schedule: ScheduleName = Field(
         "auto",
         description="How the rate goes after the warm-up; auto: linear to zero where the number of "
@@ -76,7 +83,7 @@ class TrainSettings(BaseModel):
         "where their number is not fixed",
     )
     cooldown: float = Field(
-        0.33,
+        0.5,
         gt=0,
         lt=1,
         description="Fraction of the steps that make the model over which the rate falls, once the "
@@ -179,6 +186,7 @@ class TrainSettings(BaseModel):
         same = {
             "max_steps": trained.steps,
             "learning_rate": trained.learning_rate,
+            "head_rate": trained.head_rate,
             "precision": trained.precision,
             "evaluation_steps": trained.evaluation_steps,
         }
