@@ -67,11 +67,15 @@ HALF: dict[str, Any] = {"prune_structured": {"keep_layers": 3, "keep": 1.0}}
 EQUAL: dict[str, Any] = {"epochs": 4, "learning_rate": 1e-4, "evaluations_per_epoch": 1}
 PARTS: dict[str, Any] = {**EQUAL, "epochs": 2}
 """Of two trainings, one after the other."""
+MADE: dict[str, Any] = {"augment": 2, "epochs": 2 / 3, "evaluations_per_epoch": 3}
+"""Two texts made of each row: epochs three times as long, and a third as many. As many steps and
+evaluations as without them, but for those of the few texts that are left out."""
 STUDENTS: dict[str, dict[str, Any]] = {
     "finetune": {"finetune": {**EQUAL, "patience": None}},
     "distill": {"distill": EQUAL},
     "pkd": {"pkd": EQUAL},
     "tinybert": {"tinybert": {**PARTS, "inside_epochs": 2}},
+    "tinybert-augment": {"tinybert": {**PARTS, **MADE, "inside_epochs": MADE["epochs"]}},
     "minilm": {"minilm": {**PARTS, "inside_epochs": 2}},
 }
 THESEUS: dict[str, Any] = {"theseus": {**PARTS, "layers": 3, "replacing_epochs": 2}}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bertcompress.data import TaskData
-    from bertcompress.data.transfer import TransferText
+    from bertcompress.data.transfer import Augmentation, TransferText
     from bertcompress.task import Task
 
 __all__ = [
@@ -94,6 +94,10 @@ class Teacher(Protocol):
         ...
 
 
+def _no_head() -> Product | None:
+    return None
+
+
 def _none() -> Product:
     raise ModelError(
         "this context has no such model: a method that looks at one names Need.ORIGINAL or "
@@ -108,6 +112,8 @@ class Models:
     teacher: Teacher | None = None
     open_original: Callable[[], Product] = _none
     open_baseline: Callable[[], Product] = _none
+    open_masked_lm: Callable[[], Product | None] = _no_head
+    """Reads the recipe's checkpoint with its masked-LM head; None where none was trained."""
 
     @property
     def original(self) -> Product:
@@ -219,6 +225,14 @@ class Method(BaseModel):
     @property
     def transfer_text(self) -> TransferText | None:
         """Texts without labels that are read for its teacher; `Context.data.transfer` has them."""
+        return None
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """The texts that it makes of training rows, for its teacher to answer; None: it makes none.
+
+        With it `Context.models.open_masked_lm` reads the recipe's checkpoint.
+        """
         return None
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data.labels import rows_named
@@ -13,7 +15,7 @@ from bertcompress.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["check_words", "normalise", "text_cells", "texts_of"]
+__all__ = ["check_words", "normalise", "text_cells", "text_digest", "text_rows", "texts_of"]
 
 
 def normalise(
@@ -52,6 +54,18 @@ def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     texts = [read(where, column, table.columns[column]) for column in columns]
     _check_empty(where, columns, texts)
     return texts
+
+
+def text_rows(rows: Dataset) -> Iterable[tuple[str, ...]]:
+    """Return the texts of each row of a split: one, or the two of a pair."""
+    names = [name for name in ("text", "text_pair") if name in rows.column_names]
+    return zip(*(rows[name][:] for name in names), strict=True)
+
+
+def text_digest(texts: Sequence[str]) -> bytes:
+    """Return a digest of the texts of a row, in which case and white space do not count."""
+    plain = [" ".join(text.casefold().split()) for text in texts]
+    return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).digest()
 
 
 def _alone(first: str, second: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bertcompress.data.encoding import collator
 from bertcompress.data.lengths import MEASURED, Lengths, cut_note, sampled
 from bertcompress.data.matching import permuted
+from bertcompress.data.rows import text_digest, text_rows
 from bertcompress.errors import DataError, unknown
 from bertcompress.heads.features import UNBOUNDED, USUAL, Encoded, limit_of
 from bertcompress.task import Task
@@ -63,6 +64,9 @@ class TaskData:
     order. Training goes by the model's order, scores by the task's: F1 is of the task's class 1."""
     transfer: Dataset | None = None
     """Further texts without labels, which nothing but a teacher answers; None: there are none."""
+    reported: frozenset[bytes] = frozenset()
+    """Digests (`text_digest`) of the reported rows that `without_validation` took away, so that
+    what is made of the other rows can be held against them."""
     notes: tuple[str, ...] = ()
     """What the report says of the data, a line each: rows cut, or split off to judge on."""
     said: tuple[str, ...] = ()
@@ -137,7 +141,8 @@ class TaskData:
     def without_validation(self) -> TaskData:
         """Return the same data for methods: no reported row, and none that was encoded before.
 
-        What is encoded of the other splits is handed on; from then on each keeps its own.
+        What is encoded of the other splits is handed on; from then on each keeps its own. Of the
+        texts of the reported rows digests stay.
         """
         reported = {"validation", *self.also}
         handed_on: WeakKeyDictionary[Any, dict[Any, Encoded]] = WeakKeyDictionary()
@@ -146,7 +151,8 @@ class TaskData:
         nothing = type(self.validation).from_dict(
             {name: [] for name in self.validation.column_names}, features=self.validation.features
         )
-        return replace(self, validation=nothing, also={}, _cache=handed_on)
+        digests = self.reported | self._digests
+        return replace(self, validation=nothing, also={}, reported=digests, _cache=handed_on)
 
     @property
     def num_labels(self) -> int:
@@ -225,6 +231,14 @@ class TaskData:
             **self.also,
             **({} if self.transfer is None else {"transfer": self.transfer}),
         }
+
+    @cached_property
+    def _digests(self) -> frozenset[bytes]:
+        """Digests of the reported rows, where texts without labels may be read beside them."""
+        if not self.task.head.reads_unlabelled:
+            return frozenset()
+        splits = (self.validation, *self.also.values())
+        return frozenset(text_digest(row) for rows in splits for row in text_rows(rows))
 
     @cached_property
     def _where(self) -> NDArray[np.int64]:

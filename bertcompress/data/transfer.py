@@ -1,10 +1,10 @@
-"""Transfer text: rows without labels that only a teacher answers, read beside a task's own."""
+"""Transfer text: rows without labels that only a teacher answers, beside a task's own."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from bertcompress.data.rows import normalise, texts_of
+from bertcompress.data.rows import normalise, text_digest, text_rows, texts_of
 from bertcompress.data.sources import find_splits
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
@@ -26,7 +26,16 @@ from bertcompress.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["TransferRows", "TransferText", "read_transfer", "with_transfer"]
+__all__ = [
+    "Augmentation",
+    "TransferRows",
+    "TransferText",
+    "check_unlabelled",
+    "new_texts",
+    "read_transfer",
+    "unlabelled_rows",
+    "with_transfer",
+]
 
 Row = tuple[str, ...]
 
@@ -45,6 +54,20 @@ class TransferText(BaseModel):
     split: str | None = Field(None, description="Its split; null: the one that is trained on")
     config: str | None = Field(None, description="Configuration of a data set on the Hub")
     rows: int | None = Field(None, ge=1, description="At most so many, drawn by the seed")
+
+
+class Augmentation(BaseModel):
+    """How many texts are made of each training row by replacing words, and how many words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    copies: int = Field(20, ge=1, le=1_000, description="Texts made of each training row (N_a)")
+    probability: float = Field(
+        0.4, gt=0, le=1, description="How likely each word is replaced (p_t)"
+    )
+    candidates: int = Field(
+        15, ge=1, le=1_000, description="So many words may stand in its place (K)"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,15 +90,12 @@ def read_transfer(
     come again; case and white space do not count. Of more than `asked.rows` as many are drawn by
     the seed. Raises DataError and TaskError for what cannot be read so.
     """
-    if not data.task.head.reads_unlabelled:
-        raise TaskError(
-            f"transfer: the rows of a {data.task.head.key} task cannot be read without its labels"
-        )
+    check_unlabelled(data.task, "transfer")
     task, split = _reading(asked, data.task)
     own = data_dir if task.dataset == data.task.dataset else None
     table = _table(asked, task, split, own)
     texts = [tuple(row) for row in zip(*texts_of(task, split, table), strict=True)]
-    kept, left = _new(texts, data)
+    kept, left = new_texts(texts, data)
     if not kept:
         raise DataError(
             f"transfer: '{asked.source}': none of {len(texts):,} texts is new to '{data.task.name}'"
@@ -84,20 +104,47 @@ def read_transfer(
         drawn = np.random.default_rng([seed, 2]).permutation(len(kept))[: asked.rows]
         left.append(f"{len(kept) - asked.rows:,} beyond rows: {asked.rows}")
         kept = [kept[int(i)] for i in np.sort(drawn)]
-    first = 1 + max(int(max(part["row_id"][:], default=-1)) for part in _splits(data).values())
-    rows = normalise(task, split, table.take(kept), None, first)
+    rows = normalise(task, split, table.take(kept), None, _next_id(data))
     words = f"transfer text: {len(rows):,} rows of '{asked.source}' that the teacher alone answers"
     words += f" (left out: {', '.join(left)})" if left else ""
     return TransferRows(rows, words, fingerprint_of(replace(data, transfer=rows)))
 
 
+def check_unlabelled(task: Task, setting: str) -> None:
+    """Raise TaskError for a task whose rows cannot be read without labels; `setting`: who asks."""
+    if not task.head.reads_unlabelled:
+        raise TaskError(
+            f"{setting}: the rows of a {task.head.key} task cannot be read without its labels"
+        )
+
+
+def unlabelled_rows(data: TaskData, columns: Mapping[str, Sequence[Any]]) -> Dataset:
+    """Return texts as rows of a task without labels, in the form of its training rows.
+
+    `columns`: `text`, and `text_pair` and `words` where the training rows have them.
+    """
+    from datasets import Dataset, Features
+
+    first = _next_id(data)
+    numbered = {"row_id": list(range(first, first + len(columns["text"]))), **columns}
+    form = data.train.features
+    return Dataset.from_dict(numbered, features=Features({name: form[name] for name in numbered}))
+
+
 def with_transfer(data: TaskData, transfer: TransferRows) -> TaskData:
-    """Return the same data with a further split, `transfer`, whose rows have no labels."""
+    """Return the same data with a further split, `transfer`, whose rows have no labels.
+
+    Texts that such a split holds already stay before the new ones.
+    """
+    from datasets import concatenate_datasets
+
+    before = () if data.transfer is None else (data.transfer,)
+    rows = concatenate_datasets([*before, transfer.rows]) if before else transfer.rows
     handed_on: WeakKeyDictionary[Any, dict[Any, Encoded]] = WeakKeyDictionary()
     for tokenizer, encoded in data._cache.items():
         handed_on[tokenizer] = dict(encoded)
     both = hashlib.sha256(f"{data.fingerprint} {transfer.fingerprint}".encode()).hexdigest()
-    return replace(data, transfer=transfer.rows, fingerprint=both, _cache=handed_on)
+    return replace(data, transfer=rows, fingerprint=both, _cache=handed_on)
 
 
 def _reading(asked: TransferText, task: Task) -> tuple[Task, str]:
@@ -150,31 +197,34 @@ def _table(asked: TransferText, task: Task, split: str, data_dir: str | Path | N
 
 def _splits(data: TaskData) -> dict[str, Dataset]:
     judged = {"validation": data.validation, **data.also}
-    return {**judged, "selection": data.selection, "train": data.train}
+    more = {} if data.transfer is None else {"transfer": data.transfer}
+    return {**judged, "selection": data.selection, "train": data.train, **more}
 
 
-def _new(texts: Sequence[Row], data: TaskData) -> tuple[list[int], list[str]]:
+def _next_id(data: TaskData) -> int:
+    return 1 + max(int(max(part["row_id"][:], default=-1)) for part in _splits(data).values())
+
+
+_NOT_REPORTED = {
+    "train": "training rows",
+    "selection": "selection rows",
+    "transfer": "rows of transfer text",
+}
+
+
+def new_texts(texts: Sequence[Row], data: TaskData) -> tuple[list[int], list[str]]:
     """Return the places of texts that no split has, each once, and in words why others go."""
-    known: dict[Row, str] = {}
+    known: dict[bytes, str] = {}
     for name, rows in reversed(_splits(data).items()):  # a reported row is one before all else
-        what = {"train": "training rows", "selection": "selection rows"}.get(name, "reported rows")
-        known |= dict.fromkeys(map(_key, _rows(rows)), what)
+        what = _NOT_REPORTED.get(name, "reported rows")
+        known |= dict.fromkeys(map(text_digest, text_rows(rows)), what)
+    known |= dict.fromkeys(data.reported, "reported rows")
     kept: list[int] = []
     gone: Counter[str] = Counter()
-    for place, key in enumerate(map(_key, texts)):
-        if key in known:
-            gone[known[key]] += 1
+    for place, digest in enumerate(map(text_digest, texts)):
+        if digest in known:
+            gone[known[digest]] += 1
         else:
             kept.append(place)
-            known[key] = "texts that come again"
+            known[digest] = "texts that come again"
     return kept, [f"{count:,} {why}" for why, count in gone.items()]
-
-
-def _rows(rows: Dataset) -> Iterable[Row]:
-    names = [name for name in ("text", "text_pair") if name in rows.column_names]
-    return zip(*(rows[name][:] for name in names), strict=True)
-
-
-def _key(texts: Row) -> Row:
-    """Return texts without what does not make them others: case and white space."""
-    return tuple(" ".join(text.casefold().split()) for text in texts)

@@ -6,6 +6,7 @@ weights of few bits, relative positions and code of a model's own are refused by
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from bertcompress.models.recognising import weights_obstacle
 from bertcompress.shapes import Family, compressed_class, family_of
 from bertcompress.shapes.modeling import AUTO_CLASSES
 
-__all__ = ["LEFT_OVER", "Tensors", "model_class"]
+__all__ = ["LEFT_OVER", "Tensors", "holds_head", "model_class"]
 
 LEFT_OVER = re.compile(
     r"(^|\.)(pooler|cls\.seq_relationship|cls\.predictions|lm_head|predictions|sop_classifier"
@@ -159,6 +160,16 @@ def model_class(
     if not own:
         _check_own_code(fields, stock_name.removeprefix(family.stock_prefix), name)
     return compressed_class(stock) if own else stock
+
+
+def holds_head(config: Any, fields: Mapping[str, Any], tensors: Tensors, head: str) -> bool:
+    """Return whether the tensors are those of a stock class, but for what is harmless.
+
+    `head`: the end of its name. The config stays as it is.
+    """
+    family = family_of(config)
+    stock = _stock(family, f"{family.stock_prefix}{head}")
+    return _fits(stock, copy.deepcopy(config), fields, tensors, pooler=True)
 
 
 def _stock(family: Family, name: str) -> Any:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from bertcompress.engines.distillation.settings import learns_from_labels_alone
 from bertcompress.engines.static_vectors import WHOLE
 from bertcompress.measure.footprint import count_parameters, macs
@@ -142,6 +144,7 @@ class _Planner:
         """Return fewest and most steps of a training, and the seconds of both."""
         transfer, head = self.start.transfer.get(method.transfer_text), self.start.data.task.head
         more = len(transfer.rows) * head.features_a_row if transfer else 0
+        more += self._augmented(method) * head.features_a_row
         batches = math.ceil((self._trained_on(method) + more) / method.batch_size)
         epoch = math.ceil(batches / method.gradient_accumulation)
         most = method.steps(batches)
@@ -155,7 +158,24 @@ class _Planner:
         high = most * longest + judged * max(4, most / max(epoch, 1))
         if method.max_minutes is not None:
             high = min(high, 60 * method.max_minutes)
-        return few, most, (few * usual * self.kept, high)
+        return few, most, (few * usual * self.kept, high + self._replacing(method))
+
+    def _augmented(self, method: Method) -> int:
+        """Return how many texts a method makes of the training rows, those left out included."""
+        asked = method.augmentation
+        return len(self.start.data.train) * asked.copies if asked else 0
+
+    def _replacing(self, method: Method) -> float:
+        """Return the seconds at most in which words of the training rows get their candidates.
+
+        That is where each word that some copy replaces is masked in a text of its own.
+        """
+        asked = method.augmentation
+        if asked is None:
+            return 0.0
+        features = self.start.data.encode(self.start.product.tokenizer, "train")
+        share = 1 - (1 - asked.probability) ** asked.copies
+        return float(np.sum(features["length"][:])) * share * self.pace.forward_s
 
     def _trained_on(self, method: Method) -> int:
         """Return what one pass of a training goes over: rows, or the texts of pairs."""

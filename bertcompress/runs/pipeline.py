@@ -12,6 +12,7 @@ from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
 from bertcompress.method import Context, Method, Models, Need
 from bertcompress.models.io import load
+from bertcompress.models.masked_lm import load_masked_lm
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, control_names, controls_of, trained_alike
@@ -154,6 +155,10 @@ class Pipeline:
             sources["transfer"] = transfer.fingerprint
         if Need.TEACHER in needs:
             sources["teacher"] = teacher_source or "none"
+        if method.augmentation is not None:
+            read = partial(load_masked_lm, self.recipe.model, self.recipe.revision)
+            models = replace(models, open_masked_lm=read)
+            sources["original"] = self.start.source
         if Need.ORIGINAL in needs:
             models = replace(models, open_original=self.start.open_original)
             sources["original"] = self.start.source
@@ -222,8 +227,9 @@ class Pipeline:
 
     def _alike(self, control: Method, method: Method, training: Trained | None) -> Method:
         """Return a control that takes the steps of its method, whatever text that reads."""
-        other_rows = control.transfer_text != method.transfer_text
-        return trained_alike(self._settled(control), training, other_rows)
+        other = control.transfer_text != method.transfer_text
+        other = other or control.augmentation != method.augmentation
+        return trained_alike(self._settled(control), training, other)
 
     def _note(self, name: str, method: Method) -> None:
         notes, record = self.notes.setdefault(name, []), self.rows[-1].record

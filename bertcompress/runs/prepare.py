@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress.data import TaskData, load_data
 from bertcompress.data.for_model import already_finetuned, posed_by_model
-from bertcompress.data.transfer import TransferRows, TransferText, read_transfer
+from bertcompress.data.transfer import TransferRows, TransferText
 from bertcompress.deployment import Product
-from bertcompress.errors import DataError, ModelError, RecipeError, TaskError, few
+from bertcompress.errors import ModelError, RecipeError, few
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
@@ -28,6 +28,7 @@ from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
 from bertcompress.runs.store import stage_key
 from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
 from bertcompress.runs.teacher import RunTeacher, teacher_of, weights_digest
+from bertcompress.runs.unlabelled import Say, check_augmented, transfer_texts
 from bertcompress.runtimes.hardware import compute_device
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, has_zeros
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Prepared", "Say", "prepare"]
-
-Say = Callable[[str], None]
-"""Takes one line at a time about what is going on."""
 
 
 def _gone() -> Product:
@@ -137,6 +135,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     guessed = {"model": data.by_order, "teacher": teacher.by_order}
     by_order = tuple(whose for whose, words in guessed.items() if words)
     notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
+    check_augmented(recipe, data, [product, *(teacher.named or ())[:1]], say)
     return Prepared(
         data,
         product,
@@ -149,26 +148,9 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         by_order,
         half_size(locate(recipe.model, revision=recipe.revision)),
         student,
-        _transfer(recipe, data, data_dir, say),
+        transfer_texts(recipe, data, data_dir, say),
         original,
     )
-
-
-def _transfer(
-    recipe: Recipe, data: TaskData, data_dir: str | Path | None, say: Say
-) -> dict[TransferText | None, TransferRows]:
-    """Return the texts without labels that each method names, none of which is reported."""
-    read: dict[TransferText | None, TransferRows] = {}
-    for i, method in enumerate(recipe.methods):
-        asked = method.transfer_text
-        if asked is None or asked in read:
-            continue
-        try:
-            read[asked] = read_transfer(asked, data, data_dir, recipe.seed)
-        except (DataError, TaskError) as error:
-            raise type(error)(f"methods[{i}].{method.key}: {error}") from None
-        say(read[asked].words)
-    return read
 
 
 def _check_taught(recipe: Recipe, student: Successor, teacher: Product) -> None:

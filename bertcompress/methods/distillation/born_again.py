@@ -23,6 +23,7 @@ from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Findings, Product, Trained
+from bertcompress.engines.distillation.augmentation import with_augmented
 from bertcompress.engines.distillation.settings import WITHOUT_TEACHER
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.heads.scoring import compute
@@ -85,6 +86,8 @@ class BornAgain(Distill):
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the last generation; the findings say how each did, and all together."""
         self.check(product.model)
+        first = LiveTeacher(product.model, product.tokenizer, ctx.data, ctx.device)
+        ctx, made = with_augmented(self.augmentation, ctx, first)
         born: list[Product] = []
         spent: Trained | None = None
         settings: BornAgain = self
@@ -109,7 +112,7 @@ class BornAgain(Distill):
             taught_by = child
         findings = self._findings(born, spent, ctx)
         last = Product(born[-1].model, born[-1].tokenizer, (), findings)
-        return with_transfer_cost(last, ctx, teachers)
+        return with_transfer_cost(last, ctx, made, teachers)
 
     def _findings(self, born: Sequence[Product], spent: Trained | None, ctx: Context) -> Findings:
         """Return how the generations, and their mean answers, score on the selection split."""

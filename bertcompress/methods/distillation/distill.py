@@ -7,7 +7,8 @@ score on the selection split stalls, then falls to zero; the best step is kept.
 
 Costs a training step and, while hidden states are compared, a teacher's forward pass: a third more.
 With logits alone the answers are computed once and kept (K floats per row). `transfer` names texts
-without labels that join the training rows in each epoch. Not before anything was cut: the student
+without labels that join the training rows in each epoch; `augment` makes such texts of the training
+rows by replacing words (Jiao et al. 2020, 1909.10351). Not before anything was cut: the student
 would be its own teacher. Works without labels. Changes no shape: no speed-up.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -24,8 +25,9 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches
-from bertcompress.data.transfer import TransferText
+from bertcompress.data.transfer import Augmentation, TransferText
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.augmentation import Augmented, with_augmented
 from bertcompress.engines.distillation.settings import (
     LABELS_ONLY,
     WITHOUT_TEACHER,
@@ -73,13 +75,20 @@ class Distill(Method, DistillationSettings, TrainSettings):
         None, description="Texts without labels that the teacher alone answers: a file, a data set"
     )
 
+    augment: Annotated[int, Field(ge=1, le=1_000, strict=True)] | Augmentation | None = Field(
+        None,
+        description="Texts made of each training row by replacing words, which the teacher alone "
+        "answers: how many, or copies, probability and candidates",
+    )
+
     @model_validator(mode="after")
     def _answered_by_a_teacher(self) -> Distill:
-        if self.transfer is not None and self.labels_only:
-            raise ValueError(
-                "transfer: these texts have no labels, and no weight of a teacher's answers is "
-                "above 0"
-            )
+        for name, asked in (("transfer", self.transfer), ("augment", self.augment)):
+            if asked is not None and self.labels_only:
+                raise ValueError(
+                    f"{name}: these texts have no labels, and no weight of a teacher's answers is "
+                    "above 0"
+                )
         return self
 
     @property
@@ -87,6 +96,12 @@ class Distill(Method, DistillationSettings, TrainSettings):
         """`transfer`, spelt out."""
         named = self.transfer
         return TransferText(source=named) if isinstance(named, str) else named
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """`augment`, spelt out."""
+        asked = self.augment
+        return Augmentation(copies=asked) if isinstance(asked, int) else asked
 
     def check_teacher(
         self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
@@ -97,18 +112,23 @@ class Distill(Method, DistillationSettings, TrainSettings):
     def loader_objective(
         self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
     ) -> Objective:
-        """Return what a training on a loader of one's own minimises; InputError for `transfer`."""
-        if self.transfer is not None:
-            raise InputError(
-                "transfer: texts are read by a recipe; with a loader of your own, let it yield "
-                "batches without labels too"
-            )
+        """Return what a training on a loader of one's own minimises.
+
+        Raises InputError for `transfer` and `augment`.
+        """
+        for name, asked in (("transfer", self.transfer), ("augment", self.augment)):
+            if asked is not None:
+                raise InputError(
+                    f"{name}: texts are read by a recipe; with a loader of your own, let it yield "
+                    "batches without labels too"
+                )
         return super().loader_objective(model, teacher, seed=seed, device=device)
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product. Raises RecipeError without a teacher."""
+        ctx, made = with_augmented(self.augmentation, ctx, ctx.models.teacher, product.tokenizer)
         done = fit_stage(product, ctx, self.stage_objective(product, ctx), self)
-        return with_transfer_cost(done, ctx)
+        return with_transfer_cost(done, ctx, made)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return the same training on the labels alone, without transfer text."""
@@ -116,24 +136,34 @@ class Distill(Method, DistillationSettings, TrainSettings):
 
     @property
     def alone(self) -> dict[str, Any]:
-        """The changes that leave the labels alone: no teacher, and no text that only he answers."""
-        return {**LABELS_ONLY, "transfer": None}
+        """The changes that leave the labels alone: no teacher, and no text that only it answers."""
+        return {**LABELS_ONLY, "transfer": None, "augment": None}
 
 
 def with_transfer_cost(
-    product: Product, ctx: Context, teachers: Sequence[object] | None = None
+    product: Product,
+    ctx: Context,
+    made: Augmented | None = None,
+    teachers: Sequence[object] | None = None,
 ) -> Product:
-    """Return a product whose findings say what the teacher's answers cost, with transfer text.
+    """Return a product whose findings say what texts without labels cost, where there are any.
 
-    `teachers`: those that answered; None: the context's.
+    `made`: those of its own that a method made of training rows; `teachers`: those that answered,
+    None: the context's.
     """
     if ctx.data.transfer is None:
         return product
     asked = [ctx.models.teacher] if teachers is None else teachers
     seconds = sum(each.seconds for each in asked if isinstance(each, LiveTeacher))
+    free: dict[str, Any] = {**product.findings.free, "teacher_seconds": seconds}
+    notes = [*product.findings.notes]
     rows = len(ctx.data.transfer)
-    note = f"the teacher's answers, transfer text included, took {seconds:.1f} s"
-    free = {**product.findings.free, "transfer_rows": rows, "teacher_seconds": seconds}
-    notes = (*product.findings.notes, note)
-    findings = product.findings.model_copy(update={"notes": notes, "free": free})
+    if made is not None:
+        rows -= len(made.rows.rows)
+        notes.append(f"{made.rows.words}; making them took {made.seconds:.1f} s")
+        free |= {"augmented_rows": len(made.rows.rows), "augment_seconds": made.seconds}
+    if rows:
+        free["transfer_rows"] = rows
+    notes.append(f"the teacher's answers, transfer text included, took {seconds:.1f} s")
+    findings = product.findings.model_copy(update={"notes": tuple(notes), "free": free})
     return replace(product, findings=findings)

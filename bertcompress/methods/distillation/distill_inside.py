@@ -23,6 +23,7 @@ from torch import nn
 
 from bertcompress.data.batches import Batches
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.augmentation import with_augmented
 from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
 from bertcompress.method import Context
 from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
@@ -112,6 +113,7 @@ class DistillInside(Distill):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product; its training is that of both parts."""
+        ctx, made = with_augmented(self.augmentation, ctx, ctx.models.teacher, product.tokenizer)
         *before, last = self.parts()
         if not (ctx.task.head.has_labels or self.logit_weight) and before:
             # Nobody has answers to learn: what is inside the teacher is all that there is.
@@ -127,11 +129,11 @@ class DistillInside(Distill):
         last = last.model_copy(update=auto)
         done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
         if earlier is None:
-            return with_transfer_cost(done, ctx)
+            return with_transfer_cost(done, ctx, made)
         assert done.findings.training is not None
         training = done.findings.training.after(earlier)
         findings = done.findings.model_copy(update={"training": training})
-        return with_transfer_cost(replace(done, findings=findings), ctx)
+        return with_transfer_cost(replace(done, findings=findings), ctx, made)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return as many steps on the labels alone."""
