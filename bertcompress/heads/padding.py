@@ -26,13 +26,17 @@ def collate_texts(
 ) -> dict[str, Array]:
     """Return a batch: the tokens padded, and `labels`, `row_id` and `part` where there are any.
 
-    Shape: tokens (B, T) int64; labels (B,) int64 or float32, or (B, K) float32; the others (B,).
+    A feature without a part, beside others that have one, is the first of its row. Shape: tokens
+    (B, T) int64; labels (B,) int64 or float32, or (B, K) float32; the others (B,).
     """
     batch: dict[str, Array] = {**padded(features, tokenizer, pad_to_multiple_of)}
-    for name in ("labels", "row_id", "part"):
+    for name in ("labels", "row_id"):
         if name in features[0]:
             values = np.asarray([feature[name] for feature in features])
             batch[name] = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+    # A split of which no row was divided lacks this column, and may be batched beside one with it.
+    if any("part" in feature for feature in features):
+        batch["part"] = np.asarray([feature.get("part", 0) for feature in features], np.int64)
     return batch
 
 

@@ -46,7 +46,8 @@ class MaskedWords:
 
         `count`: candidates of each word (K); `among`: the tokens that may be one, None: all.
         """
-        self.model: Any = product.model.to(device).eval()
+        model: Any = product.model
+        self.model = model.to(device).eval()
         self.tokenizer = product.tokenizer
         self.count, self.device = count, torch.device(device)
         self.known = WholeWords.of(product.tokenizer, among)
@@ -82,7 +83,7 @@ class MaskedWords:
     def _hidden(self, text: CutText, place: int) -> tuple[list[int], int]:
         """Return the tokens of a text with one masked, as many as the model reads, and where."""
         ids = list(text.ids)
-        ids[place] = int(self.tokenizer.mask_token_id)  # type: ignore[arg-type]
+        ids[place] = int(self.tokenizer.mask_token_id)
         if len(ids) <= self._limit:
             return ids, place
         last = len(ids) - text.after

@@ -1,8 +1,8 @@
 """Whole words: where they are in a text, and which tokens of a vocabulary are one.
 
 A word is made of letters, with apostrophes and hyphens at most inside; punctuation, numbers and
-parts of an abbreviation or an address are none. Tokenizers differ in where they cut: BERT's makes several words of `co-operate`, those that
-know a word by the blank before it make one.
+parts of an abbreviation or an address are none. Tokenizers differ in where they cut: BERT's makes
+several words of `co-operate`, those that know a word by the blank before it make one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _APOSTROPHES = "'\u2019"
 _INSIDE = f"{_APOSTROPHES}-\u2010"
 _JOINTS = f"{_APOSTROPHES}.:/@&+=#_"
 """Where letters or digits stand on both sides, they are no words of their own."""
+_ADDRESS = "://"
 _BLANK_MARKS = "\u2581\u0120"
 """What stands for a blank before a word in sentencepiece and in byte-level vocabularies."""
 _NO_BLANK = "("
@@ -175,6 +176,8 @@ def _word_in(part: str) -> tuple[int, int] | None:
 def _is_part(text: str, start: int, end: int) -> bool:
     """Return whether letters are joined to others: in `don't`, `U.S.`, `AT&T` or an address."""
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    if text.startswith(_ADDRESS, end):
+        return True
     return (len(before) == 2 and before[1] in _JOINTS and before[0].isalnum()) or (
         len(after) == 2 and after[0] in _JOINTS and after[1].isalnum()
     )
