@@ -236,6 +236,9 @@ class Pipeline:
         if words := _training_words(record.findings.training):
             self.say(f"{name}: {words}")
         notes += record.findings.notes
+        ours = next((each.method.record for each in self.contests.get(name, ())), record)
+        if method.augmentation is not None and ours is not record:
+            notes += ours.findings.notes  # texts were made, though a control goes on without them
         notes += method.left_out()
         if (transfer := self.start.transfer.get(method.transfer_text)) is not None:
             notes.append(transfer.words)
