@@ -408,6 +408,27 @@ def test_taggers_are_taught_by_lists_of_words(tmp_path):
     assert method["cost"]["steps"] == control["cost"]["steps"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [False, True], ids=["texts", "pairs"])
+def test_embedders_learn_from_them(labels, tmp_path):
+    """Without labels too, and after trimming; of scored pairs both texts are replaced."""
+    from embedder_support import tiny_embedder, write_pairs, write_texts
+
+    tiny_embedder(tmp_path / "m")
+    write = write_pairs if labels else write_texts
+    files = [write(tmp_path / f"{seed}.jsonl", 60, 7 * seed) for seed in (0, 1)]
+    if labels:
+        rows = bc.Task.from_files(*files, text=("a", "b"), label="score", problem="vectors")
+    else:
+        rows = bc.Task.from_texts(*files)
+    method = {**TRAIN, "epochs": 1, "augment": 2}
+    asked = {"model": str(tmp_path / "m"), "task": rows, "measure": {"latency": False},
+             "methods": ["trim_vocabulary", {"distill": method}]}  # fmt: skip
+    run = bc.run(bc.Recipe.parse(asked), tmp_path / "run")
+    record = json.loads((run.folder / "stages/02-distill/stage.json").read_text())
+    assert record["findings"]["free"]["augmented_rows"] > 60
+
+
 def test_question_answering_is_refused_at_the_start(tmp_path):
     from spans_support import save_encoder, span_task, write_questions
 
