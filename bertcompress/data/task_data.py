@@ -67,6 +67,8 @@ class TaskData:
     reported: frozenset[bytes] = frozenset()
     """Digests (`text_digest`) of the reported rows that `without_validation` took away, so that
     what is made of the other rows can be held against them."""
+    last_id: int = -1
+    """The highest row id of those rows; -1 where none was taken away."""
     notes: tuple[str, ...] = ()
     """What the report says of the data, a line each: rows cut, or split off to judge on."""
     said: tuple[str, ...] = ()
@@ -151,8 +153,16 @@ class TaskData:
         nothing = type(self.validation).from_dict(
             {name: [] for name in self.validation.column_names}, features=self.validation.features
         )
-        digests = self.reported | self._digests
-        return replace(self, validation=nothing, also={}, reported=digests, _cache=handed_on)
+        away = (self.validation, *self.also.values())
+        last = max(max(rows["row_id"][:], default=-1) for rows in away)
+        return replace(
+            self,
+            validation=nothing,
+            also={},
+            reported=self.reported | self._digests,
+            last_id=max(self.last_id, int(last)),
+            _cache=handed_on,
+        )
 
     @property
     def num_labels(self) -> int:

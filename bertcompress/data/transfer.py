@@ -61,7 +61,7 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    copies: int = Field(20, ge=1, le=1_000, description="Texts made of each training row (N_a)")
+    copies: int = Field(20, ge=1, le=100, description="Texts made of each training row (N_a)")
     probability: float = Field(
         0.4, gt=0, le=1, description="How likely each word is replaced (p_t)"
     )
@@ -202,7 +202,9 @@ def _splits(data: TaskData) -> dict[str, Dataset]:
 
 
 def _next_id(data: TaskData) -> int:
-    return 1 + max(int(max(part["row_id"][:], default=-1)) for part in _splits(data).values())
+    """Return a row id that no row has, nor one that is reported."""
+    last = [int(max(part["row_id"][:], default=-1)) for part in _splits(data).values()]
+    return 1 + max(data.last_id, *last)
 
 
 _NOT_REPORTED = {

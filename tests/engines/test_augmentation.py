@@ -115,6 +115,17 @@ def test_a_part_of_something_longer_is_no_word(text):
         assert word.written in ("I", "know", "the", "house", "see")
 
 
+def test_a_clause_in_a_script_without_blanks_is_no_word(tokenizer):
+    cuts = cut_texts(["cat 東京タワー dog", "ภาษาไทย bird", "서울 cat"], tokenizer)
+    for cut in cuts:
+        assert all(word.token is not None for word in cut.words if not word.written.isascii()
+                   and word.written != "서울")  # fmt: skip
+    assert [w.written for w in cuts[0].words if w.written.isascii()] == ["cat", "dog"]
+    assert cuts[2].words[0].written == "서울", "Korean has blanks"
+    characters = cut_texts(["東京"], tiny_tokenizer("東", "京"))[0].words
+    assert [(word.written, word.token) for word in characters] == [("東", 1), ("京", 2)]
+
+
 def test_a_word_of_one_token_says_which(tokenizer):
     for text, cut in zip(TEXTS, cut_texts(TEXTS, tokenizer), strict=True):
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
@@ -342,8 +353,8 @@ def test_the_share_of_replaced_words(head, probability):
 
 def test_each_candidate_comes_as_often():
     """Uniformly, as algorithm 1 draws it: chi-squared of ten below its 0.999 quantile."""
-    asked = Augmentation(copies=1000, probability=1, candidates=10)
-    made = made_texts(rows_of(["cat"]), asked, replacer(tiny_tokenizer(), count=10))
+    asked = Augmentation(copies=100, probability=1, candidates=10)
+    made = made_texts(rows_of(["cat"] * 10), asked, replacer(tiny_tokenizer(), count=10))
     words, counts = np.unique([text for (text,) in made.texts], return_counts=True)
     assert len(words) == 10 and ((counts - 100) ** 2 / 100).sum() < 27.9
 

@@ -27,6 +27,9 @@ from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeache
 from bertcompress.errors import DataError, InputError, ModelError, RecipeError, TaskError
 from bertcompress.method import Context, Models
 from bertcompress.runs.contests import trained_alike
+from bertcompress.runs.outlook import outlook
+from bertcompress.runs.prepare import prepare
+from bertcompress.training.pacing import Pace
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -70,7 +73,7 @@ def test_the_texts_join_as_transfer_text(data, tmp_path):
     rows = ctx.data.transfer
     assert rows.column_names == ["row_id", "text"] and len(rows) == len(made.rows.rows)
     assert 1.5 * len(data.train) < len(rows) <= 2 * len(data.train)
-    assert not {*rows["row_id"][:]} & {*data.train["row_id"][:], *data.selection["row_id"][:]}
+    assert min(rows["row_id"][:]) > max(data.validation["row_id"][:])
     assert ctx.data.fingerprint != methods.fingerprint
     assert made.seconds > 0 and f"augmented text: {len(rows)} rows made of" in made.rows.words
     cached = CachedTeacher(ctx.models.teacher, tmp_path / "cache")
@@ -197,7 +200,7 @@ def test_a_number_is_the_number_of_copies():
     assert bc.Distill().augmentation is None
 
 
-@pytest.mark.parametrize("wrong", [0, True, "2", 1.5, {"copies": 0}, {"probability": 0},
+@pytest.mark.parametrize("wrong", [0, True, 101, "2", 1.5, {"copies": 0}, {"probability": 0},
                                    {"copy": 2}])  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(RecipeError, match="augment"):
@@ -281,6 +284,22 @@ def test_a_pretrained_checkpoint_replaces_words_by_its_head(place, tmp_path):
     assert any("words of one token are replaced by the masked-LM head" in line for line in said)
     (note,) = [each for each in run.report.last.notes if each.startswith("augmented text")]
     assert "by the masked-LM head" in note and "neighbours" not in note
+
+
+def test_what_is_ahead_counts_the_texts_and_the_time_to_make_them(place):
+    """A step is a second here, and so is an answer: words are masked one by one."""
+    works = []
+    for augment in (None, {"copies": 2, "probability": 0.5}):
+        method = {**TRAIN, **LOGITS, "epochs": 2, "augment": augment}
+        quiet = {"measure": {"latency": False, "controls": False}}
+        asked = recipe(place, [{"student": {"layers": 1}}, {"distill": method}], "tuned", **quiet)
+        start = prepare(asked, None, lambda line: None)
+        works.append(outlook(asked, start, Pace(1.0, 1.0, 1.0, 1))[1])
+    rows = start.data.encode(tiny_tokenizer(), "train")
+    assert [work.steps for work in works] == [2 * -(-len(rows) * n // 8) for n in (1, 3)]
+    tokens = 0.75 * sum(rows["length"][:])  # 1 - 0.5^2 of them in one copy at least
+    assert works[1].high_s - works[0].high_s > tokens
+    assert works[1].high_s > works[1].low_s > works[0].low_s
 
 
 def test_an_interrupted_run_goes_on_with_the_texts_that_it_made(place, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ class Neighbours:
 
     def _rows(self, ids: Sequence[int]) -> Tensor:
         """Return rows of the table, whatever form it is stored in. Shape: (ids,) -> (ids, E)."""
-        place = next(self._embed.parameters()).device
+        place = next(chain(self._embed.parameters(), self._embed.buffers())).device
         with torch.no_grad():
             rows: Tensor = self._embed(torch.tensor(ids, dtype=torch.int64, device=place))
         return rows.float().to(self.device)

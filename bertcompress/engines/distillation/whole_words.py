@@ -2,11 +2,13 @@
 
 A word is made of letters, with apostrophes and hyphens at most inside; punctuation, numbers and
 parts of an abbreviation or an address are none. Tokenizers differ in where they cut: BERT's makes
-several words of `co-operate`, those that know a word by the blank before it make one.
+several words of `co-operate`, those that know a word by the blank before it make one. In scripts
+without blanks between words, one token that stands alone is a word, and longer stretches are none.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,11 @@ _INSIDE = f"{_APOSTROPHES}-\u2010"
 _JOINTS = f"{_APOSTROPHES}.:/@&+=#_"
 """Where letters or digits stand on both sides, they are no words of their own."""
 _ADDRESS = "://"
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+"""Scripts without blanks between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 _BLANK_MARKS = "\u2581\u0120"
 """What stands for a blank before a word in sentencepiece and in byte-level vocabularies."""
 _NO_BLANK = "("
@@ -143,6 +150,8 @@ def _words(number: int, text: str, places: Sequence[_Place]) -> Iterator[Word]:
             own = [place for place in tokens if place.start < stop and place.end > begin]
             exact = len(own) == 1 and (own[0].start, own[0].end) == (begin, stop)
             token = own[0].token if exact else None
+            if token is None and _UNSPACED.search(written):
+                continue  # a clause, not a word
             yield Word(number, begin, stop, text[begin:stop], token)
 
 

@@ -75,7 +75,7 @@ class Distill(Method, DistillationSettings, TrainSettings):
         None, description="Texts without labels that the teacher alone answers: a file, a data set"
     )
 
-    augment: Annotated[int, Field(ge=1, le=1_000, strict=True)] | Augmentation | None = Field(
+    augment: Annotated[int, Field(ge=1, le=100, strict=True)] | Augmentation | None = Field(
         None,
         description="Texts made of each training row by replacing words, which the teacher alone "
         "answers: how many, or copies, probability and candidates",
