@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -238,10 +238,29 @@ def _method(item: Any, where: str, find: Callable[[str, str], Any]) -> Any:
     key, knobs = as_written_now(str(key), knobs or {})
     cls = find(key, where)
     _check_names(knobs, cls.model_fields, f"{where}.{key}")
+    for name, value in knobs.items():
+        if isinstance(value, Mapping):
+            _check_inside(cls, name, value, f"{where}.{key}")
     try:
         return cls(**knobs)
     except ValidationError as error:
-        raise RecipeError(f"{where}.{key}: {_first(error)}") from None
+        raise RecipeError(f"{where}.{key}: {_first(error, nested=False)}") from None
+
+
+def _check_inside(cls: Any, name: str, given: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError for a setting with fields of its own, one of which is wrong.
+
+    Of a setting that may also be a word or a number pydantic would complain that it is neither.
+    """
+    kinds = [cls.model_fields[name].annotation, *get_args(cls.model_fields[name].annotation)]
+    inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if len(inner) != 1:
+        return
+    _check_names(given, inner[0].model_fields, f"{where}.{name}")
+    try:
+        inner[0](**given)
+    except ValidationError as error:
+        raise RecipeError(f"{where}.{name}: {_first(error, nested=False)}") from None
 
 
 def _check_names(given: Mapping[str, Any], fields: Iterable[str], where: str) -> None:
@@ -250,10 +269,14 @@ def _check_names(given: Mapping[str, Any], fields: Iterable[str], where: str) ->
             raise RecipeError(unknown(where, "field", str(name), fields))
 
 
-def _first(error: ValidationError) -> str:
-    """Return the first complaint of pydantic in one line: place, what was given, what is wrong."""
+def _first(error: ValidationError, nested: bool = True) -> str:
+    """Return the first complaint of pydantic in one line: place, what was given, what is wrong.
+
+    `nested`: whether fields have fields; else what follows a field names one of its types.
+    """
     one = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in one["loc"])
+    parts = [*one["loc"][:1], *(each for each in one["loc"][1:] if nested or isinstance(each, int))]
+    place = ".".join(map(str, parts))
     message = one["msg"].removeprefix("Value error, ")
     given = one.get("input")
     shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""

@@ -207,6 +207,22 @@ def test_settings_that_mean_nothing_are_refused(wrong):
         bc.Recipe.parse({"teacher": "x", "methods": [{"distill": {"augment": wrong}}]})
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"augment": 0}, r"methods\[0\].distill: augment: Input should be greater than or equal"),
+        ({"augment": {"probabilty": 1}}, r"distill.augment: .*'probabilty'.*probability"),
+        ({"augment": {"probability": 2}}, r"distill.augment: probability: .*\(got 2\)"),
+        ({"transfer": {"sorce": "x"}}, r"distill.transfer: .*'sorce'.*source"),
+        ({"learning_rate": "fast"}, "distill: learning_rate: Input should be"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_setting_and_not_its_types(given, words):
+    with pytest.raises(RecipeError, match=words) as caught:
+        bc.Recipe.parse({"teacher": "x", "methods": [{"distill": given}]})
+    assert "constrained" not in str(caught.value) and ".str" not in str(caught.value)
+
+
 def test_text_that_nobody_answers_is_refused():
     with pytest.raises(RecipeError, match="augment: these texts have no labels"):
         bc.Recipe.parse(
@@ -412,7 +428,7 @@ def test_a_text_that_a_trimmed_vocabulary_cuts_otherwise_is_left_out():
 
 
 def test_taggers_are_taught_by_lists_of_words(tmp_path):
-    tagged = tags_task(tmp_path, 40, 20)
+    tagged = tags_task(tmp_path, 100, 40)
     names = ("B-ANIMAL", "B-PLACE", "I-PLACE", "O")
     labels = {"num_labels": 4, "id2label": dict(enumerate(names)),
               "label2id": {name: i for i, name in enumerate(names)}}  # fmt: skip
@@ -423,7 +439,7 @@ def test_taggers_are_taught_by_lists_of_words(tmp_path):
              "methods": [{"student": {"layers": 1}}, {"distill": method}]}  # fmt: skip
     run = bc.run(bc.Recipe.parse(asked), tmp_path / "run")
     method, control = stages(run, "02-distill")
-    assert method["findings"]["free"]["augmented_rows"] > 40
+    assert method["findings"]["free"]["augmented_rows"] > 100
     assert method["cost"]["steps"] == control["cost"]["steps"]
 
 
