@@ -80,6 +80,35 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }
 THESEUS: dict[str, Any] = {"theseus": {**PARTS, "layers": 3, "replacing_epochs": 2}}
 """It replaces layers of the whole model, so that nothing is cut before it."""
+LOGITS: dict[str, Any] = {**EQUAL, "hidden_weight": 0.0}
+WHY: dict[str, dict[str, Any]] = {
+    "distill": {"distill": LOGITS},
+    "smoothed": {"distill": {**LOGITS, "targets": "smoothed"}},
+    "shuffled": {"distill": {**LOGITS, "targets": "shuffled"}},
+    "permuted": {"distill": {**LOGITS, "targets": "permuted"}},
+    "confidence": {
+        "distill": {
+            **LOGITS,
+            "label_weight": 1.0,
+            "logit_weight": 0.0,
+            "label_weighting": "confidence",
+        }
+    },
+    # The teacher is the student itself, trained for as many steps on the labels before.
+    "self": {
+        "born_again": {
+            **EQUAL,
+            "begins": "here",
+            "temperature": 2.0,
+            "label_weight": 0.1,
+            "logit_weight": 0.9,
+        }
+    },
+}
+"""Why a teacher helps: students as `student-finetune`, of logits and of what stands for them."""
+CLASSES_OF = {"permuted": 3, "smoothed": 2, "shuffled": 2, "confidence": 2}
+"""Classes that a task needs for an arm of `WHY`; a number has none."""
+TASK_CLASSES = {"stsb": 0, "sst2": 2, "mnli": 3, "mrpc": 2, "cola": 2}
 STEPS: dict[str, list[Any]] = {
     # Sharing and factorisation, each with the training that its goal names.
     "thin-table": ["trim_vocabulary", {"factorize_embedding": {"size": 128}}, TWO],
@@ -103,6 +132,7 @@ STEPS: dict[str, list[Any]] = {
     # Students of three of the six layers, each trained for four epochs in all.
     **{f"student-{name}": [HALF, step] for name, step in STUDENTS.items()},
     "student-theseus": [THESEUS],
+    **{f"why-{name}": [HALF, step] for name, step in WHY.items()},
 }
 """Arms that are no shipped recipe: what follows `finetune`, without controls."""
 ALONE = {f"{arm}-alone": arm for arm in ("thin-table", "groups-3", "lowrank-50")}
@@ -144,6 +174,11 @@ def as_measured(recipe: Any) -> Any:
         return method.model_copy(update={k: v for k, v in wanted.items() if k not in given})
 
     return recipe.model_copy(update={"methods": tuple(map(settled, recipe.methods))})
+
+
+def serves(arm: str, task: str) -> bool:
+    """Return whether an arm has something to say about a task; others are refused by the recipe."""
+    return TASK_CLASSES[task] >= CLASSES_OF.get(arm.removeprefix("why-"), 0)
 
 
 def cell_path(arm: str, task: str, seed: int) -> Path:
@@ -222,7 +257,7 @@ def run_grid(arms: list[str], tasks: list[str], seeds: list[int], workers: int, 
 
     def group(pair: tuple[str, int]) -> None:
         for arm in arms:
-            if not computed(arm, *pair):
+            if serves(arm, pair[0]) and not computed(arm, *pair):
                 start_cell(arm, *pair, data)
 
     with ThreadPoolExecutor(workers) as pool:

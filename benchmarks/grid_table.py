@@ -31,6 +31,15 @@ class Column:
     precision: str = "fp32"
 
 
+WHY = (
+    ("distill", "logits alone", "distill"),
+    ("smoothed", "smoothed labels of equal entropy", "distill"),
+    ("shuffled", "logits of other rows of the class", "distill"),
+    ("permuted", "logits, other classes permuted", "distill"),
+    ("confidence", "labels weighted by confidence", "distill"),
+    ("self", "logits of itself, fine-tuned", "born_again"),
+)
+"""Arm, line, stage: what a teacher's logits tell, one thing after the other taken away."""
 LINES = (
     Column("int8, OpenVINO", "int8", "quantize_int8", "openvino", "int8"),
     Column("int8, ONNX Runtime", "int8", "quantize_int8", "onnxruntime", "int8"),
@@ -98,6 +107,7 @@ LINES = (
         Column(f"three layers, {name}", f"student-{name}", name)
         for name in ("distill", "pkd", "tinybert", "minilm", "theseus")
     ),
+    *(Column(f"three layers, {words}", f"why-{arm}", end) for arm, words, end in WHY),
 )
 COMPARED = (
     ("small, distilled", "control: small, no teacher"),
@@ -113,6 +123,12 @@ COMPARED = (
     *(
         (f"three layers, {name}", "three layers, plainly fine-tuned")
         for name in ("distill", "pkd", "tinybert", "minilm", "theseus")
+    ),
+    ("three layers, logits alone", "three layers, plainly fine-tuned"),
+    *(
+        ("three layers, logits alone", f"three layers, {words}")
+        for arm, words, _ in WHY
+        if arm != "distill"
     ),
     ("q_bert, 4 bits in groups", "q_bert, 4 bits, one scale"),
     ("q_bert, 2 and 4 bits", "q_bert, the other way round"),

@@ -1,6 +1,7 @@
 """What training costs beyond the arithmetic: ratios, each measured interleaved in one run.
 
-- a distillation step with cached logits, and with a live teacher's hidden states, over a plain one;
+- a distillation step with cached logits, with a live teacher's hidden states, and with relations of
+  a cached teacher and of a live one, over a plain one;
 - a step of `q8bert`, through the rounding of every weight and input, over a plain one;
 - tokens per second of the training behind `fit` over a bare PyTorch loop with the same settings.
 
@@ -31,16 +32,15 @@ from transformers import get_linear_schedule_with_warmup
 
 from bertcompress.data import TaskData, collator, load_data
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation
-from bertcompress.engines.distillation.teachers import (
-    CachedTeacher,
-    LiveTeacher,
-    hidden_cache_bytes,
-)
+from bertcompress.engines.distillation.state_cache import hidden_cache_bytes
+from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
 from bertcompress.method import Objective
 from bertcompress.methods.quantization.q8bert import Q8bert
 from bertcompress.models.io import load
 from bertcompress.runtimes.hardware import environment
+from bertcompress.shapes import anatomy
 from bertcompress.task import Task
 from bertcompress.training import (
     DelegatingObjective,
@@ -49,6 +49,7 @@ from bertcompress.training import (
     fit_batches,
     forward,
 )
+from bertcompress.training.rates import learning_rate
 from bertcompress.training.steps import LengthGrouped, decay_groups
 
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "glue"
@@ -56,6 +57,8 @@ RESULTS = Path(__file__).parent / "results"
 LIMITS = {
     "cached logits / plain step": 1.15,
     "live hidden states / plain step": 1.5,
+    "cached relations / plain step": 1.2,
+    "live relations / plain step": 1.5,
     "q8bert / plain step": 1.25,
     "fit / bare loop, tokens per s": 0.95,
 }
@@ -68,7 +71,7 @@ class Bare:
         self.model = model.train()
         self.objective = objective
         groups = decay_groups(model, settings.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate(settings, model), fused=True)
         steps = settings.max_steps or 1_000
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
 
@@ -98,12 +101,18 @@ def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> 
     start = time.perf_counter()
     cached = CachedTeacher(live, workdir)
     filling_s = time.perf_counter() - start
+    top = anatomy(product.model).depth - 1
+    kept = CachedTeacher(live, workdir / "relations", hidden_limit_mb=1e6, states=(top,))
+    inside = InsideTerms(relation_weight=1.0, teacher_depth=top + 1)
+    related: dict[str, Any] = {"logit_weight": 0, "hidden_weight": 0, "inside": inside}
     rounding = copy.deepcopy(product.model)
     Q8bert().wrap(rounding, LabelLoss())
     trained: dict[str, tuple[Objective, nn.Module]] = {
         "plain step": (LabelLoss(), product.model),
         "cached logits": (Distillation(cached, hidden_weight=0), product.model),
         "live hidden states": (Distillation(live), product.model),
+        "cached relations": (Distillation(kept, **related), product.model),
+        "live relations": (Distillation(live, **related), product.model),
         "q8bert": (LabelLoss(), rounding),
     }
     arms = {
@@ -127,6 +136,7 @@ def step_ratios(data: TaskData, product: Product, steps: int, workdir: Path) -> 
         "filling_the_logit_cache_s": filling_s,
         "logit_cache_bytes": 4 * len(lengths) * data.num_labels,
         "hidden_cache_bytes": hidden_cache_bytes(product.model, lengths),
+        "relation_cache_bytes": hidden_cache_bytes(product.model, lengths, (top,)),
     }
     return {"ratios": ratios, **facts}
 

@@ -9,6 +9,7 @@ from .methods.distillation.online_peers import OnlinePeers, online_peers
 from .methods.distillation.sequence_level import SequenceLevel, sequence_level
 from .methods.distillation.snapshot import Snapshot, snapshot
 from .methods.distillation.student import Student, student
+from .methods.distillation.ted import Ted, ted
 from .methods.distillation.theseus import Theseus, theseus
 from .methods.factorization.factorize_embedding import FactorizeEmbedding, factorize_embedding
 from .methods.factorization.factorize_linear import FactorizeLinear, factorize_linear
@@ -79,6 +80,7 @@ __all__ = [
     "Snapshot",
     "Student",
     "Task",
+    "Ted",
     "Theseus",
     "TinyBert",
     "TrimVocabulary",
@@ -123,6 +125,7 @@ __all__ = [
     "ship",
     "snapshot",
     "student",
+    "ted",
     "theseus",
     "tinybert",
     "to_albert",

@@ -134,3 +134,22 @@ def test_the_whole_table_comes_from_the_cells(tmp_path):
     for path in DESK.glob("*.npz"):
         shutil.copy(path, tmp_path)
     assert grid_table.write_table(tmp_path) == (DESK / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", grid.WHY)
+def test_controls_of_a_teacher_take_the_steps_of_plain_fine_tuning(name):
+    plain = grid.recipe_of("student-finetune", "mnli", 0).methods
+    control = grid.recipe_of(f"why-{name}", "mnli", 0).methods
+    steps = ("epochs", "learning_rate", "batch_size", "evaluations_per_epoch", "max_steps")
+    for setting in steps:
+        assert getattr(control[-1], setting) == getattr(plain[-1], setting), setting
+    assert control[:-1] == plain[:-1]
+    assert (control[-1].hidden_weight, control[-1].patient_weight) == (0, 0)
+
+
+def test_a_control_is_run_where_the_task_has_enough_classes():
+    served = {arm: [t for t in grid.JUDGED if grid.serves(f"why-{arm}", t)] for arm in grid.WHY}
+    assert served["permuted"] == ["mnli"]
+    assert served["smoothed"] == served["confidence"] == served["shuffled"] == ["mnli", "sst2"]
+    assert served["self"] == served["distill"] == list(grid.JUDGED)
+    assert set(grid.TASK_CLASSES) == set(grid.TASKS)

@@ -281,6 +281,7 @@ TAUGHT = {
     "pkd": {},
     "tinybert": {"inside_epochs": 1},
     "minilm": {"inside_epochs": 1},
+    "ted": {},
     "theseus": {"layers": 1},
     "sequence_level": {},
     "born_again": {},

@@ -74,6 +74,10 @@ METHODS: dict[str, tuple[str, str]] = {
         "bertcompress.methods.distillation.distill_inside:MiniLM",
         "Train on the relations among tokens in one layer of the teacher, then on the labels",
     ),
+    "ted": (
+        "bertcompress.methods.distillation.ted:Ted",
+        "Train on what of a teacher's hidden states the task needs, by learned filters",
+    ),
     "sequence_level": (
         "bertcompress.methods.distillation.sequence_level:SequenceLevel",
         "Train on what the larger model decides, as if that were the label",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bertcompress.engines.distillation.settings import learns_from_labels_alone
+from bertcompress.engines.distillation.settings import control_words, learns_from_labels_alone
 from bertcompress.engines.static_vectors import WHOLE
 from bertcompress.measure.footprint import count_parameters, macs
 from bertcompress.method import Method, Need
@@ -85,7 +85,9 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
     works: list[Work] = []
     compared = False
     for number, method in enumerate(methods, 1):
-        title = f"stage {number} of {len(methods)}: {method.key}"
+        title = ", ".join(
+            (f"stage {number} of {len(methods)}: {method.key}", *control_words(method))
+        )
         name = f"{number:02d}-{method.key}"
         plain = method.dense_opponent()
         if plain is not None and (compared or type(plain) is not type(method)):

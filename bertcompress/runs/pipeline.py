@@ -8,6 +8,7 @@ from functools import partial
 
 from bertcompress.data.transfer import with_transfer
 from bertcompress.deployment import Product, StageLayout, Trained
+from bertcompress.engines.distillation.settings import control_words
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
 from bertcompress.method import Context, Method, Models, Need
@@ -240,6 +241,7 @@ class Pipeline:
         if method.augmentation is not None and ours is not record:
             notes += ours.findings.notes  # texts were made, though a control goes on without them
         notes += method.left_out()
+        notes += [f"{setting}: {words}" for setting, words in control_words(method).items()]
         if (transfer := self.start.transfer.get(method.transfer_text)) is not None:
             notes.append(transfer.words)
         if Need.TEACHER in method.requires and self.start.student:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from tests_support import VOCABULARY, tiny_model, tiny_tokenizer
@@ -10,13 +13,13 @@ from training_support import toy_data
 from bertcompress.data import collator
 from bertcompress.engines.distillation import alignment
 from bertcompress.engines.distillation.alignment import same_tokens
-from bertcompress.engines.distillation.teachers import (
-    CachedTeacher,
-    LiveTeacher,
-    hidden_cache_bytes,
-)
+from bertcompress.engines.distillation.caching import cached_where_it_fits
+from bertcompress.engines.distillation.relations import relation_loss
+from bertcompress.engines.distillation.state_cache import hidden_cache_bytes, states_for
+from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import Teacher
+from bertcompress.support.display import Display, showing
 
 HIDDEN = frozenset({"hidden_states"})
 
@@ -150,6 +153,99 @@ def test_texts_that_are_longer_than_the_teacher_reads(data):
     longest = max(range(20), key=lambda i: data.encode(tiny_tokenizer(), "train")["length"][i])
     with pytest.raises(ModelError, match="reads at most 8 tokens, and a text of the batch has"):
         teacher(some_rows(data, longest))
+
+
+RELATIONS = frozenset({"projections.2"})
+
+
+@pytest.mark.parametrize(
+    ("needs", "states"),
+    [
+        (RELATIONS, (2,)),
+        (frozenset({"projections.0", "projections.2"}), (0, 2)),
+        (RELATIONS | HIDDEN, (0, 1, 2, 3)),
+    ],
+)
+def test_cached_relations_are_those_of_the_live_teacher(data, live, tmp_path, needs, states):
+    assert states_for(needs, live.model) == states
+    cached = CachedTeacher(live, tmp_path, hidden_limit_mb=1.0, states=states)
+    rows = torch.cat([some_rows(data, 3, 11, 4), some_rows(data, 1, split="selection")])
+    mine, theirs = cached(rows, needs), live(rows, needs)
+    mask = student_batch(data, rows)["attention_mask"]
+    assert mine.projections.keys() == theirs.projections.keys()
+    for layer, fresh in theirs.projections.items():
+        for kept, each in zip(mine.projections[layer], fresh, strict=True):
+            assert kept.shape == each.shape and kept.dtype == each.dtype
+            shown = mask.bool()
+            torch.testing.assert_close(kept[shown], each[shown], rtol=2e-3, atol=2e-3)
+        apart = relation_loss(mine.projections[layer], fresh, mask)
+        assert float(apart) < 1e-5  # half precision
+    assert len(mine.hidden_states) == len(theirs.hidden_states)
+
+
+def test_states_answer_for_their_layers_alone(data, live, tmp_path, monkeypatch):
+    cached = CachedTeacher(live, tmp_path, hidden_limit_mb=1.0, states=(2,))
+    asked = []
+    answer = live.answer
+    monkeypatch.setattr(live, "answer", lambda *a: asked.append(a[1]) or answer(*a))
+    rows = some_rows(data, 1, 2)
+    cached(rows, RELATIONS)
+    assert asked == []
+    for needs in (HIDDEN, frozenset({"projections.1"}), RELATIONS | HIDDEN):
+        cached(rows, needs)
+    assert asked == [HIDDEN, frozenset({"projections.1"}), RELATIONS | HIDDEN]
+
+
+def test_states_that_are_kept_are_exact_where_half_precision_is(data, live, tmp_path, monkeypatch):
+    """What is read is what was written: the linears over it are those of the live teacher."""
+    halved = LiveTeacher.answer
+
+    def rounded(self, batch, needs=frozenset()):
+        out = halved(self, batch, needs)
+        return replace(out, hidden_states=tuple(h.half().float() for h in out.hidden_states))
+
+    monkeypatch.setattr(LiveTeacher, "answer", rounded)
+    cached = CachedTeacher(live, tmp_path, hidden_limit_mb=1.0, states=(2,), batch_size=3)
+    places = cached._order[np.searchsorted(cached._ids, some_rows(data, 3, 11, 4).numpy())]
+    longest = int(cached._lengths[places].max())
+    batch = student_batch(data, some_rows(data, 3, 11, 4))
+    assert batch["input_ids"].shape[1] == longest
+    state = rounded(live, batch, HIDDEN).hidden_states[2]
+    found = cached._cache.read(places, torch.device("cpu"))[2]
+    shown = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[shown], state[shown], rtol=1e-3, atol=1e-5)
+    assert not found[~shown].any()
+
+
+def test_states_of_another_teacher_are_not_read(data, live, tmp_path):
+    CachedTeacher(live, tmp_path, hidden_limit_mb=1.0, states=(2,))
+    assert [p.name for p in tmp_path.glob("*.npy")] == ["teacher-hidden-2.npy"]
+    other = LiveTeacher(tiny_model(seed=6, num_labels=2), tiny_tokenizer(), data)
+    CachedTeacher(other, tmp_path, hidden_limit_mb=1.0)
+    assert [p.name for p in tmp_path.glob("*.npy")] == ["teacher-hidden.npy"]
+    cached = CachedTeacher(other, tmp_path, hidden_limit_mb=1.0, states=(2,))
+    rows, mask = some_rows(data, 3, 4), student_batch(data, some_rows(data, 3, 4))["attention_mask"]
+    mine, theirs = (each(rows, RELATIONS).projections[2] for each in (cached, other))
+    assert float(relation_loss(mine, theirs, mask)) < 1e-5
+
+
+def test_what_would_be_kept_is_said_before_it_is_computed(data, live, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(live, "answer", lambda *_: pytest.fail("computed"))
+    with showing(Display(said.append)):
+        assert cached_where_it_fits(live, RELATIONS, tmp_path, 0.0) is live
+    splits = [data.encode(live.tokenizer, name) for name in ("train", "selection")]
+    size = hidden_cache_bytes(live.model, [n for s in splits for n in s["length"][:]], (2,)) / 1e6
+    assert said == [
+        f"the teacher's hidden states, 1 a token, take {size:,.1f} MB: computed in each step "
+        "(cache_hidden_mb 0 is less)"
+    ]
+    monkeypatch.undo()
+    kept = cached_where_it_fits(live, RELATIONS, tmp_path, 1.0)
+    header = 128
+    assert (tmp_path / "teacher-hidden-2.npy").stat().st_size == round(size * 1e6) + header
+    assert isinstance(kept, CachedTeacher)
+    assert cached_where_it_fits(live, frozenset({"attentions"}), tmp_path, 9.0) is live
 
 
 def test_bytes_of_hidden_states(data, live, tmp_path):

@@ -8,18 +8,28 @@ Axes: B rows, K classes, T tokens, H hidden size, L layers. An objective is a sm
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bertcompress.engines.distillation.alignment import not_aligned
+from bertcompress.engines.distillation.filters import FilteredStates
 from bertcompress.engines.distillation.inside import InsideTerms, layer_map
+from bertcompress.engines.distillation.soft_targets import (
+    LabelWeighting,
+    Remembers,
+    Targets,
+    confidence_weights,
+    permuted_logits,
+    row_seeds,
+    smoothed_logits,
+)
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads import Head, head_named
 from bertcompress.heads.outputs import outputs_of
-from bertcompress.method import Teacher
+from bertcompress.method import Teacher, TeacherOutputs
 from bertcompress.training import BaseObjective, label_loss, standardised_logits
 
 __all__ = [
@@ -80,11 +90,6 @@ def projection(student_width: int, teacher_width: int, seed: int = 0) -> nn.Line
     return linear
 
 
-@runtime_checkable
-class _Remembers(Protocol):
-    def remember(self, batch: Mapping[str, Tensor]) -> None: ...
-
-
 class Distillation(BaseObjective):
     """Label loss, teacher's logits and teacher's hidden states, each with its weight.
 
@@ -94,6 +99,9 @@ class Distillation(BaseObjective):
     of the *training* texts under other numbers. Other texts may be cut differently, so in eval mode
     such a student is judged by the logits alone. Raises ModelError for hidden states of different
     tokens, DataError where no term is left.
+
+    `targets` and `label_weighting`: what of the logits is learned, and what the labels of a row
+    weigh; see `soft_targets`. `shuffled` targets come from a `ShuffledTeacher`.
     """
 
     def __init__(
@@ -110,7 +118,9 @@ class Distillation(BaseObjective):
         same_tokens: bool = True,
         aligned: bool = False,
         inside: InsideTerms | None = None,
-        decisions: bool = False,
+        targets: Targets = "probabilities",
+        label_weighting: LabelWeighting = "equal",
+        seed: int = 0,
     ) -> None:
         inside = inside or InsideTerms()
         by_token = hidden_weight or inside.by_token
@@ -136,7 +146,10 @@ class Distillation(BaseObjective):
         self.layers = layers
         self.project = project
         self.same_tokens = same_tokens
-        self.inside, self.decisions = inside, decisions
+        self.inside, self.targets, self.seed = inside, targets, seed
+        self.weighs_labels = bool(label_weight) and label_weighting == "confidence"
+        self.filters: FilteredStates | None = None
+        """What hidden states are compared behind, in place of `project`."""
         self.needs = frozenset({"hidden_states"} if hidden_weight or inside.any else ())
         self.learns_unlabelled = bool(logit_weight or self.needs)
 
@@ -145,11 +158,21 @@ class Distillation(BaseObjective):
     ) -> Tensor:
         """Return the weighted sum of the terms."""
         terms = []
+        answer = None
+        compares_hidden = self._compares_hidden(model)
+        if self.logit_weight or self.needs or self.weighs_labels:
+            if "row_id" not in batch:  # the user's own loader
+                batch = {**batch, "row_id": torch.full((len(outputs_of(outputs)),), -1)}
+            answer = self._answer(model, batch, compares_hidden)
         if self.label_weight and "labels" in batch:
-            loss = label_loss(outputs_of(outputs).float(), batch, self.label_head)
+            loss = self._label_loss(outputs_of(outputs).float(), batch, answer)
             terms.append(self.label_weight * loss)
-        if self.logit_weight or self.needs:
-            terms += self._teacher_terms(model, batch, outputs, self._compares_hidden(model))
+        if answer is not None and self.logit_weight:
+            theirs = standardised_logits(answer.logits, batch)
+            loss = self._logit_loss(outputs_of(outputs), theirs, batch, step)
+            terms.append(self.logit_weight * loss)
+        if answer is not None and compares_hidden:
+            terms += self._inside_terms(model, batch, outputs, answer)
         if not terms:
             raise DataError(
                 "distilling: no term is left; the rows have no labels, or all weights are 0"
@@ -160,51 +183,85 @@ class Distillation(BaseObjective):
         everywhere = self.same_tokens or not self.logit_weight
         return bool(self.needs) and (model.training or everywhere)
 
-    def _teacher_terms(
-        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, compares_hidden: bool
-    ) -> list[Tensor]:
+    def _answer(
+        self, model: nn.Module, batch: Mapping[str, Tensor], compares_hidden: bool
+    ) -> TeacherOutputs:
+        """Return what the teacher answers for a batch."""
         if self.teacher is None:
             raise ModelError("distilling: no teacher, but a weight of its answers is above 0")
-        if "row_id" not in batch:  # the user's own loader
-            batch = {**batch, "row_id": torch.full((len(outputs_of(outputs)),), -1)}
-        if self.same_tokens and isinstance(self.teacher, _Remembers):
+        if self.same_tokens and isinstance(self.teacher, Remembers):
             self.teacher.remember(batch)
         needs = self._asked(model) if compares_hidden else frozenset()
-        answer = self.teacher(batch["row_id"], needs, batch.get("part"))
+        return self.teacher(batch["row_id"], needs, batch.get("part"))
+
+    def _label_loss(
+        self, mine: Tensor, batch: Mapping[str, Tensor], answer: TeacherOutputs | None
+    ) -> Tensor:
+        """Return the labels' loss: a mean, or weighted by the teacher's confidence."""
+        if answer is None or not self.weighs_labels:
+            return label_loss(mine, batch, self.label_head)
+        weights = confidence_weights(answer.logits).to(mine.device)
+        return (weights * self.head.losses(mine, batch)).sum()
+
+    def _logit_loss(
+        self, mine: Tensor, theirs: Tensor, batch: Mapping[str, Tensor], step: int
+    ) -> Tensor:
+        """Return the distance to the teacher's answers, or to what stands for them."""
+        if self.targets == "decisions":
+            decided = self.head.labels_of(theirs, batch)
+            return self.head.loss(mine.float(), {**batch, "labels": decided})
+        if self.targets == "smoothed":
+            if "labels" not in batch:
+                raise DataError("targets: smoothed: the rows have no labels")
+            theirs = smoothed_logits(theirs, batch["labels"], self.temperature)
+        elif self.targets == "permuted":
+            theirs = permuted_logits(theirs, row_seeds(batch["row_id"], self.seed, step))
+        return self.head.divergence(mine, theirs, batch, self.temperature)
+
+    def _inside_terms(
+        self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, answer: TeacherOutputs
+    ) -> list[Tensor]:
+        """Return the weighted terms of hidden states, attention and relations."""
         terms = []
-        if self.logit_weight:
-            theirs = standardised_logits(answer.logits, batch)
-            terms.append(self.logit_weight * self._answers(outputs_of(outputs), theirs, batch))
-        if compares_hidden and self.hidden_weight:
+        if self.hidden_weight:
             student, teacher = outputs["hidden_states"], answer.hidden_states
-            layers = self.layers or layer_map(len(student) - 1, len(teacher) - 1)
-            loss = hidden_loss(student, teacher, batch["attention_mask"], layers, self.project)
+            loss = self._hidden_loss(student, teacher, batch["attention_mask"])
             terms.append(self.hidden_weight * loss)
-        if compares_hidden and self.inside.any:
+        if self.inside.any:
             terms += self.inside.terms(model, batch, outputs, answer, self.layers, self.project)
         return terms
 
-    def _answers(self, mine: Tensor, theirs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the distance to the teacher's answers, or the loss of what it decides."""
-        if not self.decisions:
-            return self.head.divergence(mine, theirs, batch, self.temperature)
-        decided = self.head.labels_of(theirs, batch)
-        return self.head.loss(mine.float(), {**batch, "labels": decided})
+    def _hidden_loss(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor
+    ) -> Tensor:
+        """Return how far hidden states are apart, behind filters where there are any."""
+        if self.filters is not None:
+            loss: Tensor = self.filters(student, teacher, mask)
+            return loss
+        layers = self.layers or layer_map(len(student) - 1, len(teacher) - 1)
+        return hidden_loss(student, teacher, mask, layers, self.project)
 
     def _asked(self, model: nn.Module) -> frozenset[str]:
         """Return what the teacher is asked for besides its logits."""
         states = {"hidden_states"} if self.hidden_weight or self.inside.patient_weight else set()
         return frozenset(states) | self.inside.asked(model, self.layers)
 
+    @property
+    def _learned(self) -> nn.Module | None:
+        """What is trained beside the student: a projection, filters, or both."""
+        parts = [each for each in (self.project, self.filters) if each is not None]
+        return nn.ModuleList(parts) if len(parts) > 1 else next(iter(parts), None)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the projection's parameters."""
-        return [{"params": list(self.project.parameters())}] if self.project is not None else []
+        """Return the parameters of the projection and of the student's filters."""
+        learned = self._learned
+        return [{"params": list(learned.parameters())}] if learned is not None else []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the projection's weights."""
-        return dict(self.project.state_dict()) if self.project is not None else {}
+        """Return the weights of the projection and of the student's filters."""
+        return dict(self._learned.state_dict()) if self._learned is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back the projection's weights."""
-        if self.project is not None:
-            self.project.load_state_dict(dict(state))
+        """Take back the weights of the projection and of the student's filters."""
+        if self._learned is not None:
+            self._learned.load_state_dict(dict(state))

@@ -42,12 +42,15 @@ _MASKED = -1e9
 
 
 def projections(
-    model: nn.Module, layers: Sequence[int], hidden_states: Sequence[Tensor]
+    model: nn.Module,
+    layers: Sequence[int],
+    hidden_states: Sequence[Tensor] | Mapping[int, Tensor],
 ) -> dict[int, Projections]:
     """Return queries, keys and values of some layers, by the layer's number from 0.
 
-    `hidden_states`: as the model returned them, embeddings first. Shape: each (B, T, H) -> three of
-    (B, T, W). Raises ModelError for a layer that the model does not have, or without attention.
+    `hidden_states`: as the model returned them, embeddings first, or by their numbers. Shape: each
+    (B, T, H) -> three of (B, T, W). Raises ModelError for a layer that the model does not have, or
+    without attention.
     """
     view = anatomy(model)
     found = {}

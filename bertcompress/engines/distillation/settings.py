@@ -5,29 +5,31 @@ A method that trains under a teacher inherits the fields of `DistillationSetting
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.alignment import not_aligned, same_pieces, same_tokens
+from bertcompress.engines.distillation.caching import cached_where_it_fits
 from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.relations import Relation
-from bertcompress.engines.distillation.teachers import (
-    CachedTeacher,
-    LiveTeacher,
-    check_same_features,
-    hidden_cache_bytes,
+from bertcompress.engines.distillation.soft_targets import (
+    CONTROLS,
+    LabelWeighting,
+    ShuffledTeacher,
+    Targets,
+    check_targets,
 )
+from bertcompress.engines.distillation.teachers import LiveTeacher, check_same_features
 from bertcompress.engines.pruning.importance import head_of
-from bertcompress.errors import ModelError, RecipeError
+from bertcompress.errors import InputError, ModelError, RecipeError
 from bertcompress.heads import Head
 from bertcompress.method import Context, Objective, Teacher
 from bertcompress.shapes import anatomy, hidden_size
@@ -38,7 +40,8 @@ __all__ = [
     "TEACHER_WEIGHTS",
     "WITHOUT_TEACHER",
     "DistillationSettings",
-    "Targets",
+    "check_controls",
+    "control_words",
     "learns_from_labels_alone",
 ]
 
@@ -52,9 +55,6 @@ LABELS_ONLY = {
     "relation_weight": 0.0,
 }
 """The weights of a control: the same training without its teacher."""
-
-Targets = Literal["probabilities", "decisions"]
-"""What of a teacher's answer is learned."""
 
 _INSIDE = (
     "patient_weight",
@@ -81,7 +81,13 @@ class DistillationSettings(BaseModel):
     )
     logit_weight: float = Field(0.9, ge=0, description="Weight of the teacher's logits")
     targets: Targets = Field(
-        "probabilities", description="What of its logits is learned: all, or the answer decided by"
+        "probabilities",
+        description="What of its logits is learned: all, or the answer decided by; smoothed, "
+        "shuffled, permuted: controls that remove what probabilities tell",
+    )
+    label_weighting: LabelWeighting = Field(
+        "equal",
+        description="What a row's label weighs; confidence: by the teacher's largest probability",
     )
     hidden_weight: float = Field(
         1.0, ge=0, description="Weight of the teacher's hidden states; needs the same tokens"
@@ -111,17 +117,60 @@ class DistillationSettings(BaseModel):
     cache_hidden_mb: float = Field(
         0.0,
         ge=0,
-        description="Keep hidden states on disk (10^6 bytes) where they take at most this",
+        description="Keep hidden states on disk (10^6 bytes) where they take at most this; of "
+        "relations and attention scores the inputs of their layers alone",
     )
+
+    @model_validator(mode="after")
+    def _controls_have_their_term(self) -> Self:
+        if self.targets in CONTROLS and not self.logit_weight:
+            raise ValueError(f"targets: {self.targets} stands for the logits, whose weight is 0")
+        if self.label_weighting == "confidence":
+            if not self.label_weight:
+                raise ValueError("label_weighting: weighs the labels' loss, whose weight is 0")
+            if self.targets == "shuffled":
+                raise ValueError(
+                    "label_weighting: confidence is the teacher's in each row, and targets: "
+                    "shuffled takes its answers to others; one of the two at a time"
+                )
+        return self
+
+    @property
+    def asked_controls(self) -> tuple[str, ...]:
+        """The controls among its settings, keys of `CONTROLS`."""
+        return tuple(each for each in (self.targets, self.label_weighting) if each in CONTROLS)
+
+    @property
+    def learns_answers(self) -> bool:
+        """Whether something of a teacher's answers is learned, beside the labels."""
+        return any(getattr(self, name) for name in LABELS_ONLY if name != "label_weight")
+
+    @property
+    def learns_inside(self) -> bool:
+        """Whether something inside a teacher is learned, beside its answers."""
+        return bool(self.patient_weight or self.compares_tokens)
 
     @property
     def labels_only(self) -> bool:
         """Whether no teacher takes part."""
-        return not any(getattr(self, name) for name in LABELS_ONLY if name != "label_weight")
+        weighs = self.label_weighting == "confidence" and self.label_weight > 0
+        return not (self.learns_answers or weighs)
+
+    @property
+    def labels_alone(self) -> dict[str, Any]:
+        """The changes that leave no teacher: those of a control."""
+        return {**LABELS_ONLY, "label_weighting": "equal"}
+
+    @property
+    def _where(self) -> str:
+        """Name of the method in a message."""
+        return str(getattr(self, "key", "this method"))
 
     def without_teacher(self) -> dict[str, Self]:
         """Return the control of a method whose teacher is optional: none without a teacher."""
-        return {} if self.labels_only else {WITHOUT_TEACHER: self.model_copy(update=LABELS_ONLY)}
+        if self.labels_only:
+            return {}
+        return {WITHOUT_TEACHER: self.model_copy(update=self.labels_alone)}
 
     def stage_objective(self, product: Product, ctx: Context) -> Distillation:
         """Return what a stage minimises: with the run's teacher, its answers cached where it pays.
@@ -133,12 +182,16 @@ class DistillationSettings(BaseModel):
         if self.labels_only:
             # Only the control: it may not touch a teacher at all.
             return self.objective(None, head)
+        where = self._where
         if ctx.models.teacher is None:
             raise RecipeError(
-                f"{getattr(self, 'key', 'this method')}: there is no teacher; cut the model "
-                "before, or name a teacher"
+                f"{where}: there is no teacher; cut the model before, or name a teacher"
             )
-        teacher = self._cached(ctx.models.teacher, ctx.workdir / "training")
+        check_controls(self, product.model, ctx.data, where)
+        inside = self._inside(getattr(ctx.models.teacher, "model", None))
+        needs = self._asked(inside, product.model)
+        folder = ctx.workdir / "training"
+        teacher = cached_where_it_fits(ctx.models.teacher, needs, folder, self.cache_hidden_mb)
         theirs = getattr(teacher, "tokenizer", None)
         same = theirs is not None and same_tokens(theirs, product.tokenizer)
         if not same and isinstance(ctx.models.teacher, LiveTeacher):
@@ -155,8 +208,10 @@ class DistillationSettings(BaseModel):
         project = (
             self._projection(product, ctx, teacher) if aligned or self.patient_weight else None
         )
-        inside = self._inside(getattr(ctx.models.teacher, "model", None))
-        return self.objective(teacher, head, project, same, ctx.device, aligned, inside)
+        if self.targets == "shuffled" and self.logit_weight:
+            rows, labels = (np.asarray(ctx.data.train[name][:]) for name in ("row_id", "label"))
+            teacher = ShuffledTeacher(teacher, rows, labels, ctx.seed)
+        return self.objective(teacher, head, project, same, ctx.device, aligned, inside, ctx.seed)
 
     def loader_objective(
         self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
@@ -175,12 +230,20 @@ class DistillationSettings(BaseModel):
                 "batch cannot serve both; distil before the vocabulary is trimmed, or by a recipe, "
                 "where the teacher has its own tokenizer"
             )
+        if self.targets == "shuffled":
+            raise InputError(
+                "targets: shuffled: the rows of a class are known to a recipe; with a loader of "
+                "your own take smoothed or permuted"
+            )
+        head = head_of(model)
+        for asked in self.asked_controls:
+            check_targets(asked, head, int(anatomy(model).config.num_labels), True, self._where)
         live = LiveTeacher(teacher, device=device)
         widths = [hidden_size(m.config) for m in (model, teacher)]
         states = self.hidden_weight or self.patient_weight
         project = projection(widths[0], widths[1], seed) if states else None
         inside = self._inside(teacher)
-        return self.objective(live, head_of(model), project, device=device, inside=inside)
+        return self.objective(live, head, project, device=device, inside=inside, seed=seed)
 
     def objective(
         self,
@@ -191,6 +254,7 @@ class DistillationSettings(BaseModel):
         device: torch.device | str = "cpu",
         aligned: bool = False,
         inside: InsideTerms | None = None,
+        seed: int = 0,
     ) -> Distillation:
         """Return what is minimised with these weights."""
         return Distillation(
@@ -204,7 +268,9 @@ class DistillationSettings(BaseModel):
             same_tokens=same_tokens,
             aligned=aligned,
             inside=inside,
-            decisions=self.targets == "decisions",
+            targets=self.targets,
+            label_weighting=self.label_weighting,
+            seed=seed,
         )
 
     @property
@@ -247,20 +313,10 @@ class DistillationSettings(BaseModel):
             **terms, teacher_depth=view.depth, teacher_heads=heads, relation_layer=at
         )
 
-    def _cached(self, teacher: Teacher, workdir: Path) -> Teacher:
-        """Return the teacher with its answers kept, where nothing would still be asked live."""
-        if not isinstance(teacher, LiveTeacher) or teacher.data is None:
-            return teacher
-        if self.attention_weight or self.relation_weight:
-            return teacher
-        if self.hidden_weight or self.patient_weight:
-            assert teacher.tokenizer is not None
-            splits = (*teacher.data.learned, "selection")
-            rows = [teacher.data.encode(teacher.tokenizer, split) for split in splits]
-            lengths = np.concatenate([np.asarray(split["length"][:]) for split in rows])
-            if hidden_cache_bytes(teacher.model, lengths) > self.cache_hidden_mb * 1e6:
-                return teacher
-        return CachedTeacher(teacher, workdir, hidden_limit_mb=self.cache_hidden_mb)
+    def _asked(self, inside: InsideTerms, model: nn.Module) -> frozenset[str]:
+        """Return what a teacher is asked for besides its logits, for a student."""
+        states = {"hidden_states"} if self.hidden_weight or self.patient_weight else set()
+        return frozenset(states) | inside.asked(model, None)
 
     def _projection(self, product: Product, ctx: Context, teacher: Teacher) -> nn.Module | None:
         if not (self.hidden_weight or self.patient_weight):
@@ -269,6 +325,33 @@ class DistillationSettings(BaseModel):
         answer = teacher(first, frozenset({"hidden_states"}))
         width = answer.hidden_states[0].shape[-1]
         return projection(hidden_size(product.model.config), width, ctx.seed)
+
+
+def check_controls(method: object, model: nn.Module, data: TaskData, where: str) -> None:
+    """Raise RecipeError where a method's targets say nothing for a model and the rows of a task."""
+    if not isinstance(method, DistillationSettings) or not method.asked_controls:
+        return
+    head = head_of(model, data.task.head)
+    classes, labelled = int(anatomy(model).config.num_labels), data.task.head.teaches(data.train)
+    for asked in method.asked_controls:
+        check_targets(asked, head, classes, labelled, where)
+
+
+def control_words(method: object) -> dict[str, str]:
+    """Return the settings of a method that take something from a teacher's probabilities.
+
+    Each with what it learns from, in words; empty for most methods.
+    """
+    if not isinstance(method, DistillationSettings):
+        return {}
+    words = {}
+    for asked in method.asked_controls:
+        if asked == "confidence":
+            words[f"label_weighting: {asked}"] = CONTROLS[asked]
+            continue
+        inside = "; hidden states and relations are of each row itself"
+        words[f"targets: {asked}"] = CONTROLS[asked] + (inside if method.learns_inside else "")
+    return words
 
 
 def learns_from_labels_alone(method: object) -> bool:

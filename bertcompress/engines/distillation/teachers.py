@@ -2,17 +2,16 @@
 
 Both answer by `row_id` with their own tokenizer, so that student and teacher may differ in
 vocabulary. A live teacher costs one forward pass per batch, about a third of a training step;
-cached logits cost B x K floats in memory; cached hidden states cost what `hidden_cache_bytes` says.
+cached logits cost B x K floats in memory; cached hidden states cost what `hidden_cache_bytes` says,
+of which relations and attention scores need those of their layers alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +24,24 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.engines.distillation.relations import projections
+from bertcompress.engines.distillation.state_cache import (
+    StateCache,
+    hidden_cache_bytes,
+    padded,
+    partial_path,
+    projected_layers,
+    states_for,
+)
 from bertcompress.errors import DataError, ModelError
 from bertcompress.heads.outputs import outputs_of
-from bertcompress.method import TeacherOutputs
+from bertcompress.method import Projections, TeacherOutputs
 from bertcompress.models.tokenizers import position_limit
-from bertcompress.shapes import hidden_size
 from bertcompress.training import forward
 
 __all__ = [
     "CachedTeacher",
     "LiveTeacher",
     "check_same_features",
-    "hidden_cache_bytes",
 ]
 
 
@@ -123,7 +128,7 @@ class LiveTeacher:
         device = next(self.model.parameters()).device
         # Not inference_mode: its tensors may not take part in the student's backward pass.
         batch = {k: v.to(device) for k, v in batch.items()}
-        layers = sorted(int(each.partition(".")[2]) for each in needs if each.startswith("proj"))
+        layers = projected_layers(needs)
         asked = needs & {"hidden_states", "attentions"} | ({"hidden_states"} if layers else set())
         with torch.no_grad():
             outputs = forward(self.model, batch, frozenset(asked))
@@ -139,6 +144,17 @@ class LiveTeacher:
             tuple(a.float() for a in outputs["attentions"]) if "attentions" in needs else (),
             inside,
         )
+
+    def projected(
+        self, layers: Sequence[int], states: Mapping[int, Tensor]
+    ) -> dict[int, Projections]:
+        """Return queries, keys and values of some layers, of hidden states by their numbers.
+
+        Shape: each (B, T, H) -> three of (B, T, W).
+        """
+        weight = next(self.model.parameters())
+        with torch.no_grad():
+            return projections(self.model, layers, {n: h.to(weight) for n, h in states.items()})
 
     def _check_length(self, batch: Mapping[str, Tensor]) -> None:
         config, tokens = getattr(self.model, "config", None), batch.get("input_ids")
@@ -167,7 +183,8 @@ class CachedTeacher:
 
     They lie in `workdir/teacher-logits.safetensors` and are read again for the same teacher and
     data. Hidden states are kept too, in half precision and memory-mapped, where they take at most
-    `hidden_limit_mb` (10^6 bytes); else they are computed live.
+    `hidden_limit_mb` (10^6 bytes); else they are computed live. `states`: which of them, None: all.
+    The input of a layer answers for its relations and attention scores.
     """
 
     def __init__(
@@ -178,6 +195,7 @@ class CachedTeacher:
         splits: Sequence[str] | None = None,
         hidden_limit_mb: float = 0.0,
         batch_size: int = 32,
+        states: Sequence[int] | None = None,
     ) -> None:
         if live.data is None or live.tokenizer is None:
             raise DataError("cached teacher: the live teacher needs `tokenizer` and `data`")
@@ -197,12 +215,17 @@ class CachedTeacher:
         self._order = np.argsort(ids, kind="stable")
         self._ids = ids[self._order]
         self._lengths = lengths
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        wanted = hidden_cache_bytes(live.model, lengths)
-        self._hidden: NDArray[np.float16] | None = None
-        self._logits = self._read_or_compute(
-            Path(workdir), batch_size, with_hidden=0 < wanted <= hidden_limit_mb * 1e6
-        )
+        self._left = live.tokenizer.padding_side == "left"
+        wanted = hidden_cache_bytes(live.model, lengths, states)
+        self._cache: StateCache | None = None
+        if 0 < wanted <= hidden_limit_mb * 1e6:
+            every = states_for(frozenset({"hidden_states"}), live.model)
+            kept = every if states is None else tuple(states)
+            assert kept is not None
+            named = "" if kept == every else "-" + "-".join(map(str, kept))
+            path = Path(workdir) / f"teacher-hidden{named}.npy"
+            self._cache = StateCache(path, kept, lengths, self._left)
+        self._logits = self._read_or_compute(Path(workdir), batch_size)
 
     def remember(self, batch: Mapping[str, Tensor]) -> None:
         """Pass the batch on to the live teacher, for hidden states that are not cached."""
@@ -218,13 +241,25 @@ class CachedTeacher:
 
         Shape: row_ids and parts (B,).
         """
-        kept = {"hidden_states"} if self._hidden is not None else set()
-        if needs - kept:
+        if needs and not self._keeps(needs):
             return self.live(row_ids, needs, parts)
         which = np.zeros(len(row_ids), np.int64) if parts is None else parts.cpu().numpy()
         places = self._places(row_ids.cpu().numpy(), which)
-        states = self._states(places, row_ids.device) if needs else ()
-        return TeacherOutputs(self._answers(places, row_ids.device), states)
+        answers = self._answers(places, row_ids.device)
+        if not needs or self._cache is None:
+            return TeacherOutputs(answers)
+        states = self._cache.read(places, row_ids.device)
+        layers = projected_layers(needs)
+        return TeacherOutputs(
+            answers,
+            tuple(states.values()) if "hidden_states" in needs else (),
+            projections=self.live.projected(layers, states) if layers else {},
+        )
+
+    def _keeps(self, needs: frozenset[str]) -> bool:
+        """Return whether the states that are kept answer what is asked for."""
+        wanted = states_for(needs, self.live.model)
+        return wanted is not None and self._cache is not None and {*wanted} <= {*self._cache.states}
 
     def _places(self, row_ids: NDArray[np.int64], parts: NDArray[np.int64]) -> NDArray[np.int64]:
         wanted = row_ids * self._parts + parts
@@ -242,49 +277,35 @@ class CachedTeacher:
         """Return the kept outputs, those for each token padded. Shape: (B, K) or (B, T, K)."""
         if not self._by_token:
             return self._logits[torch.from_numpy(places)].to(device)
-        return torch.from_numpy(self._padded(self._logits.numpy()[None], places)[0]).to(device)
+        batch = padded(self._logits.numpy()[None], self._lengths, places, self._left)
+        return torch.from_numpy(batch[0]).to(device)
 
-    def _states(self, places: NDArray[np.int64], device: torch.device) -> tuple[Tensor, ...]:
-        assert self._hidden is not None
-        return tuple(torch.from_numpy(self._padded(self._hidden, places)).to(device).float())
-
-    def _padded(self, flat: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
-        """Return what is kept end to end as a batch, padded as the tokenizer does.
-
-        Shape: (L, tokens, H) -> (L, B, T, H).
-        """
-        longest, layers, width = int(self._lengths[places].max()), len(flat), flat.shape[-1]
-        padded = np.zeros((layers, len(places), longest, width), dtype=flat.dtype)
-        left = self.tokenizer.padding_side == "left"
-        for row, place in enumerate(places):
-            start, end = self._starts[place], self._starts[place + 1]
-            count = int(end - start)
-            where = slice(longest - count, None) if left else slice(count)
-            padded[:, row, where] = flat[:, start:end]
-        return padded
-
-    def _read_or_compute(self, workdir: Path, batch_size: int, with_hidden: bool) -> Tensor:
-        path, hidden_path = workdir / "teacher-logits.safetensors", workdir / "teacher-hidden.npy"
+    def _read_or_compute(self, workdir: Path, batch_size: int) -> Tensor:
+        path, cache = workdir / "teacher-logits.safetensors", self._cache
         mark = self._fingerprint()
         known = path.exists() and _mark(path) == mark
-        if not known or (with_hidden and not hidden_path.exists()):
+        if not known:
+            # Of another teacher. What is written anew stays: another process may open it by now.
+            others = {*workdir.glob("teacher-hidden*.npy")} - ({cache.path} if cache else set())
+            for stale in others:
+                stale.unlink(missing_ok=True)
+        if not known or (cache is not None and not cache.path.exists()):
             workdir.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)  # last written, first removed: it vouches for both
-            self._compute(path, hidden_path if with_hidden else None, batch_size, mark)
-        if with_hidden:
-            self._hidden = np.load(hidden_path, mmap_mode="r", allow_pickle=False)
+            path.unlink(missing_ok=True)  # last written, first removed: it vouches for the others
+            self._compute(path, batch_size, mark)
+        if cache is not None:
+            cache.open()
         with safe_open(path, framework="pt") as stored:
             self._by_token = (stored.metadata() or {}).get("for") == "tokens"
             logits: Tensor = stored.get_tensor("logits")
         return logits
 
-    def _compute(self, path: Path, hidden_path: Path | None, batch_size: int, mark: str) -> None:
+    def _compute(self, path: Path, batch_size: int, mark: str) -> None:
         assert self.live.tokenizer is not None
         assert self.live.data is not None
         collate = self.live.data.collator(self.live.tokenizer)
-        hidden: Any = None
         parts: dict[int, Tensor] = {}
-        needs = frozenset({"hidden_states"} if hidden_path else ())
+        needs = frozenset({"hidden_states"} if self._cache is not None else ())
         rows = [(split, i) for split in self._splits for i in range(len(split))]
         for places in self._batches(batch_size):
             batch = collate([rows[p][0][rows[p][1]] for p in places.tolist()])
@@ -294,21 +315,14 @@ class CachedTeacher:
             kept = [each[shown] if by_token else each
                     for each, shown in zip(answer.logits.cpu(), real, strict=True)]  # fmt: skip
             parts.update(zip(places.tolist(), kept, strict=True))
-            if hidden_path is not None:
-                if hidden is None:
-                    layers, width = len(answer.hidden_states), answer.hidden_states[0].shape[-1]
-                    shape = (layers, int(self._starts[-1]), width)
-                    hidden = np.lib.format.open_memmap(
-                        _partial(hidden_path), "w+", np.float16, shape
-                    )
-                self._keep(hidden, places, answer.hidden_states, real)
-        if hidden is not None and hidden_path is not None:
-            hidden.flush()
-            _partial(hidden_path).rename(hidden_path)
+            if self._cache is not None:
+                self._cache.keep(places, answer.hidden_states, real)
+        if self._cache is not None:
+            self._cache.finish()
         ordered = [parts[place] for place in range(len(rows))]
         by_token = ordered[0].ndim == 2
         logits = torch.cat(ordered) if by_token else torch.stack(ordered)
-        partial = _partial(path)
+        partial = partial_path(path)
         told = {"fingerprint": mark, "for": "tokens" if by_token else "texts"}
         save_file({"logits": logits}, partial, metadata=told)
         partial.rename(path)
@@ -318,15 +332,6 @@ class CachedTeacher:
         for start, end in ((0, self._alike), (self._alike, len(self._lengths))):
             by_length = start + np.argsort(self._lengths[start:end], kind="stable")
             yield from (by_length[i : i + size] for i in range(0, end - start, size))
-
-    def _keep(
-        self, hidden: Any, places: NDArray[np.int64], states: Sequence[Tensor], real: Tensor
-    ) -> None:
-        """Write the hidden states of real tokens where their features lie. Shape: real (B, T)."""
-        stacked = torch.stack([state.half() for state in states]).cpu()
-        for row, place in enumerate(places):
-            start, end = self._starts[place], self._starts[place + 1]
-            hidden[:, start:end] = stacked[:, row, real[row]].numpy()
 
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
@@ -345,23 +350,6 @@ def _parts_of(split: Dataset) -> NDArray[np.int64]:
     if "part" in split.column_names:
         return np.asarray(split["part"][:], np.int64)
     return np.zeros(len(split), np.int64)
-
-
-def hidden_cache_bytes(model: nn.Module, lengths: Sequence[int] | NDArray[np.int64]) -> int:
-    """Return the bytes of all hidden states of rows of these lengths (tokens), in half precision.
-
-    Raises ModelError for a model without a transformers config.
-    """
-    config = getattr(model, "config", None)
-    if config is None:
-        raise ModelError(f"{type(model).__name__} has no config: its hidden states are not known")
-    states = int(config.num_hidden_layers) + 1
-    return 2 * states * hidden_size(config) * int(np.sum(lengths))
-
-
-def _partial(path: Path) -> Path:
-    """Return a sibling of this process: two launched side by side compute the same answers."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _mark(path: Path) -> str | None:

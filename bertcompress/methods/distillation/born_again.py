@@ -5,8 +5,13 @@ begins where the teacher began, as the model came, new head included. The first 
 from the model at hand, each later one from the generation before it. The last goes on; what all
 generations answer together is reported as their ensemble.
 
+With `begins: here`, also after a cut, each generation has the shape and the weights of the model at
+hand, and the first is taught by that model trained on the labels alone: a student that is its own
+teacher, beside which a larger teacher can be judged.
+
 Costs a whole training for each generation, which the teacher's answers, computed once, hardly
-prolong. Not after a cut: it makes a better model to start from. Changes no shape: no speed-up.
+prolong; one more with `begins: here`. Not after a cut otherwise: it makes a better model to start
+from. Changes no shape: no speed-up.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from bertcompress.method import Context, Need
 from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, edited
-from bertcompress.training import fit_batches, fit_stage
+from bertcompress.training import LabelLoss, fit_batches, fit_stage
 
 __all__ = ["BornAgain", "born_again"]
 
@@ -70,6 +75,11 @@ class BornAgain(Distill):
     tier: ClassVar[Literal["core", "useful", "research"]] = "useful"
     requires: ClassVar[frozenset[Need]] = frozenset({Need.HEAD, Need.ORIGINAL})
 
+    begins: Literal["original", "here"] = Field(
+        "original",
+        description="What a generation begins as: the model as it came, or the one at hand, cut as "
+        "it is, which is trained on the labels first to teach it",
+    )
     generations: int = Field(1, ge=1, le=10, description="Trainings, each taught by the one before")
     temperature: float = Field(1.0, ge=1, le=100, description="Softens both answers")
     label_weight: float = Field(0.0, ge=0, description="Weight of the labels' loss")
@@ -77,10 +87,11 @@ class BornAgain(Distill):
     hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
 
     def check(self, model: nn.Module) -> None:
-        """Raise ShapeError after a change of shape: a generation begins with the original one."""
-        if edited(model):
+        """Raise ShapeError after a change of shape, where generations begin as the model came."""
+        if self.begins == "original" and edited(model):
             raise ShapeError(
-                "born_again: trains the model as it came anew; put it before what changes the shape"
+                "born_again: trains the model as it came anew; put it before what changes the "
+                "shape, or let it begin with the model at hand (begins: here)"
             )
 
     def apply(self, product: Product, ctx: Context) -> Product:
@@ -89,9 +100,11 @@ class BornAgain(Distill):
         first = LiveTeacher(product.model, product.tokenizer, ctx.data, ctx.device)
         ctx, made = with_augmented(self.augmentation, ctx, first)
         born: list[Product] = []
-        spent: Trained | None = None
         settings: BornAgain = self
-        taught_by, teachers = product, []
+        taught_by, spent = self._first_teacher(product, ctx)
+        if spent is not None:
+            settings = self.model_copy(update=spent.auto)
+        teachers = []
         for generation in range(self.generations):
             teacher = LiveTeacher(taught_by.model, taught_by.tokenizer, ctx.data, ctx.device)
             teachers.append(teacher)
@@ -100,7 +113,7 @@ class BornAgain(Distill):
                 seed=ctx.seed + generation + 1,
                 models=replace(ctx.models, teacher=teacher),
             )
-            child = ctx.models.original
+            child = ctx.models.original if self.begins == "original" else _copied(product)
             objective = settings.stage_objective(child, phase)
             child = fit_stage(child, phase, objective, settings)
             trained = child.findings.training
@@ -113,6 +126,14 @@ class BornAgain(Distill):
         findings = self._findings(born, spent, ctx)
         last = Product(born[-1].model, born[-1].tokenizer, (), findings)
         return with_transfer_cost(last, ctx, made, teachers)
+
+    def _first_teacher(self, product: Product, ctx: Context) -> tuple[Product, Trained | None]:
+        """Return the teacher of the first generation, and its training, where it needs one."""
+        if self.begins == "original" or self.labels_only:
+            return product, None
+        alone = self.model_copy(update=self.alone)
+        done = fit_stage(_copied(product), ctx.phase("itself"), LabelLoss(ctx.task.head), alone)
+        return done, done.findings.training
 
     def _findings(self, born: Sequence[Product], spent: Trained | None, ctx: Context) -> Findings:
         """Return how the generations, and their mean answers, score on the selection split."""
@@ -133,3 +154,7 @@ class BornAgain(Distill):
         """Return one more training of the model as it came, on the labels alone."""
         alone = {**self.alone, "generations": 1}
         return {} if self.labels_only else {WITHOUT_TEACHER: self.model_copy(update=alone)}
+
+
+def _copied(product: Product) -> Product:
+    return Product(copy.deepcopy(product.model), product.tokenizer)

@@ -28,11 +28,7 @@ from bertcompress.data.batches import Batches
 from bertcompress.data.transfer import Augmentation, TransferText
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.augmentation import Augmented, with_augmented
-from bertcompress.engines.distillation.settings import (
-    LABELS_ONLY,
-    WITHOUT_TEACHER,
-    DistillationSettings,
-)
+from bertcompress.engines.distillation.settings import WITHOUT_TEACHER, DistillationSettings
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import InputError
 from bertcompress.method import Context, Leaves, Method, Need, Objective
@@ -84,10 +80,16 @@ class Distill(Method, DistillationSettings, TrainSettings):
     @model_validator(mode="after")
     def _answered_by_a_teacher(self) -> Distill:
         for name, asked in (("transfer", self.transfer), ("augment", self.augment)):
-            if asked is not None and self.labels_only:
+            if asked is None:
+                continue
+            if not self.learns_answers:
                 raise ValueError(
                     f"{name}: these texts have no labels, and no weight of a teacher's answers is "
                     "above 0"
+                )
+            if self.targets in ("smoothed", "shuffled"):
+                raise ValueError(
+                    f"{name}: these texts have no labels, and targets: {self.targets} needs them"
                 )
         return self
 
@@ -137,7 +139,7 @@ class Distill(Method, DistillationSettings, TrainSettings):
     @property
     def alone(self) -> dict[str, Any]:
         """The changes that leave the labels alone: no teacher, and no text that only it answers."""
-        return {**LABELS_ONLY, "transfer": None, "augment": None}
+        return {**self.labels_alone, "transfer": None, "augment": None}
 
 
 def with_transfer_cost(

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from bertcompress.data.batches import Batches
-from bertcompress.engines.distillation.settings import Targets
+from bertcompress.engines.distillation.soft_targets import Targets
 from bertcompress.methods.distillation.distill import Distill
 from bertcompress.training import fit_batches
 

@@ -13,6 +13,7 @@ from training_support import toy_data
 
 import bertcompress as bc
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation import teachers
 from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import ModelError, RecipeError
@@ -125,6 +126,29 @@ def test_a_narrow_student_needs_no_projection_for_relations(data, tmp_path):
     )  # fmt: skip
     assert objective.project is None and objective.parameter_groups() == []
     stage(method_of("minilm"), data, tmp_path / "a", teacher, student)
+
+
+@pytest.mark.parametrize("key", TWICE)
+def test_kept_relations_train_as_live_ones_and_ask_nobody(data, tmp_path, monkeypatch, key):
+    """Of the first part, which compares what is inside; also after the training was begun again."""
+    first = method_of(key).parts()[0].model_copy(update={"inside_epochs": 0.0})
+    live = stage(first, data, tmp_path / "a", *cut())
+    forwards = []
+    forward = teachers.forward
+    monkeypatch.setattr(teachers, "forward", lambda *a: forwards.append(1) or forward(*a))
+    kept = first.model_copy(update={"cache_hidden_mb": 5.0})
+    cached = stage(kept, data, tmp_path / "b", *cut())
+    filled = -(-len(data.train) // 32) + -(-len(data.selection) // 32) + 1
+    assert 0 < len(forwards) <= filled
+    again = len(forwards)
+    stage(kept, data, tmp_path / "b", *cut())
+    # The projection of hidden states asks for a width; nothing else is computed anew.
+    assert len(forwards) == again
+    moved, other, start = (
+        torch.cat([p.flatten() for p in each.parameters()])
+        for each in (live.model, cached.model, cut()[1])
+    )
+    assert (moved - other).norm() < 0.1 * (moved - start).norm()  # half precision
 
 
 def test_bad_settings_are_refused(data, tmp_path):

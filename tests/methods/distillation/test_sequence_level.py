@@ -29,7 +29,7 @@ def test_the_loss_is_that_of_labels_the_teacher_decided(problem):
     batch = {**tiny_inputs(), "row_id": torch.arange(3), "labels": torch.tensor([0, 1, 1])}
     weights = {"label_weight": 0.0, "logit_weight": 1.0, "hidden_weight": 0.0}
     live = LiveTeacher(teacher)
-    objective = Distillation(live, problem=problem, decisions=True, **weights)
+    objective = Distillation(live, problem=problem, targets="decisions", **weights)
     logits = student(**tiny_inputs()).logits
     theirs = teacher(**tiny_inputs()).logits.detach()
     wanted = {
