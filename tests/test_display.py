@@ -129,7 +129,7 @@ def recipe(tmp_path_factory):
     files = (place / "train.csv", place / "validation.csv")
     task = bc.Task.from_files(*files, text="text", label="label", max_length=24)
     methods = [
-        {"finetune": {**TRAIN, "max_epochs": 8, "evaluations_per_epoch": 1}},
+        {"finetune": {**TRAIN, "max_epochs": 12, "evaluations_per_epoch": 1}},
         {"prune_structured": {"keep": 0.5, "rows": 16}},
         {"distill": {**TRAIN, "epochs": 1}},
     ]
@@ -144,7 +144,7 @@ def test_a_run_shows_its_plan_and_each_stage_on_standard_error(recipe, tmp_path,
     lines = shown.err.splitlines()
     start = lines.index("3 stages:")
     assert lines[start + 1].startswith(
-        "  stage 1 of 3: finetune: at most 72 steps, until the score on the selection split no "
+        "  stage 1 of 3: finetune: at most 108 steps, until the score on the selection split no "
         "longer rises; "
     )
     blind = "stage 2 of 3: prune_structured, its control (random heads and neurons)"

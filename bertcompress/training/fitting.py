@@ -248,11 +248,10 @@ def _train(
         else:
             precision, reached = settings.precision, Progress()
         start = Beginning(model, objective, plan)
-        earlier, above = reached.seconds, head_rate(settings, model)
+        earlier = reached.seconds
         while True:
             rate = learning_rate(settings, model) / 2 ** len(reached.collapsed_at)
-            settled = {"precision": precision, "learning_rate": rate, "head_rate": above}
-            resolved = settings.model_copy(update=settled)
+            resolved = _resolved(settings, model, precision, rate)
             if resume is not None and reached.finished:
                 steps = resume.step
                 objective.load_state_dict(checkpoints.load_state(resume.folder)["objective"])
@@ -286,6 +285,15 @@ def _train(
         step_seconds=timed,
         collapsed_at=tuple(reached.collapsed_at),
     )
+
+
+def _resolved(
+    settings: TrainSettings, model: nn.Module, precision: str, rate: float
+) -> TrainSettings:
+    """Return the settings with what `auto` came to, for a model as its training begins."""
+    above = head_rate(settings, model)
+    auto = {"precision": precision, "learning_rate": rate, "head_rate": above}
+    return settings.model_copy(update=auto)
 
 
 def _to_the_end(trainer: FitTrainer, resume: Resume | None) -> tuple[int, Progress]:
