@@ -112,8 +112,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     if product is not None:
         check_head(type(product.model), data.task.head, recipe.model)
         check_one_output(product.model.config, data.task, recipe.model)
-    rows = data
-    finetuned = trained = False
+    rows, finetuned, trained = data, False, False
     original = partial(load, recipe.model, head=read_as(head), revision=recipe.revision)
     notes: tuple[str, ...] = ()
     if product is not None:
