@@ -17,19 +17,19 @@ from bertcompress.errors import DataError, ModelError, RecipeError, TaskError, f
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
-from bertcompress.measure.scores import predict, score
 from bertcompress.method import Need
 from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
+from bertcompress.runs.answering import selection_headline
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
+from bertcompress.runs.other_models import OtherModel, other_models
 from bertcompress.runs.store import stage_key
 from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
 from bertcompress.runs.teacher import RunTeacher, teacher_of, weights_digest
 from bertcompress.runtimes.hardware import compute_device
-from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, has_zeros
 from bertcompress.task import Task
 from bertcompress.training.task_head import class_names, with_new_head
@@ -72,6 +72,8 @@ class Prepared:
     """The model that the run goes on with in place of its own."""
     transfer: Mapping[TransferText | None, TransferRows] = field(default_factory=dict)
     """The texts that methods name for their teacher."""
+    others: tuple[OtherModel, ...] = ()
+    """The models that stand beside the result."""
     open_original: Callable[[], Product] = _gone
     """Reads the model as it came once more, its new head included."""
 
@@ -131,8 +133,9 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     student, teacher = _checked(recipe, product, rows, data, finetuned, say)
+    others = other_models(recipe, product, rows)
     told = (*told, *(student.notes if student else ()), *teacher.notes)
-    for line in told:
+    for line in (*told, *(f"{each.name}: {n}" for each in others for n in each.notes)):
         say(line)
     guessed = {"model": data.by_order, "teacher": teacher.by_order}
     by_order = tuple(whose for whose, words in guessed.items() if words)
@@ -150,6 +153,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         half_size(locate(recipe.model, revision=recipe.revision)),
         student,
         _transfer(recipe, data, data_dir, say),
+        others,
         original,
     )
 
@@ -302,12 +306,7 @@ def _answers(
         return not trained, trained, ()
     if verdict is not None:
         return verdict, False, () if verdict else (_replaced(product.model, data),)
-    with scoring(product.model) as predictor:
-        logits = predict(
-            predictor, data, "selection", product.tokenizer, config=product.model.config
-        )
-    rows = score(data.task, data, "selection", logits)
-    found = next((row for row in rows if row.headline), None)
+    found = selection_headline(product, data)
     if found is None:  # rows of one kind have no such score
         return False, False, (_replaced(product.model, data),)
     chance = data.task.chance or 0.0
