@@ -227,7 +227,7 @@ def card_facts(
     bare = "feature-extraction" if pooling is None else "sentence-similarity"
     return CardFacts(
         report=report,
-        recipe=recipe.to_yaml(),
+        recipe=_named_only(recipe).to_yaml(),
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, bare),
@@ -238,6 +238,13 @@ def card_facts(
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )
+
+
+def _named_only(recipe: Recipe) -> Recipe:
+    """Return the recipe with the models beside its result without folders of this machine."""
+    names = tuple(_hub_id(each) or short_name(each) for each in recipe.measure.against)
+    measure = recipe.measure.model_copy(update={"against": names})
+    return recipe.model_copy(update={"measure": measure})
 
 
 def inherited(readme: Path, *also: str) -> dict[str, Any]:

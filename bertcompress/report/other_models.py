@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertcompress.heads import has_labels
+from bertcompress.measure.scores import Score
 from bertcompress.measure.timing.claims import Claim, speed_claim
 from bertcompress.report.alarms import cut_short
 from bertcompress.report.cells import count, score_cell, shown
@@ -15,6 +16,9 @@ from bertcompress.report.rows import DeploymentRow, Margin, Opponent, ReportData
 from bertcompress.report.speed import judged, served, settings_that_count, texts_of, time_of
 
 __all__ = ["does_as_well", "others", "stands_beside"]
+
+LARGER = 1.01
+"""A file of more than so many times the bytes of another one is larger."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class _Pair:
 
     @property
     def larger(self) -> bool:
-        """Whether the other one has more bytes, where a table shows it."""
-        return round(self.theirs.size_mb, 1) > round(self.ours.size_mb, 1)
+        """Whether the other one has more bytes: by more than a hundredth."""
+        return self.theirs.size_mb > LARGER * self.ours.size_mb
 
     @property
     def claims(self) -> dict[tuple[int, int | str], Claim]:
@@ -52,14 +56,21 @@ class _Pair:
 
     @property
     def as_good(self) -> bool:
-        """Whether the result is not shown to be better in anything."""
-        return self.margin.difference_low <= 0 and not self.larger and not self.slower
+        """Whether the result is not shown to be better in anything than one above chance."""
+        better = self.margin.difference_low > 0 or self.larger or self.slower
+        return not better and not self.alarm
 
     @property
     def score(self) -> float:
         """What the other one scores."""
-        found = [each.value for each in self.theirs.scores if each.metric == self.other.metric]
-        return found[0] if found else float("-inf")
+        found = _score(self.other, self.theirs)
+        return found.value if found else float("-inf")
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong with that score as the end of a sentence; empty where nothing is."""
+        found = _score(self.other, self.theirs)
+        return found.alarm if found else ""
 
 
 def does_as_well(
@@ -93,7 +104,7 @@ def stands_beside(
             f"{each.name}, {_came(each)}, scores {pair.score:.3f} {each.metric} in "
             f"{pair.theirs.label}: {_difference(pair.margin)}. It is {_size(pair)} and "
             f"{_speed(pair)}.",
-            *_doubts(each, task),
+            *_doubts(pair, task),
         ]
         lines.append(" ".join(parts))
     return lines
@@ -159,7 +170,7 @@ def _margin(each: Opponent, theirs: DeploymentRow, row: DeploymentRow | None) ->
     return next((m for m in each.margins if (m.path, m.against) == asked), None)
 
 
-def _score(each: Opponent, theirs: DeploymentRow) -> Any:
+def _score(each: Opponent, theirs: DeploymentRow) -> Score | None:
     return next((score for score in theirs.scores if score.metric == each.metric), None)
 
 
@@ -197,8 +208,8 @@ def _difference(margin: Margin) -> str:
 
 def _size(pair: _Pair) -> str:
     theirs, ours = (f"{each.size_mb:.1f}" for each in (pair.theirs, pair.ours))
-    if theirs == ours:
-        return f"as large ({ours} MB)"
+    if not pair.larger and LARGER * pair.theirs.size_mb >= pair.ours.size_mb:
+        return f"as large ({theirs} MB against {ours})"
     return f"{'larger' if pair.larger else 'smaller'} ({theirs} MB against {ours})"
 
 
@@ -214,20 +225,22 @@ def _served(pair: _Pair, batch: int, length: int | str, claim: Claim) -> str:
     ours, theirs = (time_of(each, batch, length) for each in (pair.ours, pair.theirs))
     assert ours and theirs
     verb = "not measurably slower or faster"
-    if claim.stands:
+    if claim.disturbed:
+        verb = "not comparable, since the machine was busy,"
+    elif claim.stands:
         verb = "faster" if claim.ratio > 1 else "slower"
     where = f"for {served(batch)} {texts_of(length)}"
     return f"{verb} {where} ({theirs.batch_ms:.1f} ms against {ours.batch_ms:.1f})"
 
 
-def _doubts(each: Opponent, task: Mapping[str, Any]) -> list[str]:
+def _doubts(pair: _Pair, task: Mapping[str, Any]) -> list[str]:
     """Return what may be better or worse about a model than its score says."""
     found = [] if has_labels(task) else [_UNLABELLED]
-    if cap := cut_short(each.ended):
+    if cap := cut_short(pair.other.ended):
         found.append(
             f"Its training was stopped by {cap} while it was still improving: it may be better "
             "than it looks."
         )
-    if each.score and each.score.alarm:
-        found.append(f"It is {each.score.alarm}.")
+    if pair.alarm:
+        found.append(f"It is {pair.alarm}.")
     return found
