@@ -139,6 +139,7 @@ def others(report: ReportData) -> Table:
     )
     if not has_labels(report.task):
         note += f" {_UNLABELLED}"
+    note += "".join(f" {each.name}: {line}." for each in report.opponents for line in each.notes)
     return build("Other models beside the result", files, columns, note)
 
 

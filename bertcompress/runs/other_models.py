@@ -107,7 +107,7 @@ def _other_model(
     recipe: Recipe, name: str, shown: str, product: Product, rows: TaskData
 ) -> OtherModel:
     source, finetune = weights_digest(name), None
-    read, why = _as_it_comes(recipe, name, product, rows)
+    read, why = _as_it_comes(recipe, name, shown, product, rows)
     if read is None:
         finetune = _finetune_of(recipe, name, rows, why)
         opened = partial(with_new_head, name, rows, recipe.seed)
@@ -128,14 +128,14 @@ def _other_model(
 
 
 def _as_it_comes(
-    recipe: Recipe, name: str, product: Product, rows: TaskData
+    recipe: Recipe, name: str, shown: str, product: Product, rows: TaskData
 ) -> tuple[_Read | None, str]:
     """Return the model with its own head where that answers the task, and otherwise why not."""
     head, cls = rows.task.head, class_of(name)
     if not has_head(cls, head):
         return None, f"it is {head_words(cls)}"
     if head.auto_class is None:
-        pooling, line = _pooling(recipe, name)
+        pooling, line = _pooling(recipe, name, shown)
         rows = replace(rows, task=rows.task.model_copy(update={"pooling": pooling}))
         opened = partial(_read_embedder, name, pooling)
         return _Read.of(name, rows, opened, [line] if line else []), ""
@@ -182,11 +182,11 @@ def _by_score(read: _Read) -> tuple[_Read | None, str]:
     return replace(read, notes=(note, *read.notes)), ""
 
 
-def _pooling(recipe: Recipe, name: str) -> tuple[Pooling, str | None]:
+def _pooling(recipe: Recipe, name: str, shown: str) -> tuple[Pooling, str | None]:
     """Return how an embedder pools: as its folder says, else as the task does, else the mean."""
     folder, config = locate(name), load(name, head=BARE).model.config
     own = Pooling.of(config) or read_pooling(folder, name)
-    return settled_pooling(config, folder, name, own or recipe.resolved_task().pooling)
+    return settled_pooling(config, folder, shown, own or recipe.resolved_task().pooling)
 
 
 def _read_embedder(name: str, pooling: Pooling) -> Product:
