@@ -18,7 +18,7 @@ from bertcompress.heads.pooling import FIELD, Pooling
 from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.methods import METHODS, method_class
 from bertcompress.models.config_fields import read_fields_of
-from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
+from bertcompress.publish.scrubbing import local_values, named_only, scrub, scrub_yaml
 from bertcompress.publish.templates import template
 from bertcompress.report import markdown_table, markdown_tiles
 from bertcompress.report.head import head, short_name
@@ -227,7 +227,7 @@ def card_facts(
     bare = "feature-extraction" if pooling is None else "sentence-similarity"
     return CardFacts(
         report=report,
-        recipe=_named_only(recipe).to_yaml(),
+        recipe=recipe.to_yaml(),
         rung=2 if own else 1,
         auto_class=f"AutoModel{head}",
         pipeline_tag=_PIPELINES.get(head, bare),
@@ -238,13 +238,6 @@ def card_facts(
         papers={method.key: method.paper for method in recipe.methods},
         **known,
     )
-
-
-def _named_only(recipe: Recipe) -> Recipe:
-    """Return the recipe with the models beside its result without folders of this machine."""
-    names = tuple(_hub_id(each) or short_name(each) for each in recipe.measure.against)
-    measure = recipe.measure.model_copy(update={"against": names})
-    return recipe.model_copy(update={"measure": measure})
 
 
 def inherited(readme: Path, *also: str) -> dict[str, Any]:
@@ -296,7 +289,7 @@ def render(facts: CardFacts) -> str:
     """Return the card as Markdown with YAML front matter, without anything local or secret."""
     from huggingface_hub import ModelCard
 
-    report, recipe, top = facts.report, scrub_yaml(facts.recipe), head(facts.report)
+    report, recipe, top = facts.report, scrub_yaml(named_only(facts.recipe)), head(facts.report)
     page = template("card.md.j2", _said)
     assert page is not None
     text = page.render(
