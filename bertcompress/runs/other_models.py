@@ -77,11 +77,15 @@ class _Read:
         return cls(product, data, opened, (*notes, *product.findings.notes, *told))
 
 
-def other_models(recipe: Recipe, product: Product, rows: TaskData) -> tuple[OtherModel, ...]:
+def other_models(
+    recipe: Recipe, product: Product, rows: TaskData, say: Callable[[str], None]
+) -> tuple[OtherModel, ...]:
     """Return the models that `measure.against` names, each read once to see that it can be.
 
-    `product`: the recipe's model; `rows`: not cut yet. Raises InputError and its kin, by the
-    model's name, for one that cannot be read, that reads other texts, or cannot answer the task.
+    `product`: the recipe's model; `rows`: not cut yet; `say`: is told what was decided about them.
+
+    Raises InputError and its kin, by the model's name, for one that cannot be read, that reads
+    other texts, or that cannot answer the task.
     """
     given, found = recipe.measure.against, []
     for name, shown in zip(given, _shown(given), strict=True):
@@ -91,6 +95,9 @@ def other_models(recipe: Recipe, product: Product, rows: TaskData) -> tuple[Othe
             raise ModelError(f"measure.against: {error}") from None
         except InputError as error:
             raise type(error)(f"measure.against: {error}") from None
+    for each in found:
+        for note in each.notes:
+            say(f"{each.name}: {note}")
     return tuple(found)
 
 

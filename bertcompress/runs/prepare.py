@@ -133,9 +133,8 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         data = fit_rows(rows, product, f"model '{recipe.model}'")
         source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
     student, teacher = _checked(recipe, product, rows, data, finetuned, say)
-    others = other_models(recipe, product, rows)
     told = (*told, *(student.notes if student else ()), *teacher.notes)
-    for line in (*told, *(f"{each.name}: {n}" for each in others for n in each.notes)):
+    for line in told:
         say(line)
     guessed = {"model": data.by_order, "teacher": teacher.by_order}
     by_order = tuple(whose for whose, words in guessed.items() if words)
@@ -153,7 +152,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         half_size(locate(recipe.model, revision=recipe.revision)),
         student,
         _transfer(recipe, data, data_dir, say),
-        others,
+        other_models(recipe, product, rows, say),
         original,
     )
 
