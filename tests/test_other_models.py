@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32", "epochs": 6}
 FINETUNE = {"finetune": TRAIN}
+BRIEFLY = {"finetune": {**TRAIN, "epochs": 1}}
 CUT = {"prune_structured": {"keep": 0.5, "rows": 32}}
 
 
@@ -174,7 +175,7 @@ def test_a_fine_tuned_one_is_matched_by_name_and_a_bare_one_is_fine_tuned_first(
 def test_a_head_for_other_classes_is_replaced(tmp_path):
     task, own = classes(tmp_path), bare(tmp_path / "m")
     other = classifier(tmp_path / "other", "good", "bad", "neither")
-    done = bc.compress(recipe(own, task, [FINETUNE, CUT], other), tmp_path / "stages")
+    done = bc.compress(recipe(own, task, [BRIEFLY, CUT], other), tmp_path / "stages")
     (row,) = done.report().opponents
     assert row.finetuned
     assert "its head has 3 outputs, and the task needs 2: a new head is trained" in row.notes
@@ -183,7 +184,7 @@ def test_a_head_for_other_classes_is_replaced(tmp_path):
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     task, own = classes(tmp_path), bare(tmp_path / "m")
     small = bare(tmp_path / "small", num_hidden_layers=1)
-    wanted = recipe(own, task, [FINETUNE, CUT], classifier(tmp_path / "c", "no", "yes"), small)
+    wanted = recipe(own, task, [BRIEFLY, CUT], classifier(tmp_path / "c", "no", "yes"), small)
     calm = bc.run(wanted, tmp_path / "calm", store=StageStore(tmp_path / "one")).report
     whole = OtherStages.result
 
@@ -246,7 +247,7 @@ def test_outputs_without_names_are_believed_above_chance_alone(above, tmp_path, 
     )
     monkeypatch.setattr(other_models, "selection_headline", lambda *_: chosen)
     other = classifier(tmp_path / "other", "LABEL_0", "LABEL_1")
-    wanted = recipe(bare(tmp_path / "m"), classes(tmp_path), [FINETUNE, CUT], other)
+    wanted = recipe(bare(tmp_path / "m"), classes(tmp_path), [BRIEFLY, CUT], other)
     (found,) = prepare(wanted, None, lambda line: None).others
     assert (found.finetune is None) is above
     told = "its outputs have no names; taken as those of the task, in its order: accuracy 0.900"
@@ -287,7 +288,7 @@ def test_a_bare_model_needs_labels_and_a_step_that_trains_a_head(tmp_path):
 def test_a_text_longer_than_the_model_takes_is_refused(tmp_path):
     task, own = classes(tmp_path), bare(tmp_path / "m")
     short = bare(tmp_path / "short", max_position_embeddings=16)
-    words = refusal(tmp_path, own, task, [FINETUNE, CUT], short)
+    words = refusal(tmp_path, own, task, [BRIEFLY, CUT], short)
     assert "max_length 24 is beyond the position table of model" in words and "short'" in words
 
 
