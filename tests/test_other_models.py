@@ -11,6 +11,8 @@ import torch
 from embedder_support import tiny_embedder, write_pairs, write_texts
 from report_support import scores
 from search_support import parts, search_task, write_beir
+from spans_support import save_encoder, span_task, write_questions
+from tags_support import tags_task
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
@@ -179,6 +181,35 @@ def test_a_head_for_other_classes_is_replaced(tmp_path):
     (row,) = done.report().opponents
     assert row.finetuned
     assert "its head has 3 outputs, and the task needs 2: a new head is trained" in row.notes
+
+
+@pytest.mark.parametrize("kind", ["tags", "spans"])
+def test_taggers_and_answerers_stand_beside_their_like(kind, tmp_path):
+    """Trained ones as they come, tags matched by name; bare ones trained."""
+    if kind == "tags":
+        task, head = tags_task(tmp_path), "ForTokenClassification"
+        own = bare(tmp_path / "m")
+        names = ("O", "I-PLACE", "B-PLACE", "B-ANIMAL")  # the task has them in another order
+        fields = {"num_labels": 4, "id2label": dict(enumerate(names))}
+        trained = save(
+            tiny_model("bert", head, seed=3, **fields), tmp_path / "trained", tiny_tokenizer()
+        )
+        against = [trained, bare(tmp_path / "small", num_hidden_layers=1)]
+    else:
+        task = span_task(write_questions(tmp_path, 40, 30))
+        own = save_encoder(tmp_path / "m")
+        against = [save_encoder(tmp_path / "small", num_hidden_layers=1)]
+    done = bc.compress(recipe(own, task, [BRIEFLY, CUT], *against), tmp_path / "stages")
+    rows = done.report().opponents
+    assert [row.finetuned for row in rows] == ([False, True] if kind == "tags" else [True])
+    for row in rows:
+        again = evaluate(done.folder / row.path, task)
+        assert {s.metric: s.value for s in row.scores} == pytest.approx(
+            {s.metric: s.value for s in again}
+        )
+    if kind == "tags":
+        first = {s.metric: s.value for s in evaluate(against[0], task)}
+        assert {s.metric: s.value for s in rows[0].scores} == pytest.approx(first)
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
