@@ -1,11 +1,13 @@
 """What an embedder keeps when it is cut on plain texts: sentence pairs and search, one seed.
 
     python benchmarks/embedders.py run --data-dir FOLDER --glue GLUE [--arms int8] [--limit N]
+    python benchmarks/embedders.py run ... --arms sibling --sibling MODEL
     python benchmarks/embedders.py table
 
 FOLDER has `text` (sentences), `sickr` and `scifact`. No label is seen in training: each arm runs a
 recipe on the sentences, then what it ships is judged on STS-B, SICK-R and SciFact beside the model
 as it came. Retention is of the headline, its interval over rows, both models on the same ones.
+The arm `sibling` needs no run: a smaller model of somebody else, as it comes and exported to int8.
 Writes benchmarks/results/embedders/ARM.json; with --limit nothing is written.
 """
 
@@ -36,6 +38,7 @@ ARMS: dict[str, list[Any]] = {
     "embedder": [],
 }
 """Arm to its methods; none: those of the recipe of that name."""
+SIBLING = "sibling"
 GOALS = {"int8": 0.995, "no-training": 0.98, "narrow": 0.975, "thin": 0.98}
 SHIPPED = (("onnxruntime", "int8"), ("openvino", "int8"))
 
@@ -120,6 +123,27 @@ def run_arm(arm: str, data: Path, glue: Path, limit: int | None) -> dict[str, An
         }
 
 
+def run_sibling(model: str, data: Path, glue: Path) -> dict[str, Any]:
+    """Return what a smaller model of somebody else keeps, as it comes and in int8."""
+    import bertcompress as bc
+    from bertcompress.measure.footprint import disk_bytes
+    from bertcompress.models.locate import locate
+
+    with tempfile.TemporaryDirectory() as scratch:
+        made = [each for each in bc.export(model, scratch, say=print) if each.precision == "int8"]
+        places = {("torch", "fp32"): locate(model)}
+        places |= {(each.runtime, each.precision): each.path for each in made}
+        files = {
+            f"{runtime} {precision}": {
+                "mb": disk_bytes(place) / 1e6,
+                **{name: judged(place, runtime, precision, name, data, glue)
+                   for name in judges(data, glue)},
+            }
+            for (runtime, precision), place in places.items()
+        }  # fmt: skip
+    return {"model": Path(model).name, "files": files}
+
+
 def judged(
     model: Path, runtime: str, precision: str, name: str, data: Path, glue: Path
 ) -> dict[str, Any]:
@@ -157,20 +181,26 @@ def main() -> None:
     runs = commands.add_parser("run")
     runs.add_argument("--data-dir", required=True, type=Path)
     runs.add_argument("--glue", required=True, type=Path)
-    runs.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    runs.add_argument("--arms", nargs="+", choices=[*ARMS, SIBLING], default=list(ARMS))
+    runs.add_argument("--sibling", help="the smaller model of the arm of that name")
     runs.add_argument("--limit", type=int, help="sentences, for a trial: nothing is written")
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
         print(table())
         return
+    if SIBLING in args.arms and args.sibling is None:
+        parser.error("--arms sibling: needs --sibling MODEL, a Hub id or a folder")
 
     from bertcompress.runtimes.hardware import environment
     from bertcompress.support.quiet import silence
 
     silence()
     for arm in args.arms:
-        found = run_arm(arm, args.data_dir, args.glue, args.limit)
+        if arm == SIBLING:
+            found = run_sibling(args.sibling, args.data_dir, args.glue)
+        else:
+            found = run_arm(arm, args.data_dir, args.glue, args.limit)
         print(json.dumps(found, indent=1), flush=True)
         if args.limit is None:
             RESULTS.mkdir(parents=True, exist_ok=True)

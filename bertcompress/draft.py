@@ -51,6 +51,27 @@ class Measuring(BaseModel):
         description="Repeat each method without what it adds, at equal data and steps; beside an "
         "embedder, static word vectors",
     )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Smaller models of others to hold beside the result, by Hub id or folder: "
+        "scored, sized and timed on the same rows, never shipped",
+    )
+
+    @field_validator("against", mode="before")
+    @classmethod
+    def _one_model(cls, value: Any) -> Any:
+        """Take one name as a list of one."""
+        return [value] if isinstance(value, str) else value or ()
+
+    @field_validator("against")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for i, name in enumerate(value) if name in value[:i]]
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands there twice")
+        if any(not name.strip() for name in value):
+            raise ValueError("an empty name; give a Hub id or a folder")
+        return value
 
 
 class Draft(BaseModel):
@@ -98,6 +119,11 @@ class Draft(BaseModel):
     @model_validator(mode="after")
     def _order(self) -> Self:
         check_order(self.methods, self.teacher)
+        if self.model in self.measure.against:
+            raise RecipeError(
+                f"measure.against: '{self.model}' is the recipe's own model, which every result is "
+                "compared with already; name other models"
+            )
         return self
 
     @classmethod

@@ -61,6 +61,14 @@ def test_the_metadata_are_what_the_hub_reads() -> None:
     }
 
 
+def test_models_beside_the_result_are_named_without_folders(tmp_path: Path) -> None:
+    against = ["acme/l3", "../elsewhere/l4", str(tmp_path)]
+    recipe = yaml.safe_dump({**yaml.safe_load(RECIPE), "measure": {"against": against}})
+    card = _card(recipe=recipe)
+    assert f"  against:\n  - acme/l3\n  - l4\n  - {tmp_path.name}\n" in card
+    assert "elsewhere" not in card
+
+
 def test_what_is_not_known_is_left_out_of_the_metadata(tmp_path: Path) -> None:
     data = yaml.safe_load(_card().split("---")[1])
     assert not {"license", "base_model", "base_model_relation", "language"} & set(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,13 @@ def run(
     controls: Annotated[
         bool, typer.Option("--no-controls", help="Leave out the controls of the methods")
     ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Smaller model of others to hold beside the result; may be given several times",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run")] = False,
@@ -43,6 +51,8 @@ def run(
 ) -> None:
     """Compress a model as a recipe says, and leave a run folder with everything."""
     overrides = [*(set_ or ()), *(["measure.controls=false"] if controls else ())]
+    if against:
+        overrides.append(f"measure.against={json.dumps(against)}")
     fields = {
         "model": model,
         "task": own_task(task, train, validation, text, label, label_separator, texts),

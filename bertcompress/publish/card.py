@@ -18,7 +18,7 @@ from bertcompress.heads.pooling import FIELD, Pooling
 from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.methods import METHODS, method_class
 from bertcompress.models.config_fields import read_fields_of
-from bertcompress.publish.scrubbing import local_values, scrub, scrub_yaml
+from bertcompress.publish.scrubbing import local_values, named_only, scrub, scrub_yaml
 from bertcompress.publish.templates import template
 from bertcompress.report import markdown_table, markdown_tiles
 from bertcompress.report.head import head, short_name
@@ -289,7 +289,7 @@ def render(facts: CardFacts) -> str:
     """Return the card as Markdown with YAML front matter, without anything local or secret."""
     from huggingface_hub import ModelCard
 
-    report, recipe, top = facts.report, scrub_yaml(facts.recipe), head(facts.report)
+    report, recipe, top = facts.report, scrub_yaml(named_only(facts.recipe)), head(facts.report)
     page = template("card.md.j2", _said)
     assert page is not None
     text = page.render(

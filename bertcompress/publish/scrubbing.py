@@ -12,9 +12,18 @@ from typing import Any
 
 import yaml
 
+from bertcompress.report.head import short_name
 from bertcompress.wording import TOKENS, mask
 
-__all__ = ["local_values", "scrub", "scrub_config", "scrub_data", "scrub_yaml", "token_in"]
+__all__ = [
+    "local_values",
+    "named_only",
+    "scrub",
+    "scrub_config",
+    "scrub_data",
+    "scrub_yaml",
+    "token_in",
+]
 
 _SECRETS = (
     (re.compile(r"\bfile://\S+"), "(local)"),
@@ -67,6 +76,22 @@ def scrub_yaml(text: str, known: Sequence[str] = ()) -> str:
     """Return YAML with its values scrubbed."""
     plain = scrub_data(yaml.safe_load(text), known)
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def named_only(recipe: str) -> str:
+    """Return the YAML of a recipe, the models beside its result without the folders before them."""
+    plain = yaml.safe_load(recipe)
+    measure = plain.get("measure") or {}
+    if not measure.get("against"):
+        return recipe
+    measure["against"] = [_without_folders(str(each)) for each in measure["against"]]
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _without_folders(model: str) -> str:
+    """Return the name of a model's folder; an id of the Hub as it is."""
+    local = _LOCAL.match(model) or model.startswith(".") or Path(model).exists()
+    return short_name(model) if local else model
 
 
 def scrub_config(text: str, known: Sequence[str] = ()) -> str:

@@ -15,6 +15,7 @@ from bertcompress.report.cells import score_cell, share, shown
 from bertcompress.report.columns import Column, Table, build, words
 from bertcompress.report.drawing import Theme
 from bertcompress.report.html import THEMES, render_comparison
+from bertcompress.report.other_models import stands_beside
 from bertcompress.report.plots import Compared, comparison_figure, figure_bytes
 from bertcompress.report.report import Report, markdown_table, print_lines, rich_table
 from bertcompress.report.rows import DeploymentRow, ReportData
@@ -333,6 +334,11 @@ def _warnings(
     if len(set(values)) > 1:
         told = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
         found.append(f"Score kept is of each run's own baseline, and these differ: {told}.")
+    found += [
+        f"{name}: {line}"
+        for name, r in zip(names, reports, strict=True)
+        for line in stands_beside(r.opponents, r.last, judged(r.last), r.task)
+    ]
     busy = [
         name
         for name, report in zip(names, reports, strict=True)

@@ -1,4 +1,7 @@
-"""What could be taken instead of a result: whether it does as well, in words and as a table."""
+"""Static word vectors beside a result: whether they do as well, in words and as a table.
+
+Of models of others `other_models` says it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def as_good(opponents: Sequence[Opponent], row: DeploymentRow | None) -> list[st
         f"{_named(each)} do as well: {_value(each.score)} {each.metric} against {_ours(each, row)} "
         f"of {row.label}. Nothing is gained over a table look-up for each token: take {each.path} "
         "instead, or keep more and train for longer."
-        for each in opponents
+        for each in _static(opponents)
         if row is not None and (margin := _margin(each, row)) and margin.difference_low <= 0
     ]
 
@@ -34,7 +37,7 @@ def near_enough(
     return [
         f"{_named(each)} may be enough: {_value(each.score)} {each.metric} against "
         f"{_ours(each, row)}, by a table look-up for each token ({each.path})."
-        for each in opponents
+        for each in _static(opponents)
         if _worse(each, row) and each.metric in least and _kept(each.score, least[each.metric])
     ]
 
@@ -43,7 +46,7 @@ def below(opponents: Sequence[Opponent], row: DeploymentRow | None) -> list[str]
     """Return the opponents that a result is better than, and by how much."""
     return [
         f"{_named(each)} have {_value(each.score)} {each.metric}, the result {_ours(each, row)}."
-        for each in opponents
+        for each in _static(opponents)
         if _worse(each, row)
     ]
 
@@ -57,10 +60,10 @@ def beside(report: ReportData) -> Table:
         Column("score [95 % interval]", lambda x: score_cell(x[1])),
         Column("result minus that", lambda x: _difference(*x, row)),
         Column("MB", lambda x: f"{x[0].size_mb:.1f}"),
-        Column("dimensions", lambda x: str(x[0].dimensions)),
+        Column("dimensions", lambda x: shown(x[0].dimensions, "d")),
         Column("tokens", lambda x: f"{x[0].tokens:,}"),
     ]
-    lines = [(each, score) for each in report.opponents for score in each.scores]
+    lines = [(each, score) for each in _static(report.opponents) for score in each.scores]
     note = (
         "Made of the model before it was cut: each token by itself, principal components, weights "
         "by frequency. No layer is computed: a row of a table for each token. Its cosine is that "
@@ -68,6 +71,10 @@ def beside(report: ReportData) -> Table:
         "compared. It was not timed."
     )
     return build("What could be taken instead", lines, columns, note)
+
+
+def _static(opponents: Sequence[Opponent]) -> list[Opponent]:
+    return [each for each in opponents if each.kind == "static"]
 
 
 def _named(each: Opponent) -> str:

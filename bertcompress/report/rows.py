@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 from bertcompress.deployment import Findings, Measurement
 from bertcompress.measure.row import Row
 from bertcompress.measure.scores import Cost, Score
-from bertcompress.measure.timing.candidates import Latency
+from bertcompress.report.deployment_row import DeploymentRow, Part
 from bertcompress.report.judgement import Verdict
+from bertcompress.report.opponent_row import Margin, Opponent
 from bertcompress.runtimes import REFERENCE
-from bertcompress.runtimes.table import in_words
 
 __all__ = [
     "VERSION",
@@ -103,122 +103,6 @@ class Control(Outcome):
     method: Outcome | None = Field(
         None, description="What the method itself reached; null in reports of version 1"
     )
-
-
-class Part(Row):
-    """The score of one part of the validation split, such as a type of entity."""
-
-    name: str = Field(description="Of the part")
-    value: float = Field(ge=0, le=1, description="Its score")
-    n: int = Field(ge=0, description="How many of it the references have")
-
-
-class DeploymentRow(Row):
-    """One file or folder that runs somewhere, and what was measured on it."""
-
-    runtime: str = Field(description=in_words())
-    precision: str = Field(description="fp32, bf16 or int8")
-    path: str = Field(description="File or folder, relative to the run folder")
-    size_mb: float = Field(ge=0, description="Megabytes of what has to be shipped to run this")
-    encoder_mb: float | None = Field(
-        None, ge=0, description="Megabytes of all weights but the embedding tables"
-    )
-    loads_in: str = Field(description="What is needed to load it: the rung of the ladder")
-    simulated: bool = Field(
-        False,
-        description="Precision or zeros are only imitated in fp32: their bytes are never counted",
-    )
-    allowed: bool | None = Field(
-        None,
-        description="Whether its loss on the selection split is within the `max_drop` of the "
-        "method that made it; false: refused, and only recommended where nothing else is shipped; "
-        "null: not judged there",
-    )
-    scores: tuple[Score, ...] = Field((), description="One per metric and validation split")
-    parts: tuple[Part, ...] = Field(
-        (), description="F1 of each type of entity on the validation split; of tags of words only"
-    )
-    retention: float | None = Field(None, description="Headline score divided by the baseline's")
-    retention_low: float | None = Field(
-        None, description="Lower end of its paired 95 % interval over examples"
-    )
-    retention_high: float | None = Field(
-        None, description="Upper end of its paired 95 % interval over examples"
-    )
-    retention_chance_corrected: float | None = Field(
-        None, description="(score - chance) / (baseline - chance); null without a chance level"
-    )
-    flipped: float | None = Field(
-        None, ge=0, le=1, description="Share of predictions that differ from the baseline's"
-    )
-    batch_flips: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Share of predictions that change when texts of like length are answered in "
-        "batches of 32, instead of one by one, as int8 is scored; null for numbers and elsewhere",
-    )
-    batch_score: float | None = Field(
-        None, description="Headline score of those batches; null where they are not answered"
-    )
-    p_value: float | None = Field(
-        None, ge=0, le=1, description="Paired test against the baseline (McNemar or bootstrap)"
-    )
-    difference: float | None = Field(None, description="Headline score minus the baseline's")
-    difference_low: float | None = Field(
-        None, description="Lower end of its paired 95 % interval over examples"
-    )
-    difference_high: float | None = Field(
-        None, description="Upper end of its paired 95 % interval over examples"
-    )
-    memory_mb: float | None = Field(
-        None,
-        ge=0,
-        description="Megabytes that a process serving it holds at most, runtime included",
-    )
-    load_s: float | None = Field(
-        None, ge=0, description="Seconds from opening it to its first answer, runtime imported"
-    )
-    latency: tuple[Latency, ...] = Field((), description="One per batch size and length")
-
-    @property
-    def headline(self) -> Score | None:
-        """The score that decides, or None where nothing was scored."""
-        return next((score for score in self.scores if score.headline), None)
-
-    @property
-    def label(self) -> str:
-        """Runtime and precision in words, and where it was timed if not on the processor."""
-        devices = dict.fromkeys(time.device for time in self.latency if time.device != "cpu")
-        where = f" on {', '.join(devices)}" if devices else ""
-        return f"{self.runtime} {self.precision}{where}{' (simulated)' if self.simulated else ''}"
-
-
-class Margin(Row):
-    """How far a deployment is above an opponent, on the same rows."""
-
-    path: str = Field(description="Of the deployment, as in its row")
-    difference: float = Field(description="Its score minus the opponent's")
-    difference_low: float = Field(description="Lower end of its paired 95 % interval over examples")
-    difference_high: float = Field(description="Upper end of that interval")
-
-
-class Opponent(Row):
-    """What could be taken instead of the result, and was measured on the same rows."""
-
-    name: str = Field(description="What it is")
-    path: str = Field(description="Its folder, relative to the run folder")
-    size_mb: float = Field(ge=0, description="Megabytes of that folder")
-    dimensions: int = Field(ge=1, description="Of its vectors")
-    tokens: int = Field(ge=0, description="Tokens that have a vector")
-    scores: tuple[Score, ...] = Field((), description="One per metric, on the validation split")
-    metric: str = Field(description="The metric that it is compared by")
-    margins: tuple[Margin, ...] = Field((), description="One for each shipped deployment")
-
-    @property
-    def score(self) -> Score | None:
-        """The score that it is compared by."""
-        return next((each for each in self.scores if each.metric == self.metric), None)
 
 
 class Stage(Row):
@@ -321,7 +205,9 @@ class ReportData(Row):
     data: Reading = Field(Reading(), description="How rows and classes were read")
     stages: tuple[Stage, ...] = Field(description="In the order they ran")
     opponents: tuple[Opponent, ...] = Field(
-        (), description="What could be taken instead: static word vectors beside an embedder"
+        (),
+        description="What could be taken instead: static word vectors beside an embedder, and the "
+        "models of `measure.against`",
     )
     verdict: Verdict = Field(description="Computed from the stages")
 

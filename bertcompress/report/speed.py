@@ -13,9 +13,11 @@ __all__ = [
     "best_dense",
     "deploy_words",
     "deployable",
+    "fastest_or_smallest",
     "judged",
     "over_best_dense",
     "served",
+    "settings_that_count",
     "smallest_dense",
     "speed_ups",
     "speed_warnings",
@@ -42,14 +44,18 @@ def judged(stage: Stage) -> DeploymentRow | None:
     Speed and size decide, never the score: nothing is chosen on the set that is reported. What the
     gate refused on the selection split is left out.
     """
-    real = deployable(stage)
-    settings = _settings(real)
+    return fastest_or_smallest(deployable(stage))
+
+
+def fastest_or_smallest(rows: Sequence[DeploymentRow]) -> DeploymentRow | None:
+    """Return the deployment that is the fastest where it counts first; untimed, the smallest."""
+    settings = settings_that_count(rows)
     if not settings:
-        return min(real, key=lambda row: row.size_mb, default=None)
-    return min(_timed(real, *settings[0]), key=lambda pair: pair[1].batch_ms)[0]
+        return min(rows, key=lambda row: row.size_mb, default=None)
+    return min(_timed(rows, *settings[0]), key=lambda pair: pair[1].batch_ms)[0]
 
 
-def _settings(rows: Sequence[DeploymentRow]) -> list[tuple[int, int | str]]:
+def settings_that_count(rows: Sequence[DeploymentRow]) -> list[tuple[int, int | str]]:
     """Return batch sizes and lengths that count: own lengths alone, where those were timed."""
     every = dict.fromkeys((time.batch, time.length) for row in rows for time in row.latency)
     own = [setting for setting in every if setting[1] == "task"]
@@ -114,7 +120,7 @@ def speed_ups(row: DeploymentRow, baseline: Stage) -> tuple[SpeedUp, ...]:
 def uses(stage: Stage, baseline: Stage) -> tuple[Use, ...]:
     """Return which deployment of a stage to deploy for each way of serving that was timed."""
     rows = deployable(stage)
-    return tuple(_use(rows, baseline, *setting) for setting in _settings(rows))
+    return tuple(_use(rows, baseline, *setting) for setting in settings_that_count(rows))
 
 
 def _use(rows: Sequence[DeploymentRow], baseline: Stage, batch: int, length: int | str) -> Use:

@@ -34,6 +34,7 @@ from bertcompress.report.columns import (
     words,
 )
 from bertcompress.report.opponents import beside
+from bertcompress.report.other_models import others
 from bertcompress.report.rows import (
     Control,
     DeploymentRow,
@@ -51,7 +52,8 @@ __all__ = ["Column", "Table", "cost", "overview", "shape", "story", "tables"]
 def tables(report: ReportData) -> list[Table]:
     """Return all tables that have something to show, in reading order."""
     every = (
-        story, overview, quality, beside, parts, footprint, speed, shape, cost, controls, metrics
+        *(story, overview, quality, beside, others, parts),
+        *(footprint, speed, shape, cost, controls, metrics),
     )  # fmt: skip
     made = [*(table(report) for table in every), *measurements(report), environment(report)]
     return [table for table in made if table.rows]

@@ -22,6 +22,7 @@ from bertcompress.report.alarms import (
 from bertcompress.report.cells import percent
 from bertcompress.report.judgement import Verdict
 from bertcompress.report.opponents import as_good, below, near_enough
+from bertcompress.report.other_models import does_as_well, stands_beside
 from bertcompress.report.rows import DeploymentRow, Opponent, Reading, Stage, last_of
 from bertcompress.report.speed import (
     deploy_words,
@@ -69,7 +70,8 @@ def judge(
     baseline, last = baseline_of(stages), last_of(stages)
     row = judged(last)
     red = tuple(red_lines(stages, baseline, row, task or {}, data or Reading()))
-    red += tuple(as_good(opponents, row)) if last is not baseline else ()
+    if last is not baseline:
+        red += (*as_good(opponents, row), *does_as_well(opponents, last, row))
     named = Verdict(stage=last.name, baseline=baseline.name, red=red)
     if row is None:
         what = "is only simulated" if last.deployments else "has no deployment"
@@ -86,6 +88,7 @@ def judge(
     sentences = (
         *_quality(verdict, row, far),
         *below(opponents, row),
+        *stands_beside(opponents, last, row, task or {}),
         *_size(verdict, stages, row),
     )
     warnings = (

@@ -20,15 +20,14 @@ from bertcompress.deployment import Deployment, Layout, Product
 from bertcompress.engines.static_vectors import StaticVectors, static_vectors
 from bertcompress.errors import ModelError
 from bertcompress.heads.pooling import Pooling
-from bertcompress.heads.scoring import paired_difference
 from bertcompress.measure.footprint import disk_bytes
 from bertcompress.measure.scores import BATCH, predict, score
 from bertcompress.models.static import write_static
 from bertcompress.recipe import Recipe
-from bertcompress.report.rows import Margin, Opponent
+from bertcompress.report.rows import Opponent
+from bertcompress.runs.other_rows import margin_over
 from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.results import StageResult
-from bertcompress.runtimes import Logits
 
 __all__ = ["compared_with_static", "opponents"]
 
@@ -108,25 +107,14 @@ def _row(
         scores=tuple(score(data.task, data, "validation", answers, references)),
         metric=metric,
         margins=tuple(
-            _margin(done, each, owner, metric, answers, references) for each, owner in shipped
+            margin_over(
+                head,
+                metric,
+                owner.logits(each, "validation"),
+                answers,
+                references,
+                each.path.relative_to(done.folder).as_posix(),
+            )
+            for each, owner in shipped
         ),
-    )
-
-
-def _margin(
-    done: PipelineResult,
-    deployment: Deployment,
-    owner: StageResult,
-    metric: str,
-    answers: Logits,
-    references: Logits,
-) -> Margin:
-    """Return how far a deployment is above the opponent, on the same rows."""
-    head, ours = done.start.data.task.head, owner.logits(deployment, "validation")
-    difference, low, high, _ = paired_difference(head, metric, ours, answers, references)
-    return Margin(
-        path=deployment.path.relative_to(done.folder).as_posix(),
-        difference=difference,
-        difference_low=low,
-        difference_high=high,
     )

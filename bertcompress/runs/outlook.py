@@ -7,6 +7,7 @@ less. A training that ends by itself is counted as long as it may last.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import control_names, controls_of
 from bertcompress.runs.opponents import compared_with_static
+from bertcompress.runs.other_stages import files_step, stage_name
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runtimes import available_runtimes
 from bertcompress.support.display import Display, Work, span
@@ -103,7 +105,24 @@ def outlook(recipe: Recipe, start: Prepared, pace: Pace) -> list[Work]:
             works.append(made)
         planner.shrink(method)
         compared = compared or not (method.trains_head or method.leaves == "measurement")
+    works += _others(recipe, start, pace, methods)
     return [*works, planner.timing()]
+
+
+def _others(recipe: Recipe, start: Prepared, pace: Pace, methods: Sequence[Method]) -> list[Work]:
+    """Return the work of the models beside the result."""
+    works: list[Work] = []
+    files = files_step(methods)
+    for number, other in enumerate(start.others, 1):
+        planner = _Planner(recipe, start, pace.times(other.work))
+        title, key = f"beside the result, {other.name}", "original"
+        if other.finetune is not None:
+            title, key = f"{title}: {other.finetune.key}", other.finetune.key
+        works.append(planner.work(stage_name(number, key), title, other.finetune))
+        if files is not None:
+            words = f"beside the result, {other.name}: its int8"
+            works.append(planner.work(stage_name(number, files.key), words, files))
+    return works
 
 
 @dataclass
@@ -126,10 +145,12 @@ class _Planner:
             self.kept *= method.share_left
 
     def work(self, name: str, title: str, method: Any) -> Work:
-        """Return the work of one stage."""
+        """Return the work of one stage. `method`: None for a model that is only answered."""
         data = self.start.data
         judged = len(data.validation) + sum(map(len, data.also.values()))
         low, high = judged * self.pace.forward_s * self.kept, judged * self.pace.forward_s
+        if method is None:  # a model as it came
+            return Work(name, title, low, high)
         sample = min(method.rows_read, len(data.calibration))
         low, high = low + sample * self.pace.forward_s, high + 2 * sample * self.pace.step_s
         if method.leaves == "files":
@@ -212,6 +233,7 @@ class _Planner:
         seconds = measure.seconds * (len(measure.shapes) + 2 * measure.task_lengths)
         # Of the model before and after: in torch, and in fp32 and int8 of each runtime.
         files = 2 * (1 + 2 * len(available_runtimes()))
+        files += len(self.start.others) * len(available_runtimes())
         low, high = (files * each for each in _OPENED_S)
         high += 2 * seconds + 5.0 + beside
         return Work(TIMING, "timing and report", seconds + low, high)

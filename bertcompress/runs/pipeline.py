@@ -17,6 +17,7 @@ from bertcompress.models.masked_lm import load_masked_lm
 from bertcompress.recipe import Recipe
 from bertcompress.runs.checking import steps
 from bertcompress.runs.contests import Contest, control_names, controls_of, trained_alike
+from bertcompress.runs.other_stages import OtherResult, OtherStages, files_step
 from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.results import StageResult
@@ -69,6 +70,7 @@ class Pipeline:
             self.first = None
             self._note(name, method)
         models = [row for row in self.rows if StageLayout(row.folder).model.is_dir()]
+        others = self._others()
         return PipelineResult(
             recipe=self.recipe,
             folder=self.stages.folder,
@@ -81,7 +83,25 @@ class Pipeline:
             contests=self.contests,
             notes=self.notes,
             precision=self.precision,
+            others=others,
         )
+
+    def _others(self) -> list[OtherResult]:
+        """Return the models beside the result, after all of its own steps.
+
+        One that fails now costs the comparison, and not the run.
+        """
+        stages = self.model_stages
+        make = OtherStages(stages, self.start.device, self.recipe.seed, self._settled, self.display)
+        files, found = files_step(self.recipe.methods), []
+        for number, other in enumerate(self.start.others, start=1):
+            try:
+                found.append(make.result(number, other, files))
+            except (MissingExtra, ModelError) as error:
+                note = f"no comparison with {other.name}: {error}"
+                self.notes.setdefault(self.before.record.name, []).append(note)
+                self.say(note)
+        return found
 
     @property
     def before(self) -> StageResult:
@@ -124,7 +144,7 @@ class Pipeline:
         assert self.start.student is not None
         data = self.start.student.data
         self.data = data.without_validation()
-        self.stages = replace(self.stages, data=data)
+        self.stages = self.stages.reading(data)
 
     def _compare_with_dense(self, name: str, method: Method) -> None:
         """Make what speed is compared with: int8 of the uncompressed model, without training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from bertcompress.recipe import Recipe
 from bertcompress.report import Report
 from bertcompress.report.rows import Opponent, Reading, Stage
 from bertcompress.runs.contests import Contest
+from bertcompress.runs.other_rows import OtherRows
+from bertcompress.runs.other_stages import OtherResult
 from bertcompress.runs.prepare import Prepared
 from bertcompress.runs.report_rows import ReportRows
 from bertcompress.runs.results import StageResult
@@ -47,6 +49,8 @@ class PipelineResult:
     notes: dict[str, list[str]]
     precision: str | None = None
     """What `precision: auto` came to, once for the whole run."""
+    others: list[OtherResult] = field(default_factory=list)
+    """The models that stand beside the result; none of them ships."""
 
     @property
     def final(self) -> StageResult:
@@ -72,7 +76,8 @@ class PipelineResult:
         """Return the report of the stages as they are: nothing is shipped, and nothing timed."""
         dense = [(each, self.dense) for each in self.dense.deployments] if self.dense else []
         shipped = [(each, self.final) for each in self.final.deployments]
-        return self.report_of(self.stage_rows(self.folder, shipped, dense), environment())
+        rows = self.stage_rows(self.folder, shipped, dense)
+        return self.report_of(rows, environment(), self.other_rows(shipped))
 
     def report_of(
         self, rows: Sequence[Stage], host: Mapping[str, Any], opponents: Sequence[Opponent] = ()
@@ -89,6 +94,13 @@ class PipelineResult:
             data=Reading(cut=self.start.cut, by_order=self.start.by_order),
             opponents=opponents,
         )
+
+    def other_rows(
+        self, shipped: Sequence[Owned], timings: Mapping[Path, Timing] | None = None
+    ) -> tuple[Opponent, ...]:
+        """Return a row for each model beside the result. `shipped`: as in `stage_rows`."""
+        rows = OtherRows(self.start.data, self.baseline, self.folder, shipped, timings or {})
+        return tuple(rows.of(each) for each in self.others)
 
     def stage_rows(
         self,
@@ -121,6 +133,7 @@ class PipelineResult:
     def copy_to(self, folder: Path) -> None:
         """Copy the stages of this result, and what loggers wrote, into another folder."""
         every = [*self.rows, *([self.dense] if self.dense else [])]
+        every += [each for other in self.others for each in other.stages]
         every += [each for contests in self.contests.values() for c in contests
                   for each in (c.method, c.control)]  # fmt: skip
         for source in dict.fromkeys(each.folder for each in every):
@@ -160,4 +173,12 @@ class PipelineResult:
                 ]
                 for name, contests in self.contests.items()
             },
+            others=[
+                replace(
+                    each,
+                    made=there(each.made),
+                    files=there(each.files) if each.files else None,
+                )
+                for each in self.others
+            ],
         )

@@ -17,20 +17,20 @@ from bertcompress.errors import ModelError, RecipeError, few
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
 from bertcompress.measure.footprint import half_size
-from bertcompress.measure.scores import predict, score
 from bertcompress.method import Need
 from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.models.locate import locate
 from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
+from bertcompress.runs.answering import selection_headline
 from bertcompress.runs.checking import check_methods, check_metrics, metrics_for
+from bertcompress.runs.other_models import OtherModel, other_models
 from bertcompress.runs.store import stage_key
 from bertcompress.runs.successor import Successor, fit_rows, shape_of, successor_of
 from bertcompress.runs.teacher import RunTeacher, teacher_of, weights_digest
 from bertcompress.runs.unlabelled import Say, check_augmented, transfer_texts
 from bertcompress.runtimes.hardware import compute_device
-from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, has_zeros
 from bertcompress.task import Task
 from bertcompress.training.task_head import class_names, with_new_head
@@ -70,6 +70,8 @@ class Prepared:
     """The model that the run goes on with in place of its own."""
     transfer: Mapping[TransferText | None, TransferRows] = field(default_factory=dict)
     """The texts that methods name for their teacher."""
+    others: tuple[OtherModel, ...] = ()
+    """The models that stand beside the result."""
     open_original: Callable[[], Product] = _gone
     """Reads the model as it came once more, its new head included."""
 
@@ -149,6 +151,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
         half_size(locate(recipe.model, revision=recipe.revision)),
         student,
         transfer_texts(recipe, data, data_dir, say),
+        other_models(recipe, product, rows, say),
         original,
     )
 
@@ -284,12 +287,7 @@ def _answers(
         return not trained, trained, ()
     if verdict is not None:
         return verdict, False, () if verdict else (_replaced(product.model, data),)
-    with scoring(product.model) as predictor:
-        logits = predict(
-            predictor, data, "selection", product.tokenizer, config=product.model.config
-        )
-    rows = score(data.task, data, "selection", logits)
-    found = next((row for row in rows if row.headline), None)
+    found = selection_headline(product, data)
     if found is None:  # rows of one kind have no such score
         return False, False, (_replaced(product.model, data),)
     chance = data.task.chance or 0.0

@@ -72,6 +72,7 @@ def finish(
             timed += [each for each in pair if each.path not in known]
             known |= {each.path for each in pair}
         with clock("timing"):
+            timed += others_timed(done, timed, say)
             timings = time_deployments(timed, partial(_rows_of, done), recipe.measure, say)
         for name, pair in doubtful.items():
             before, after = (timings[Path(each.path)] for each in pair)
@@ -82,6 +83,7 @@ def finish(
         host = environment(recipe.measure.threads) | load | {"date": f"{date.today()}"}
         record([d for d, _ in shipped], product, host, _one_text_ms(timings))
         rows = done.stage_rows(place, shipped, dense, timings)
+        beside += done.other_rows(shipped, timings)
         _write(done.report_of(rows, host, beside), done, place, clock, host)
     check()
     shutil.rmtree(run.work, ignore_errors=True)
@@ -110,8 +112,31 @@ def _timed(
     ]
 
 
+def others_timed(done: PipelineResult, timed: Sequence[Candidate], say: Say) -> list[Candidate]:
+    """Return the models beside the result, to be timed with it.
+
+    One that takes only shorter texts than are timed is left out: all would be timed on those.
+    """
+    asked = max((length for _, length in done.recipe.measure.shapes), default=0)
+    longest = min([asked, *(each.longest for each in timed if each.longest)])
+    found = []
+    for other in done.others:
+        made = [Candidate.of(each, other.product) for each in other.timed]
+        if made[0].longest and made[0].longest < longest:
+            say(
+                f"{other.model.name} takes texts of at most {made[0].longest} tokens: it is not "
+                f"timed, since {longest} are"
+            )
+            continue
+        found += made
+    return found
+
+
 def _rows_of(done: PipelineResult, candidate: Candidate) -> TaskData:
-    """Return the rows as a candidate reads them: the baseline, its int8 files, or what ships."""
+    """Return the rows as a candidate reads them: the baseline, what ships, or another model."""
+    for other in done.others:
+        if any(Path(candidate.path).is_relative_to(each.folder) for each in other.stages):
+            return other.model.data
     before = (done.baseline.folder, Layout(done.folder).baseline)
     of_baseline = any(Path(candidate.path).is_relative_to(folder) for folder in before)
     return done.start.data if of_baseline else done.start.shipped

@@ -102,8 +102,12 @@ class Stages:
     models: OpenModels = field(default_factory=OpenModels)
     _digests: dict[Path, str] = field(default_factory=dict)
 
-    def original(self, product: Product, source: str) -> StageResult:
-        """Write the model as it came as stage `00-original`, and return it."""
+    def reading(self, data: TaskData) -> Stages:
+        """Return the same for a model that reads the rows otherwise."""
+        return dataclasses.replace(self, data=data)
+
+    def original(self, product: Product, source: str, name: str = "00-original") -> StageResult:
+        """Write a model as it came as a stage, and return it."""
         key = stage_key(
             {
                 "source": source,
@@ -112,8 +116,8 @@ class Stages:
                 "format": FORMAT,
             }
         )
-        self._obtain("00-original", "original", key, lambda _: product, "loading")
-        return self._result("00-original", product)
+        self._obtain(name, "original", key, lambda _: product, "loading")
+        return self._result(name, product)
 
     def apply(
         self,
