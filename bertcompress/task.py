@@ -61,6 +61,12 @@ class Task(BaseModel):
         description="Configuration that the training split is taken from, where it is another one.",
     )
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
+    qrels: str | None = Field(
+        None,
+        description="A search whose judgements lie elsewhere: their Hub id, for example "
+        "BeIR/scifact-qrels, or their folder; `config` is then theirs.",
+        min_length=1,
+    )
     files: dict[str, str | Names] = Field(
         default_factory=dict,
         description="Split name to path(s) for csv, json, parquet, conll and text; relative to the "
@@ -336,6 +342,8 @@ class Task(BaseModel):
             raise ValueError(f"label: a {self.problem} task needs a label column")
         if not self.is_open and (wrong := self.head.texts_misfit(self)):
             raise ValueError(wrong)
+        if self.qrels and (self.is_open or not self.head.searches):
+            raise ValueError("qrels: only a search (problem: retrieval) has judgements")
         if len(set(self.text)) != len(self.text):
             raise ValueError(f"text: column '{self.text[0]}' is given twice")
         if self.label in self.text:

@@ -117,9 +117,10 @@ def anchor(fields: dict[str, Any], folder: Path) -> None:
                 files[split] = _inside(folder, paths)
             elif isinstance(paths, list):
                 files[split] = [_inside(folder, str(path)) for path in paths]
-    dataset = fields.get("dataset")
-    if isinstance(dataset, str) and dataset.startswith(("./", "../", "~")):
-        fields["dataset"] = _inside(folder, dataset)
+    for name in ("dataset", "qrels"):
+        place = fields.get(name)
+        if isinstance(place, str) and place.startswith(("./", "../", "~")):
+            fields[name] = _inside(folder, place)
 
 
 def _inside(folder: Path, path: str) -> str:

@@ -19,6 +19,7 @@ from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
 from bertcompress.errors import InputError
+from bertcompress.heads.features import numbers_of
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
 from bertcompress.training.label_loss import LabelLoss
@@ -161,7 +162,7 @@ def _rows_to_train_on(
     train, together = data.encode(tokenizer, "train"), data.task.head.features_a_row
     if isinstance(objective, LabelLoss):
         train = data.task.head.labelled(train)
-    lengths = np.asarray(train["length"][:], dtype=np.int64)
+    lengths = numbers_of(train, "length")
     size = settings.batch_size
     if data.transfer is None or not getattr(objective, "learns_unlabelled", False):
         return train, lambda: LengthGrouped(lengths, size, seed, together)
@@ -171,7 +172,7 @@ def _rows_to_train_on(
             "parts of both; give an even number"
         )
     more = data.encode(tokenizer, "transfer")
-    others = np.asarray(more["length"][:], dtype=np.int64)
+    others = numbers_of(more, "length")
     return ConcatDataset([train, more]), lambda: WithTransfer(lengths, others, size, seed, together)
 
 
