@@ -62,10 +62,7 @@ class Task(BaseModel):
     )
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
     qrels: str | None = Field(
-        None,
-        description="A search whose judgements lie elsewhere: their Hub id, for example "
-        "BeIR/scifact-qrels, or their folder; `config` is then theirs.",
-        min_length=1,
+        None, description="A search: Hub id or folder of judgements that lie apart.", min_length=1
     )
     files: dict[str, str | Names] = Field(
         default_factory=dict,
@@ -342,8 +339,6 @@ class Task(BaseModel):
             raise ValueError(f"label: a {self.problem} task needs a label column")
         if not self.is_open and (wrong := self.head.texts_misfit(self)):
             raise ValueError(wrong)
-        if self.qrels and (self.is_open or not self.head.searches):
-            raise ValueError("qrels: only a search (problem: retrieval) has judgements")
         if len(set(self.text)) != len(self.text):
             raise ValueError(f"text: column '{self.text[0]}' is given twice")
         if self.label in self.text:
@@ -385,12 +380,9 @@ class Task(BaseModel):
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors."""
     schema = Task.model_json_schema()
-    one_or_more = {"anyOf": [{"type": "string"}, schema["properties"]["text"]]}
-    schema["properties"]["text"] = {
-        **one_or_more,
-        "description": schema["properties"]["text"].pop("description"),
-        "title": schema["properties"]["text"].pop("title"),
-    }
+    text = schema["properties"]["text"]
+    kept = {name: text.pop(name) for name in ("description", "title")}
+    schema["properties"]["text"] = {"anyOf": [{"type": "string"}, text], **kept}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -17,7 +17,7 @@ from tests_support import first_fast, tiny_model, tiny_tokenizer
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
-from bertcompress.errors import DataError, ModelError, Notice, TaskError
+from bertcompress.errors import DataError, ModelError, TaskError
 from bertcompress.heads import HEADS
 from bertcompress.heads.pooling import Pooling, cosines
 from bertcompress.heads.vectors import Similarity, Vectors
@@ -334,20 +334,6 @@ def test_texts_in_a_file_of_lines(tmp_path, folder):
     path.write_text("\n \n")
     with pytest.raises(DataError, match="no line with a text"):
         load_data(task)
-
-
-def test_of_a_corpus_that_is_too_large_lines_are_drawn_evenly(tmp_path, monkeypatch):
-    from bertcompress.data import line_files
-
-    monkeypatch.setattr(line_files, "MOST", 100)
-    path = tmp_path / "corpus.txt"
-    path.write_text("\n".join(f"text {i}" for i in range(5_000)))
-    with pytest.warns(Notice, match="5,000 texts, of which 100 are drawn"):
-        table = line_files.read_lines(path, bc.Task.from_texts(path))
-    numbers = [int(text.split()[1]) for text in table.columns["text"]]
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) == 100
-    assert abs(np.mean(numbers) - 2_500) < 500
 
 
 def test_texts_in_memory_and_from_a_table(tmp_path):

@@ -190,10 +190,13 @@ class Encoded:
 
 def _parts(owners: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     """Return the place of each feature among those of its row. Shape: (F,), both."""
-    firsts = np.searchsorted(owners, np.arange(rows))
-    ordered = not len(owners) or bool((np.diff(owners) >= 0).all())
-    if not ordered or not np.array_equal(np.unique(owners), np.arange(rows)):
+    steps = np.diff(owners, prepend=-1, append=rows)
+    if not len(owners) and not rows:
+        return np.zeros(0, np.int64)
+    # From one row to the next, or within one: a single step of 1 leads behind the last.
+    if steps[0] != 1 or steps[-1] != 1 or ((steps != 0) & (steps != 1)).any():
         raise ValueError("features come in the order of their rows, and every row has one")
+    firsts = np.searchsorted(owners, np.arange(rows))
     return np.asarray(np.arange(len(owners)) - firsts[owners], np.int64)
 
 

@@ -44,8 +44,8 @@ def overview(report: ReportData) -> Table:
         )
     if any(length == "task" for _, length in settings):
         note += " Own lengths: the mean over the batches of each one's median."
-    apart = {t.batch: t.texts for _, row in report.compared for t in row.latency}
-    if named := [served(batch, texts) for batch, texts in apart.items() if texts != "texts"]:
+    own = (t for _, row in report.compared for t in row.latency if t.texts != "texts")
+    if named := dict.fromkeys(served(t.batch, t.texts) for t in own):
         note += f" They are {' and '.join(named)}."
     return build("Where it runs, and how fast", deployed(report), columns, note, brief=True)
 

@@ -136,6 +136,8 @@ def check_splits(task: Any) -> None:
                 raise ValueError(unknown("files", "split", split, task.files))
     elif task.files:
         raise ValueError(f"files: only for dataset {' | '.join(FORMATS)}, not for '{task.dataset}'")
+    if task.qrels and (task.is_open or not task.head.searches):
+        raise ValueError("qrels: only a search (problem: retrieval) has judgements")
     reserved = sorted({"train", "selection", "validation", "calibration"} & set(task.also))
     if reserved:
         raise ValueError(f"also: the name '{reserved[0]}' is taken; choose another")

@@ -79,8 +79,8 @@ def spooled_texts(
     """
     cache = None if key is None else _cache()
     kept = cache and cache / f"{sha256(str(key).encode()).hexdigest()[:32]}.arrow"
-    if kept is not None and kept.is_file():
-        return _mapped(kept)
+    if kept is not None and (found := _found(kept)) is not None:
+        return found
     spool = _Texts(kept)
     try:
         for batch in batches:
@@ -146,6 +146,16 @@ class _Texts:
         if self._path is not None:
             with suppress(OSError):  # in use, on Windows; replaced, where it is kept
                 self._path.unlink()
+
+
+def _found(path: Path) -> pa.ChunkedArray | None:
+    """Return what is kept in a file; None where it is not there, or damaged."""
+    import pyarrow as pa
+
+    try:
+        return _mapped(path)
+    except (OSError, pa.ArrowInvalid):
+        return None
 
 
 def _mapped(path: Path) -> pa.ChunkedArray:
