@@ -1,8 +1,8 @@
 """Where the parts of a search come from: corpus, queries and judgements, in the form of BEIR.
 
 They are configurations of a data set (`corpus`, `queries`, and one of judgements, which may be a
-data set of its own), the files of a BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`), or
-splits in memory.
+data set of its own), the files of a
+BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`), or splits in memory.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ def _of_configurations(task: Task, folder: Path | None) -> Parts:
             )
     load = partial(_loaded, task, folder)
     splits = _elsewhere(task) if task.qrels else _readers(task, load(str(judged)))
-    return Parts(
-        _only(task, CORPUS, load(CORPUS)), _only(task, QUERIES, load(QUERIES)), splits
-    )
+    return Parts(_only(task, CORPUS, load(CORPUS)), _only(task, QUERIES, load(QUERIES)), splits)
 
 
 def _readers(task: Task, splits: Mapping[str, Dataset]) -> dict[str, Reader]:

@@ -68,9 +68,7 @@ def _text_batches(path: Path, column: str) -> Iterator[list[str | None]]:
         _check_row(path, at, row)
         text = _reached(row, column)
         if not isinstance(text, str | None):
-            raise DataError(
-                f"{path}{at}: column '{column}' holds {type(text).__name__}, not text"
-            )
+            raise DataError(f"{path}{at}: column '{column}' holds {type(text).__name__}, not text")
         _check_whole(path, column, [(at, row)], [text])
         if not is_there:
             names.update(dict.fromkeys(_names(row)))

@@ -119,7 +119,8 @@ def _files(
 
 def _check_format(path: Path) -> None:
     # A table in a .txt is read where the task says `dataset: csv`.
-    if path.suffix.lower() not in (".txt", ".text", "", ".dat"):
+    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if inner.suffix.lower() not in (".txt", ".text", "", ".dat"):
         try:
             check_format(path)
         except TaskError as error:

@@ -95,10 +95,10 @@ def split_off(
         return np.setdiff1d(np.arange(count), judged), judged
     picked = evenly(task, count, labels, wanted, np.random.default_rng(_SEED))
     columns = texts_of(task, task.train, table)
-    wanted = {tuple(column[int(i)] for column in columns) for i in picked}
-    often = Counter(text for text in zip(*columns, strict=True) if text in wanted)
+    drawn = {tuple(column[int(i)] for column in columns) for i in picked}
+    often = Counter(text for text in zip(*columns, strict=True) if text in drawn)
     # Rows of one text stay together; a text that comes again and again stays in training.
-    chosen = {text for text in wanted if often[text] <= _COPIES}
+    chosen = {text for text in drawn if often[text] <= _COPIES}
     texts = zip(*columns, strict=True)
     judged = np.asarray([i for i, text in enumerate(texts) if text in chosen], np.int64)
     if not len(judged):

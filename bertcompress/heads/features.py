@@ -5,6 +5,7 @@ A head encodes rows and joins what a model answers to their features; what most 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -41,7 +42,11 @@ UNBOUNDED = 1_000_000
 USUAL = 512
 CHUNK = 2_000
 """Rows that are tokenized together."""
-_ON_DISK = {"input_ids": np.int32, "attention_mask": np.int8, "token_type_ids": np.int8}
+_ON_DISK: Mapping[str, type[np.signedinteger[Any]]] = {
+    "input_ids": np.int32,
+    "attention_mask": np.int8,
+    "token_type_ids": np.int8,
+}
 
 
 class TaskFields(Protocol):
@@ -236,27 +241,32 @@ def tokens_of(
     """
     limit = limit_of(tokenizer)
     limit = min(limit, max_length or (USUAL if limit == UNBOUNDED else limit))
-    spools: dict[str, SpooledNumbers] = {}
+    spools = {name: SpooledNumbers(_ON_DISK[name]) for name in TOKENS}
+    made = {"input_ids", "attention_mask"}
     lengths, cut, longest = [np.zeros(0, np.int64)], 0, 0
-    for chunk in chunks:
-        tokens = _tokenized(chunk, tokenizer, limit)
-        full = [i for i, ids in enumerate(tokens["input_ids"]) if len(ids) >= limit]
-        uncut = _uncut_lengths(chunk, full, tokenizer)
-        flat, counts = end_to_end({name: tokens[name] for name in TOKENS if name in tokens})
-        for name, values in flat.items():
-            spools.setdefault(name, SpooledNumbers(_ON_DISK[name])).append(values)
-        lengths.append(np.asarray(counts, np.int64))
-        cut += sum(n > limit for n in uncut)
-        longest = max(longest, *counts, *uncut)
-    if not spools:
-        spools = {name: SpooledNumbers(np.int8) for name in ("input_ids", "attention_mask")}
-    whole = {name: spool.whole() for name, spool in spools.items()}
+    with contextlib.ExitStack() as stack:
+        for spool in spools.values():
+            stack.callback(spool.close)
+        for chunk in chunks:
+            tokens = _tokenized(chunk, tokenizer, limit)
+            full = [i for i, ids in enumerate(tokens["input_ids"]) if len(ids) >= limit]
+            uncut = _uncut_lengths(chunk, full, tokenizer)
+            flat, counts = end_to_end({name: tokens[name] for name in TOKENS if name in tokens})
+            for name, values in flat.items():
+                spools[name].append(values)
+            made.update(flat)
+            lengths.append(np.asarray(counts, np.int64))
+            cut += sum(n > limit for n in uncut)
+            longest = max(longest, *counts, *uncut)
+        whole = {name: spool.whole() for name, spool in spools.items() if name in made}
     return Tokens(whole, np.concatenate(lengths), cut, longest)
 
 
 def numbers_of(rows: Dataset, column: str) -> NDArray[np.int64]:
     """Return a column of whole numbers, read as such and not one by one. Shape: (N,)."""
-    return np.asarray(rows.with_format("numpy")[column][:], np.int64)
+    # Not by the format `numpy`, which makes an object of each number on the way.
+    table = rows.select_columns([column]).with_format("arrow")[:]
+    return np.asarray(table.column(column).to_numpy(), np.int64)
 
 
 def end_to_end(

@@ -50,7 +50,7 @@ class SpooledNumbers:
     def _write(self) -> None:
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=_folder())
+                self._file = tempfile.TemporaryFile(dir=_folder())  # noqa: SIM115
             for piece in self._pieces:
                 self._file.write(piece.astype(self._on_disk).tobytes())
         except OSError as error:
@@ -66,6 +66,11 @@ class SpooledNumbers:
         except OSError as error:
             raise _no_room(error) from None
         return np.memmap(self._file, self._on_disk, mode="r", shape=(self._count,))
+
+    def close(self) -> None:
+        """Let go of the file; what is mapped stays readable."""
+        if self._file is not None:
+            self._file.close()
 
 
 def spooled_texts(
