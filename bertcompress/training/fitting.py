@@ -128,6 +128,7 @@ def fit(
     mark = fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
+        _check_pairs(data, settings, args)
         return DataLoader(
             train,
             batch_size=args.per_device_train_batch_size,
@@ -145,6 +146,16 @@ def fit(
         restarts = _RESTARTS if settings.learning_rate == "auto" and not keep_last else 0
         plan = Plan(loader, Path(workdir), judge, len(data.selection), mark, keep_last, restarts)
         return _train(model, objective, plan, settings, seed, device, progress)
+
+
+def _check_pairs(data: TaskData, settings: TrainSettings, args: TrainingArguments) -> None:
+    """Raise InputError where both texts of a pair would come to different processes."""
+    each, together = args.per_device_train_batch_size, data.task.head.features_a_row
+    if args.world_size > 1 and each % together:
+        raise InputError(
+            f"batch_size: {settings.batch_size} texts over {args.world_size} processes are {each} "
+            f"each, which splits a pair; give a multiple of {together * args.world_size}"
+        )
 
 
 def _rows_to_train_on(
