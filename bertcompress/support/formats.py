@@ -15,6 +15,7 @@ __all__ = [
     "READ",
     "VALIDATION_NAMES",
     "anchor",
+    "are_lines",
     "check_format",
     "check_splits",
     "format_of",
@@ -96,12 +97,17 @@ def name_of(source: str) -> str:
     return "own-rows"
 
 
+def are_lines(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file holds one text a line, by its ending; packed by gzip or not."""
+    return _ending(path) in (".txt", ".text")
+
+
 def line_files(
     texts: str | os.PathLike[str], validation: str | os.PathLike[str] | None
 ) -> dict[str, Any] | None:
     """Return the fields of a task on files of one text a line; None for files of another kind."""
     given = [os.path.expanduser(os.fspath(p)) for p in (texts, validation) if p is not None]
-    if any(_ending(path) not in (".txt", ".text") for path in given):
+    if not all(map(are_lines, given)):
         return None
     stem = Path(given[0].removesuffix(".gz")).with_suffix("")
     files = dict(zip(("train", "validation"), map(os.path.abspath, given), strict=False))

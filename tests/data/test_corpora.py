@@ -61,7 +61,8 @@ def written(folder: Path, form: str) -> bc.Task:
         place = folder / "several"
         place.mkdir()
         for name, some in (("a", slice(half)), ("b", slice(half, None))):
-            write_file(place / f"train-{name}.{form.split()[-1]}", lines[some], table[some])
+            rows = ["", *TEXTS[some]] if "txt" in form else lines[some]
+            write_file(place / f"train-{name}.{form.split()[-1]}", rows, table[some])
         return bc.Task.from_texts(place)
     path = folder / {"categories": "corpus.parquet"}.get(form, f"corpus.{form}")
     if form == "categories":
@@ -92,7 +93,8 @@ def lists() -> bc.Task:
 
 IN_MEMORY = {"memory": lambda: bc.Task.from_texts(TEXTS), "shuffled": shuffled, "lists": lists}
 FORMS = ["memory", "shuffled", "txt", "txt.gz", "jsonl", "jsonl.gz", "parquet", "categories",
-         "saved", "folder of jsonl", "folder of parquet"]  # fmt: skip
+         "saved", "folder of txt", "folder of txt.gz",
+         "folder of jsonl", "folder of parquet"]  # fmt: skip
 
 
 def read(task: bc.Task, **options):
