@@ -13,6 +13,7 @@ from search_support import parts, search_task, write_beir
 from tests_support import tiny_tokenizer
 
 import bertcompress as bc
+from bertcompress.cli.models import bench as command_line
 from bertcompress.data import load_data
 from bertcompress.data.transfer import TransferText, read_transfer
 from bertcompress.errors import DataError, TaskError
@@ -425,7 +426,7 @@ def test_transfer_text_is_refused_of_a_search(search, tmp_path):
         read_transfer(asked, load_data(search))
 
 
-def test_queries_are_timed_one_by_one_and_passages_in_batches(folder, search, tmp_path):
+def test_queries_are_timed_one_by_one_and_passages_in_batches(folder, search, monkeypatch, capsys):
     tokenizer = load(folder).tokenizer
     data = load_data(search).fitted(tokenizer)
     made = task_batches(data, "validation", tokenizer)
@@ -447,6 +448,9 @@ def test_queries_are_timed_one_by_one_and_passages_in_batches(folder, search, tm
     assert f"a query {times['queries'].batch_ms:.2f} ms; a passage in batches of 8 " in line
     assert f"{times['passages'].throughput_per_s:,.0f} passages/s" in line
     assert line.startswith(f"{folder}, torch fp32: ")
+    monkeypatch.setattr("bertcompress.verbs.bench.bench", lambda *_, **__: rows)
+    command_line([str(folder)])
+    assert line in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow
