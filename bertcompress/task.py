@@ -61,6 +61,9 @@ class Task(BaseModel):
         description="Configuration that the training split is taken from, where it is another one.",
     )
     revision: str | None = Field(None, description="Commit, branch or tag on the Hub.")
+    qrels: str | None = Field(
+        None, description="A search: Hub id or folder of judgements that lie apart.", min_length=1
+    )
     files: dict[str, str | Names] = Field(
         default_factory=dict,
         description="Split name to path(s) for csv, json, parquet, conll and text; relative to the "
@@ -377,12 +380,9 @@ class Task(BaseModel):
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors."""
     schema = Task.model_json_schema()
-    one_or_more = {"anyOf": [{"type": "string"}, schema["properties"]["text"]]}
-    schema["properties"]["text"] = {
-        **one_or_more,
-        "description": schema["properties"]["text"].pop("description"),
-        "title": schema["properties"]["text"].pop("title"),
-    }
+    text = schema["properties"]["text"]
+    kept = {name: text.pop(name) for name in ("description", "title")}
+    schema["properties"]["text"] = {"anyOf": [{"type": "string"}, text], **kept}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -32,7 +32,8 @@ FLOORS = [
     "method runtimes",
     "models data",
     "hub task",
-    "heads support auto",
+    "heads auto",
+    "support",
     "errors metrics shapes",
     "deployment wording",
     "",  # the package itself: lazy, and so below everything

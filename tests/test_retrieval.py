@@ -13,17 +13,19 @@ from search_support import parts, search_task, write_beir
 from tests_support import tiny_tokenizer
 
 import bertcompress as bc
+from bertcompress.cli.models import bench as command_line
 from bertcompress.data import load_data
 from bertcompress.data.transfer import TransferText, read_transfer
 from bertcompress.errors import DataError, TaskError
 from bertcompress.heads import HEADS, scoring
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.retrieval import QUERY, Retrieval
-from bertcompress.measure.scores import predict, score
+from bertcompress.measure.scores import predict, score, task_batches
 from bertcompress.models.io import load
 from bertcompress.runs.contests import controls_of
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.training import LabelLoss, TrainSettings, fit
+from bertcompress.verbs.bench import search_words
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 HEAD = HEADS["retrieval"]
@@ -422,3 +424,42 @@ def test_transfer_text_is_refused_of_a_search(search, tmp_path):
     asked = TransferText(source=str(tmp_path / "more.txt"))
     with pytest.raises(TaskError, match="of a retrieval task cannot be read without its labels"):
         read_transfer(asked, load_data(search))
+
+
+def test_queries_are_timed_one_by_one_and_passages_in_batches(folder, search, monkeypatch, capsys):
+    tokenizer = load(folder).tokenizer
+    data = load_data(search).fitted(tokenizer)
+    made = task_batches(data, "validation", tokenizer)
+    features = data.encode(tokenizer, "validation")
+    texts = {tuple(ids): labels[0] == QUERY for ids, labels in
+             zip(features["input_ids"][:], features["labels"][:], strict=True)}  # fmt: skip
+    for size, batches in made.items():
+        for batch in batches:
+            rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+            asked = [tuple(ids[mask == 1].tolist()) for ids, mask in rows]
+            assert len(asked) == size and {texts[each] for each in asked} == {size == 1}
+    assert len(made[1]) == 15 and len(made[8]) == 60 // 8
+    rows = bc.bench([folder], task=search, shapes=((1, 8),), seconds=0.1, threads=1)
+    told = {(row.time.batch, row.time.length): row.time.texts for row in rows}
+    assert told == {(1, 8): "texts", (1, "task"): "queries", (8, "task"): "passages"}
+    assert [row.cells["tokens"] for row in rows] == ["8", "queries", "passages"]
+    (line,) = search_words(rows)
+    times = {row.time.texts: row.time for row in rows}
+    assert f"a query {times['queries'].batch_ms:.2f} ms; a passage in batches of 8 " in line
+    assert f"{times['passages'].throughput_per_s:,.0f} passages/s" in line
+    assert line.startswith(f"{folder}, torch fp32: ")
+    monkeypatch.setattr("bertcompress.verbs.bench.bench", lambda *_, **__: rows)
+    command_line([str(folder)])
+    assert line in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.slow
+def test_a_report_says_that_single_texts_are_queries(folder, search, tmp_path):
+    timing = {"seconds": 0.1, "shapes": [[1, 8]], "threads": 1}
+    recipe = {"model": str(folder), "task": search, "methods": [CUTS[0]], "measure": timing}
+    done = bc.run(bc.Recipe.parse(recipe), tmp_path / "run")
+    own = {t.batch: t.texts for t in done.report.last.main.latency if t.length == "task"}
+    assert own == {1: "queries", 8: "passages"}
+    page = done.layout.report_page.read_text(encoding="utf-8")
+    assert "They are single queries and batches of 8 passages." in page
+    assert "own lengths of queries" in page

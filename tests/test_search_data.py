@@ -25,6 +25,20 @@ def ids(split):
     return queries, documents
 
 
+def write_configurations(folder: Path, rows, names) -> Path:
+    """Write parts as configurations, those of judgements together as `default`."""
+    folder.mkdir()
+    head = ["---", "configs:"]
+    configs = {name: name if name in ("corpus", "queries") else "default" for name in names}
+    for config in dict.fromkeys(configs.values()):
+        head += [f"- config_name: {config}", "  data_files:"]
+        for name in (each for each in names if configs[each] == config):
+            Dataset.from_list(rows[name]).to_parquet(folder / f"{name}.parquet")
+            head += [f"  - split: {name}", f"    path: {name}.parquet"]
+    (folder / "README.md").write_text("\n".join([*head, "---", ""]))
+    return folder
+
+
 @pytest.fixture
 def rows():
     return parts()
@@ -32,17 +46,7 @@ def rows():
 
 def test_every_form_gives_the_same_rows(tmp_path, rows):
     folder = write_beir(tmp_path / "beir", rows)
-    parquet = tmp_path / "configs"
-    parquet.mkdir()
-    head = ["---", "configs:"]
-    files = {"corpus": {"corpus": "corpus"}, "queries": {"queries": "queries"}}
-    files["default"] = {name: name for name in ("train", "test")}
-    for config, splits in files.items():
-        head += [f"- config_name: {config}", "  data_files:"]
-        for split, name in splits.items():
-            Dataset.from_list(rows[name]).to_parquet(parquet / f"{name}.parquet")
-            head += [f"  - split: {split}", f"    path: {name}.parquet"]
-    (parquet / "README.md").write_text("\n".join([*head, "---", ""]))
+    parquet = write_configurations(tmp_path / "configs", rows, [*rows])
     told = {load_data(search_task(each)).fingerprint for each in (folder, parquet, rows)}
     assert len(told) == 1
     hub = search_task(parquet).model_copy(update={"dataset": "nobody/nothing"})
@@ -52,6 +56,39 @@ def test_every_form_gives_the_same_rows(tmp_path, rows):
         load_data(search_task(parquet, config="qrel"))
     with pytest.raises(DataError, match=r"there are default; or a folder of corpus\.jsonl"):
         load_data(search_task(write_beir(tmp_path / "none", {"train": rows["train"]})))
+
+
+def test_judgements_may_lie_elsewhere(tmp_path, rows):
+    """As BeIR has them: `BeIR/scifact` and `BeIR/scifact-qrels`, whose ids are numbers."""
+    for part, columns in (("corpus", ["_id"]), ("queries", ["_id"]),
+                          ("train", ["query-id", "corpus-id"]),
+                          ("test", ["query-id", "corpus-id"])):  # fmt: skip
+        for row in rows[part]:
+            row |= {name: row[name][1:] for name in columns}
+    wanted = load_data(search_task(rows)).fingerprint
+    texts = write_configurations(tmp_path / "texts", rows, ("corpus", "queries"))
+    qrels = tmp_path / "qrels"
+    qrels.mkdir()
+    for name in ("train", "test"):
+        lines = ["\t".join(map(str, row.values())) for row in rows[name]]
+        (qrels / f"{name}.tsv").write_text("\n".join(["\t".join(rows[name][0]), *lines]))
+    task = search_task(texts, qrels=str(qrels))
+    assert load_data(task).fingerprint == wanted
+    files = write_beir(tmp_path / "files", {name: rows[name] for name in ("corpus", "queries")})
+    (files / "qrels").rmdir()
+    assert load_data(search_task(files, qrels=str(qrels))).fingerprint == wanted
+    # A file beside the data names them too, from where it lies.
+    (tmp_path / "task.yaml").write_text(
+        "name: mine\ndataset: ./texts\nqrels: ./qrels\ntext: text\nlabel: score\n"
+        "problem: retrieval\n"
+    )
+    assert load_data(bc.Task.load(str(tmp_path / "task.yaml"))).fingerprint == wanted
+    with pytest.raises(DataError, match="BeIR/NAME say `qrels: BeIR/NAME-qrels`"):
+        load_data(search_task(texts))
+    with pytest.raises(DataError, match=r"nowhere/at-all: (no such data set|the Hub)"):
+        load_data(search_task(texts, qrels="nowhere/at-all"))
+    with pytest.raises(TaskError, match=r"qrels: only a search .* has judgements"):
+        bc.Task.from_texts(["a"], qrels="nowhere/at-all")
 
 
 def test_title_and_text_are_joined_as_beir_does(rows):

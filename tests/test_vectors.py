@@ -17,7 +17,7 @@ from tests_support import first_fast, tiny_model, tiny_tokenizer
 import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
-from bertcompress.errors import DataError, ModelError, Notice, TaskError
+from bertcompress.errors import DataError, InputError, ModelError, TaskError
 from bertcompress.heads import HEADS
 from bertcompress.heads.pooling import Pooling, cosines
 from bertcompress.heads.vectors import Similarity, Vectors
@@ -25,6 +25,7 @@ from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import load, save
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import TorchPredictor
+from bertcompress.training import LabelLoss, TrainSettings, fit
 from bertcompress.training.steps import LengthGrouped
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -138,6 +139,16 @@ def test_both_texts_of_a_pair_stay_in_one_batch():
     assert all(b == a + 1 and a % 2 == 0 for a, b in zip(order[::2], order[1::2], strict=True))
     plain = list(LengthGrouped(lengths, 8, 0))
     assert plain != sorted(plain)
+
+
+def test_pairs_are_not_split_over_processes(folder, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", 2)
+    product = load(folder)
+    data = load_data(pairs).fitted(product.tokenizer)
+    settings = TrainSettings(batch_size=6, precision="fp32", learning_rate=1e-3)
+    with pytest.raises(InputError, match="6 texts over 2 processes are 3 each, which splits a pai"):
+        fit(product.model, LabelLoss(data.task.head), data, tokenizer=product.tokenizer,
+            settings=settings, workdir=tmp_path, progress=False)  # fmt: skip
 
 
 def test_drawn_losses_have_the_curvature_of_the_distance():
@@ -334,20 +345,6 @@ def test_texts_in_a_file_of_lines(tmp_path, folder):
     path.write_text("\n \n")
     with pytest.raises(DataError, match="no line with a text"):
         load_data(task)
-
-
-def test_of_a_corpus_that_is_too_large_lines_are_drawn_evenly(tmp_path, monkeypatch):
-    from bertcompress.data import line_files
-
-    monkeypatch.setattr(line_files, "MOST", 100)
-    path = tmp_path / "corpus.txt"
-    path.write_text("\n".join(f"text {i}" for i in range(5_000)))
-    with pytest.warns(Notice, match="5,000 texts, of which 100 are drawn"):
-        table = line_files.read_lines(path, bc.Task.from_texts(path))
-    numbers = [int(text.split()[1]) for text in table.columns["text"]]
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) == 100
-    assert abs(np.mean(numbers) - 2_500) < 500
 
 
 def test_texts_in_memory_and_from_a_table(tmp_path):

@@ -101,6 +101,7 @@ def bench(
         check_task(task)
     hush()
     from bertcompress.verbs.bench import bench as go
+    from bertcompress.verbs.bench import search_words
 
     rows = go(
         models,
@@ -125,6 +126,8 @@ def bench(
     for row in rows:
         table.add_row(numbers[row.model], *row.cells.values())
     out.print(table)
+    for words in search_words(rows):
+        out.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_runtime(name: str | None) -> None:

@@ -1,6 +1,7 @@
 """Where the parts of a search come from: corpus, queries and judgements, in the form of BEIR.
 
-They are configurations of a data set (`corpus`, `queries`, and one of judgements), the files of a
+They are configurations of a data set (`corpus`, `queries`, and one of judgements, which may be a
+data set of its own), the files of a
 BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`), or splits in memory.
 """
 
@@ -110,10 +111,13 @@ def _of_files(task: Task, folder: Path, files: Mapping[str, Path]) -> Parts:
     judged = {
         path.name.partition(".")[0]: path for path in sorted((folder / "qrels").glob("*.tsv"))
     }
-    if QUERIES not in files or not judged:
+    elsewhere = task.qrels and not judged
+    if QUERIES not in files or not (judged or elsewhere):
         lacking = "no file qrels/*.tsv" if QUERIES in files else "no file queries.jsonl"
         raise DataError(f"{folder}: {lacking} beside corpus.jsonl, as BEIR has it")
     rows = {name: _of_file(task, files[name], read_json) for name in (CORPUS, QUERIES)}
+    if elsewhere:
+        return Parts(rows[CORPUS], rows[QUERIES], _elsewhere(task))
     tables = {name: _of_file(task, path, read_csv) for name, path in judged.items()}
     return Parts(rows[CORPUS], rows[QUERIES], tables)
 
@@ -125,21 +129,33 @@ def _of_file(task: Task, path: Path, read: Callable[[Path, Task], Table]) -> Rea
 def _of_configurations(task: Task, folder: Path | None) -> Parts:
     names = _configurations(task, folder)
     judged = task.config or next((name for name in _JUDGED if name in names), None)
-    for name in (CORPUS, QUERIES, judged):
+    for name in (CORPUS, QUERIES, *([] if task.qrels else [judged])):
         if name is None or name not in names:
             raise DataError(
                 f"{folder or task.dataset}: a search needs the configurations 'corpus', 'queries' "
                 f"and one of judgements ('{judged or few(_JUDGED)}'); there are {few(names)}; "
                 "or a folder of corpus.jsonl, queries.jsonl and qrels/*.tsv. On the Hub "
-                "mteb/NAME has all three, BeIR/NAME keeps its judgements elsewhere"
+                "mteb/NAME has all three; for BeIR/NAME say `qrels: BeIR/NAME-qrels`"
             )
     load = partial(_loaded, task, folder)
-    splits = load(str(judged))
-    return Parts(
-        _only(task, CORPUS, load(CORPUS)),
-        _only(task, QUERIES, load(QUERIES)),
-        {str(name): _of_data(task, f"{task.name}: {name}", part) for name, part in splits.items()},
-    )
+    splits = _elsewhere(task) if task.qrels else _readers(task, load(str(judged)))
+    return Parts(_only(task, CORPUS, load(CORPUS)), _only(task, QUERIES, load(QUERIES)), splits)
+
+
+def _readers(task: Task, splits: Mapping[str, Dataset]) -> dict[str, Reader]:
+    return {str(n): _of_data(task, f"{task.name}: {n}", part) for n, part in splits.items()}
+
+
+def _elsewhere(task: Task) -> dict[str, Reader]:
+    """Return the judgements of a data set or a folder of their own. Raises DataError."""
+    from datasets import Dataset, load_dataset
+
+    place = Path(str(task.qrels)).expanduser()
+    folder = place if place.is_dir() else None
+    source = task.model_copy(update={"dataset": task.qrels})
+    with explained(source, task.config, folder):
+        splits: Any = load_dataset(str(folder or task.qrels), task.config)
+    return _readers(task, {task.validation: splits} if isinstance(splits, Dataset) else splits)
 
 
 def _configurations(task: Task, folder: Path | None) -> tuple[str, ...]:
@@ -152,7 +168,7 @@ def _configurations(task: Task, folder: Path | None) -> tuple[str, ...]:
     names: tuple[str, ...] = ()
     with suppress(ConnectionError, ValueError, RuntimeError, OSError):
         names = tuple(get_dataset_config_names(str(folder or task.dataset), task.revision))
-    usual = (CORPUS, QUERIES, task.config or "default")
+    usual = (CORPUS, QUERIES, (None if task.qrels else task.config) or "default")
     return names if folder is not None or CORPUS in names else usual
 
 

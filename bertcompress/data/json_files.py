@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bertcompress.data.line_files import numbered_lines
 from bertcompress.data.squad_files import is_squad, squad_rows
 from bertcompress.data.tables import Table, needed
+from bertcompress.data.text_column import BATCH, TextColumn, file_key, is_text_alone
 from bertcompress.data.text_files import decoded
 from bertcompress.errors import DataError, unknown
+from bertcompress.support.spooling import spooled_texts
 from bertcompress.task import Task
 
 __all__ = ["read_json"]
+
+LONG = 16_000_000
+"""Bytes of a file, packed or not, from which the texts of its lines are read as a stream."""
 
 Rows = list[tuple[str, Any]]
 """Where each row stands, and the row."""
@@ -24,12 +31,12 @@ def read_json(path: Path, task: Task) -> Table:
 
     Read are objects line by line, a list of objects, either below one key, and columns of values.
     """
+    if is_text_alone(task) and path.stat().st_size > LONG and _are_lines(path):
+        texts = spooled_texts(_text_batches(path, task.text[0]), f"json {file_key(path, task)}")
+        return Table(str(path), {task.text[0]: TextColumn(texts)}, (task.text[0],))
     rows = list(_rows(path, decoded(path), needed(task)))
     for at, row in rows:
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}{at}: expected an object with columns, found {type(row).__name__}"
-            )
+        _check_row(path, at, row)
     names = tuple(dict.fromkeys(name for _, row in rows for name in _names(row)))
     columns: dict[str, list[Any]] = {}
     for column in needed(task):
@@ -40,6 +47,44 @@ def read_json(path: Path, task: Task) -> Table:
     for column in task.text:
         _check_texts(path, column, columns[column])
     return Table(str(path), columns, names)
+
+
+def _are_lines(path: Path) -> bool:
+    """Return whether a file holds an object a line; what is wrong with it is not said here."""
+    try:
+        first = [line for _, line in islice(numbered_lines(path), 2)]
+        return len(first) == 2 and isinstance(json.loads(first[0]), dict)
+    except (DataError, ValueError):
+        return False
+
+
+def _text_batches(path: Path, column: str) -> Iterator[list[str | None]]:
+    """Yield the texts of a file of an object a line. Raises DataError with the line."""
+    names: dict[str, None] = {}
+    is_there = False
+    batch: list[str | None] = []
+    decoder = json.JSONDecoder(object_pairs_hook=_once)
+    for at, row in _lines(path, numbered_lines(path), decoder):
+        _check_row(path, at, row)
+        text = _reached(row, column)
+        if not isinstance(text, str | None):
+            raise DataError(f"{path}{at}: column '{column}' holds {type(text).__name__}, not text")
+        _check_whole(path, column, [(at, row)], [text])
+        if not is_there:
+            names.update(dict.fromkeys(_names(row)))
+            is_there = column in names or column in row
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if not is_there:
+        raise DataError(unknown(str(path), "column", column, names))
+    yield batch
+
+
+def _check_row(path: Path, at: str, row: Any) -> None:
+    if not isinstance(row, dict):
+        raise DataError(f"{path}{at}: expected an object with columns, found {type(row).__name__}")
 
 
 def _rows(path: Path, text: str, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -59,14 +104,16 @@ def _rows(path: Path, text: str, wanted: Sequence[str]) -> Iterator[tuple[str, A
             if start.startswith("["):
                 raise DataError(f"{path}: the key '{error}' stands twice in one row") from None
     if whole is None:
-        yield from _lines(path, text, decoder)
+        # At line feeds only: U+2028, U+2029 and U+0085 are characters of a text.
+        yield from _lines(path, enumerate(text.split("\n"), 1), decoder)
     else:
         yield from _unfolded(path, whole, wanted)
 
 
-def _lines(path: Path, text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, Any]]:
-    # At line feeds only: U+2028, U+2029 and U+0085 are characters of a text.
-    for number, line in enumerate(text.split("\n"), 1):
+def _lines(
+    path: Path, lines: Iterable[tuple[int, str]], decoder: json.JSONDecoder
+) -> Iterator[tuple[str, Any]]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:

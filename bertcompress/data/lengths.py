@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bertcompress.data.rows import text_rows
 from bertcompress.heads.features import Encoded
 from bertcompress.task import Task
 
@@ -41,8 +42,8 @@ class Lengths:
 def sampled(rows: Dataset, tokenizer: PreTrainedTokenizerBase, task: Task) -> Lengths:
     """Return the lengths of a large split, its share of cut rows from evenly spaced ones."""
     even = np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64)
-    texts = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
-    size = np.asarray([sum(len(t.encode()) for t in row) for row in zip(*texts, strict=True)])
+    sizes = (sum(len(text.encode()) for text in texts) for texts in text_rows(rows))
+    size = np.fromiter(sizes, np.int64, len(rows))
     largest = np.sort(np.argpartition(-size, _LONGEST)[:_LONGEST])
     sample, long = (
         task.head.encode(rows.select(some), tokenizer, task) for some in (even, largest)

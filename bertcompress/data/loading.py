@@ -7,6 +7,7 @@ chosen on the rows that it reports.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from bertcompress.data.labels import LabelReader
 from bertcompress.data.matching import align_labels, differ, permuted, same_numbers, spread
 from bertcompress.data.retrieval import load_retrieval
-from bertcompress.data.rows import check_words, normalise, texts_of
+from bertcompress.data.rows import check_words, normalise, text_rows, texts_of
 from bertcompress.data.splitting import chosen_splits, evenly, split_off, together
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
+from bertcompress.data.text_column import rows_kept
 from bertcompress.errors import DataError, Notice, few
 from bertcompress.task import Task
 
@@ -177,7 +179,7 @@ def _divided(
     shown = rng.permutation(kept)[:CALIBRATION_ROWS]
     data = TaskData(
         task=task,
-        train=whole.select(kept),
+        train=rows_kept(whole, kept),
         selection=whole.select(selected),
         validation=validation,
         also={name: splits[split] for name, split in task.also.items()},
@@ -193,7 +195,10 @@ def _selected(task: Task, whole: Dataset, seed: int) -> NDArray[np.int64]:
     """Return the positions of the selection split: every class or range in its share."""
     count = max(1, min(SELECTION_ROWS, round(SELECTION_SHARE * len(whole))))
     labels = whole["label"][:] if "label" in whole.column_names else None
-    groups = task.head.groups([whole[name][:] for name in ("text", "text_pair")[: len(task.text)]])
+    groups = None
+    if labels is not None:
+        names = ("text", "text_pair")[: len(task.text)]
+        groups = task.head.groups([whole[name][:] for name in names])
     if groups is not None:
         return together(groups, count, np.random.default_rng([seed, 0]))
     return evenly(task, len(whole), labels, count, np.random.default_rng([seed, 0]))
@@ -257,25 +262,30 @@ def _check_train(task: Task, train: Dataset) -> None:
 
 
 def _check_new(task: Task, train: Dataset, validation: Dataset) -> None:
-    seen, rows = set(_keys(train)), _keys(validation)
-    known = sum(row in seen for row in rows)
-    if known == len(rows):
+    known = _known(train, validation)
+    if known == len(validation):
         raise DataError(
             f"{task.name}: every row of '{task.validation}' is in '{task.train}' too; a score on "
             "it would say nothing about new texts"
         )
-    if known > _MUCH_KNOWN * len(rows):
+    if known > _MUCH_KNOWN * len(validation):
         warnings.warn(
-            f"{task.name}: {known} of {len(rows)} rows of '{task.validation}' are in "
+            f"{task.name}: {known} of {len(validation)} rows of '{task.validation}' are in "
             f"'{task.train}' too; scores say that much less about new texts",
             Notice,
             stacklevel=3,
         )
 
 
-def _keys(part: Dataset) -> list[tuple[str, ...]]:
-    columns = [part[name][:] for name in ("text", "text_pair") if name in part.column_names]
-    return list(zip(*columns, strict=True))
+def _known(train: Dataset, validation: Dataset) -> int:
+    """Return how many validation rows have the texts of a training row."""
+    # The texts of the smaller of both are kept: the other may be larger than memory.
+    if len(train) < len(validation):
+        seen = set(text_rows(train))
+        return sum(row in seen for row in text_rows(validation))
+    rows = Counter(text_rows(validation))
+    found = {row for row in text_rows(train) if row in rows}
+    return sum(rows[row] for row in found)
 
 
 def _chance(task: Task, validation: Dataset) -> float:

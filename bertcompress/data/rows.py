@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data.labels import rows_named
 from bertcompress.data.tables import Table
+from bertcompress.data.text_column import BATCH, TextColumn
 from bertcompress.errors import DataError
 from bertcompress.task import Task
 
@@ -29,9 +30,11 @@ def normalise(
     """
     from datasets import Dataset, Features, List, Value
 
+    texts = texts_of(task, split, table)
+    if isinstance(texts[0], TextColumn):
+        return texts[0].rows(first_id)
     columns: dict[str, Any] = {"row_id": list(range(first_id, first_id + len(table)))}
     features: dict[str, Any] = {"row_id": Value("int64")}
-    texts = texts_of(task, split, table)
     if len(texts) == 2:
         texts = list(map(list, zip(*map(_alone, *texts), strict=True)))
     for name, column in zip(("text", "text_pair"), texts, strict=False):
@@ -46,7 +49,7 @@ def normalise(
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
+def texts_of(task: Task, split: str, table: Table) -> Sequence[Sequence[str]]:
     """Return the text columns of a split. Raises DataError for a row without any text."""
     where = f"{task.name}: {split}"
     columns = task.columns.texts
@@ -56,10 +59,11 @@ def texts_of(task: Task, split: str, table: Table) -> list[list[str]]:
     return texts
 
 
-def text_rows(rows: Dataset) -> Iterable[tuple[str, ...]]:
-    """Return the texts of each row of a split: one, or the two of a pair."""
+def text_rows(rows: Dataset) -> Iterator[tuple[str, ...]]:
+    """Yield the texts of each row of a split: one, or the two of a pair."""
     names = [name for name in ("text", "text_pair") if name in rows.column_names]
-    return zip(*(rows[name][:] for name in names), strict=True)
+    for batch in rows.select_columns(names).iter(BATCH):
+        yield from zip(*(batch[name] for name in names), strict=True)
 
 
 def text_digest(texts: Sequence[str]) -> bytes:
@@ -73,8 +77,10 @@ def _alone(first: str, second: str) -> tuple[str, str]:
     return (first, second if second.strip() else "") if first.strip() else (second, "")
 
 
-def text_cells(where: str, column: str, values: Sequence[Any]) -> list[str]:
+def text_cells(where: str, column: str, values: Sequence[Any]) -> Sequence[str]:
     """Return the cells of a column as texts, '' for missing ones. Raises DataError for others."""
+    if isinstance(values, TextColumn):
+        return values
     wrong = [i for i, value in enumerate(values) if not isinstance(value, str | None)]
     if wrong:
         kind = type(values[wrong[0]]).__name__
@@ -90,7 +96,7 @@ def text_cells(where: str, column: str, values: Sequence[Any]) -> list[str]:
     return [value or "" for value in values]
 
 
-def _sentences(where: str, column: str, values: Sequence[Any]) -> list[str]:
+def _sentences(where: str, column: str, values: Sequence[Any]) -> Sequence[str]:
     """Return lists of words as texts. Raises DataError for what is no such list."""
     wrong = [i for i, row in enumerate(values) if not _are_words(row)]
     if wrong:

@@ -15,9 +15,10 @@ from bertcompress.data.json_files import read_json
 from bertcompress.data.line_files import read_lines
 from bertcompress.data.parquet_files import read_parquet
 from bertcompress.data.tables import Table, by_name, joined, table_of
+from bertcompress.data.text_column import is_text_alone
 from bertcompress.data.text_files import read_csv
 from bertcompress.errors import DataError, TaskError, unknown
-from bertcompress.support.formats import FORMATS, check_format, format_of
+from bertcompress.support.formats import FORMATS, are_lines, check_format, format_of
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def _files(
 
 def _check_format(path: Path) -> None:
     # A table in a .txt is read where the task says `dataset: csv`.
-    if path.suffix.lower() not in (".txt", ".text", "", ".dat"):
+    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if inner.suffix.lower() not in (".txt", ".text", "", ".dat"):
         try:
             check_format(path)
         except TaskError as error:
@@ -184,7 +186,7 @@ def _folder(task: Task, config: str | None, folder: Path) -> Splits:
         getattr(builder.config, name, None) != getattr(plain, name, None)
         for name in ("sep", "delimiter", "names", "column_names", "skiprows", "field", "columns")
     )
-    readable = all(Path(path).is_file() and format_of(path) == builder.name for path in paths)
+    readable = all(Path(path).is_file() and _form(path, task) == builder.name for path in paths)
     if told or not paths or not readable or builder.name not in _READERS:
         return _tables(task, load_dataset(str(folder), config))
     features: Any = builder.info.features or {}
@@ -193,6 +195,11 @@ def _folder(task: Task, config: str | None, folder: Path) -> Splits:
         str(split): partial(_files, task, builder.name, str(split), tuple(map(str, each)), declared)
         for split, each in files.items()
     }
+
+
+def _form(path: str, task: Task) -> str | None:
+    """Return the format of a file of a folder: lines of text only where texts are all it holds."""
+    return "text" if is_text_alone(task) and are_lines(path) else format_of(path)
 
 
 def _downloaded(task: Task, splits: Mapping[str, Dataset]) -> Path | None:

@@ -94,10 +94,12 @@ def split_off(
         judged = together(groups, wanted, np.random.default_rng(_SEED))
         return np.setdiff1d(np.arange(count), judged), judged
     picked = evenly(task, count, labels, wanted, np.random.default_rng(_SEED))
-    texts = list(zip(*texts_of(task, task.train, table), strict=True))
-    often = Counter(texts)
+    columns = texts_of(task, task.train, table)
+    drawn = {tuple(column[int(i)] for column in columns) for i in picked}
+    often = Counter(text for text in zip(*columns, strict=True) if text in drawn)
     # Rows of one text stay together; a text that comes again and again stays in training.
-    chosen = {texts[int(i)] for i in picked if often[texts[int(i)]] <= _COPIES}
+    chosen = {text for text in drawn if often[text] <= _COPIES}
+    texts = zip(*columns, strict=True)
     judged = np.asarray([i for i, text in enumerate(texts) if text in chosen], np.int64)
     if not len(judged):
         raise DataError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from bertcompress.data.text_column import BATCH, TextColumn, is_text_alone
 from bertcompress.errors import DataError, unknown
+from bertcompress.support.spooling import spooled_texts
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ STREAM_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class Table:
-    """The columns that a task needs of one split, as plain values of Python.
+    """The columns that a task needs of one split, as plain values of Python or a `TextColumn`.
 
     Where the label column declares its classes, the labels are their names already; a hidden label
     stays the number -1.
@@ -41,9 +43,7 @@ class Table:
 
     def take(self, positions: Sequence[int] | NDArray[Any]) -> Table:
         """Return some of the rows, in the order asked."""
-        columns = {
-            name: [values[int(i)] for i in positions] for name, values in self.columns.items()
-        }
+        columns = {name: _taken(values, positions) for name, values in self.columns.items()}
         return replace(self, columns=columns)
 
     def with_column(self, name: str, values: Sequence[Any]) -> Table:
@@ -72,7 +72,7 @@ def joined(parts: Sequence[Table], where: str) -> Table:
                 f"{parts[0].where}, {part.where}: their columns differ: '{lacking[0]}' is not in "
                 "both"
             )
-    columns = {name: [v for part in parts for v in part.columns[name]] for name in names}
+    columns = {name: _end_to_end([part.columns[name] for part in parts]) for name in names}
     declared = [name for part in parts for name in part.classes or ()]
     return Table(where, columns, parts[0].column_names, tuple(dict.fromkeys(declared)) or None)
 
@@ -96,24 +96,72 @@ def table_of(data: Any, task: Task, where: str, limit: int | None = None) -> Tab
     plain = data.with_format(None)
     if any(name not in plain.column_names and "." in name for name in needed(task)):
         plain = plain.flatten()
+    column = task.text[0]
+    if is_text_alone(task) and column in plain.column_names:
+        texts = TextColumn.of_rows(plain, column)
+        if texts is not None:
+            return Table(where, {column: texts}, tuple(plain.column_names))
     columns = {name: plain[name][:] for name in needed(task) if name in plain.column_names}
     return _named(where, task, columns, plain.features, tuple(plain.column_names))
 
 
+def _taken(values: Sequence[Any], positions: Sequence[int] | NDArray[Any]) -> Sequence[Any]:
+    if isinstance(values, TextColumn):
+        return values.take(positions)
+    return [values[int(i)] for i in positions]
+
+
+def _end_to_end(columns: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    apart = [values for values in columns if not isinstance(values, TextColumn)]
+    # What is no text stays as it is, to be refused by its row.
+    if len(apart) < len(columns) and all(isinstance(v, str | None) for each in apart for v in each):
+        return TextColumn.joined(columns)
+    return [value for values in columns for value in values]
+
+
 def _streamed(data: Any, task: Task, where: str, limit: int | None) -> Table:
-    count = min(limit or STREAM_ROWS, STREAM_ROWS)
-    rows = list(islice(iter(data.with_format(None)), count + 1))
-    if len(rows) > count and limit is None:
-        raise DataError(
-            f"{where}: a stream of more than {count:,} rows; say how many to read (limit), or "
-            "give data.take(n)"
-        )
-    rows = rows[:count]
+    stream = _bounded(iter(data.with_format(None)), where, limit)
+    if is_text_alone(task):
+        return _streamed_texts(stream, task.text[0], where)
+    rows = list(stream)
     names = tuple(dict.fromkeys(name for row in rows for name in row))
     columns = {
         name: [_plain(row.get(name)) for row in rows] for name in needed(task) if name in names
     }
     return _named(where, task, columns, data.features or {}, names)
+
+
+def _bounded(rows: Iterator[Any], where: str, limit: int | None) -> Iterator[Any]:
+    """Yield at most `limit` rows. Raises DataError for a stream that may have no end."""
+    count = limit or STREAM_ROWS
+    yield from islice(rows, count)
+    if limit is None and next(rows, None) is not None:
+        raise DataError(
+            f"{where}: a stream of more than {count:,} rows; say how many to read (limit), or "
+            "give data.take(n)"
+        )
+
+
+def _streamed_texts(rows: Iterator[Mapping[str, Any]], column: str, where: str) -> Table:
+    """Return a column of texts of a stream, which may be longer than memory holds."""
+    names: dict[str, None] = {}
+
+    def batches() -> Iterator[list[str | None]]:
+        done = 0
+        while some := list(islice(rows, BATCH)):
+            names.update(dict.fromkeys(name for row in some for name in row))
+            texts = [_plain(row.get(column)) for row in some]
+            for number, text in enumerate(texts, start=done + 1):
+                if not isinstance(text, str | None):
+                    kind = type(text).__name__
+                    raise DataError(
+                        f"{where}: column '{column}' holds {kind}, not text, in row {number}"
+                    )
+            yield texts
+            done += len(some)
+
+    texts = TextColumn(spooled_texts(batches()))
+    return Table(where, {column: texts} if column in names else {}, tuple(names))
 
 
 def _named(

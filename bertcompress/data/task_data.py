@@ -21,8 +21,9 @@ from bertcompress.data.encoding import collator
 from bertcompress.data.lengths import MEASURED, Lengths, cut_note, sampled
 from bertcompress.data.matching import permuted
 from bertcompress.data.rows import text_digest, text_rows
+from bertcompress.data.text_column import BATCH
 from bertcompress.errors import DataError, unknown
-from bertcompress.heads.features import UNBOUNDED, USUAL, Encoded, limit_of
+from bertcompress.heads.features import UNBOUNDED, USUAL, Encoded, limit_of, numbers_of
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class TaskData:
     @cached_property
     def _where(self) -> NDArray[np.int64]:
         """Split and position of each row id. Shape: (rows, 2)."""
-        ids = [np.asarray(split["row_id"][:], np.int64) for split in self._holders.values()]
+        ids = [numbers_of(split, "row_id") for split in self._holders.values()]
         where = np.full((1 + max(int(i.max(initial=-1)) for i in ids), 2), -1, dtype=np.int64)
         for number, members in enumerate(ids):
             where[members, 0] = number
@@ -281,6 +282,7 @@ def fingerprint_of(data: TaskData) -> str:
     for name in ("train", "selection", "validation", "calibration", *data.also, *more):
         part = data.split(name)
         digest.update(f"\0split {name}".encode())
-        for row in zip(*(part[column][:] for column in part.column_names), strict=True):
-            digest.update(repr(row).encode())
+        for batch in part.iter(BATCH):
+            for row in zip(*(batch[column] for column in part.column_names), strict=True):
+                digest.update(repr(row).encode())
     return digest.hexdigest()

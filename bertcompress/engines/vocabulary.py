@@ -25,6 +25,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Choice:
     """Others, the lowest ids first."""
 
 
-def used_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Counter[int]:
+def used_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[int]:
     """Return how often each token comes up in the texts, uncut and without special tokens.
 
     Raises ModelError for a tokenizer that cannot be trimmed.
@@ -64,10 +65,11 @@ def used_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Cou
     model = _state(tokenizer)["model"]
     inner, unknown = _private(tokenizer), _unknown_id(model)
     counts: Counter[int] = Counter()
-    for text, ids in _cut(inner, texts):
-        counts.update(ids)
-        if model["type"] == "WordPiece" and unknown in ids:
-            counts.update(_before_failing(inner, model, text, unknown))
+    for chunk in _chunks(texts):
+        for text, ids in zip(chunk, _cut(inner, chunk), strict=True):
+            counts.update(ids)
+            if model["type"] == "WordPiece" and unknown in ids:
+                counts.update(_before_failing(inner, model, text, unknown))
     return counts
 
 
@@ -154,17 +156,19 @@ def trimmed_tokenizer(
 
 
 def changed_tokens(
-    before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, texts: Sequence[str]
+    before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> tuple[float, float]:
     """Return the share of tokens that `after` no longer makes, and of texts that have any (0-1)."""
-    total = lost = changed = 0
+    total = lost = changed = count = 0
     one, two = _private(before), _private(after)
-    for (_, old), (_, new) in zip(_cut(one, texts), _cut(two, texts), strict=True):
-        gone = Counter(map(one.id_to_token, old)) - Counter(map(two.id_to_token, new))
-        total += len(old)
-        lost += gone.total()
-        changed += bool(gone)
-    return lost / max(total, 1), changed / max(len(texts), 1)
+    for chunk in _chunks(texts):
+        count += len(chunk)
+        for old, new in zip(_cut(one, chunk), _cut(two, chunk), strict=True):
+            gone = Counter(map(one.id_to_token, old)) - Counter(map(two.id_to_token, new))
+            total += len(old)
+            lost += gone.total()
+            changed += bool(gone)
+    return lost / max(total, 1), changed / max(count, 1)
 
 
 def _state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -195,12 +199,16 @@ def _private(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return inner
 
 
-def _cut(inner: Tokenizer, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-    """Yield each text with its tokens, special ones not added."""
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        found = inner.encode_batch_fast(chunk, add_special_tokens=False)
-        yield from zip(chunk, (each.ids for each in found), strict=True)
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield texts in lists of a bounded length: a corpus may be larger than memory."""
+    rest = iter(texts)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
+
+
+def _cut(inner: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Return the tokens of each text, special ones not added."""
+    return [each.ids for each in inner.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _before_failing(

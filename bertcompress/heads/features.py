@@ -5,12 +5,15 @@ A head encodes rows and joins what a model answers to their features; what most 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bertcompress.support.spooling import SpooledNumbers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from bertcompress.heads.pooling import Pooling
 
 __all__ = [
+    "CHUNK",
     "TOKENS",
     "UNBOUNDED",
     "USUAL",
@@ -28,13 +32,21 @@ __all__ = [
     "encode_texts",
     "end_to_end",
     "limit_of",
+    "numbers_of",
+    "tokens_of",
 ]
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 """Columns of a feature that a model reads, one value for each token."""
 UNBOUNDED = 1_000_000
 USUAL = 512
-_CHUNK = 2_000
+CHUNK = 2_000
+"""Rows that are tokenized together."""
+_ON_DISK: Mapping[str, type[np.signedinteger[Any]]] = {
+    "input_ids": np.int32,
+    "attention_mask": np.int8,
+    "token_type_ids": np.int8,
+}
 
 
 class TaskFields(Protocol):
@@ -109,7 +121,7 @@ class Encoded:
     """Token columns, all features end to end. Shape: (tokens,)."""
     offsets: NDArray[np.int64]
     """Where each feature begins, and the end. Shape: (F + 1,)."""
-    single: Mapping[str, Sequence[Any]]
+    single: Mapping[str, Sequence[Any] | NDArray[Any]]
     """Columns with one value (or one list of bits) for each feature."""
     row_of_feature: NDArray[np.int64]
     """Position of the row of each feature, in order. Shape: (F,)."""
@@ -124,7 +136,7 @@ class Encoded:
     def of(
         cls,
         flat: Mapping[str, NDArray[np.int64]],
-        lengths: Sequence[int],
+        lengths: Sequence[int] | NDArray[np.int64],
         rows: Dataset,
         row_of_feature: Sequence[int] | NDArray[np.int64] | None = None,
         *,
@@ -140,23 +152,27 @@ class Encoded:
         `longest`: None where no row was cut. Raises ValueError for rows without a feature.
         """
         from datasets import Dataset
+        from datasets.fingerprint import generate_random_fingerprint
 
         count = len(rows)
         owners = np.arange(count) if row_of_feature is None else np.asarray(row_of_feature)
         owners = owners.astype(np.int64)
         parts = _parts(owners, count)
-        single: dict[str, Sequence[Any]] = {"row_id": rows["row_id"][:], "length": [*lengths]}
+        sizes = np.asarray(lengths, np.int64)
+        single: dict[str, Any] = {"row_id": numbers_of(rows, "row_id"), "length": sizes}
         if "label" in rows.column_names and "labels" not in (own or {}):
             single["labels"] = rows["label"][:]
         if len(owners) != count:
-            for name in ("row_id", "labels"):
-                if name in single:
-                    single[name] = [single[name][i] for i in owners.tolist()]
-            single["part"] = parts.tolist()
+            single["row_id"] = single["row_id"][owners]
+            if "labels" in single:
+                single["labels"] = [single["labels"][i] for i in owners.tolist()]
+            single["part"] = parts
         single |= own or {}
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        most = max(lengths, default=0) if longest is None else longest
-        dataset = Dataset(_table(flat, offsets, single))
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        most = int(sizes.max(initial=0)) if longest is None else longest
+        # Its own fingerprint would be computed from a copy of the whole table.
+        table, fingerprint = _table(flat, offsets, single), generate_random_fingerprint()
+        dataset = Dataset(table, fingerprint=fingerprint)
         return cls(dataset, flat, offsets, single, owners, count, cut, most)
 
     def feature(self, position: int) -> dict[str, Any]:
@@ -179,10 +195,13 @@ class Encoded:
 
 def _parts(owners: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     """Return the place of each feature among those of its row. Shape: (F,), both."""
-    firsts = np.searchsorted(owners, np.arange(rows))
-    ordered = not len(owners) or bool((np.diff(owners) >= 0).all())
-    if not ordered or not np.array_equal(np.unique(owners), np.arange(rows)):
+    steps = np.diff(owners, prepend=-1, append=rows)
+    if not len(owners) and not rows:
+        return np.zeros(0, np.int64)
+    # From one row to the next, or within one: a single step of 1 leads behind the last.
+    if steps[0] != 1 or steps[-1] != 1 or ((steps != 0) & (steps != 1)).any():
         raise ValueError("features come in the order of their rows, and every row has one")
+    firsts = np.searchsorted(owners, np.arange(rows))
     return np.asarray(np.arange(len(owners)) - firsts[owners], np.int64)
 
 
@@ -193,25 +212,61 @@ def encode_texts(
 
     Rows have `text` and, for pairs, `text_pair`; an empty second text leaves the first alone.
     """
-    chunks: dict[str, list[NDArray[np.int64]]] = {}
-    lengths: list[int] = []
+    found = tokens_of(rows.iter(CHUNK), tokenizer, max_length)
+    return Encoded.of(found.flat, found.lengths, rows, cut=found.cut, longest=found.longest)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of texts, end to end, each text cut at the same length."""
+
+    flat: Mapping[str, NDArray[Any]]
+    """Shape of each: (tokens,)."""
+    lengths: NDArray[np.int64]
+    """Of each text. Shape: (F,)."""
+    cut: int
+    """How many texts were longer than they are here."""
+    longest: int
+    """Tokens of the longest text, uncut."""
+
+
+def tokens_of(
+    chunks: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+) -> Tokens:
+    """Return the tokens of texts that come in chunks, of `text` and perhaps `text_pair`.
+
+    Many of them are in a file, which is mapped.
+    """
     limit = limit_of(tokenizer)
     limit = min(limit, max_length or (USUAL if limit == UNBOUNDED else limit))
-    uncut: list[int] = []
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        tokens = _tokenized(chunk, tokenizer, limit)
-        full = [i for i, ids in enumerate(tokens["input_ids"]) if len(ids) >= limit]
-        uncut += _uncut_lengths(chunk, full, tokenizer)
-        flat, counts = end_to_end({name: tokens[name] for name in TOKENS if name in tokens})
-        lengths += counts
-        for name, values in flat.items():
-            chunks.setdefault(name, []).append(values)
-    if not len(rows):
-        chunks = {name: [np.zeros(0, np.int64)] for name in ("input_ids", "attention_mask")}
-    whole = {name: np.concatenate(each) for name, each in chunks.items()}
-    cut, longest = sum(n > limit for n in uncut), max([*lengths, *uncut], default=0)
-    return Encoded.of(whole, lengths, rows, cut=cut, longest=longest)
+    spools = {name: SpooledNumbers(_ON_DISK[name]) for name in TOKENS}
+    made = {"input_ids", "attention_mask"}
+    lengths, cut, longest = [np.zeros(0, np.int64)], 0, 0
+    with contextlib.ExitStack() as stack:
+        for spool in spools.values():
+            stack.callback(spool.close)
+        for chunk in chunks:
+            tokens = _tokenized(chunk, tokenizer, limit)
+            full = [i for i, ids in enumerate(tokens["input_ids"]) if len(ids) >= limit]
+            uncut = _uncut_lengths(chunk, full, tokenizer)
+            flat, counts = end_to_end({name: tokens[name] for name in TOKENS if name in tokens})
+            for name, values in flat.items():
+                spools[name].append(values)
+            made.update(flat)
+            lengths.append(np.asarray(counts, np.int64))
+            cut += sum(n > limit for n in uncut)
+            longest = max(longest, *counts, *uncut)
+        whole = {name: spool.whole() for name, spool in spools.items() if name in made}
+    return Tokens(whole, np.concatenate(lengths), cut, longest)
+
+
+def numbers_of(rows: Dataset, column: str) -> NDArray[np.int64]:
+    """Return a column of whole numbers, read as such and not one by one. Shape: (N,)."""
+    # Not by the format `numpy`, which makes an object of each number on the way.
+    table = rows.select_columns([column]).with_format("arrow")[:]
+    return np.asarray(table.column(column).to_numpy(), np.int64)
 
 
 def end_to_end(

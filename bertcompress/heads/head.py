@@ -232,6 +232,14 @@ class Head(Protocol):
         """
         return float(np.concatenate([np.atleast_2d(each) for each in outputs]).std(axis=0).mean())
 
+    def served_texts(self, size: int) -> str:
+        """Return what comes so many at a time where a model is served, in the plural."""
+        return "texts"
+
+    def served(self, features: Dataset, size: int) -> Array:
+        """Return which features of a split come so many at a time there: here all. Shape: (n,)."""
+        return np.arange(len(features))
+
     def labelled(self, features: Dataset) -> Dataset:
         """Return the features that a training on labels alone goes over: here all.
 

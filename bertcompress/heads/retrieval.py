@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bertcompress.errors import DataError
-from bertcompress.heads.features import Columns, Encoded, TaskFields
+from bertcompress.heads.features import CHUNK, Columns, Encoded, TaskFields
 from bertcompress.heads.head import Array, Features
 from bertcompress.heads.padding import collate_texts
 from bertcompress.heads.reranker import ranking_metrics
@@ -96,7 +96,8 @@ class Retrieval(Vectors):
             query if label[0] == QUERY else document
             for query, document, label in zip(*sides, labels, strict=True)
         ]
-        encoded = self._encoded(texts, rows, tokenizer, task, {"labels": labels})
+        chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+        encoded = self._encoded(chunks, rows, tokenizer, task, {"labels": labels})
         return replace(encoded, cut=min(encoded.cut, _full_rows(encoded)))
 
     def collate(
@@ -113,6 +114,15 @@ class Retrieval(Vectors):
             filled = [[*each["labels"], *[_NONE] * width][:width] for each in features]
             batch["labels"] = np.asarray(filled, np.int64)
         return batch
+
+    def served_texts(self, size: int) -> str:
+        """Return `queries`, which come one by one, or `passages`, which are stored in batches."""
+        return "queries" if size == 1 else "passages"
+
+    def served(self, features: Dataset, size: int) -> Array:
+        """Return the places of the queries, or of the documents. Shape: (n,)."""
+        queries = np.array([labels[0] == QUERY for labels in features["labels"][:]], bool)
+        return np.flatnonzero(queries == (size == 1))
 
     def teaches(self, rows: Dataset) -> bool:
         """Return whether one of the rows is a query and a relevant document."""

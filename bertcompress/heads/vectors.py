@@ -6,14 +6,14 @@ A text is a feature, so that a pair has two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bertcompress.errors import ModelError
-from bertcompress.heads.features import Columns, Encoded, TaskFields, encode_texts
+from bertcompress.heads.features import CHUNK, Columns, Encoded, TaskFields, tokens_of
 from bertcompress.heads.head import Array, Features, Head, metrics_named
 from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.pooling import Pooling, cosines, normalised
@@ -79,32 +79,35 @@ class Vectors(Head):
         """Return each text as a feature, with its prompt before it. Shape: F is N, or 2 N."""
         columns = [name for name in ("text", "text_pair") if name in rows.column_names]
         names = (*self.prompts, *[None] * len(columns))
-        texts = [
-            self._prompted(rows[column][:], name)
-            for column, name in zip(columns, names, strict=False)
-        ]
-        return self._encoded([text for row in zip(*texts, strict=True) for text in row], rows,
-                             tokenizer, task)  # fmt: skip
+        prompted = [*zip(columns, names, strict=False)]
+        texts = (
+            [self._prompted(chunk[column], name) for column, name in prompted]
+            for chunk in rows.select_columns(columns).iter(CHUNK)
+        )
+        flat = ([text for row in zip(*each, strict=True) for text in row] for each in texts)
+        return self._encoded(flat, rows, tokenizer, task)
 
     def _encoded(
         self,
-        texts: list[str],
+        texts: Iterable[Sequence[str]],
         rows: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         task: TaskFields,
         own: Mapping[str, Sequence[Any]] | None = None,
     ) -> Encoded:
-        """Return the texts of rows, as many of each, as features. `own`: as in `Encoded.of`."""
-        encoded = encode_texts(_texts(texts), tokenizer, task.max_length)
-        owners = np.repeat(np.arange(len(rows)), len(texts) // max(1, len(rows)))
-        lengths = np.diff(encoded.offsets).tolist()
+        """Return the texts of rows, as many of each, as features. `own`: as in `Encoded.of`.
+
+        `texts`: in chunks, those of a row behind each other.
+        """
+        found = tokens_of(({"text": chunk} for chunk in texts), tokenizer, task.max_length)
+        owners = np.repeat(np.arange(len(rows)), len(found.lengths) // max(1, len(rows)))
         return Encoded.of(
-            encoded.flat,
-            lengths,
+            found.flat,
+            found.lengths,
             rows,
             owners,
-            cut=min(encoded.cut, len(rows)),
-            longest=encoded.longest,
+            cut=min(found.cut, len(rows)),
+            longest=found.longest,
             own=own,
         )
 
@@ -291,12 +294,6 @@ class Similarity(Vectors):
 
 _PAIRED = 2_000
 """Rows whose cosines among each other are compared where vectors are of other dimensions."""
-
-
-def _texts(texts: list[str]) -> Any:
-    from datasets import Dataset
-
-    return Dataset.from_dict({"row_id": list(range(len(texts))), "text": texts})
 
 
 def _finite(vectors: Array) -> Array:

@@ -274,20 +274,19 @@ def task_batches(
     sizes: Sequence[int] = (1, 8),
     rows: int = 64,
 ) -> dict[int, list[Batch]]:
-    """Return the same random features of a split as batches of each size, padded to the longest.
+    """Return random features of a split as batches of each size, padded to the longest.
 
+    They are the same for each size, but of a search: queries one by one, and documents in batches.
     In random order, as a server meets them: rows sorted by length would flatter padding. A size of
     which there are too few rows for one batch is left out.
     """
-    encoded = data.encode(tokenizer, split)
-    chosen = np.random.default_rng(0).permutation(len(encoded))[: max(rows, max(sizes))]
-    encoded = encoded.select(chosen.tolist())
-    return {
-        size: [
-            batch
-            for positions, batch in numpy_batches(encoded, tokenizer, size, False, data.task.head)
-            if len(positions) == size
-        ]
-        for size in sizes
-        if size <= len(encoded)
-    }
+    encoded, head = data.encode(tokenizer, split), data.task.head
+    made: dict[int, list[Batch]] = {}
+    for size in sizes:
+        places = head.served(encoded, size)
+        drawn = np.random.default_rng(0).permutation(len(places))[: max(rows, max(sizes))]
+        if size <= len(drawn):
+            chosen = encoded.select(places[drawn].tolist())
+            batches = numpy_batches(chosen, tokenizer, size, False, head)
+            made[size] = [batch for positions, batch in batches if len(positions) == size]
+    return made

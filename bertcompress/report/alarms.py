@@ -115,7 +115,7 @@ def _used(baseline: Stage, last: Stage, judged: DeploymentRow) -> list[tuple[Dep
     where: dict[str, list[str]] = {}
     for use in uses(last, baseline):
         if use.path != judged.path:
-            where.setdefault(use.path, []).append(served(use.batch))
+            where.setdefault(use.path, []).append(served(use.batch, use.texts))
     rows = [row for row in last.deployments if row.path in where]
     return [(row, " and ".join(where[row.path])) for row in rows]
 

@@ -168,7 +168,7 @@ def _milliseconds(report: ReportData) -> Tile:
     if not uses:
         return Tile(MILLISECONDS, NOT_MEASURED, "nothing was timed", False)
     use = uses[0]
-    place = f"{served(use.batch)} {texts_of(use.length)}"
+    place = f"{served(use.batch, use.texts)} {texts_of(use.length)}"
     torch = report.reference.main
     plain = time_of(torch, use.batch, use.length) if torch else None
     in_torch = f"{torch.label} takes {plain.batch_ms:.1f} ms" if torch and plain else ""

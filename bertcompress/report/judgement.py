@@ -40,6 +40,7 @@ class Use(Row):
 
     batch: int = Field(description="Texts at a time")
     length: int | str = Field(description="Tokens per text, or `task` for its own lengths")
+    texts: str = Field("texts", description="What the texts are, as in `latency[]`")
     runtime: str = Field(description="Runtime of the fastest shipped deployment there")
     precision: str = Field(description="Its precision")
     path: str = Field(description="Its file or folder, relative to the run folder")

@@ -130,6 +130,7 @@ def _use(rows: Sequence[DeploymentRow], baseline: Stage, batch: int, length: int
     return Use(
         batch=batch,
         length=length,
+        texts=time.texts,
         runtime=row.runtime,
         precision=row.precision,
         path=row.path,
@@ -170,9 +171,11 @@ def texts_of(length: int | str) -> str:
     return f"at length {length}" if isinstance(length, int) else "on the task's own lengths"
 
 
-def served(batch: int) -> str:
-    """Return in words how many texts come at a time."""
-    return "single texts" if batch == 1 else f"batches of {batch}"
+def served(batch: int, texts: str = "texts") -> str:
+    """Return in words how many texts come at a time; `texts`: what they are."""
+    if batch == 1:
+        return f"single {texts}"
+    return f"batches of {batch}" + (f" {texts}" if texts != "texts" else "")
 
 
 def time_of(row: DeploymentRow, batch: int, length: int | str) -> Latency | None:
@@ -181,7 +184,7 @@ def time_of(row: DeploymentRow, batch: int, length: int | str) -> Latency | None
 
 
 def _deploy(use: Use) -> str:
-    words = f"For {served(use.batch)} {texts_of(use.length)} deploy {use.path} "
+    words = f"For {served(use.batch, use.texts)} {texts_of(use.length)} deploy {use.path} "
     mode = "" if use.serving == "dynamic" else f", opened as '{use.serving}'"
     scored = "" if use.score is None else f", {use.score:.3f} {use.metric}"
     words += f"({use.runtime} {use.precision}{mode}{scored}): {use.batch_ms:.1f} ms"

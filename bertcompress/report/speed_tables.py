@@ -20,7 +20,7 @@ from bertcompress.report.columns import (
     words,
 )
 from bertcompress.report.rows import DeploymentRow, ReportData, Stage
-from bertcompress.report.speed import best_dense, torch_claim
+from bertcompress.report.speed import best_dense, served, torch_claim
 
 __all__ = ["overview", "shape_words", "speed"]
 
@@ -44,6 +44,9 @@ def overview(report: ReportData) -> Table:
         )
     if any(length == "task" for _, length in settings):
         note += " Own lengths: the mean over the batches of each one's median."
+    own = (t for _, row in report.compared for t in row.latency if t.texts != "texts")
+    if named := dict.fromkeys(served(t.batch, t.texts) for t in own):
+        note += f" They are {' and '.join(named)}."
     return build("Where it runs, and how fast", deployed(report), columns, note, brief=True)
 
 
@@ -62,8 +65,10 @@ def shape_words(batch: int, length: int | str) -> str:
     return f"batch {batch}, {f'length {length}' if isinstance(length, int) else _length(length)}"
 
 
-def _length(length: int | str) -> str:
-    return str(length) if isinstance(length, int) else "own lengths"
+def _length(length: int | str, texts: str = "texts") -> str:
+    if isinstance(length, int):
+        return str(length)
+    return "own lengths" if texts == "texts" else f"own lengths of {texts}"
 
 
 def _factor(reference: Stage, time: Latency) -> str:
@@ -91,7 +96,7 @@ def speed(report: ReportData) -> Table:
         words("model", lambda x: MODEL.cell(x[0])),
         words("runs on", lambda x: RUNS_ON.cell(x[0])),
         Column("batch", lambda x: str(x[1].batch)),
-        Column("length", lambda x: _length(x[1].length)),
+        Column("length", lambda x: _length(x[1].length, x[1].texts)),
         words("served", lambda x: x[1].serving),
         Column("threads", lambda x: str(x[1].threads)),
         Column("median ms", lambda x: shown(x[1].p50_ms, ".2f")),

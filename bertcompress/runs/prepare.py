@@ -173,7 +173,7 @@ def _checked(
     `rows`: not cut yet. The student is None where the run keeps to its own model.
     """
     _check_precision(recipe, product.model)
-    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.model)
+    check_vocabulary(product.tokenizer, data.train["text"], recipe.model)
     for line in (*product.findings.notes, *data.said, *data.notes):
         say(line)
     student = successor_of(recipe.methods, product, rows, data, recipe.seed)

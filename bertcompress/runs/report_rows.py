@@ -241,7 +241,9 @@ def time_deployments(
         key = (id(tokenizer), id(data))
         if measuring.task_lengths and tokenizer is not None and key not in batches:
             batches[key] = task_batches(data, "validation", tokenizer)
-        timed.append(replace(each, task_batches=batches.get(key), tokenizer=None))
+        own = batches.get(key)
+        texts = {size: data.task.head.served_texts(size) for size in own or ()}
+        timed.append(replace(each, task_batches=own, texts=texts, tokenizer=None))
     for words in cut_words(measuring.shapes, timed):
         say(words)
     count = len(measuring.shapes) + (2 if measuring.task_lengths else 0)

@@ -53,7 +53,7 @@ def successor_of(
     if made.tokenizer is product.tokenizer:
         return Successor(data, shape, made.tokenizer, work)
     name = method.checkpoint[0] if method.checkpoint else method.key
-    check_vocabulary(made.tokenizer, data.train["text"][:], name)
+    check_vocabulary(made.tokenizer, data.train["text"], name)
     own = fit_rows(rows, made, f"student '{name}'")
     notes = [f"the student's texts: {line}" for line in own.notes[len(rows.notes) :]]
     ours, theirs = data.task.max_length, own.task.max_length

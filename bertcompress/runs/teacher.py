@@ -96,7 +96,7 @@ def _named(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, 
             f"teacher '{recipe.teacher}': answers with {model.config.num_labels} numbers, task "
             f"'{data.task.name}' needs {data.num_labels}"
         )
-    check_vocabulary(product.tokenizer, data.train["text"][:], recipe.teacher)
+    check_vocabulary(product.tokenizer, data.train["text"], recipe.teacher)
     order = align_labels(data.labels, class_names(model)) if data.labels else None
     if order is not None:
         reorder_classes(model, order)

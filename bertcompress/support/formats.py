@@ -15,6 +15,7 @@ __all__ = [
     "READ",
     "VALIDATION_NAMES",
     "anchor",
+    "are_lines",
     "check_format",
     "check_splits",
     "format_of",
@@ -96,12 +97,17 @@ def name_of(source: str) -> str:
     return "own-rows"
 
 
+def are_lines(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file holds one text a line, by its ending; packed by gzip or not."""
+    return _ending(path) in (".txt", ".text")
+
+
 def line_files(
     texts: str | os.PathLike[str], validation: str | os.PathLike[str] | None
 ) -> dict[str, Any] | None:
     """Return the fields of a task on files of one text a line; None for files of another kind."""
     given = [os.path.expanduser(os.fspath(p)) for p in (texts, validation) if p is not None]
-    if any(_ending(path) not in (".txt", ".text") for path in given):
+    if not all(map(are_lines, given)):
         return None
     stem = Path(given[0].removesuffix(".gz")).with_suffix("")
     files = dict(zip(("train", "validation"), map(os.path.abspath, given), strict=False))
@@ -117,9 +123,10 @@ def anchor(fields: dict[str, Any], folder: Path) -> None:
                 files[split] = _inside(folder, paths)
             elif isinstance(paths, list):
                 files[split] = [_inside(folder, str(path)) for path in paths]
-    dataset = fields.get("dataset")
-    if isinstance(dataset, str) and dataset.startswith(("./", "../", "~")):
-        fields["dataset"] = _inside(folder, dataset)
+    for name in ("dataset", "qrels"):
+        place = fields.get(name)
+        if isinstance(place, str) and place.startswith(("./", "../", "~")):
+            fields[name] = _inside(folder, place)
 
 
 def _inside(folder: Path, path: str) -> str:
@@ -135,6 +142,8 @@ def check_splits(task: Any) -> None:
                 raise ValueError(unknown("files", "split", split, task.files))
     elif task.files:
         raise ValueError(f"files: only for dataset {' | '.join(FORMATS)}, not for '{task.dataset}'")
+    if task.qrels and (task.is_open or not task.head.searches):
+        raise ValueError("qrels: only a search (problem: retrieval) has judgements")
     reserved = sorted({"train", "selection", "validation", "calibration"} & set(task.also))
     if reserved:
         raise ValueError(f"also: the name '{reserved[0]}' is taken; choose another")

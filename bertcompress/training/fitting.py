@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
@@ -19,6 +18,7 @@ from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
 from bertcompress.errors import InputError
+from bertcompress.heads.features import numbers_of
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
 from bertcompress.training.label_loss import LabelLoss
@@ -128,6 +128,7 @@ def fit(
     mark = fingerprint(model, objective, data, settings, seed)
 
     def loader(args: TrainingArguments) -> DataLoader[Any]:
+        _check_pairs(data, settings, args)
         return DataLoader(
             train,
             batch_size=args.per_device_train_batch_size,
@@ -147,6 +148,16 @@ def fit(
         return _train(model, objective, plan, settings, seed, device, progress)
 
 
+def _check_pairs(data: TaskData, settings: TrainSettings, args: TrainingArguments) -> None:
+    """Raise InputError where both texts of a pair would come to different processes."""
+    each, together = args.per_device_train_batch_size, data.task.head.features_a_row
+    if args.world_size > 1 and each % together:
+        raise InputError(
+            f"batch_size: {settings.batch_size} texts over {args.world_size} processes are {each} "
+            f"each, which splits a pair; give a multiple of {together * args.world_size}"
+        )
+
+
 def _rows_to_train_on(
     data: TaskData,
     tokenizer: PreTrainedTokenizerBase,
@@ -161,7 +172,7 @@ def _rows_to_train_on(
     train, together = data.encode(tokenizer, "train"), data.task.head.features_a_row
     if isinstance(objective, LabelLoss):
         train = data.task.head.labelled(train)
-    lengths = np.asarray(train["length"][:], dtype=np.int64)
+    lengths = numbers_of(train, "length")
     size = settings.batch_size
     if data.transfer is None or not getattr(objective, "learns_unlabelled", False):
         return train, lambda: LengthGrouped(lengths, size, seed, together)
@@ -171,7 +182,7 @@ def _rows_to_train_on(
             "parts of both; give an even number"
         )
     more = data.encode(tokenizer, "transfer")
-    others = np.asarray(more["length"][:], dtype=np.int64)
+    others = numbers_of(more, "length")
     return ConcatDataset([train, more]), lambda: WithTransfer(lengths, others, size, seed, together)
 
 

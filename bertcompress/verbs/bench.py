@@ -29,7 +29,7 @@ from bertcompress.support.display import logged
 from bertcompress.task import Task
 from bertcompress.verbs.places import Place, Say, all_places, find_place
 
-__all__ = ["BenchRow", "bench"]
+__all__ = ["BenchRow", "bench", "search_words"]
 
 
 class BenchRow(Row):
@@ -63,7 +63,7 @@ class BenchRow(Row):
         return {
             "runtime": self.label,
             "batch": str(time.batch),
-            "tokens": str(time.length),
+            "tokens": str(time.length) if time.texts == "texts" else time.texts,
             "ms": f"{time.batch_ms:.2f}",
             "p95 ms": f"{time.p95_ms:.2f}",
             "first pass": "-" if time.first_batch_ms is None else f"{time.first_batch_ms:.2f}",
@@ -88,7 +88,8 @@ def bench(
     """Return load time, memory, latency and throughput of models, timed in turn in one run.
 
     The first is what the ratios refer to; with `task`, its own texts are timed too, one at a time
-    in the serving mode that is best for each model. `seconds` is spent on each shape, as much again
+    in the serving mode that is best for each model; of a search its queries, and its documents in
+    batches. `seconds` is spent on each shape, as much again
     at most where something else disturbs. A run alone stands for all that it ships; beside other
     models, for the deployment that its verdict is about. `runtime` and `precision` choose for every
     model, `revision` for every Hub id.
@@ -102,9 +103,11 @@ def bench(
     else:
         places = [find_place(model, runtime, precision, revision, say) for model in models]
     batches: list[Any] = [None] * len(places)
+    texts: dict[int, str] = {}
     if task is not None:
         data = load_data(task if isinstance(task, Task) else Task.load(task), data_dir=data_dir)
         batches = _texts_for(places, data, say)
+        texts = {size: data.task.head.served_texts(size) for each in batches for size in each}
     candidates = [
         Candidate(
             path=place.path,
@@ -113,6 +116,7 @@ def bench(
             vocab_size=place.vocab_size,
             longest=longest_text(place.folder, str(place.path)),
             task_batches=own,
+            texts=texts if own else {},
         )
         for place, own in zip(places, batches, strict=True)
     ]
@@ -128,6 +132,24 @@ def bench(
         for place, timing in zip(places, timings, strict=True)
         for time, first in zip(timing.latency, timings[0].latency, strict=True)
     ]
+
+
+def search_words(rows: Sequence[BenchRow]) -> list[str]:
+    """Return a line for each model of a search: what a query costs, and what a passage."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        time = row.time
+        if time.texts == "queries":
+            words = f"a query {time.batch_ms:.2f} ms"
+        elif time.texts == "passages":
+            words = (
+                f"a passage in batches of {time.batch} {time.text_ms:.2f} ms, "
+                f"{time.throughput_per_s:,.0f} passages/s"
+            )
+        else:
+            continue
+        lines.setdefault((row.model, f"{row.runtime} {row.precision}"), []).append(words)
+    return [f"{model}, {how}: {'; '.join(words)}" for (model, how), words in lines.items()]
 
 
 def _texts_for(places: Sequence[Place], data: TaskData, say: Say) -> list[Any]:

@@ -65,7 +65,7 @@ def evaluate(
     tokenizer = place.tokenizer()
     if data.task.pooling is not None and data.task.pooling.max_length is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, data.task.pooling.max_length)
-    check_vocabulary(tokenizer, data.split(split)["text"][:], str(model))
+    check_vocabulary(tokenizer, data.split(split)["text"], str(model))
     predictor = open_predictor(place.path, place.runtime, None, place.precision, device="auto")
     splits = [split, *data.also] if split == "validation" else [split]
     data = data.fitted(tokenizer)

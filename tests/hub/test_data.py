@@ -137,3 +137,59 @@ def test_a_search_comes_by_its_id_and_then_from_the_cache(site: Site) -> None:
         HF_HUB_OFFLINE="1",
     ).told
     assert offline == online
+
+
+APART = """
+import json
+from pathlib import Path
+from huggingface_hub import HfApi
+from search_support import parts
+
+rows = parts()
+for part in rows.values():
+    for row in part:
+        row.update({{k: v[1:] for k, v in row.items() if k.endswith("id")}})
+for name, kept in (({name!r}, ("corpus", "queries")), ({qrels!r}, ("train", "test"))):
+    folder = Path({folder!r}) / name
+    folder.mkdir(parents=True)
+    head = ["---", "configs:"]
+    for part in kept:
+        if part in ("corpus", "queries"):
+            (folder / f"{{part}}.jsonl").write_text("\\n".join(map(json.dumps, rows[part])))
+            head += [f"- config_name: {{part}}", "  data_files:", f"  - split: {{part}}",
+                     f"    path: {{part}}.jsonl"]
+        else:
+            lines = ["\\t".join(map(str, row.values())) for row in rows[part]]
+            table = "\\n".join(["\\t".join(rows[part][0]), *lines])
+            (folder / f"{{part}}.tsv").write_text(table)
+    if kept[0] == "corpus":
+        (folder / "README.md").write_text("\\n".join([*head, "---", ""]))
+    HfApi().create_repo(name, repo_type="dataset")
+    HfApi().upload_folder(repo_id=name, repo_type="dataset", folder_path=folder)
+"""
+
+FOUND = """
+from hub.support import told
+import bertcompress as bc
+
+fields = dict(dataset={name!r}, qrels={qrels!r}, text="text", label="score",
+              problem="retrieval")
+data = bc.load_data(bc.Task(name="apart", **fields))
+told([data.task.validation, len(data.validation), data.fingerprint])
+"""
+
+
+def test_judgements_come_from_a_data_set_of_their_own(site: Site) -> None:
+    """In the form of BeIR/NAME and BeIR/NAME-qrels, whose ids are numbers."""
+    names = {"name": site.id("apart"), "qrels": site.id("apart-qrels")}
+    cache = site.cache()
+    site.child(APART.format(folder=str(site.folder / "parted"), **names), token=site.token)
+    online = site.child(FOUND.format(**names), token=site.token, cache=cache).told
+    assert online[:2] == ["test", 60 + 15]
+    offline = site.child(
+        FOUND.format(**names),
+        cache=cache,
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_OFFLINE="1",
+    ).told
+    assert offline == online

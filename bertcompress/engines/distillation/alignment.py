@@ -10,6 +10,7 @@ from bertcompress.errors import ModelError
 
 __all__ = ["not_aligned", "same_pieces", "same_tokens"]
 
+_PIECE = 1_000_000
 _PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
 
 
@@ -34,14 +35,17 @@ def same_pieces(
 
     So does one whose vocabulary was trimmed to the tokens of the texts.
     """
-    one, two = data.encode(first, split), data.encode(second, split)
-    if not np.array_equal(one["length"][:], two["length"][:]):
+    one, two = data.encoded(first, split), data.encoded(second, split)
+    if not np.array_equal(one.offsets, two.offsets):
         return False
-    number = second.get_vocab()
-    renumbered = {i: number.get(token) for token, i in first.get_vocab().items()}
+    number, known = second.get_vocab(), first.get_vocab()
+    renumbered = np.full(1 + max(known.values()), -1)
+    for token, i in known.items():
+        renumbered[i] = number.get(token, -1)
+    mine, theirs = one.flat["input_ids"], two.flat["input_ids"]
     return all(
-        [renumbered[i] for i in mine] == list(theirs)
-        for mine, theirs in zip(one["input_ids"], two["input_ids"], strict=True)
+        np.array_equal(renumbered[mine[start : start + _PIECE]], theirs[start : start + _PIECE])
+        for start in range(0, len(mine), _PIECE)
     )
 
 

@@ -18,7 +18,6 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +31,9 @@ from bertcompress.engines.distillation.state_cache import (
     projected_layers,
     states_for,
 )
+from bertcompress.engines.distillation.stored_rows import StoredRows
 from bertcompress.errors import DataError, ModelError
+from bertcompress.heads.features import numbers_of
 from bertcompress.heads.outputs import outputs_of
 from bertcompress.method import Projections, TeacherOutputs
 from bertcompress.models.tokenizers import position_limit
@@ -207,8 +208,8 @@ class CachedTeacher:
         self._splits = [live.data.encode(live.tokenizer, split) for split in names]
         self._alike = sum(len(split) for split, name in zip(self._splits, names, strict=True)
                           if name not in more)  # fmt: skip
-        lengths = np.concatenate([np.asarray(split["length"][:]) for split in self._splits])
-        ids = np.concatenate([np.asarray(split["row_id"][:]) for split in self._splits])
+        lengths = np.concatenate([numbers_of(split, "length") for split in self._splits])
+        ids = np.concatenate([numbers_of(split, "row_id") for split in self._splits])
         parts = np.concatenate([_parts_of(split) for split in self._splits])
         self._parts = int(parts.max(initial=0)) + 1
         ids = ids * self._parts + parts
@@ -297,35 +298,40 @@ class CachedTeacher:
             cache.open()
         with safe_open(path, framework="pt") as stored:
             self._by_token = (stored.metadata() or {}).get("for") == "tokens"
-            logits: Tensor = stored.get_tensor("logits")
+            logits: Tensor = stored.get_tensor("logits")  # mapped: only what is used is in memory
         return logits
 
     def _compute(self, path: Path, batch_size: int, mark: str) -> None:
         assert self.live.tokenizer is not None
         assert self.live.data is not None
         collate = self.live.data.collator(self.live.tokenizer)
-        parts: dict[int, Tensor] = {}
+        logits: StoredRows | None = None
         needs = frozenset({"hidden_states"} if self._cache is not None else ())
-        rows = [(split, i) for split in self._splits for i in range(len(split))]
+        firsts = np.cumsum([0, *map(len, self._splits)])
+        starts = np.concatenate([[0], np.cumsum(self._lengths)])
         for places in self._batches(batch_size):
-            batch = collate([rows[p][0][rows[p][1]] for p in places.tolist()])
+            owners = np.searchsorted(firsts, places, side="right") - 1
+            within = (places - firsts[owners]).tolist()
+            each = zip(owners.tolist(), within, strict=True)
+            batch = collate([self._splits[split][row] for split, row in each])
             answer = self.live.answer(batch, needs)
             real = batch["attention_mask"].bool().cpu()
             by_token = answer.logits.ndim == 3
-            kept = [each[shown] if by_token else each
-                    for each, shown in zip(answer.logits.cpu(), real, strict=True)]  # fmt: skip
-            parts.update(zip(places.tolist(), kept, strict=True))
+            if logits is None:
+                rows = int(starts[-1]) if by_token else len(self._lengths)
+                told = {"fingerprint": mark, "for": "tokens" if by_token else "texts"}
+                shape = (rows, answer.logits.shape[-1])
+                logits = StoredRows(partial_path(path), "logits", shape, told)
+            for place, kept, shown in zip(places.tolist(), answer.logits.cpu(), real, strict=True):
+                start = int(starts[place]) if by_token else place
+                logits.put(start, kept[shown] if by_token else kept)
             if self._cache is not None:
                 self._cache.keep(places, answer.hidden_states, real)
         if self._cache is not None:
             self._cache.finish()
-        ordered = [parts[place] for place in range(len(rows))]
-        by_token = ordered[0].ndim == 2
-        logits = torch.cat(ordered) if by_token else torch.stack(ordered)
-        partial = partial_path(path)
-        told = {"fingerprint": mark, "for": "tokens" if by_token else "texts"}
-        save_file({"logits": logits}, partial, metadata=told)
-        partial.rename(path)
+        assert logits is not None
+        logits.close()
+        partial_path(path).rename(path)
 
     def _batches(self, size: int) -> Iterator[NDArray[np.int64]]:
         """Yield places of features of like length, those without labels apart from the others."""

@@ -41,6 +41,11 @@ class Latency(BaseModel):
     length: int | Literal["task"] = Field(
         description="Tokens per text; `task`: the task's texts, padded to the longest of a batch"
     )
+    texts: str = Field(
+        "texts",
+        description="What the task's texts are: `texts`; of a search `queries`, one by one, and "
+        "`passages`, in batches",
+    )
     threads: int = Field(ge=1, description="Threads of the process")
     serving: str = Field(
         "dynamic",
@@ -132,6 +137,8 @@ class Candidate:
     """Tokens of the longest text that it takes; None: any."""
     task_batches: Mapping[int, Sequence[Batch]] | None = None
     """The task's texts in this artefact's tokens, where its tokenizer differs from the others'."""
+    texts: Mapping[int, str] = field(default_factory=dict)
+    """What they are, for each batch size; left out: texts."""
     device: str = "cpu"
     """Where it computes; one of its runtime's devices."""
     tokenizer: PreTrainedTokenizerBase | None = None

@@ -41,9 +41,10 @@ def timings_of(
     torch = next((i for i, c in enumerate(candidates) if c.baseline == "torch"), None)
     dense = {runtimes[i]: i for i, c in enumerate(candidates) if c.baseline == "dense_int8"}
     made = []
-    for runtime, shapes in zip(runtimes, best, strict=True):
+    for candidate, runtime, shapes in zip(candidates, runtimes, best, strict=True):
         bases = [{} if of is None else best[of] for of in (torch, dense.get(runtime))]
         rows = [_row(s, one, threads, *(b.get(s) for b in bases)) for s, one in shapes.items()]
+        rows = [_of_texts(row, candidate) for row in rows]
         made.append(_timing([one for one in served if one in shapes.values()], rows))
     return made
 
@@ -102,6 +103,12 @@ def _row(
         speedup_vs_dense_int8=against_dense and against_dense.ratio,
         spread_vs_dense_int8=against_dense and against_dense.spread,
     )
+
+
+def _of_texts(row: Latency, candidate: Candidate) -> Latency:
+    """Return a row that says what the task's texts are, where they are not all alike."""
+    named = candidate.texts.get(row.batch) if row.length == "task" else None
+    return row.model_copy(update={"texts": named}) if named else row
 
 
 def _over(before: Times, after: Times) -> Claim:

@@ -50,17 +50,18 @@ Tables = Literal["word", "all"]
 Batch = Mapping[str, Tensor]
 _ROWS, _LENGTH = 512, 64
 _RIDGE = 1e-6
+_PIECE = 1_000_000
 
 
-def token_counts(vocabulary: int, batches: Sequence[Batch]) -> Tensor:
+def token_counts(vocabulary: int, batches: Iterable[Batch]) -> Tensor:
     """Return how often each token comes in the batches, padding left out. Shape: (V,)."""
-    counts = torch.zeros(vocabulary)
+    counts = torch.zeros(vocabulary, dtype=torch.int64)
     for batch in batches:
         ids = batch["input_ids"]
         if "attention_mask" in batch:
             ids = ids[batch["attention_mask"].bool()]
         counts += torch.bincount(ids.flatten().cpu(), minlength=vocabulary)
-    return counts
+    return counts.float()
 
 
 def factorize_embedding(
@@ -264,10 +265,10 @@ class FactorizeEmbedding(Method):
         model.to(ctx.device)
         counts = None
         if self.weighted:
-            rows = ctx.data.encode(product.tokenizer, "train")["input_ids"]
-            ids = np.concatenate([np.asarray(row) for row in rows])
-            texts = {"input_ids": torch.from_numpy(ids)}
-            counts = token_counts(int(product.model.config.vocab_size), [texts])
+            ids = ctx.data.encoded(product.tokenizer, "train").flat["input_ids"]
+            pieces = (ids[start : start + _PIECE] for start in range(0, len(ids), _PIECE))
+            texts = ({"input_ids": torch.from_numpy(p.astype(np.int64))} for p in pieces)
+            counts = token_counts(int(product.model.config.vocab_size), texts)
         batches = (
             calibration_batches(ctx.data, product.tokenizer, self.rows)
             if self.tables == "all"

@@ -15,8 +15,9 @@ texts that change get longer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,7 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from bertcompress.data.rows import text_rows
 from bertcompress.deployment import Findings, Product
 from bertcompress.engines.vocabulary import (
     Choice,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["TrimVocabulary", "trim_vocabulary"]
 
 RESERVE = 1_000
+_COLUMNS = ("text", "text_pair")
 
 
 def trim_vocabulary(
@@ -146,13 +149,14 @@ class TrimVocabulary(Method):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with the smaller table and its tokenizer, and what changed."""
-        texts = _texts(ctx.data.train)
-        if self.corpus is not None:
-            texts += _lines(Path(self.corpus))
-        counts = used_tokens(product.tokenizer, texts)
+        lines = [] if self.corpus is None else _lines(Path(self.corpus))
+        columns = [name for name in _COLUMNS if name in ctx.data.train.column_names]
+        counts = used_tokens(product.tokenizer, chain(_texts(ctx.data.train), lines))
         before = int(product.model.config.vocab_size)
         trimmed = _trim(product.model, product.tokenizer, counts, self.size, self.reserve)
         choice, tokenizer = trimmed.choice, trimmed.tokenizer
+        texts = chain(_texts(ctx.data.train), lines)
+        seen = changed_tokens(product.tokenizer, tokenizer, texts)
         # Selection rows are trained on by nobody, and the validation rows belong to the report.
         unseen = changed_tokens(product.tokenizer, tokenizer, _texts(ctx.data.selection))
         found: dict[str, Any] = {
@@ -162,7 +166,7 @@ class TrimVocabulary(Method):
             "characters": choice.characters,
             "used": choice.used,
             "reserve": choice.reserve,
-            "changed_tokens_corpus": changed_tokens(product.tokenizer, tokenizer, texts)[0],
+            "changed_tokens_corpus": seen[0],
             "changed_tokens_unseen": unseen[0],
             "changed_texts_unseen": unseen[1],
         }
@@ -171,7 +175,8 @@ class TrimVocabulary(Method):
             "counted, come as several shorter ones now",
             *_cut_now(ctx.data, product.tokenizer, tokenizer),
         )
-        findings = Findings(samples=len(texts), notes=notes, free=found)
+        count = len(columns) * len(ctx.data.train) + len(lines)
+        findings = Findings(samples=count, notes=notes, free=found)
         return Product(product.model, tokenizer, (), findings)
 
 
@@ -189,9 +194,8 @@ def _cut_now(
     ]
 
 
-def _texts(rows: Dataset) -> list[str]:
-    columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-    return [text for name in columns for text in rows[name][:]]
+def _texts(rows: Dataset) -> Iterator[str]:
+    return chain.from_iterable(text_rows(rows))
 
 
 def _lines(path: Path) -> list[str]:
