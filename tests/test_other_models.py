@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from bertcompress.errors import InputError, ModelError, NotFound, RecipeError
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.scoring import paired_difference
 from bertcompress.measure.scores import predict
+from bertcompress.measure.timing.candidates import Candidate
 from bertcompress.models.io import load, save
 from bertcompress.publish.manifest import own_files
-from bertcompress.runs import other_models
+from bertcompress.runs import other_models, ship
 from bertcompress.runs.other_stages import OtherStages, files_step
 from bertcompress.runs.prepare import prepare
 from bertcompress.runs.store import StageStore
@@ -387,6 +389,20 @@ def test_the_files_are_made_as_those_of_the_uncompressed_model():
     files = files_step(steps)
     assert files is not None and files.key == "quantize_int8" and files.max_drop is None
     assert files_step([each for each in steps if each.leaves != "files"]) is None
+
+
+@pytest.mark.parametrize(("longest", "timed"), [(64, False), (128, True), (None, True)])
+def test_one_of_shorter_texts_is_not_timed_and_shortens_nothing(longest, timed, monkeypatch):
+    made = Candidate(path="other", longest=longest)
+    monkeypatch.setattr(ship, "Candidate", SimpleNamespace(of=lambda *_: made))
+    other = SimpleNamespace(model=SimpleNamespace(name="short"), timed=[None], product=None)
+    measure = SimpleNamespace(shapes=((1, 128), (8, 128)))
+    done = SimpleNamespace(recipe=SimpleNamespace(measure=measure), others=[other])
+    lines: list[str] = []
+    found = ship.others_timed(done, [Candidate(path="own", longest=512)], lines.append)
+    assert found == ([made] if timed else [])
+    told = "short takes texts of at most 64 tokens: it is not timed, since 128 are"
+    assert lines == ([] if timed else [told])
 
 
 @pytest.mark.slow

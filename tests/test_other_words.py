@@ -116,6 +116,13 @@ def test_within_the_spread_of_the_rounds_it_is_not_slower():
     assert red(report(opponent(-0.005, file(ms=times))))
 
 
+def test_on_a_busy_machine_no_speed_is_compared():
+    busy = tuple(t.model_copy(update={"disturbed": 0.9}) for t in latency("openvino", SAME_MS))
+    made = file().model_copy(update={"latency": busy})
+    (line,) = plain(report(opponent(0.01, made)))
+    assert "not comparable, since the machine was busy, for single texts" in line
+
+
 def test_untimed_what_it_computes_decides():
     fewer, more = (opponent(-0.005, file(ms=None), macs=n) for n in (400_000_000, 500_000_000))
     stages = [
