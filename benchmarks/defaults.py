@@ -155,8 +155,9 @@ def sentences_of(text: str) -> list[tuple[str, int, int]]:
 def methods_of(arm: str) -> list[Any]:
     """Return the methods of an arm; the last one is what the arm is about.
 
-    `default` or RATE-EPOCHS of `finetune`, or held_RATE_COOLDOWN: the default at another rate and
-    with another end; the same of `distill` with `distill-` before it.
+    `default` or RATE-EPOCHS of `finetune`, or held_RATE_COOLDOWN_HEAD: the default at another rate
+    and with another end and rate of the head (1 where the arm does not say); the same of `distill`
+    with `distill-` before it.
     """
     import bertcompress as bc
 
@@ -165,8 +166,10 @@ def methods_of(arm: str) -> list[Any]:
     # What `auto` measures here would be the other cell on this machine.
     settings: dict[str, Any] = {"precision": "fp32"}
     if held:
-        _, rate, cooldown = name.split("_")
+        _, rate, cooldown, *head = name.split("_")
         settings |= {"learning_rate": float(rate), "cooldown": float(cooldown)}
+        if head:
+            settings["head_rate"] = float(head[0])
     elif name != "default":
         rate, _, epochs = name.rpartition("-")
         settings |= {"learning_rate": float(rate), "epochs": float(epochs), "patience": None}
@@ -312,7 +315,8 @@ def write_table() -> str:
                 lines.append(row_of(kind, task, fixed, default))
     candidates = sorted({cell["arm"] for cell in found if "held_" in cell["arm"]})
     if candidates:
-        lines += ["", "| candidate | task | its score, mean of seeds | cost |", "|---|---|---|---|"]
+        names = ("candidate", "task", "its score, mean of seeds", "above the best", "cost")
+        lines += ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
         lines += [row for arm in candidates for row in candidate_rows(found, arm)]
     text = "\n".join(lines) + "\n"
     (RESULTS / "table.md").write_text(text, encoding="utf-8")
@@ -342,15 +346,17 @@ def row_of(
 
 
 def candidate_rows(found: Sequence[Mapping[str, Any]], arm: str) -> list[str]:
-    """Return a line for each task of what might become the default."""
+    """Return a line for each task of what was or might become the default."""
     rows = []
     for task in (*TASKS, *CONFIRMING):
         mine = [cell for cell in found if (cell["arm"], cell["task"]) == (arm, task)]
-        usual = f"{kind_of({'arm': arm})}default"
-        default = [cell for cell in found if (cell["arm"], cell["task"]) == (usual, task)]
-        if mine and default:
-            cost = statistics.mean(map(cost_of, mine)) / statistics.mean(map(cost_of, default))
-            rows.append(f"| {arm} | {task} | {described(mine)} | {cost:.2f}x |")
+        fixed = fixed_cells(found, kind_of({"arm": arm}), task)
+        if mine and fixed:
+            name = best_arm(fixed)
+            best = [cell for cell in fixed if cell["arm"] == name]
+            cost = statistics.mean(map(cost_of, mine)) / statistics.mean(map(cost_of, best))
+            above = mean_score(mine) - mean_score(best)
+            rows.append(f"| {arm} | {task} | {described(mine)} | {above:+.1f} | {cost:.2f}x |")
     return rows
 
 
