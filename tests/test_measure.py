@@ -260,7 +260,8 @@ def test_without_labels_the_original_is_the_measure():
     assert rows["kl"] > 0
     against = compare(data.task, changed, original, original)
     assert against.retention == pytest.approx(42 / 48)
-    assert against.retention_chance_corrected is None
+    usual = np.bincount(original.argmax(axis=1)).max() / 48  # what one and the same class gets
+    assert against.retention_chance_corrected == pytest.approx((42 / 48 - usual) / (1 - usual))
     assert against.flipped == pytest.approx(6 / 48)
     assert against.p_value is None
 
