@@ -75,9 +75,9 @@ def start(place: Path, *more: str) -> Command:
     ("signals", "status", "words"),
     [
         (["SIGTERM"], 143, "terminated"),
-        (["SIGINT"], 130, "interrupted"),
         (["SIGINT", "SIGINT"], 130, "interrupted"),
-        (["SIGHUP"], 129, "the terminal went away"),
+        pytest.param(["SIGINT"], 130, "interrupted", marks=pytest.mark.slow),
+        pytest.param(["SIGHUP"], 129, "the terminal went away", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_a_run_in_order(place, signals, status, words):

@@ -214,6 +214,7 @@ def test_taggers_and_answerers_stand_beside_their_like(kind, tmp_path):
         assert {s.metric: s.value for s in rows[0].scores} == pytest.approx(first)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     task, own = classes(tmp_path), bare(tmp_path / "m")
     small = bare(tmp_path / "small", num_hidden_layers=1)

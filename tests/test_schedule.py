@@ -145,6 +145,7 @@ def test_a_loader_without_a_selection_split_gets_three_epochs():
     assert (fitted.steps, fitted.ended.reason) == (6, "fixed")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_open_ended_training_is_the_same(tmp_path):
     """Killed while the rate falls: what is left of the fall is part of the checkpoint."""
     import os

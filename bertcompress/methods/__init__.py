@@ -116,7 +116,7 @@ METHODS: dict[str, tuple[str, str]] = {
     ),
 }
 
-RESEARCH: frozenset[str] = frozenset({"online_peers", "snapshot"})
+RESEARCH: frozenset[str] = frozenset({"online_peers", "snapshot", "ted"})
 """Keys of the research tier, hidden from lists unless asked for."""
 
 

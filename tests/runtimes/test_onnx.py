@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from runtime_support import batches, cut, pair_tokenizer
-from tests_support import FAMILIES, HEADS, tiny_model
+from tests_support import FAMILIES, HEADS, first_fast, tiny_model
 
 from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
@@ -43,6 +43,7 @@ def test_cut_model_answers_as_torch_does(family, head, tmp_path):
                        for k, v in batches(1)[0].items()})  # fmt: skip
 
 
+@pytest.mark.slow
 def test_whole_model_with_the_dynamo_exporter(tmp_path):
     model = tiny_model("bert")
     file = export_onnx(Product(model, pair_tokenizer()), tmp_path, exporter="dynamo")
@@ -95,7 +96,7 @@ def test_unknown_head_is_named(tmp_path):
         export_onnx(Product(model, pair_tokenizer()), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("kind", first_fast(["torchscript", "dynamo"]))
 def test_shared_tensors_are_written_once(kind, tmp_path):
     model = tiny_model("albert", "ForMaskedLM", hidden_size=32, num_hidden_layers=4)
     file = export_onnx(Product(model, pair_tokenizer()), tmp_path, exporter=kind)
