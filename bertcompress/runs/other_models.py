@@ -71,7 +71,7 @@ class _Read:
         cls, name: str, rows: TaskData, opened: Callable[[], Product], notes: Sequence[str] = ()
     ) -> _Read:
         product = opened()
-        check_vocabulary(product.tokenizer, rows.train["text"][:], name)
+        check_vocabulary(product.tokenizer, rows.train["text"], name)
         data = fit_rows(rows, product, f"model '{name}'")
         told = [f"its texts: {line}" for line in data.notes[len(rows.notes) :]]
         return cls(product, data, opened, (*notes, *product.findings.notes, *told))
