@@ -205,6 +205,7 @@ def test_where_nothing_can_be_printed(place, arguments, before, status, lines):
     assert len(told(end)) == lines
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_lives(place):
     first = hold(place / "out")
     try:

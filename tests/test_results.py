@@ -117,6 +117,7 @@ def test_a_run_holds_three_models_at_a_time_however_many_stages(spied):
     assert max(spied.alive) <= 3
 
 
+@pytest.mark.slow
 def test_no_method_reaches_a_reported_row(spied):
     assert [len(known) for known in spied.reachable] == [120] * 8  # two stages and their controls
 
@@ -133,6 +134,7 @@ def test_what_was_encoded_for_scoring_is_not_handed_to_methods(recipe):
     assert cut.validation.features == data.validation.features
 
 
+@pytest.mark.slow
 def test_stages_and_evaluate_are_scored_where_a_model_is_trained(spied):
     # Each stage with a model, controls too; what is recorded for `verify` is the processor's.
     assert spied.devices[:10] == ["cuda"] * 9 + ["cpu"]

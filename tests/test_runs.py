@@ -264,6 +264,7 @@ def kill_when(process: subprocess.Popen[bytes], there: Path, pattern: str) -> No
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(place):
     calm = bc.run(recipe(place, LONGER), place / "calm").report
     for number, pattern in enumerate(

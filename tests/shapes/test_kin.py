@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 import transformers
-from tests_support import HEADS, KIN, aligned, answer, tiny_inputs, tiny_model
+from tests_support import HEADS, KIN, aligned, answer, first_fast, tiny_inputs, tiny_model
 from vocabulary_support import CORPUS, SPECIAL, UNSEEN, trained_tokenizer
 
 import bertcompress as bc
@@ -44,7 +44,7 @@ print(json.dumps(model(torch.tensor(ids)).logits.tolist()))
 """
 
 
-@pytest.mark.parametrize("family", KIN)
+@pytest.mark.parametrize("family", first_fast(KIN))
 def test_it_travels_with_its_source(family, tmp_path):
     model = apply_edit(tiny_model(family), Heads([[0, 2], [], [1]]))
     assert rung(model)[0] == 2

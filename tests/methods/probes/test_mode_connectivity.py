@@ -122,6 +122,7 @@ def test_a_probe_has_its_section_in_every_form_of_the_report(runs):
             assert "barrier, selection rows" in plain
 
 
+@pytest.mark.slow
 def test_two_trainings_from_one_start_differ_and_score_as_their_ends(runs):
     found = next(s.measurement for s in runs[1].report.stages if s.measurement)
     selection = found.curves[0]

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import first_fast, tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_data
 
 from bertcompress.data import calibration_batches
@@ -190,7 +190,7 @@ def test_seven_bits_are_the_default_where_products_may_overflow(
     assert largest > most // 2
 
 
-@pytest.mark.parametrize("rows", [7, 320])
+@pytest.mark.parametrize("rows", first_fast([7, 320]))
 def test_as_many_rows_are_calibrated_on_as_it_says(rows, trained, tmp_path, monkeypatch):
     nncf = pytest.importorskip("nncf")
     seen = []
