@@ -152,6 +152,21 @@ def test_any_of_its_files_may_do_as_well():
     assert cells[0].count("| acme/l3 | fine-tuned |") == 2
 
 
+def test_what_its_file_lost_is_not_told_as_a_gain_of_the_result():
+    whole = file(size_mb=60.0, value=0.86, precision="fp32")
+    made = report(opponent(0.2, file(value=0.64), whole))
+    margins = list(made.opponents[0].margins)
+    margins[1] = margins[1].model_copy(
+        update={"difference": -0.002, "difference_low": -0.01, "difference_high": 0.006}
+    )
+    other = made.opponents[0].model_copy(update={"margins": tuple(margins)})
+    (line,) = plain(report(other))
+    assert "the result is above it by +0.210" in line
+    assert "In openvino fp32 it scores 0.860, which the result is not shown to be better" in line
+    assert "without a gate" in line and not red(report(other))
+    assert "gate" not in plain(made)[0]  # above both: nothing to doubt
+
+
 def test_one_at_chance_is_no_alternative():
     from bertcompress.measure.chance import Standing
 

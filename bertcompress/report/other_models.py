@@ -97,7 +97,8 @@ def stands_beside(
     """Return how the other models stand to the judged deployment, a line each."""
     lines = []
     for each in opponents:
-        pair = next((p for p in _pairs(each, last, row) if p.theirs.path == each.path), None)
+        pairs = _pairs(each, last, row)
+        pair = next((p for p in pairs if p.theirs.path == each.path), None)
         if pair is None or _as_good(each, last, row):
             continue
         parts = [
@@ -105,6 +106,7 @@ def stands_beside(
             f"{pair.theirs.label}: {_difference(pair.margin)}. It is {_size(pair)} and "
             f"{_speed(pair)}.",
             *_doubts(pair, task),
+            *_lost_in_few_bits(pair, pairs),
         ]
         lines.append(" ".join(parts))
     return lines
@@ -232,6 +234,21 @@ def _served(pair: _Pair, batch: int, length: int | str, claim: Claim) -> str:
         verb = "faster" if claim.ratio > 1 else "slower"
     where = f"for {served(batch)} {texts_of(length)}"
     return f"{verb} {where} ({theirs.batch_ms:.1f} ms against {ours.batch_ms:.1f})"
+
+
+def _lost_in_few_bits(pair: _Pair, pairs: Sequence[_Pair]) -> list[str]:
+    """Return that a result is above a file alone, and not above what that was made of.
+
+    The file has no gate: what the result gains may be no more than what that lost.
+    """
+    best = max(pairs, key=lambda each: each.score)
+    if pair.margin.difference_low <= 0 or best.margin.difference_low > 0:
+        return []
+    return [
+        f"In {best.theirs.label} it scores {best.score:.3f}, which the result is not shown to be "
+        "better than: its file in few bits was made without a gate, and one that keeps more may "
+        "do as well."
+    ]
 
 
 def _doubts(pair: _Pair, task: Mapping[str, Any]) -> list[str]:
