@@ -25,8 +25,9 @@ from bertcompress.measure.scores import BATCH, predict, score
 from bertcompress.models.static import write_static
 from bertcompress.recipe import Recipe
 from bertcompress.report.rows import Opponent
-from bertcompress.runs.other_rows import margin_over
+from bertcompress.runs.other_rows import margin_over, metric_across_spaces
 from bertcompress.runs.pipeline_result import PipelineResult
+from bertcompress.runs.report_rows import right_answers
 from bertcompress.runs.results import StageResult
 
 __all__ = ["compared_with_static", "opponents"]
@@ -92,12 +93,9 @@ def _row(
     size: int,
 ) -> Opponent:
     data, head = done.start.data, done.start.data.task.head
-    theirs = done.baseline.logits(done.baseline.deployments[0], "validation")
-    references = data.references("validation") if head.has_labels else theirs
+    references = right_answers(data, done.baseline, "validation")
     answers = predict(found, data, "validation", tokenizer, BATCH)
-    metric = data.task.headline
-    if not head.has_labels and head.across_spaces:
-        metric = head.across_spaces
+    metric = metric_across_spaces(data.task) or data.task.headline
     return Opponent(
         name=NAME,
         path=Layout().static.as_posix(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ from bertcompress.data import TaskData
 from bertcompress.deployment import Deployment
 from bertcompress.heads import Head
 from bertcompress.heads.scoring import paired_difference
-from bertcompress.measure.footprint import macs, size_of
+from bertcompress.measure.footprint import macs
 from bertcompress.measure.scores import score
 from bertcompress.measure.timing.candidates import Timing
 from bertcompress.report.rows import DeploymentRow, Margin, Opponent
 from bertcompress.report.speed import fastest_or_smallest
 from bertcompress.runs.other_stages import OtherResult
-from bertcompress.runs.report_rows import loads_in
+from bertcompress.runs.report_rows import file_row, right_answers
 from bertcompress.runs.results import StageResult
-from bertcompress.runtimes import REFERENCE, Logits
+from bertcompress.runtimes import Logits
 from bertcompress.task import Task
 
-__all__ = ["OtherRows", "margin_over"]
+__all__ = ["OtherRows", "margin_over", "metric_across_spaces"]
 
 Owned = tuple[Deployment, StageResult]
 
@@ -50,6 +51,14 @@ def margin_over(
         difference_low=low,
         difference_high=high,
     )
+
+
+def metric_across_spaces(task: Task) -> str | None:
+    """Return the metric by which vectors of another space than the original's are judged.
+
+    None where the headline does: labels judge, or the answers of all models are of one space.
+    """
+    return None if task.head.has_labels else task.head.across_spaces
 
 
 @dataclass(frozen=True)
@@ -99,36 +108,24 @@ class OtherRows:
 
         Vectors of another space than the original's are compared by their neighbours alone.
         """
-        head = self.data.task.head
-        if head.has_labels or not head.across_spaces:
-            return self.data.task
-        update = {"metrics": (head.across_spaces,), "headline": head.across_spaces}
-        return self.data.task.model_copy(update=update)
+        task, metric = self.data.task, metric_across_spaces(self.data.task)
+        if metric is None:
+            return task
+        return task.model_copy(update={"metrics": (metric,), "headline": metric})
 
-    @property
+    @cached_property
     def _references(self) -> NDArray[Any]:
-        if self.data.task.head.has_labels:
-            return self.data.references("validation")
-        return self.baseline.logits(self.baseline.deployments[0], "validation")
+        return right_answers(self.data, self.baseline, "validation")
 
     def _row(self, deployment: Deployment, owner: StageResult, other: OtherResult) -> DeploymentRow:
-        answers, size = owner.logits(deployment, "validation"), size_of(deployment)
-        timing, size_mb = self.timings.get(deployment.path), size.size_mb
-        if deployment.runtime == REFERENCE and other.model.finetune is None and other.model.half_mb:
-            size_mb = min(size_mb, other.model.half_mb)  # as it came
-        return DeploymentRow(
-            runtime=deployment.runtime,
-            precision=deployment.precision,
-            path=self._path(deployment),
-            size_mb=size_mb,
-            encoder_mb=size.encoder_mb,
-            loads_in=loads_in(deployment, owner),
-            simulated=deployment.simulated,
-            scores=tuple(score(self._task, self.data, "validation", answers, self._references)),
-            memory_mb=timing.peak_memory_mb if timing else None,
-            load_s=timing.load_s if timing else None,
-            latency=tuple(timing.latency) if timing else (),
-        )
+        answers = owner.logits(deployment, "validation")
+        scores = score(self._task, self.data, "validation", answers, self._references)
+        timing = self.timings.get(deployment.path)
+        row = file_row(deployment, owner, self.folder, scores, timing)
+        came = other.model.half_mb if other.model.finetune is None else None
+        if owner is not other.made or came is None:
+            return row
+        return row.model_copy(update={"size_mb": min(row.size_mb, came)})
 
     def _margins(self, deployment: Deployment, owner: StageResult) -> list[Margin]:
         """Return how far each file that ships is above one of the other model."""

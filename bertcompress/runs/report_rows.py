@@ -25,7 +25,7 @@ from bertcompress.runtimes import Logits, runtime_named
 from bertcompress.shapes import PARTS, Layer, anatomy, edited, kept_layers
 from bertcompress.support.display import shown
 
-__all__ = ["ReportRows", "time_deployments"]
+__all__ = ["ReportRows", "file_row", "right_answers", "time_deployments"]
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,8 @@ class ReportRows:
     ) -> DeploymentRow:
         """Return one deployment's row."""
         scores, logits = self.scores(deployment, owner), owner.logits(deployment, "validation")
-        size = size_of(deployment)
-        row = DeploymentRow(
-            runtime=deployment.runtime,
-            precision=deployment.precision,
-            path=deployment.path.relative_to(self.folder).as_posix(),
-            size_mb=size.size_mb,
-            encoder_mb=size.encoder_mb,
-            loads_in=loads_in(deployment, owner),
-            simulated=deployment.simulated,
-            allowed=_allowed(deployment, owner),
-            scores=tuple(scores),
-            parts=self._parts(logits),
-            memory_mb=timing.peak_memory_mb if timing else None,
-            load_s=timing.load_s if timing else None,
-            latency=tuple(timing.latency) if timing else (),
+        row = file_row(deployment, owner, self.folder, scores, timing).model_copy(
+            update={"allowed": _allowed(deployment, owner), "parts": self._parts(logits)}
         )
         if row.headline is None or len(logits) < 2:  # one row has nothing to resample
             return row
@@ -154,9 +141,41 @@ class ReportRows:
         return found
 
     def _references(self, split: str) -> NDArray[Any]:
-        if not self.data.task.head.has_labels:
-            return self.baseline.logits(self.baseline.deployments[0], split)
-        return self.data.references(split)
+        return right_answers(self.data, self.baseline, split)
+
+
+def right_answers(data: TaskData, baseline: StageResult, split: str) -> NDArray[Any]:
+    """Return what is right for a split: its labels, without them what the baseline answers."""
+    if not data.task.head.has_labels:
+        return baseline.logits(baseline.deployments[0], split)
+    return data.references(split)
+
+
+def file_row(
+    deployment: Deployment,
+    owner: StageResult,
+    folder: Path,
+    scores: Sequence[Score],
+    timing: Timing | None,
+) -> DeploymentRow:
+    """Return the row of one deployment, before it is compared with another.
+
+    `folder`: the run folder that its path is told relative to.
+    """
+    size = size_of(deployment)
+    return DeploymentRow(
+        runtime=deployment.runtime,
+        precision=deployment.precision,
+        path=deployment.path.relative_to(folder).as_posix(),
+        size_mb=size.size_mb,
+        encoder_mb=size.encoder_mb,
+        loads_in=loads_in(deployment, owner),
+        simulated=deployment.simulated,
+        scores=tuple(scores),
+        memory_mb=timing.peak_memory_mb if timing else None,
+        load_s=timing.load_s if timing else None,
+        latency=tuple(timing.latency) if timing else (),
+    )
 
 
 def loads_in(deployment: Deployment, owner: StageResult) -> str:
