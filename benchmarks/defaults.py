@@ -1,6 +1,6 @@
 """Default training settings against a grid of fixed ones: one JSON per cell, a table at the end.
 
-    python benchmarks/defaults.py run --shared PATH [--workers 2] [--tasks mrpc] [--arms default]
+    python benchmarks/defaults.py run --shared PATH [--tasks mrpc] [--arms default] [...]
     python benchmarks/defaults.py best --shared PATH [--workers 2]
     python benchmarks/defaults.py table
 
@@ -9,7 +9,8 @@ that picks the best step. Cells are compared on 1,000 to 3,000 *other rows of th
 the best of twelve scores on 300 rows would be the luckiest, and the validation set stays unread. A
 cell is a process of one thread; its cost is counted in rows, since other cells run beside it: rows
 trained on, and a third of the rows of the selection split at each evaluation. Cells that are there
-are not computed again.
+are not computed again. The grid was computed in fp32; on a processor that is faster in bf16 the
+default may be, which can only be held against it: the table says so.
 
 Of twelve cells of one seed the best is partly the luckiest: `best` gives the best cell of each task
 the seeds of the default, and the table compares means of equal seeds.
@@ -152,7 +153,7 @@ def sentences_of(text: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def methods_of(arm: str) -> list[Any]:
+def methods_of(arm: str, precision: str = "fp32") -> list[Any]:
     """Return the methods of an arm; the last one is what the arm is about.
 
     `default` or RATE-EPOCHS of `finetune`, or held_RATE_COOLDOWN_HEAD: the default at another rate
@@ -164,7 +165,7 @@ def methods_of(arm: str) -> list[Any]:
     name = arm.removeprefix("distill-")
     held = name.startswith("held_")
     # What `auto` measures here would be the other cell on this machine.
-    settings: dict[str, Any] = {"precision": "fp32"}
+    settings: dict[str, Any] = {"precision": precision}
     if held:
         _, rate, cooldown, *head = name.split("_")
         settings |= {"learning_rate": float(rate), "cooldown": float(cooldown)}
@@ -175,7 +176,7 @@ def methods_of(arm: str) -> list[Any]:
         settings |= {"learning_rate": float(rate), "epochs": float(epochs), "patience": None}
     if arm == name:
         return [bc.Finetune(**settings)]
-    teacher = bc.Finetune(precision="fp32", **TEACHER)
+    teacher = bc.Finetune(precision=precision, **TEACHER)
     return [teacher, bc.PruneStructured(keep=0.28), bc.Distill(**settings)]
 
 
@@ -184,7 +185,7 @@ def cell_path(arm: str, task: str, seed: int) -> Path:
     return RESULTS / f"{arm}--{task}--{seed}.json"
 
 
-def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
+def run_cell(arm: str, task: str, seed: int, shared: Path, precision: str) -> None:
     """Compute one cell in this process and write its JSON."""
     import time
 
@@ -198,7 +199,7 @@ def run_cell(arm: str, task: str, seed: int, shared: Path) -> None:
     recipe = bc.Recipe(
         model=MODEL,
         task=task_of(task, shared),
-        methods=methods_of(arm),
+        methods=methods_of(arm, precision),
         seed=seed,
         measure={"latency": False, "controls": False},
     )
@@ -250,11 +251,12 @@ def best_cells() -> list[tuple[str, str, int]]:
     return [cell for cell in wanted if not cell_path(*cell).exists()]
 
 
-def start_cell(cell: tuple[str, str, int], shared: Path) -> None:
+def start_cell(cell: tuple[str, str, int], shared: Path, precision: str) -> None:
     """Run one cell in a process of one thread; a failure is printed and leaves it missing."""
     arm, task, seed = cell
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
     command = [sys.executable, __file__, "cell", arm, task, str(seed), str(shared)]
+    command += ["--precision", precision]
     print(f"start {arm} {task} {seed}", flush=True)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"
@@ -369,7 +371,8 @@ def described(cells: Sequence[Mapping[str, Any]]) -> str:
     """Return the mean score of some seeds with its spread."""
     scores = [100 * cell["held_out"] for cell in cells]
     spread = f"sd {statistics.stdev(scores):.1f}, {len(scores)}" if scores[1:] else "one seed"
-    return f"{mean_score(cells):.1f} ({spread})"
+    halves = sum(cell["facts"]["precision"] == "bf16" for cell in cells)
+    return f"{mean_score(cells):.1f} ({spread}{f', {halves} in bf16' if halves else ''})"
 
 
 def main() -> None:
@@ -389,17 +392,19 @@ def main() -> None:
         cell.add_argument(name)
     cell.add_argument("seed", type=int)
     cell.add_argument("shared", type=Path)
+    for each in (grid, best, cell):
+        each.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
         print(write_table())
         return
     if args.command == "cell":
-        run_cell(args.arm, args.task, args.seed, args.shared)
+        run_cell(args.arm, args.task, args.seed, args.shared, args.precision)
         return
     with ThreadPoolExecutor(args.workers) as pool:
         chosen = best_cells() if args.command == "best" else cells(args.tasks, args.arms)
-        list(pool.map(lambda each: start_cell(each, args.shared), chosen))
+        list(pool.map(lambda each: start_cell(each, args.shared, args.precision), chosen))
 
 
 if __name__ == "__main__":
