@@ -157,7 +157,7 @@ def predictor(
         path: An `.onnx` file.
         threads: Threads of one inference; None takes OpenVINO's choice.
         precision: None tells it by the name of the file. `auto` lets OpenVINO calculate in what it
-            prefers on this processor (on some bf16); an fp32 file otherwise runs in fp32.
+            prefers on this processor (on some bf16); otherwise what is not int8 runs in fp32.
         serving: `dynamic` compiles for each new length when it comes. The others pad single texts
             to 16, 32, 64 ... tokens and are ready for these once open: `warmed` in one model,
             `buckets` in a model each, which takes several times the memory.
@@ -200,7 +200,9 @@ class OpenVinoPredictor:
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        if precision == "fp32":
+        if precision != "auto":
+            # Where OpenVINO prefers bf16 (AMX), 2026.4 answers wrongly, or ends the process, where
+            # an int8 text has as many tokens as a head has dimensions; f32 is as fast there.
             options["INFERENCE_PRECISION_HINT"] = "f32"
         core = require("openvino", "openvino").Core()
         read = _read(core, file)

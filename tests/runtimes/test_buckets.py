@@ -161,6 +161,21 @@ def test_static_int8_answers_alike_in_buckets(folder, serving):
 
 
 @needs_openvino
+def test_an_int8_file_answers_texts_as_long_as_a_head_is_wide(folder):
+    """Where OpenVINO prefers bf16, that length alone was answered wrongly, or ended the process."""
+    file = folder / "openvino" / "model_int8.onnx"
+    theirs, ours = (open_predictor(file, name, threads=1) for name in ("onnxruntime", "openvino"))
+    asked = ours._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    assert asked.get_type_name() == "f32"
+    wide = wide_product().model.config
+    width = wide.hidden_size // wide.num_attention_heads
+    for tokens in (width - 1, width, width + 1):
+        one = text(tokens)
+        both = [answer(one).ravel() for answer in (theirs, ours)]
+        np.testing.assert_allclose(*both, atol=0.05 * np.abs(both[0]).max())
+
+
+@needs_openvino
 @pytest.mark.parametrize("serving", MODES)
 def test_tags_of_words_keep_the_texts_length(tmp_path, serving):
     product = Product(tiny_model("bert", "ForTokenClassification"), pair_tokenizer())

@@ -104,7 +104,7 @@ def test_sensitivity_names_the_planted_layer(trained, data):
 def test_the_planted_layer_is_found_left_out_and_the_rest_passes(
     trained, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(OnnxRuntime, "quantize_settings", lambda self: [{}, {"per_channel": False}])
+    monkeypatch.setattr(OnnxRuntime, "quantize_settings", lambda self: [{}])
     model = planted(trained)
     knobs = {"runtimes": ("onnxruntime",), "max_drop": 0.005}
     done = applied(model, data, tmp_path / "guarded", **knobs)
