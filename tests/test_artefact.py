@@ -214,6 +214,7 @@ def test_a_model_of_shipped_code_saves_again(ladder, plain, family):
     np.testing.assert_array_equal(answer(model, tiny_inputs()), answers[f"{family}/own"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_auto_classes_load_our_shape_once_told(ladder, registered, family):
     answers, (found, words) = ladder[1], registered

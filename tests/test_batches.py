@@ -84,6 +84,7 @@ def test_a_model_of_half_precision(name, kind, tmp_path):
         assert torch.equal(answers(made.float()), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
     reason="needs the extra 'openvino'",

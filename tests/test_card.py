@@ -396,6 +396,7 @@ def test_what_goes_up_is_neither_local_nor_secret(run: Path, hub: dict[str, byte
     assert json.loads(texts["environment.json"])["seconds"] == {"total": 1.5}
 
 
+@pytest.mark.slow
 def test_what_a_model_needs_goes_up_as_it_is(run: Path, hub: dict[str, bytes]) -> None:
     push(run, "me/small")
     config = json.loads(hub["config.json"])
@@ -407,6 +408,7 @@ def test_what_a_model_needs_goes_up_as_it_is(run: Path, hub: dict[str, bytes]) -
     assert scrub_config(untouched) == untouched
 
 
+@pytest.mark.slow
 def test_the_card_on_the_hub_names_its_repository(run: Path, hub: dict[str, bytes]) -> None:
     push(run, "me/small")
     card = hub["README.md"].decode()

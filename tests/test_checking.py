@@ -132,6 +132,7 @@ def test_the_least_room_is_never_more_than_what_a_run_takes(place, tmp_path, mon
     assert isinstance(run.recipe.methods[0], Method)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_needs_no_room_for_what_it_has(place, tmp_path, monkeypatch):
     monkeypatch.undo()
     steps = [CUT, {"factorize_embedding": {"size": 8}}]

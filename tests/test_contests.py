@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_runs import METHODS, TRAIN, recipe
-from tests_support import WORDS, tiny_model, tiny_tokenizer, write_rows
+from tests_support import WORDS, first_fast, tiny_model, tiny_tokenizer, write_rows
 from typer.testing import CliRunner
 
 import bertcompress as bc
@@ -227,7 +227,7 @@ def test_a_run_over_a_baseline_at_chance_ends_well_and_red(made, tmp_path):
     assert done.output.index("! The baseline") < done.output.index("Stage by stage")
 
 
-@pytest.mark.parametrize("option", [[], ["--no-controls"]])
+@pytest.mark.parametrize("option", first_fast([["--no-controls"], []]))
 def test_controls_can_be_left_out(made, tmp_path, option):
     wanted = _misled(made, [CUT, DISTIL])
     (tmp_path / "recipe.yaml").write_text(wanted.to_yaml(), encoding="utf-8")

@@ -168,6 +168,7 @@ def test_a_run_shows_its_plan_and_each_stage_on_standard_error(recipe, tmp_path,
     assert all("left of the whole" in line for line in ended[:-1])
 
 
+@pytest.mark.slow
 def test_a_run_can_be_silent_or_go_to_a_function_or_to_logging(recipe, tmp_path, capsys, caplog):
     bc.run(recipe, tmp_path / "silent", progress=False)
     assert capsys.readouterr().err == ""

@@ -108,6 +108,7 @@ def test_who_does_not_end_in_order_ends_at_once(place):
     assert (end.status, told(end)) == (130, ["error: interrupted; add --resume to go on"])
 
 
+@pytest.mark.slow
 def test_a_file_limit_is_a_line_and_what_is_done_is_kept(place):
     end = Command(RUN, place, before=limited_files).wait(120)
     assert end.status == 2

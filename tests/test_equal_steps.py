@@ -58,6 +58,7 @@ def test_a_fixed_length_stays_what_it_is(place):
     assert trained_alike(bc.PruneStructured(), Trained(steps=7)) == bc.PruneStructured()
 
 
+@pytest.mark.slow
 def test_a_cap_that_cuts_a_rising_score_short_is_the_first_line_in_red(place, monkeypatch):
     """From the command line, with the setting to raise."""
     monkeypatch.setattr("bertcompress.training.schedule._still_rising", lambda *_: True)

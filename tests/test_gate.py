@@ -174,8 +174,7 @@ def html(report: Report) -> str:
             "x" * 100_000,
             "`" * 50 + "\n```\n---\n",
             "a\n\n# Title\n- [x](y)",
-        ],
-        2,
+        ]
     ),
     ids=["markup", "token", "long", "fences", "lines"],
 )

@@ -25,6 +25,7 @@ def _dated(report: Report) -> Report:
     return report.model_copy(update={"environment": host})
 
 
+@pytest.mark.slow
 def test_the_tiles_are_the_first_that_is_said_everywhere():
     report = _dated(sample_report())
     texts = _everywhere(report)

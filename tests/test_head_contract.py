@@ -213,6 +213,7 @@ def windows(monkeypatch):
     monkeypatch.setitem(HEADS, "windows", Windows())
 
 
+@pytest.mark.slow
 def test_a_head_of_several_features_a_row_is_one_class_and_one_line(windows, long_texts, tmp_path):
     tiny_model("bert", "Model").save_pretrained(tmp_path / "bert")
     tiny_tokenizer().save_pretrained(tmp_path / "bert")

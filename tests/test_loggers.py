@@ -61,6 +61,7 @@ class _Callback(TrainerCallback):
         self.service.logged.setdefault(args.run_name, set()).update(logs)
 
 
+@pytest.mark.slow
 def test_each_training_is_a_run_named_by_stage_method_and_control(place, monkeypatch):  # noqa: F811
     pytest.importorskip("tensorboard")
     service = Service(monkeypatch)

@@ -67,6 +67,7 @@ def test_its_tag_is_on_the_card(made):
     assert "- toyed" in (made[1].model / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_models_that_it_may_look_at_are_those_it_named(made, monkeypatch):
     place, _ = made
     from toy_method import Toy

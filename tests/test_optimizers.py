@@ -21,7 +21,7 @@ from test_training import (
     script_environment,
     without_seconds,
 )
-from tests_support import tiny_model
+from tests_support import first_fast, tiny_model
 from torch import nn
 from training_support import toy_data, train
 
@@ -232,7 +232,7 @@ def test_sam_in_bf16_keeps_fp32_weights():
     assert not equal(model, trained(precision="bf16")[0])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+@pytest.mark.parametrize("optimizer", first_fast(["sam", "sgd"]))
 def test_every_optimizer_learns(optimizer, tmp_path):
     rate = {"sgd": 0.05, "sam": 2e-3}[optimizer]
     model, changes = tiny_model(num_labels=2), {"optimizer": optimizer, "learning_rate": rate}

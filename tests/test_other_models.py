@@ -147,6 +147,7 @@ def test_a_smaller_one_that_does_as_well_is_red_and_a_larger_one_is_not(tmp_path
 # -- classifiers
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_one_is_matched_by_name_and_a_bare_one_is_fine_tuned_first(tmp_path):
     task, own = classes(tmp_path), bare(tmp_path / "m")
     trained = classifier(tmp_path / "trained", "Yes", "No")  # the task has no, yes

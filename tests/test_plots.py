@@ -120,6 +120,7 @@ def test_training_curves_draw_the_history() -> None:
     assert len(plots.training_curves(history[:3]).axes) == 1
 
 
+@pytest.mark.slow
 def test_a_training_is_drawn() -> None:
     facts = {"history": [{"step": s, "loss": 1 / s, "eval_selection": 0.1 * s} for s in (1, 2)]}
     report = sample_report((baseline(), distilled().model_copy(update={"facts": facts})))
@@ -247,6 +248,7 @@ def test_baseline_method_and_control_are_in_one_figure() -> None:
     assert [text.get_text() for text in legend.get_texts()] == list(plots.trainings(report))
 
 
+@pytest.mark.slow
 def test_a_probe_has_its_figure() -> None:
     curves = (Curve(name="selection rows", x=(0.0, 0.5, 1.0), y=(0.1, 0.3, 0.1)),)
     fields = {"title": "A line", "words": ("No.",), "figures": {"barrier": 0.2}, "curves": curves}

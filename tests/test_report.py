@@ -356,6 +356,7 @@ def _without_chance(stage: Stage) -> Stage:
     return stage.model_copy(update={"deployments": tuple(rows)})
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
     sample_report().save(tmp_path)
     made = plot(tmp_path, tmp_path / "new")

@@ -426,6 +426,7 @@ def test_transfer_text_is_refused_of_a_search(search, tmp_path):
         read_transfer(asked, load_data(search))
 
 
+@pytest.mark.slow
 def test_queries_are_timed_one_by_one_and_passages_in_batches(folder, search, monkeypatch, capsys):
     tokenizer = load(folder).tokenizer
     data = load_data(search).fitted(tokenizer)

@@ -114,6 +114,7 @@ def test_a_run_leaves_everything_that_the_design_names(place, with_figures):
     assert not list(place.glob(".run*"))
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_shipped_files(place):
     from bertcompress.verbs.evaluate import evaluate
 

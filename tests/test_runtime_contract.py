@@ -132,6 +132,7 @@ def test_it_opens_answers_and_is_found(run):
     assert scores[0].value == run.report.last.deployments[-1].headline.value
 
 
+@pytest.mark.slow
 def test_it_is_timed_where_it_computes(run):
     (row,) = bc.bench([run.folder], runtime="toy", shapes=[(1, 8)], seconds=0.05)
     assert (row.runtime, row.label, row.time.device) == ("toy", "toy int8", "cpu")

@@ -454,6 +454,7 @@ def test_what_has_learned_is_never_begun_again(data, tmp_path, monkeypatch):
     assert fitted.selection_score == 0.9 and fitted.best_step == fitted.evaluation_steps
 
 
+@pytest.mark.slow
 def test_it_begins_again_twice_at_most_and_never_at_a_rate_that_was_given(
     data, tmp_path, monkeypatch
 ):

@@ -197,6 +197,7 @@ def test_the_report_shows_both_passes_and_the_mode():
     assert "138.0 in the first pass of a fresh server" in eight
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "openvino", "nncf")),
     reason="needs the extra 'openvino'",

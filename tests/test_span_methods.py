@@ -69,7 +69,7 @@ def copy_of(product):
     return Product(model, product.tokenizer)
 
 
-@pytest.mark.parametrize("key", first_fast([key for key in METHODS if key != "online_peers"], 6))
+@pytest.mark.parametrize("key", first_fast([key for key in METHODS if key != "online_peers"], 4))
 def test_every_method_takes_it(key, data, fitted, tmp_path):
     teacher = LiveTeacher(copy_of(fitted).model, fitted.tokenizer, data)
     models = Models(teacher, lambda: copy_of(fitted), lambda: copy_of(fitted))
@@ -106,6 +106,7 @@ def test_a_cached_teacher_answers_as_the_live_one(data, fitted, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_trained_answerer_is_taken_as_it_is(tmp_path, fitted, data):
     fitted.model.save_pretrained(tmp_path / "m")
     fitted.tokenizer.save_pretrained(tmp_path / "m")

@@ -92,6 +92,7 @@ def test_a_pretrained_checkpoint_as_the_hub_has_it(family, place, tmp_path):
     assert [stage.method for stage in run.report.stages] == ["finetune", "prune_structured"]
 
 
+@pytest.mark.slow
 def test_a_named_teacher_is_aligned_by_the_names_of_its_classes(place, tmp_path):
     turned(place, "permuted", {0: "yes", 1: "no"})
     scores = []
@@ -127,6 +128,7 @@ def letters() -> transformers.PreTrainedTokenizerFast:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "cuts"), [(128, False), (30, True)])
 def test_a_teacher_reads_its_texts_whole_where_its_tokenizer_makes_more_tokens(
     room, cuts, place, tmp_path

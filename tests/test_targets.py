@@ -53,6 +53,7 @@ def test_targets_of_thousands_are_answered_in_thousands(tmp_path):
     assert np.abs(answers - wanted).mean() < 0.5 * np.abs(wanted - wanted.mean()).mean()
 
 
+@pytest.mark.slow
 def test_the_unit_changes_nothing(tmp_path):
     small, first = trained(priced(1.0, 0.0), tmp_path / "small")
     large, second = trained(priced(1_000.0, -5e4), tmp_path / "large")

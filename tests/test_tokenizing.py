@@ -181,6 +181,7 @@ def is_particular(folder, state):
     assert (now["truncation"], now["padding"]) == (state["truncation"], state["padding"])
 
 
+@pytest.mark.slow
 def test_settings_survive_into_everything_that_ships(tmp_path, particular, rows):
     for package in ("onnxruntime", "openvino", "nncf"):
         pytest.importorskip(package)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_model, tiny_tokenizer
+from tests_support import first_fast, tiny_model, tiny_tokenizer
 from torch import nn
 from torch.utils.data import DataLoader
 from training_support import SETTINGS, toy_data, toy_objective, train
@@ -115,6 +115,7 @@ def script_environment():
     return os.environ | {"PYTHONPATH": paths}
 
 
+@pytest.mark.slow
 def test_killed_training_ends_like_an_undisturbed_one(tmp_path):
     """Killed at the end of an epoch, and in the middle of one between two evaluations."""
     whole, objective = train(tmp_path / "whole")
@@ -342,7 +343,7 @@ def test_precision_is_resolved_and_weights_stay_fp32(data, tmp_path, precision):
     )
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label", "unlabelled"])
+@pytest.mark.parametrize("kind", first_fast(["regression", "multi_label", "unlabelled"]))
 def test_every_kind_of_label(tmp_path, kind):
     data = toy_data(kind)
     width = 1 if kind == "regression" else 2

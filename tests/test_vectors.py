@@ -290,7 +290,7 @@ def served(done):
     assert cosines(spaces[-1]["vector"], expected) > 0.98
 
 
-@pytest.mark.parametrize("mode", ["mean", "cls", "max"])
+@pytest.mark.parametrize("mode", first_fast(["mean", "cls", "max"]))
 def test_export_with_the_pooling_inside(mode, tmp_path):
     folder = tiny_embedder(tmp_path / "m", mode=mode, normalize=mode != "max", dimensions=7)
     files = bc.export(folder, tmp_path / "out", pooled=True)
@@ -353,6 +353,7 @@ def test_texts_in_memory_and_from_a_table(tmp_path):
     assert (table.dataset, table.problem) == ("json", "vectors")
 
 
+@pytest.mark.slow
 def test_dimensions_of_the_task_are_trained_to_stand_alone(tmp_path, folder, texts):
     task = texts.model_copy(update={"dimensions": (16, 4)})
     train = {**TRAIN, "epochs": 3, "hidden_weight": 0}

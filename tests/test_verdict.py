@@ -119,6 +119,7 @@ def _two(**fast: Any) -> Stage:
     return _with(quantized(), deployments=(slow, openvino.model_copy(update=fast)))
 
 
+@pytest.mark.slow
 def test_what_the_gate_refused_is_red_and_not_recommended():
     last = _two(scores=scores(0.52), allowed=False, **against(0.599, 0.5, 1e-9))
     report = sample_report((baseline(), last))

@@ -80,6 +80,7 @@ def test_what_was_made_here_computes_the_same_here(made, monkeypatch):
     assert any("1.5 cores busy" in words for words in warnings)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_model_in_int8_is_verified_whole(tmp_path, monkeypatch):
     for module in (int8, q8bert):
         monkeypatch.setattr(module, "available_runtimes", lambda: ["onnxruntime"])

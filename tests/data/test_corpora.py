@@ -270,6 +270,7 @@ def test_rows_of_numbers_are_a_file_of_safetensors(tmp_path):
         StoredRows(tmp_path / "none" / "b.safetensors", "logits", (7, 3), {})
 
 
+@pytest.mark.slow
 def test_each_further_text_costs_hardly_any_memory(tmp_path, in_files):
     """Of Python and numpy, as tracemalloc counts; Arrow's own are in mapped files."""
 

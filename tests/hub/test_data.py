@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hub.conftest import Runs
 from hub.support import Site
 
@@ -179,6 +181,7 @@ told([data.task.validation, len(data.validation), data.fingerprint])
 """
 
 
+@pytest.mark.slow
 def test_judgements_come_from_a_data_set_of_their_own(site: Site) -> None:
     """In the form of BeIR/NAME and BeIR/NAME-qrels, whose ids are numbers."""
     names = {"name": site.id("apart"), "qrels": site.id("apart-qrels")}

@@ -71,6 +71,7 @@ def sent(site: Site, runs: Runs) -> dict[str, Any]:
     return site.child(program, token=site.token).told  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["with", "without"])
 def test_only_the_runs_own_files_go_up(sent: dict[str, Any], runs: Runs, what: str) -> None:
     said = sent[what]
@@ -84,6 +85,7 @@ def test_only_the_runs_own_files_go_up(sent: dict[str, Any], runs: Runs, what: s
     assert "stages" not in line
 
 
+@pytest.mark.slow
 def test_no_link_is_followed(sent: dict[str, Any]) -> None:
     said = sent["linked"]
     assert said["code"] == 0, said["err"]
@@ -91,6 +93,7 @@ def test_no_link_is_followed(sent: dict[str, Any]) -> None:
     assert "onnx/tokenizer_config.json" in said["err"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "words"),
     [
@@ -271,6 +274,7 @@ def test_a_slow_server_is_said_to_be_slow_and_can_be_interrupted(
     assert not (faulty.folder / "slow").exists()
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_given_up(faulty: Site, pushed: Pushed) -> None:
     assert faulty.local is not None
     faulty.local.faults.add("GET .*/resolve/.*/report.html", drip_s=0.2, times=99)

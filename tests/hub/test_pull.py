@@ -214,6 +214,7 @@ told({{
 """
 
 
+@pytest.mark.slow
 def test_a_warm_cache_is_enough(
     ours: dict[str, Any], site: Site, runs: Runs, pushed: Pushed, cache: Path
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from hub.conftest import Pushed, Runs
 from hub.support import Site
 
+pytestmark = pytest.mark.slow
+
 STORY = """
 from pathlib import Path
 from huggingface_hub import HfApi

@@ -318,6 +318,7 @@ def test_what_is_ahead_counts_the_texts_and_the_time_to_make_them(place):
     assert works[1].high_s > works[1].low_s > works[0].low_s
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_texts_that_it_made(place, tmp_path, monkeypatch):
     from bertcompress.methods.distillation import distill
 
@@ -427,6 +428,7 @@ def test_a_text_that_a_trimmed_vocabulary_cuts_otherwise_is_left_out():
     assert augmentation._cut_alike(trimmed, whole, texts) == [False, True, False]
 
 
+@pytest.mark.slow
 def test_taggers_are_taught_by_lists_of_words(tmp_path):
     tagged = tags_task(tmp_path, 100, 40)
     names = ("B-ANIMAL", "B-PLACE", "I-PLACE", "O")

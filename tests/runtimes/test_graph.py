@@ -234,6 +234,7 @@ def test_depth_costs_nodes_but_no_weights(shared, tmp_path):
         assert few <= many < 1.01 * few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("which", [1, 2], ids=["model_quantized", "model_int8"])
 def test_merging_what_a_quantiser_copied_changes_no_bit(shared, expanded, runtime, which):
@@ -265,6 +266,7 @@ def test_merging_what_the_exporter_copied_changes_no_bit(shared, runtime, tmp_pa
     assert np.array_equal(*both)
 
 
+@pytest.mark.slow
 def test_a_model_without_shared_layers_keeps_all_its_weights(tmp_path):
     made = files_of(wide_product(), tmp_path / "ours")
     with pytest.MonkeyPatch.context() as patch:

@@ -80,7 +80,11 @@ def test_an_uneven_model_with_token_types_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "exporter"), [*((each, "torchscript") for each in FAMILIES), ("albert", "dynamo")]
+    ("family", "exporter"),
+    [
+        *((each, "torchscript") for each in FAMILIES),
+        pytest.param("albert", "dynamo", marks=pytest.mark.slow),
+    ],
 )
 def test_every_range_over_tokens_is_masked(family, exporter, tmp_path):
     """Three layers of four, and what lies before them; the pooled ones of the head stay."""

@@ -99,6 +99,7 @@ def test_cut_model_in_int8(tmp_path):
         assert np.corrcoef(ours.ravel(), wanted.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_shared_layers_stay_shared_in_int8(tmp_path):
     from tests_support import tiny_model
 

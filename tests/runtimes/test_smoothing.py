@@ -129,7 +129,7 @@ def test_int8_errs_less_where_channels_are_uneven(tmp_path, monkeypatch):
     assert errors[0] < 0.7 * errors[1]
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_int8_file_holds_one_copy(groups, tmp_path, monkeypatch):
     product = albert(num_hidden_groups=groups)
     onnxruntime.export(product, tmp_path / "onnx")

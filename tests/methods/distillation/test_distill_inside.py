@@ -63,6 +63,7 @@ def test_a_stage_trains_and_leaves_the_teacher(data, tmp_path, key):
     assert done.findings.selection_score is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", TWICE)
 def test_both_parts_are_paid_for(data, tmp_path, key):
     one = stage(method_of(key, inside_epochs=0), data, tmp_path / "a", *cut())

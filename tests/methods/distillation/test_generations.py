@@ -47,6 +47,7 @@ def born(data, workdir, model=None, **knobs):
     return method.apply(Product(model, tiny_tokenizer()), context(data, workdir))
 
 
+@pytest.mark.slow
 def test_each_generation_is_taught_by_the_one_before(data, tmp_path, monkeypatch):
     asked = []
     stage_objective = BornAgain.stage_objective

@@ -137,12 +137,14 @@ def test_a_stage_learns_filters_first_and_leaves_the_teacher(data, tmp_path, mon
     assert not torch.equal(answer(one.model, tiny_inputs()), answer(plain.model, tiny_inputs()))
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_begun_again_ends_with_the_same_weights(data, tmp_path):
     one = stage(Ted(**QUICK), data, tmp_path)
     again = stage(Ted(**QUICK), data, tmp_path)  # all of it is finished there
     assert torch.equal(answer(one.model, tiny_inputs()), answer(again.model, tiny_inputs()))
 
 
+@pytest.mark.slow
 def test_a_narrow_student_and_narrow_filters(data, tmp_path):
     student = tiny_model(num_labels=2, hidden_size=8, num_hidden_layers=2)
     done = stage(Ted(**QUICK, filter_width=4), data, tmp_path, student)

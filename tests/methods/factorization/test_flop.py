@@ -191,6 +191,7 @@ def test_on_a_model_of_ones_own(data):
     assert not [m for m in model.modules() if m._forward_pre_hooks]
 
 
+@pytest.mark.slow
 def test_with_a_teacher_of_ones_own(data):
     model, teacher = model_of(), model_of()
     loader = loader_of(data, model)

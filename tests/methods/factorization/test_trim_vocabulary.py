@@ -530,6 +530,7 @@ def test_the_function_refuses_one_batch_for_two_vocabularies(data, tokenizers, t
         bc.distill(student.model, teacher.model, [])
 
 
+@pytest.mark.slow
 def test_it_travels_with_its_source(tokenizers, tmp_path):
     """The working form of another shape loads by the shipped file alone."""
     whole = tokenizers["wordpiece"]

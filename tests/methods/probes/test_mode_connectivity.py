@@ -134,6 +134,7 @@ def test_two_trainings_from_one_start_differ_and_score_as_their_ends(runs):
     assert found.training.steps > 0
 
 
+@pytest.mark.slow
 def test_to_another_model(runs, place):
     other = str(runs[0].folder / "stages" / "01-finetune" / "model")
     same = {"mode_connectivity": {"other": other, "points": 3, "rows": 32}}
@@ -151,6 +152,7 @@ def test_to_another_model(runs, place):
     assert not any("stage 1" in line and "..." in line for line in said), "before any training"
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_name_is_measured_anew(runs, place):
     tuned = bc.load(str(runs[0].folder / "stages" / "01-finetune" / "model"))
     bc.save(tuned.model, place / "other", tuned.tokenizer)

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_inputs, tiny_model, tiny_tokenizer
+from tests_support import first_fast, tiny_inputs, tiny_model, tiny_tokenizer
 from torch.utils.data import DataLoader
 from training_support import toy_data
 
@@ -44,7 +44,7 @@ def scored(model, data):
         return float((model.eval()(**inputs).logits.argmax(1) == batch["labels"]).float().mean())
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("per_channel", first_fast([True, False]))
 def test_it_learns_and_every_file_answers_alike(data, tmp_path, per_channel):
     pytest.importorskip("onnxruntime")
     done = stage(data, tmp_path, epochs=12, learning_rate=5e-3, per_channel=per_channel)

@@ -46,6 +46,7 @@ def test_the_sharpest_layers_get_more():
     assert choose_bits([0.3, 0.1], 3, 8, 1) == [8, 8]
 
 
+@pytest.mark.slow
 def test_the_orders_are_opposite_at_one_size(data, tmp_path):
     runs = {
         order: stage(data, tmp_path / order, high_share=1 / 3, order=order, epochs=0, group=16)

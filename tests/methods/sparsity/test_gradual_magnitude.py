@@ -208,6 +208,7 @@ def sparse(place):
 SECOND = [{"finetune": {**TRAIN, "epochs": 1}}, {"distill": {**TRAIN, "epochs": 1}}]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the model's classes")
 @pytest.mark.parametrize("step", SECOND, ids=lambda step: next(iter(step)))
 def test_a_second_recipe_keeps_the_zeros_of_a_shipped_model(step, sparse):
