@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from tests_support import tiny_inputs, tiny_model
@@ -17,6 +18,7 @@ from bertcompress.engines.quantization.fake_quantize import (
     rounded_weight,
     with_rounding,
 )
+from bertcompress.engines.quantization.input_range import InputRange, least_error_range
 from bertcompress.shapes.weight_format import dequantize, quantize
 from bertcompress.training.preparing import recompute_activations
 
@@ -56,7 +58,7 @@ def test_rounding_is_that_of_torch_to_the_bit(bits):
 
 
 def test_the_moving_average_by_hand():
-    linear = FakeLinear(nn.Linear(2, 2), 8, 0, True, decay=0.9).train()
+    linear = FakeLinear(nn.Linear(2, 2), 8, 0, InputRange(0.9)).train()
     expected = None
     for most in (4.0, 2.0, 8.0):
         linear(torch.tensor([[most, -1.0]]))
@@ -69,8 +71,8 @@ def test_the_moving_average_by_hand():
 
 def test_with_a_warm_up_the_first_batch_is_forgotten():
     """The recursion by hand, up to the published decay; then the two go on alike."""
-    warm = FakeLinear(nn.Linear(2, 2), 8, 0, True, decay=0.8, warm_up=True).train()
-    cold = FakeLinear(nn.Linear(2, 2), 8, 0, True, decay=0.9999).train()
+    warm = FakeLinear(nn.Linear(2, 2), 8, 0, InputRange(0.8, warm_up=True)).train()
+    cold = FakeLinear(nn.Linear(2, 2), 8, 0, InputRange()).train()
     expected = None
     for n in range(60):
         most = 100.0 if n == 0 else 2.0 + n % 3
@@ -83,11 +85,42 @@ def test_with_a_warm_up_the_first_batch_is_forgotten():
     assert float(cold.input_most) > 99.0
 
 
+@pytest.mark.parametrize("most", [7, 127])
+def test_the_range_of_the_least_error_is_that_of_a_search_over_every_value(most):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(8, 24, 16, generator=generator)
+    features[0, 0, :4] *= 4.0
+    found = float(least_error_range(features, most))
+    values = features.flatten().numpy().astype(np.float64)
+    largest = float(np.abs(values).max())
+
+    def error(top):
+        scale = top / most
+        return np.square(np.clip(np.round(values / scale), -most, most) * scale - values).sum()
+
+    best = min((largest * 2 ** (-i / 4) for i in range(16)), key=error)
+    assert found == pytest.approx(best)
+    assert most == 127 or error(found) < 0.5 * error(largest)
+    assert float(least_error_range(features * 0, most)) == 0.0
+
+
+def test_either_range_may_be_watched():
+    features = 2 * torch.rand(1024, 32, generator=torch.Generator().manual_seed(1)) - 1
+    features[0, 0] = 1.15
+    watched = []
+    for least_error in (False, True):
+        fake = FakeLinear(nn.Linear(32, 32), 8, -1, InputRange(least_error=least_error)).train()
+        fake(features)
+        watched.append(float(fake.input_most))
+    assert watched[0] == float(features.abs().max())
+    assert watched[1] == float(least_error_range(features, 127)) < watched[0]
+
+
 def test_a_recomputed_pass_is_not_seen_twice():
     seen = []
     for recompute in (False, True):
         model = tiny_model()
-        with_rounding(model, dict.fromkeys(quantizable(model), 8), decay=0.5)
+        with_rounding(model, dict.fromkeys(quantizable(model), 8), inputs=InputRange(0.5))
         if recompute:
             recompute_activations(model, True)
         model.train()

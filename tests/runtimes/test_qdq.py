@@ -12,6 +12,7 @@ from torch import nn
 
 from bertcompress.deployment import Product
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding
+from bertcompress.engines.quantization.input_range import InputRange
 from bertcompress.errors import ModelError
 from bertcompress.measure.footprint import _sizes
 from bertcompress.runtimes import open_predictor
@@ -36,7 +37,7 @@ def stored(model, group=0, activations=True, bits=8):
         copy.deepcopy(model),
         {n: bits if isinstance(m, nn.Linear) else 8 for n, m in quantizable(model).items()},
         group=group,
-        activations=activations,
+        inputs=InputRange() if activations else None,
     )
     with torch.no_grad():
         trained.train()(**tiny_inputs(rows=8))

@@ -34,6 +34,7 @@ from bertcompress.shapes.weight_format import (
 )
 
 from bertcompress.engines.quantization.fake_quantize import quantizable, store, with_rounding  # isort: skip
+from bertcompress.engines.quantization.input_range import InputRange
 
 
 def answer(model):
@@ -47,7 +48,7 @@ def stored(model, bits=8, group=0, activations=True):
         copy.deepcopy(model),
         dict.fromkeys(quantizable(model), bits),
         group=group,
-        activations=activations,
+        inputs=InputRange() if activations else None,
     )
     with torch.no_grad():
         trained.train()(**tiny_inputs())

@@ -140,9 +140,7 @@ def test_the_shape_comes_before_the_zeros():
 def test_zeros_stay_zeros_in_few_bits(tmp_path):
     model = masked(tiny_model())
     zeros = {name: weight == 0 for name, weight in maskable(model).items()}
-    rounding = with_rounding(
-        tiny_model(), dict.fromkeys(quantizable(tiny_model()), 8), activations=False
-    )
+    rounding = with_rounding(tiny_model(), dict.fromkeys(quantizable(tiny_model()), 8), inputs=None)
     rounding.load_state_dict(model.state_dict(), strict=False)
     stored = store(model, rounding)
     assert list(read_record(stored.config)) == ["masked", "lowbit"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bertcompress.engines.quantization.input_range import InputRange
 from bertcompress.shapes import LowBit, ShapeError, apply_edit
 from bertcompress.shapes.lowbit import (
     ACTIVATION_BITS,
@@ -92,15 +93,12 @@ class FakeLinear(nn.Module):
         linear: nn.Linear,
         bits: int,
         group: int,
-        activation: bool,
-        decay: float,
-        warm_up: bool = False,
+        inputs: InputRange | None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.bits, self.group, self.activation = bits, group, activation
-        self.decay, self.warm_up = decay, warm_up
+        self.bits, self.group, self.inputs = bits, group, inputs
         # 0: nothing was seen yet, and the input passes as it is.
         self.register_buffer("input_most", torch.zeros((), device=linear.weight.device))
         self.register_buffer("batches", torch.zeros((), device=linear.weight.device))
@@ -113,27 +111,19 @@ class FakeLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Apply it. Shape: (..., in) -> (..., out)."""
-        if self.activation:
+        if self.inputs is not None:
             if self.training and not _recomputing():
-                self._watch(features.detach())
+                self._watch(features.detach(), self.inputs)
             if bool(self.input_most):
                 features = rounded(features, self.input_scale, _ACTIVATION_MOST)
         weight = rounded_weight(self.weight, self.bits, self.group)
         return functional.linear(features, weight, self.bias)
 
     @torch.no_grad()
-    def _watch(self, features: Tensor) -> None:
-        """Take the first largest magnitude as it is, later ones into the moving average.
-
-        With a decay of 0.9999 the first batch is most of the average for thousands of steps. With
-        `warm_up` the decay grows from 0.1 as (1 + n) / (10 + n) until it is that.
-        """
-        now, before = features.abs().amax().float(), self.input_most
-        decay: Any = self.decay
-        if self.warm_up:
-            decay = torch.clamp_max((1 + self.batches) / (10 + self.batches), self.decay)
-        mean = before * decay + now * (1 - decay)
-        self.input_most.copy_(torch.where(before > 0, mean, now))
+    def _watch(self, features: Tensor, inputs: InputRange) -> None:
+        """Take a batch into the range of the input."""
+        moved = inputs.moved(self.input_most, self.batches, features, _ACTIVATION_MOST)
+        self.input_most.copy_(moved)
         self.batches += 1
 
 
@@ -186,9 +176,7 @@ def with_rounding(
     bits: Mapping[str, int],
     *,
     group: int = 0,
-    activations: bool = True,
-    decay: float = 0.9999,
-    warm_up: bool = False,
+    inputs: InputRange | None = InputRange(),  # noqa: B008
 ) -> nn.Module:
     """Let modules compute as their integers will, in place, and return the model.
 
@@ -196,16 +184,15 @@ def with_rounding(
         model: an encoder; its parameters stay the same ones.
         bits: of the weight of each module, by name, as `quantizable` has them.
         group: weights with one scale, see `LowBit`.
-        activations: whether linears round their inputs to 8 bits.
-        decay: of the moving average of the largest input, 0 to 1.
-        warm_up: let it grow from 0.1, so that early batches are forgotten.
+        inputs: how the ranges are watched by which linears round their inputs to 8 bits; None:
+            they round none.
     """
     found = quantizable(model)
     new: dict[int, nn.Module] = {}
     for name, width in bits.items():
         old = found[name]
         if isinstance(old, nn.Linear):
-            made: nn.Module = FakeLinear(old, width, group, activations, decay, warm_up)
+            made: nn.Module = FakeLinear(old, width, group, inputs)
         else:
             made = FakeEmbedding(old, width, table_group(group))
         new[id(old)] = made.train(old.training)
@@ -231,7 +218,7 @@ def store(model: nn.Module, trained: nn.Module) -> nn.Module:
     input_scales = {
         name: module.input_scale
         for name, module in fake.items()
-        if isinstance(module, FakeLinear) and module.activation
+        if isinstance(module, FakeLinear) and module.inputs is not None
     }
     groups = {module.group for module in fake.values() if isinstance(module, FakeLinear)}
     group = max(groups) if groups else max(module.group for module in fake.values())

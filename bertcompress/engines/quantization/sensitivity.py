@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bertcompress.engines.pruning.importance import head_of, model_inputs
 from bertcompress.engines.quantization.fake_quantize import FakeEmbedding, FakeLinear, quantizable
+from bertcompress.engines.quantization.input_range import InputRange
 from bertcompress.heads import Head
 from bertcompress.heads.outputs import outputs_of
 from bertcompress.heads.padding import outputs_of_features
@@ -44,7 +45,7 @@ def sensitivities(
     far: dict[str, float] = {}
     for name, module in bar(found.items(), "rounding one module at a time", len(found)):
         if isinstance(module, nn.Linear):
-            rounding: nn.Module = FakeLinear(module, bits, -1, True, 0.0)
+            rounding: nn.Module = FakeLinear(module, bits, -1, InputRange(decay=0.0))
             rounding.input_most.copy_(ranges[name])  # type: ignore[operator]
         else:
             rounding = FakeEmbedding(module, bits, -1)

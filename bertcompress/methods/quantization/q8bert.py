@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ from bertcompress.engines.quantization.fake_quantize import (
     store_trained,
     with_rounding,
 )
+from bertcompress.engines.quantization.input_range import InputRange
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.runtimes import available_runtimes, missing_runtimes, runtime_named
@@ -105,9 +106,12 @@ class Q8bert(Method, DistillationSettings, TrainSettings):
         True,
         description="A scale for each row of a weight; false: one for the matrix, as published",
     )
-    decay: float = Field(
-        0.9999, ge=0, lt=1, description="Of the moving average of the largest input"
+    ranges: Literal["mse", "max"] = Field(
+        "mse",
+        description="Of each input, a moving average over batches: mse, that of the least squared "
+        "error; max, the largest magnitude, as published",
     )
+    decay: float = Field(0.9999, ge=0, lt=1, description="Of the moving average of the ranges")
     warm_up_decay: bool = Field(
         True,
         description="Let the decay grow from 0.1, so that the first batches are forgotten; false: "
@@ -125,8 +129,7 @@ class Q8bert(Method, DistillationSettings, TrainSettings):
             model,
             dict.fromkeys(quantizable(model), 8),
             group=-1 if self.per_channel else 0,
-            decay=self.decay,
-            warm_up=self.warm_up_decay,
+            inputs=InputRange(self.decay, self.warm_up_decay, self.ranges == "mse"),
         )
         return objective
 

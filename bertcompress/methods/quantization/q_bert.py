@@ -154,7 +154,7 @@ class QBert(Method, DistillationSettings, TrainSettings):
 
         def wrap(trained: nn.Module, objective: Objective) -> Objective:
             widths = self._widths(trained, each)
-            with_rounding(trained, widths, group=self.group, activations=False)
+            with_rounding(trained, widths, group=self.group, inputs=None)
             return objective
 
         return wrap, sharpness
