@@ -156,8 +156,8 @@ def predictor(
     Args:
         path: An `.onnx` file.
         threads: Threads of one inference; None takes OpenVINO's choice.
-        precision: None tells it by the name of the file. `auto` lets OpenVINO calculate in what it
-            prefers on this processor (on some bf16); otherwise what is not int8 runs in fp32.
+        precision: None tells it by the name of the file. `auto` lets OpenVINO run an fp32 file in
+            what it prefers on this processor (on some bf16); else what is not int8 runs in fp32.
         serving: `dynamic` compiles for each new length when it comes. The others pad single texts
             to 16, 32, 64 ... tokens and are ready for these once open: `warmed` in one model,
             `buckets` in a model each, which takes several times the memory.
@@ -170,7 +170,10 @@ def predictor(
         padded; MissingExtra.
     """
     file = Path(path)
-    options: dict[str, Any] = {"precision": precision or precision_of(file), "threads": threads}
+    named = precision_of(file)
+    if precision is None or (precision == "auto" and named != "fp32"):
+        precision = named
+    options: dict[str, Any] = {"precision": precision, "threads": threads}
     if serving == "dynamic":
         return OpenVinoPredictor(file, **options)
     limit, pad_id = limit or text_limit(file.parent), padding_id(file.parent)
