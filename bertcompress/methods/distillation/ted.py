@@ -142,24 +142,35 @@ class Ted(Distill):
         if not isinstance(teacher, LiveTeacher) or teacher.tokenizer is None:
             raise RecipeError("ted: needs a teacher whose model and tokenizer are at hand")
         objective = self.stage_objective(product, ctx)  # first: it refuses what does not align
-        theirs = replace(ctx.phase("teacher-filters"), data=teacher.data or ctx.data)
-        phases = ctx.phase("student-filters"), theirs
         of_teacher: Any = teacher.model
-        both = product, Product(of_teacher, teacher.tokenizer)
-        compared = self.compared(product.model, of_teacher)
+        theirs = Product(of_teacher, teacher.tokenizer)
+        phase = replace(ctx.phase("teacher-filters"), data=teacher.data or ctx.data)
+        filters, spent = self._learn_filters(product, theirs, (ctx.phase("student-filters"), phase))
+        objective.filters = FilteredStates(*filters)
+        done = fit_stage(product, ctx, objective, self.model_copy(update=spent[0].auto))
+        return with_transfer_cost(_paid(done, spent), ctx, made)
+
+    def _learn_filters(
+        self, student: Product, teacher: Product, phases: tuple[Context, Context]
+    ) -> tuple[list[TaskFilters], list[Trained]]:
+        """Return the filters of student and teacher, in that order, and what each training took.
+
+        Each learns on its own phase, beside a model that stands still.
+        """
+        compared = self.compared(student.model, teacher.model)
         learned: list[TaskFilters] = []
         spent: list[Trained] = []
-        for each, states, phase in zip(both, compared, phases, strict=True):
-            head = head_of(each.model, ctx.task.head)
-            loss = self.filter_loss(each.model, of_teacher, states, head, ctx.seed, ctx.device)
+        for each, states, phase in zip((student, teacher), compared, phases, strict=True):
+            head = head_of(each.model, phase.task.head)
+            loss = self.filter_loss(
+                each.model, teacher.model, states, head, phase.seed, phase.device
+            )
             still = Product(_standing_still(each.model), each.tokenizer)
             done = fit_stage(still, phase, loss, self.filter_settings, keep_last=True)
             assert done.findings.training is not None
             learned.append(loss.filters)
             spent.append(done.findings.training)
-        objective.filters = FilteredStates(*learned)
-        done = fit_stage(product, ctx, objective, self.model_copy(update=spent[0].auto))
-        return with_transfer_cost(_paid(done, spent), ctx, made)
+        return learned, spent
 
     def controls(self) -> Mapping[str, Distill]:
         """Return the labels alone, and the same on hidden states as they are."""
