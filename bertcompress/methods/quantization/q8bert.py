@@ -2,9 +2,11 @@
 
 Zafrir et al. 2019, "Q8BERT" (1910.06188): symmetric 8 bits for every linear and table, weights by
 their largest magnitude, inputs by a moving average of theirs, gradients straight through the
-rounding; LayerNorm, softmax and GELU stay in floats. One thing differs: the published decay is
+rounding; LayerNorm, softmax and GELU stay in floats. Two things differ. The published decay is
 reached by a warm-up, since a training of some hundred steps would else round by what its first
-batch had. With weights for the teacher's terms the training distils at the same time. What comes
+batch had. And what is averaged is the range that rounds a batch with the least squared error
+(`ranges: mse`), since a few far values leave the others few integers by their largest magnitude
+(`max`, as published), which cost what training had gained. With weights for the teacher's terms the training distils at the same time. What comes
 out is one int8 model: an artefact of ours, and ONNX files with the learned scales for ONNX Runtime
 and OpenVINO.
 
