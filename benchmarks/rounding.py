@@ -25,8 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from defaults import MODEL, methods_of, task_of
+from defaults import MODEL, methods_of
 from grid import commit
+from small_tasks import task_of
 
 RESULTS = Path(__file__).parent / "results" / "rounding"
 TASKS = ("stsb", "sst2", "mrpc")

@@ -32,7 +32,6 @@ from .methods.sharing.share_layers import ShareLayers, share_layers
 from .methods.sparsity.sparse_training import GradualMagnitude, gradual_magnitude
 from .methods.training.finetune import Finetune, finetune
 from .models.io import load, save
-from .models.stock_albert import to_albert
 from .publish.push import pull, push
 from .recipe import Recipe
 from .report import Report, plot
@@ -40,6 +39,7 @@ from .report.comparison import Comparison, compare
 from .runs.run import Run, compress, run, ship
 from .runtimes import open_predictor
 from .shapes import apply_edit
+from .shapes.stock_albert import to_albert
 from .task import Task
 from .training import BaseObjective, ObjectiveCallback
 from .verbs.bench import bench

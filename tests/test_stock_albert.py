@@ -13,7 +13,6 @@ from tests_support import thin, tiny_inputs, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.models.io import rung
-from bertcompress.models.stock_albert import albert_obstacle, to_albert
 from bertcompress.shapes import (
     FAMILIES,
     Embedding,
@@ -23,6 +22,7 @@ from bertcompress.shapes import (
     apply_edit,
     family_named,
 )
+from bertcompress.shapes.stock_albert import albert_obstacle, to_albert
 
 HEADS = [(name, head) for name in FAMILIES for head in family_named(name).albert_heads]
 

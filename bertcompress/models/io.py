@@ -24,7 +24,6 @@ from bertcompress.models.config import OWN, read_config, read_fields
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import what_else
 from bertcompress.models.sentence import read_pooling, write_sentence_files
-from bertcompress.models.stock import stock_obstacle, to_stock
 from bertcompress.models.tensors import LEFT_OVER, Tensors, model_class
 from bertcompress.models.tokenizers import load_tokenizer, position_limit, write_tokenizer
 from bertcompress.shapes import (
@@ -41,6 +40,7 @@ from bertcompress.shapes import (
     stored_bits,
     working_form,
 )
+from bertcompress.shapes.stock import stock_obstacle, to_stock
 from bertcompress.support.files import write_atomically
 
 __all__ = [

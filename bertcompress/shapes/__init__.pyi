@@ -1,7 +1,7 @@
 """What travels with a model: families, edits and the classes of an edited model."""
 
 from .cutting import Heads, Layers, Neurons
-from .edits import read_record
+from .edits import edited, read_record
 from .families import FAMILIES
 from .families.albert import albert_groups
 from .families.anatomy import (
@@ -27,7 +27,6 @@ from .modeling import (
     apply_edit,
     compressed_class,
     compressed_config,
-    edited,
     resume_record,
     working_form,
 )

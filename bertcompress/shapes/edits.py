@@ -23,7 +23,7 @@ from bertcompress.shapes.masked import Masked
 from bertcompress.shapes.sharing import Sharing
 from bertcompress.shapes.vocabulary import Vocabulary
 
-__all__ = ["FORMAT", "KINDS", "Edit", "Record", "read_record", "record_edit", "replay"]
+__all__ = ["FORMAT", "KINDS", "Edit", "Record", "edited", "read_record", "record_edit", "replay"]
 
 FORMAT = 2
 """Raised when an older release could not replay what this one writes; what it could is still
@@ -109,6 +109,11 @@ def read_record(config: Any) -> Record:
         )
     edits = {kind: KINDS[kind](**raw["edits"][kind]) for kind in KINDS if kind in raw["edits"]}
     return cast(Record, edits)
+
+
+def edited(model: nn.Module) -> bool:
+    """Return whether the model carries a record of edits."""
+    return bool(read_record(getattr(model, "config", None)))
 
 
 def record_edit(config: Any, edit: Edit, view: Anatomy) -> None:

@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bertcompress.shapes.edits import Edit, read_record, record_edit, replay
+from bertcompress.shapes.edits import Edit, edited, read_record, record_edit, replay
 from bertcompress.shapes.families import FAMILIES, SHIPPED
 from bertcompress.shapes.families.anatomy import anatomy, family_named, family_of
 from bertcompress.shapes.families.family import Family
@@ -122,9 +122,8 @@ def _stock_form(model: Any, state: Any) -> Any:
     """
     if not __name__.startswith("bertcompress."):  # shipped beside a model
         return None
-    # By name, the one import that runs up: were the conversion registered when models/ is imported,
-    # what is written would depend on who imported that, and few methods do.
-    stock = importlib.import_module("bertcompress.models.stock").to_stock(model)
+    # By name: a shipped file holds no such module.
+    stock = importlib.import_module("bertcompress.shapes.stock").to_stock(model)
     if stock is model or (state is not None and {*stock.state_dict()} != {*state}):
         return None
     return stock
@@ -276,11 +275,6 @@ def _known_to_transformers(cls: Any, config: Any) -> None:
     _KNOWN.add(cls)
     with torch.device("meta"):
         cls(copy.deepcopy(config))
-
-
-def edited(model: nn.Module) -> bool:
-    """Return whether the model carries a record of edits."""
-    return bool(read_record(getattr(model, "config", None)))
 
 
 @functools.cache

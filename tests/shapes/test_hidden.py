@@ -16,7 +16,6 @@ from tests_support import (
 
 import bertcompress as bc
 from bertcompress.methods.pruning.hidden import feature_norms, prune_hidden
-from bertcompress.models.stock import stock_obstacle, to_stock
 from bertcompress.shapes import (
     Heads,
     Hidden,
@@ -26,6 +25,7 @@ from bertcompress.shapes import (
     hidden_size,
     stream_tensors,
 )
+from bertcompress.shapes.stock import stock_obstacle, to_stock
 
 ENDINGS = ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model"]
 WIDTH = 16

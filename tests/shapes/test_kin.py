@@ -14,8 +14,8 @@ from vocabulary_support import CORPUS, SPECIAL, UNSEEN, trained_tokenizer
 
 import bertcompress as bc
 from bertcompress.models.io import rung
-from bertcompress.models.stock_albert import to_albert
 from bertcompress.shapes import Heads, Neurons, Sharing, apply_edit
+from bertcompress.shapes.stock_albert import to_albert
 
 
 @pytest.mark.parametrize("family", KIN)

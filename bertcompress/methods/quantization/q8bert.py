@@ -6,9 +6,9 @@ rounding; LayerNorm, softmax and GELU stay in floats. Two things differ. The pub
 reached by a warm-up, since a training of some hundred steps would else round by what its first
 batch had. And what is averaged is the range that rounds a batch with the least squared error
 (`ranges: mse`), since a few far values leave the others few integers by their largest magnitude
-(`max`, as published), which cost what training had gained. With weights for the teacher's terms the training distils at the same time. What comes
-out is one int8 model: an artefact of ours, and ONNX files with the learned scales for ONNX Runtime
-and OpenVINO.
+(`max`, as published), which cost what training had gained. With weights for the teacher's terms the
+training distils at the same time. What comes out is one int8 model: an artefact of ours, and ONNX
+files with the learned scales for ONNX Runtime and OpenVINO.
 
 Costs the named epochs, each step about a tenth more than a plain one. Four times smaller on disk,
 and faster wherever the processor has int8 instructions. Not before `quantize_int8` lost more than

@@ -23,10 +23,10 @@ from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
 from bertcompress.models.io import save_pooling
 from bertcompress.models.sentence import POOLING
-from bertcompress.models.stock import plain_config
 from bertcompress.models.tokenizers import position_limit, write_tokenizer
 from bertcompress.runtimes import INPUTS, MODEL_FILE, Batch, require
 from bertcompress.runtimes.onnx.graph import merged, share, share_transposed
+from bertcompress.shapes.stock import plain_config
 
 __all__ = ["OUTPUTS", "TOLERANCE", "Exporter", "Integers", "companions", "export_onnx", "task_of"]
 

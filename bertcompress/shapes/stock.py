@@ -11,8 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertcompress.models.stock_albert import albert_obstacle, shape_obstacle, to_albert
-from bertcompress.shapes import PARTS, anatomy, edited, has_thin_tables, keep_zeros
+from bertcompress.shapes.edits import edited
+from bertcompress.shapes.families.anatomy import anatomy
+from bertcompress.shapes.families.family import PARTS
+from bertcompress.shapes.recorded import has_thin_tables, keep_zeros
+from bertcompress.shapes.stock_albert import albert_obstacle, shape_obstacle, to_albert
 
 __all__ = ["plain_config", "stock_obstacle", "to_stock"]
 

@@ -18,14 +18,12 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertcompress.shapes import (
-    PARTS,
-    Embeddings,
-    LowRank,
-    albert_groups,
-    anatomy,
-    stored_bits,
-)
+from bertcompress.shapes.families.albert import albert_groups
+from bertcompress.shapes.families.anatomy import anatomy
+from bertcompress.shapes.families.family import PARTS
+from bertcompress.shapes.families.views import Embeddings
+from bertcompress.shapes.parts import LowRank
+from bertcompress.shapes.recorded import stored_bits
 
 __all__ = ["albert_obstacle", "shape_obstacle", "to_albert"]
 
