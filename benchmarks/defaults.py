@@ -23,17 +23,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from grid import commit, start_cell
 from small_tasks import task_of
 
 RESULTS = Path(__file__).parent / "results" / "defaults"
@@ -85,8 +83,6 @@ def cell_path(arm: str, task: str, seed: int) -> Path:
 def run_cell(arm: str, task: str, seed: int, shared: Path, precision: str) -> None:
     """Compute one cell in this process and write its JSON."""
     import time
-
-    from grid import commit
 
     import bertcompress as bc
     from bertcompress.support.quiet import silence
@@ -146,18 +142,6 @@ def best_cells() -> list[tuple[str, str, int]]:
                 arm = best_arm(fixed)
                 wanted += [(arm, task, seed) for seed in SEEDS[f"{kind}default"]]
     return [cell for cell in wanted if not cell_path(*cell).exists()]
-
-
-def start_cell(cell: tuple[str, str, int], shared: Path, precision: str) -> None:
-    """Run one cell in a process of one thread; a failure is printed and leaves it missing."""
-    arm, task, seed = cell
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
-    command = [sys.executable, __file__, "cell", arm, task, str(seed), str(shared)]
-    command += ["--precision", precision]
-    print(f"start {arm} {task} {seed}", flush=True)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"
-    print(f"{'done' if not tail else 'FAILED'} {arm} {task} {seed}{tail}", flush=True)
 
 
 def all_arms() -> list[str]:
@@ -301,7 +285,8 @@ def main() -> None:
         return
     with ThreadPoolExecutor(args.workers) as pool:
         chosen = best_cells() if args.command == "best" else cells(args.tasks, args.arms)
-        list(pool.map(lambda each: start_cell(each, args.shared, args.precision), chosen))
+        further = (str(args.shared), "--precision", args.precision)
+        list(pool.map(lambda each: start_cell(__file__, *each, *further), chosen))
 
 
 if __name__ == "__main__":

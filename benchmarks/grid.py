@@ -259,16 +259,19 @@ def run_grid(arms: list[str], tasks: list[str], seeds: list[int], workers: int, 
     def group(pair: tuple[str, int]) -> None:
         for arm in arms:
             if serves(arm, pair[0]) and not computed(arm, *pair):
-                start_cell(arm, *pair, data)
+                start_cell(__file__, arm, *pair, data)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(group, groups))
 
 
-def start_cell(arm: str, task: str, seed: int, data: str) -> None:
-    """Run one cell in a process of one thread; a failure is printed and leaves the cell missing."""
+def start_cell(script: str, arm: str, task: str, seed: int, *further: str) -> None:
+    """Run the cell of a script in a process of one thread.
+
+    A failure is printed and leaves the cell missing. `further` words end the command line.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
-    command = [sys.executable, __file__, "cell", arm, task, str(seed), data]
+    command = [sys.executable, script, "cell", arm, task, str(seed), *further]
     print(f"start {arm} {task} {seed}", flush=True)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"

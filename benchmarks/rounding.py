@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from defaults import MODEL, methods_of
-from grid import commit
+from grid import commit, start_cell
 from small_tasks import task_of
 
 RESULTS = Path(__file__).parent / "results" / "rounding"
@@ -90,15 +87,9 @@ def cell_path(arm: str, task: str, seed: int) -> Path:
 
 def start_group(task: str, seed: int, args: argparse.Namespace) -> None:
     """Run the missing arms of a task and seed one after the other, each a process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
     for arm in args.arms:
-        if cell_path(arm, task, seed).exists():
-            continue
-        command = [sys.executable, __file__, "cell", arm, task, str(seed), str(args.shared)]
-        command += ["--precision", args.precision]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        tail = "" if done.returncode == 0 else f"\n{done.stdout[-500:]}{done.stderr[-3000:]}"
-        print(f"{'done' if not tail else 'FAILED'} {arm} {task} {seed}{tail}", flush=True)
+        if not cell_path(arm, task, seed).exists():
+            start_cell(__file__, arm, task, seed, str(args.shared), "--precision", args.precision)
 
 
 def table() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from runtime_support import batches, pair_tokenizer, wide_product
 from tests_support import tiny_model
 
+import bertcompress
 from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
 from bertcompress.models.tokenizers import position_limit
@@ -158,6 +160,15 @@ def test_static_int8_answers_alike_in_buckets(folder, serving):
     # Its ranges are fixed: what is left is an activation rounded the other way now and then.
     assert np.corrcoef(both[0].ravel(), both[1].ravel())[0, 1] > 0.99
     assert (both[0].argmax(1) == both[1].argmax(1)).mean() > 0.9
+
+
+def test_whatever_opens_openvino_asks_for_f32():
+    root = Path(bertcompress.__file__).parent
+    files = [*root.rglob("*.py"), *root.rglob("*.j2"), *root.parent.glob("docs/*.md")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    opening = [text for text in texts if "compile_model(" in text]
+    assert len(opening) >= 4
+    assert all('"INFERENCE_PRECISION_HINT"' in text for text in opening)
 
 
 @needs_openvino
