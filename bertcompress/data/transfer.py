@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,14 @@ from bertcompress.data.sources import find_splits
 from bertcompress.data.tables import Table, check_columns
 from bertcompress.data.task_data import TaskData, fingerprint_of
 from bertcompress.errors import DataError, TaskError, unknown
-from bertcompress.heads.features import Encoded
+from bertcompress.heads.features import Encoded, numbers_of
 from bertcompress.support.catalogue import list_names
 from bertcompress.support.formats import check_format, format_of, line_files, name_of
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
 
 __all__ = [
     "Augmentation",
@@ -94,16 +96,15 @@ def read_transfer(
     task, split = _reading(asked, data.task)
     own = data_dir if task.dataset == data.task.dataset else None
     table = _table(asked, task, split, own)
-    texts = [tuple(row) for row in zip(*texts_of(task, split, table), strict=True)]
-    kept, left = new_texts(texts, data)
-    if not kept:
+    kept, left = new_texts(zip(*texts_of(task, split, table), strict=True), data)
+    if not len(kept):
         raise DataError(
-            f"transfer: '{asked.source}': none of {len(texts):,} texts is new to '{data.task.name}'"
+            f"transfer: '{asked.source}': none of {len(table):,} texts is new to '{data.task.name}'"
         )
     if asked.rows is not None and len(kept) > asked.rows:
         drawn = np.random.default_rng([seed, 2]).permutation(len(kept))[: asked.rows]
         left.append(f"{len(kept) - asked.rows:,} beyond rows: {asked.rows}")
-        kept = [kept[int(i)] for i in np.sort(drawn)]
+        kept = kept[np.sort(drawn)]
     rows = normalise(task, split, table.take(kept), None, _next_id(data))
     words = f"transfer text: {len(rows):,} rows of '{asked.source}' that the teacher alone answers"
     words += f" (left out: {', '.join(left)})" if left else ""
@@ -203,7 +204,7 @@ def _splits(data: TaskData) -> dict[str, Dataset]:
 
 def _next_id(data: TaskData) -> int:
     """Return a row id that no row has, nor one that is reported."""
-    last = [int(max(part["row_id"][:], default=-1)) for part in _splits(data).values()]
+    last = [int(numbers_of(part, "row_id").max(initial=-1)) for part in _splits(data).values()]
     return 1 + max(data.last_id, *last)
 
 
@@ -214,14 +215,17 @@ _NOT_REPORTED = {
 }
 
 
-def new_texts(texts: Sequence[Row], data: TaskData) -> tuple[list[int], list[str]]:
-    """Return the places of texts that no split has, each once, and in words why others go."""
+def new_texts(texts: Iterable[Row], data: TaskData) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the places of texts that no split has, each once, and in words why others go.
+
+    Texts may be a stream; about 150 bytes are kept of each.
+    """
     known: dict[bytes, str] = {}
     for name, rows in reversed(_splits(data).items()):  # a reported row is one before all else
         what = _NOT_REPORTED.get(name, "reported rows")
         known |= dict.fromkeys(map(text_digest, text_rows(rows)), what)
     known |= dict.fromkeys(data.reported, "reported rows")
-    kept: list[int] = []
+    kept = array("q")
     gone: Counter[str] = Counter()
     for place, digest in enumerate(map(text_digest, texts)):
         if digest in known:
@@ -229,4 +233,5 @@ def new_texts(texts: Sequence[Row], data: TaskData) -> tuple[list[int], list[str
         else:
             kept.append(place)
             known[digest] = "texts that come again"
-    return kept, [f"{count:,} {why}" for why, count in gone.items()]
+    left = [f"{count:,} {why}" for why, count in gone.items()]
+    return np.frombuffer(kept, np.int64) if kept else np.empty(0, np.int64), left

@@ -23,6 +23,7 @@ import bertcompress as bc
 from bertcompress.data import json_files, load_data
 from bertcompress.data.line_files import read_lines
 from bertcompress.data.text_column import TextColumn, rows_kept
+from bertcompress.data.transfer import TransferText, read_transfer
 from bertcompress.engines.distillation.stored_rows import StoredRows
 from bertcompress.errors import DataError, OutputError
 from bertcompress.support import spooling
@@ -288,6 +289,27 @@ def test_each_further_text_costs_hardly_any_memory(tmp_path, in_files):
     peak(100)  # what is imported once
     few, many = peak(11_000), peak(22_000)  # more than is read at a time
     assert (many - few) / 11_000 < 300  # bytes a text; as lists of Python they took 1,500
+
+
+def test_each_further_transfer_text_costs_hardly_any_memory(tmp_path, in_files):
+    columns = {"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))]}
+    rows = DatasetDict(train=Dataset.from_dict(columns))
+    data = load_data(bc.Task.from_dataset(rows, text="text", label="label"))
+
+    def peak(rows: int) -> int:
+        path = tmp_path / f"{rows}.txt"
+        path.write_text("\n".join(f"{TEXTS[i % 400]} {i}" for i in range(rows)))
+        arrow = pa.total_allocated_bytes()
+        tracemalloc.start()
+        read = read_transfer(TransferText(source=str(path)), data)
+        assert len(read.rows) == rows
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most + pa.total_allocated_bytes() - arrow
+
+    peak(100)  # what is imported once
+    few, many = peak(11_000), peak(22_000)  # more than is read at a time
+    assert (many - few) / 11_000 < 250  # bytes a text; as lists of Python they took 350
 
 
 GROWN = """

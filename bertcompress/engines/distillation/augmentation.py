@@ -283,7 +283,8 @@ def _make(
     product = ctx.models.open_masked_lm()
     masked = MaskedWords(product, asked.candidates, ctx.device, among) if product else None
     made = made_texts(ctx.data.train, asked, WordReplacer(near, masked), ctx.seed)
-    kept, left = new_texts(made.texts, ctx.data)
+    new, left = new_texts(made.texts, ctx.data)
+    kept = new.tolist()
     if trimmed is not None:
         alike = _cut_alike(trimmed, teacher.tokenizer, [made.texts[i] for i in kept])
         lost = len(kept) - sum(alike)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertcompress.engines.distillation.alignment import not_aligned
+from bertcompress.engines.distillation.depths import answers_after
 from bertcompress.engines.distillation.filters import FilteredStates
 from bertcompress.engines.distillation.inside import InsideTerms, layer_map
 from bertcompress.engines.distillation.soft_targets import (
@@ -101,7 +102,8 @@ class Distillation(BaseObjective):
     tokens, DataError where no term is left.
 
     `targets` and `label_weighting`: what of the logits is learned, and what the labels of a row
-    weigh; see `soft_targets`. `shuffled` targets come from a `ShuffledTeacher`.
+    weigh; see `soft_targets`. `shuffled` targets come from a `ShuffledTeacher`. `depths`: what the
+    model answers after so many layers learns as well, each as much as the answer of all.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Distillation(BaseObjective):
         inside: InsideTerms | None = None,
         targets: Targets = "probabilities",
         label_weighting: LabelWeighting = "equal",
+        depths: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
         inside = inside or InsideTerms()
@@ -150,8 +153,10 @@ class Distillation(BaseObjective):
         self.weighs_labels = bool(label_weight) and label_weighting == "confidence"
         self.filters: FilteredStates | None = None
         """What hidden states are compared behind, in place of `project`."""
-        self.needs = frozenset({"hidden_states"} if hidden_weight or inside.any else ())
-        self.learns_unlabelled = bool(logit_weight or self.needs)
+        self.depths = tuple(sorted(set(depths))) if logit_weight else ()
+        self.looks_inside = bool(hidden_weight or inside.any)
+        self.needs = frozenset({"hidden_states"} if self.looks_inside or self.depths else ())
+        self.learns_unlabelled = bool(logit_weight or self.looks_inside)
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
@@ -160,7 +165,7 @@ class Distillation(BaseObjective):
         terms = []
         answer = None
         compares_hidden = self._compares_hidden(model)
-        if self.logit_weight or self.needs or self.weighs_labels:
+        if self.logit_weight or self.looks_inside or self.weighs_labels:
             if "row_id" not in batch:  # the user's own loader
                 batch = {**batch, "row_id": torch.full((len(outputs_of(outputs)),), -1)}
             answer = self._answer(model, batch, compares_hidden)
@@ -169,8 +174,9 @@ class Distillation(BaseObjective):
             terms.append(self.label_weight * loss)
         if answer is not None and self.logit_weight:
             theirs = standardised_logits(answer.logits, batch)
-            loss = self._logit_loss(outputs_of(outputs), theirs, batch, step)
-            terms.append(self.logit_weight * loss)
+            mine = answers_after(outputs, self.depths)
+            losses = [self._logit_loss(each, theirs, batch, step) for each in mine]
+            terms.append(self.logit_weight * (sum(losses[1:], losses[0]) / len(losses)))
         if answer is not None and compares_hidden:
             terms += self._inside_terms(model, batch, outputs, answer)
         if not terms:
@@ -181,7 +187,7 @@ class Distillation(BaseObjective):
 
     def _compares_hidden(self, model: nn.Module) -> bool:
         everywhere = self.same_tokens or not self.logit_weight
-        return bool(self.needs) and (model.training or everywhere)
+        return self.looks_inside and (model.training or everywhere)
 
     def _answer(
         self, model: nn.Module, batch: Mapping[str, Tensor], compares_hidden: bool

@@ -5,7 +5,7 @@ A method that trains under a teacher inherits the fields of `DistillationSetting
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from bertcompress.data import TaskData
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.alignment import not_aligned, same_pieces, same_tokens
 from bertcompress.engines.distillation.caching import cached_where_it_fits
+from bertcompress.engines.distillation.depths import check_depths
 from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation, projection
 from bertcompress.engines.distillation.relations import Relation
@@ -40,7 +41,7 @@ __all__ = [
     "TEACHER_WEIGHTS",
     "WITHOUT_TEACHER",
     "DistillationSettings",
-    "check_controls",
+    "check_fit",
     "control_words",
     "learns_from_labels_alone",
 ]
@@ -121,10 +122,18 @@ class DistillationSettings(BaseModel):
         "relations and attention scores the inputs of their layers alone",
     )
 
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="Vectors: so many layers alone learn the teacher's vectors too; the model may "
+        "be cut there afterwards",
+    )
+
     @model_validator(mode="after")
     def _controls_have_their_term(self) -> Self:
         if self.targets in CONTROLS and not self.logit_weight:
             raise ValueError(f"targets: {self.targets} stands for the logits, whose weight is 0")
+        if self.depths and not self.logit_weight:
+            raise ValueError("depths: each learns the teacher's vectors, whose weight is 0")
         if self.label_weighting == "confidence":
             if not self.label_weight:
                 raise ValueError("label_weighting: weighs the labels' loss, whose weight is 0")
@@ -159,7 +168,7 @@ class DistillationSettings(BaseModel):
     @property
     def labels_alone(self) -> dict[str, Any]:
         """The changes that leave no teacher: those of a control."""
-        return {**LABELS_ONLY, "label_weighting": "equal"}
+        return {**LABELS_ONLY, "label_weighting": "equal", "depths": ()}
 
     @property
     def _where(self) -> str:
@@ -187,7 +196,7 @@ class DistillationSettings(BaseModel):
             raise RecipeError(
                 f"{where}: there is no teacher; cut the model before, or name a teacher"
             )
-        check_controls(self, product.model, ctx.data, where)
+        check_fit(self, product.model, ctx.data, where)
         inside = self._inside(getattr(ctx.models.teacher, "model", None))
         needs = self._asked(inside, product.model)
         folder = ctx.workdir / "training"
@@ -270,6 +279,7 @@ class DistillationSettings(BaseModel):
             inside=inside,
             targets=self.targets,
             label_weighting=self.label_weighting,
+            depths=self.depths,
             seed=seed,
         )
 
@@ -327,9 +337,12 @@ class DistillationSettings(BaseModel):
         return projection(hidden_size(product.model.config), width, ctx.seed)
 
 
-def check_controls(method: object, model: nn.Module, data: TaskData, where: str) -> None:
-    """Raise RecipeError where a method's targets say nothing for a model and the rows of a task."""
-    if not isinstance(method, DistillationSettings) or not method.asked_controls:
+def check_fit(method: object, model: nn.Module, data: TaskData, where: str) -> None:
+    """Raise RecipeError where a method's depths or targets do not fit a model and its task."""
+    if not isinstance(method, DistillationSettings):
+        return
+    check_depths(method.depths, model, data.task.head, where)
+    if not method.asked_controls:
         return
     head = head_of(model, data.task.head)
     classes, labelled = int(anatomy(model).config.num_labels), data.task.head.teaches(data.train)

@@ -34,7 +34,7 @@ from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Need
-from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
+from bertcompress.methods.distillation.distill import Distill
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, edited
 from bertcompress.training import LabelLoss, fit_batches, fit_stage
@@ -125,7 +125,7 @@ class BornAgain(Distill):
             taught_by = child
         findings = self._findings(born, spent, ctx)
         last = Product(born[-1].model, born[-1].tokenizer, (), findings)
-        return with_transfer_cost(last, ctx, made, teachers)
+        return self.finished(last, ctx, made, teachers)
 
     def _first_teacher(self, product: Product, ctx: Context) -> tuple[Product, Trained | None]:
         """Return the teacher of the first generation, and its training, where it needs one."""

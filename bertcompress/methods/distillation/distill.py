@@ -8,8 +8,9 @@ score on the selection split stalls, then falls to zero; the best step is kept.
 Costs a training step and, while hidden states are compared, a teacher's forward pass: a third more.
 With logits alone the answers are computed once and kept (K floats per row). `transfer` names texts
 without labels that join the training rows in each epoch; `augment` makes such texts of the training
-rows by replacing words (Jiao et al. 2020, 1909.10351). Not before anything was cut: the student
-would be its own teacher. Works without labels. Changes no shape: no speed-up.
+rows by replacing words (Jiao et al. 2020, 1909.10351). A sentence embedder may learn at several
+`depths`, to be cut there afterwards (Li et al. 2024, 2402.14776). Not before anything was cut: the
+student would be its own teacher. Works without labels. Changes no shape: no speed-up.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bertcompress.data.batches import Batches
 from bertcompress.data.transfer import Augmentation, TransferText
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.augmentation import Augmented, with_augmented
+from bertcompress.engines.distillation.depths import HOW_TO_CUT, depth_scores
 from bertcompress.engines.distillation.settings import WITHOUT_TEACHER, DistillationSettings
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import InputError
@@ -130,7 +132,21 @@ class Distill(Method, DistillationSettings, TrainSettings):
         """Return the trained product. Raises RecipeError without a teacher."""
         ctx, made = with_augmented(self.augmentation, ctx, ctx.models.teacher, product.tokenizer)
         done = fit_stage(product, ctx, self.stage_objective(product, ctx), self)
-        return with_transfer_cost(done, ctx, made)
+        return self.finished(done, ctx, made)
+
+    def finished(
+        self,
+        product: Product,
+        ctx: Context,
+        made: Augmented | None = None,
+        teachers: Sequence[object] | None = None,
+    ) -> Product:
+        """Return a trained product whose findings say what its depths score and its texts cost.
+
+        `made` and `teachers`: as `with_transfer_cost` has them.
+        """
+        scored = _with_depth_scores(product, ctx, self.depths)
+        return with_transfer_cost(scored, ctx, made, teachers)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return the same training on the labels alone, without transfer text."""
@@ -140,6 +156,21 @@ class Distill(Method, DistillationSettings, TrainSettings):
     def alone(self) -> dict[str, Any]:
         """The changes that leave the labels alone: no teacher, and no text that only it answers."""
         return {**self.labels_alone, "transfer": None, "augment": None}
+
+
+def _with_depth_scores(product: Product, ctx: Context, depths: Sequence[int]) -> Product:
+    """Return a product whose findings say how its first layers alone do, where they learned."""
+    if not depths or ctx.models.teacher is None:
+        return product
+    metric, scores = depth_scores(
+        product.model, depths, ctx.data, product.tokenizer, ctx.models.teacher, ctx.device
+    )
+    told = ", ".join(f"{depth} {score:.3f}" for depth, score in sorted(scores.items()))
+    note = f"{metric} on the selection rows after so many layers: {told}; " + HOW_TO_CUT
+    free = {**product.findings.free, "depths": {str(k): v for k, v in sorted(scores.items())}}
+    notes = (*product.findings.notes, note)
+    findings = product.findings.model_copy(update={"notes": notes, "free": free})
+    return replace(product, findings=findings)
 
 
 def with_transfer_cost(

@@ -26,7 +26,7 @@ from bertcompress.deployment import Product
 from bertcompress.engines.distillation.augmentation import with_augmented
 from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
 from bertcompress.method import Context
-from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
+from bertcompress.methods.distillation.distill import Distill
 from bertcompress.training import fit_batches, fit_stage
 
 __all__ = ["DistillInside", "MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
@@ -129,11 +129,11 @@ class DistillInside(Distill):
         last = last.model_copy(update=auto)
         done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
         if earlier is None:
-            return with_transfer_cost(done, ctx, made)
+            return self.finished(done, ctx, made)
         assert done.findings.training is not None
         training = done.findings.training.after(earlier)
         findings = done.findings.model_copy(update={"training": training})
-        return with_transfer_cost(replace(done, findings=findings), ctx, made)
+        return self.finished(replace(done, findings=findings), ctx, made)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return as many steps on the labels alone."""

@@ -33,7 +33,7 @@ from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import RecipeError, TaskError
 from bertcompress.heads import Head
 from bertcompress.method import Context, Need
-from bertcompress.methods.distillation.distill import Distill, with_transfer_cost
+from bertcompress.methods.distillation.distill import Distill
 from bertcompress.shapes import anatomy, hidden_size
 from bertcompress.training import fit_batches, fit_stage
 
@@ -148,7 +148,7 @@ class Ted(Distill):
         filters, spent = self._learn_filters(product, theirs, (ctx.phase("student-filters"), phase))
         objective.filters = FilteredStates(*filters)
         done = fit_stage(product, ctx, objective, self.model_copy(update=spent[0].auto))
-        return with_transfer_cost(_paid(done, spent), ctx, made)
+        return self.finished(_paid(done, spent), ctx, made)
 
     def _learn_filters(
         self, student: Product, teacher: Product, phases: tuple[Context, Context]
