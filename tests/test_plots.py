@@ -17,7 +17,7 @@ from report_support import baseline, deployment, distilled, quantized, sample_re
 
 from bertcompress.deployment import Curve, Measurement
 from bertcompress.measure.footprint import LayerRow
-from bertcompress.report import Report, plots
+from bertcompress.report import Report, drawing, plots
 from bertcompress.report.rows import Stage
 
 NAMES = ("score_vs_latency", "score_vs_size", "where_bytes_are", "per_layer_shape")
@@ -63,6 +63,21 @@ def test_points_and_error_bars_are_those_of_the_report() -> None:
     np.testing.assert_allclose(_error_bars(figure), expected, rtol=1e-3)
     sizes = [row[0] for row in _error_bars(plots.score_vs_size(sample_report()))]
     assert sizes == [16.1, 16.2, 23.1, 23.4, 90.9]
+
+
+def test_a_score_that_is_a_rounding_off_its_interval_is_drawn() -> None:
+    """Of resampled equal rows: an original's cosine with itself."""
+    report = sample_report()
+    row = report.stages[0].deployments[0]
+    off = tuple(
+        s.model_copy(update={"value": 1.0, "ci_low": 1.0 + 1e-16 * 4, "ci_high": 1.0 + 1e-16 * 4})
+        for s in row.scores
+    )
+    row = row.model_copy(update={"scores": off})
+    figure, axes = pyplot.subplots()
+    drawing.scatter(axes, [drawing.Point(3.5, row, "m", False)], "light")
+    assert _error_bars(figure)[0][1:] == pytest.approx((1.0, 1.0, 1.0))
+    pyplot.close(figure)
 
 
 def test_points_are_named_directly_and_inside_the_panel() -> None:

@@ -203,10 +203,13 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _whiskers(score: Score) -> list[list[float]] | None:
-    """Return how far the interval reaches below and above the score; None where it has none."""
+    """Return how far the interval reaches below and above the score; None where it has none.
+
+    Of resampled rows it need not hold the score: of equal ones it is off by a rounding.
+    """
     if score.ci_low is None or score.ci_high is None:
         return None
-    return [[score.value - score.ci_low], [score.ci_high - score.value]]
+    return [[max(0.0, score.value - score.ci_low)], [max(0.0, score.ci_high - score.value)]]
 
 
 def scatter(axes: Axes, points: Sequence[Point], theme: Theme) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests_support import tiny_inputs, tiny_model
 
+from bertcompress.engines.distillation import fused_kl
 from bertcompress.engines.distillation.inside import InsideTerms
 from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.relations import (
@@ -96,6 +97,62 @@ def test_equal_models_have_no_loss_and_others_a_gradient():
     loss = relation_loss(student, states(1, 16), mask())
     loss.backward()
     assert loss.item() > 0 and all(t.grad.abs().sum() > 0 for t in student)
+
+
+def plainly(student, teacher, shown, heads, pairs):
+    """The same by autograd, every relation whole."""
+    total, hidden = 0, ~shown.bool()[:, None, None, :]
+    for one, two in pairs:
+        logs = []
+        for each in (student, teacher):
+            a, b = (each[i].unflatten(-1, (heads, -1)).transpose(1, 2) for i in (one, two))
+            scores = a @ b.transpose(-1, -2) / math.sqrt(a.shape[-1])
+            logs.append(scores.masked_fill(hidden, -1e9).log_softmax(-1))
+        apart = (logs[1].exp() * (logs[1] - logs[0])).sum(-1)
+        total = total + apart[shown.bool()[:, None].expand_as(apart)].mean()
+    return total / len(pairs)
+
+
+@pytest.mark.parametrize("at_once", [1, 60, 1_000_000])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("relations", [("query", "key", "value"), ("query_key", "value")])
+def test_gradients_are_those_of_autograd(relations, padded, at_once, monkeypatch):
+    """However many matrices are in hand at a time; padding has none."""
+    monkeypatch.setattr(fused_kl, "_CACHED", at_once)
+    shown = mask() if padded else torch.ones(3, 5, dtype=torch.long)
+    pairs = [{"query": (0, 0), "key": (1, 1), "value": (2, 2), "query_key": (0, 1)}[r]
+             for r in relations]  # fmt: skip
+    ours, wanted = (tuple(t.requires_grad_() for t in states(0)) for _ in range(2))
+    teacher = states(1, 16)
+    loss, plain = (
+        relation_loss(ours, teacher, shown, relations, 4),
+        plainly(wanted, teacher, shown, 4, pairs),
+    )
+    torch.testing.assert_close(loss, plain)
+    (3 * loss).backward()
+    (3 * plain).backward()
+    for mine, theirs in zip(ours, wanted, strict=True):
+        if theirs.grad is None:
+            assert mine.grad is None
+            continue
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-7, rtol=1e-4)
+        assert not padded or not mine.grad[2, 1:].any()
+
+
+def test_relations_in_bf16_training_are_compared_in_fp32():
+    student, teacher = states(0), states(1, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = relation_loss(student, teacher, mask())
+    assert torch.equal(loss, relation_loss(student, teacher, mask()))
+
+
+def test_nothing_of_the_size_of_a_relation_is_kept_for_the_backward_pass():
+    rows, tokens, width = 2, 64, 16
+    student = tuple(t.requires_grad_() for t in states(0, width, rows, tokens))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda t: t):
+        relation_loss(student, states(1, width, rows, tokens), torch.ones(rows, tokens), heads=4)
+    assert max(kept) <= rows * tokens * width < rows * tokens * tokens
 
 
 @pytest.mark.parametrize("loss", ["relations", "attention"])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bertcompress.engines.distillation.fused_kl import divergence_of_products
 from bertcompress.errors import ModelError
 from bertcompress.method import Projections
 from bertcompress.shapes import LinearView, anatomy
@@ -101,20 +102,12 @@ def relation_loss(
     tokens. Shape: each (B, T, W), widths may differ; mask (B, T), 0 for padding -> ().
     """
     count = heads or relation_heads(student[0].shape[-1], teacher[0].shape[-1])
-    total = mask.new_zeros((), dtype=torch.float32)
-    for name in relations:
-        one, two = _PAIRS[name]
-        mine = _relation(student[one], student[two], mask, count)
-        theirs = _relation(teacher[one], teacher[two], mask, count)
-        apart = (theirs.exp() * (theirs - mine)).sum(-1)  # (B, heads, T)
-        real = mask.bool()[:, None, :].expand_as(apart)
-        total = total + apart[real].mean()
-    return total / len(relations)
-
-
-def _relation(one: Tensor, two: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Return log relations. Shape: (B, T, W) twice -> (B, heads, T, T)."""
-    return _scores(one, two, mask, heads).log_softmax(-1)
+    ours, theirs = ([_parted(t, count).flatten(0, 1) for t in each] for each in (student, teacher))
+    apart = [
+        divergence_of_products((ours[one], ours[two]), (theirs[one], theirs[two]), mask, count)
+        for one, two in map(_PAIRS.__getitem__, relations)
+    ]
+    return sum(apart[1:], apart[0]) / (len(relations) * count * mask.bool().sum())
 
 
 def _scores(one: Tensor, two: Tensor, mask: Tensor, heads: int) -> Tensor:
