@@ -22,6 +22,7 @@ sys.path += [str(Path(__file__).parent), str(RESULTS.parent)]
 
 import grid_cells  # noqa: E402
 import grid_table  # noqa: E402
+import kind_tables  # noqa: E402
 from example_page import printed  # noqa: E402
 from result_rows import FEW_BITS, HEADLINES, KEPT, RECIPES, RUNTIMES, TEXTS, THINNER  # noqa: E402
 
@@ -226,6 +227,10 @@ def minutes(body: dict[str, Any]) -> str:
     return f"{taken:.1f}" if taken < 10 else f"{taken:.0f}"
 
 
+def _of(rows: kind_tables.Rows) -> str:
+    return table(rows[0], *rows[1])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline_table,
     "printed": printed,
@@ -235,6 +240,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kept": kept_table,
     "few-bits": few_bits_table,
     "thinner": thinner_table,
+    "taggers": lambda: _of(kind_tables.heads_rows("tokens")),
 }
 
 
