@@ -129,6 +129,16 @@ class _Part:
         return self.take(np.sort(rng.permutation(count)[:limit]))
 
 
+def _split_off_words(task: Task, judged: int, rows: int, *, labelled: bool) -> str:
+    """Return the line about rows that are split off, with what they hold in its share."""
+    what = "each class" if task.head.has_classes else "each range of numbers"
+    shared = f", {what} in its share" if labelled and task.head.one_value else ""
+    return (
+        f"no split to judge on: {judged:,} of {rows:,} rows of '{task.train}' are split off"
+        f"{shared}, always the same rows"
+    )
+
+
 def _numbered(
     task: Task, tables: Mapping[str, Table], reader: LabelReader, limit: int | None
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
@@ -150,10 +160,8 @@ def _numbered(
             kept, judged = split_off(task, made[name].table, made[name].labels)
             whole = made[name]
             made |= {task.train: whole.take(kept), task.validation: whole.take(judged)}
-            notes = (
-                f"no split to judge on: {len(judged):,} of {len(kept) + len(judged):,} rows of "
-                f"'{task.train}' are split off, each class in its share, always the same rows",
-            )
+            rows = len(judged), len(kept) + len(judged)
+            notes = (_split_off_words(task, *rows, labelled=whole.labels is not None),)
         part = made[name].limited(limit)
         splits[name] = normalise(task, name, part.table, part.labels, first)
         first += len(part.table)

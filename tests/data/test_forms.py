@@ -69,6 +69,25 @@ def test_one_alone_is_enough(one):
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "fields", "shared"),
+    [
+        ({"score": [i / 7 for i in range(60)]}, {"label": "score"}, "each range of numbers"),
+        ({}, {"label": None, "problem": "vectors"}, None),
+    ],
+    ids=["numbers", "texts"],
+)
+def test_rows_that_are_split_off_are_said_to_be_what_they_are(columns, fields, shared):
+    """Plain texts were said to be split off with each class in its share."""
+    rows = Dataset.from_dict({"comment": [f"text {i}" for i in range(60)], **columns})
+    task = Task.from_dataset(rows, text="comment", **fields)
+    share = f", {shared} in its share" if shared else ""
+    assert load_data(task).notes == (
+        f"no split to judge on: 12 of 60 rows of 'train' are split off{share}, always the same "
+        "rows",
+    )
+
+
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev", "eval", "test"])
 def test_other_names_of_the_validation_split(name):
     data, _ = read(Task.from_dataset(DatasetDict(train=made(), **{name: made(10, 900)}), **GIVEN))

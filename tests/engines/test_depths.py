@@ -118,7 +118,7 @@ def test_the_first_layers_learn_and_the_report_says_how_well(place):
     stage = learned.report.last
     assert set(stage.facts["depths"]) == {"1", "3"}
     (note,) = [each for each in stage.notes if "after so many layers" in each]
-    assert note.startswith("cosine on the selection rows after so many layers: 1 0.")
+    assert note.startswith("cosine on the selection rows after so many layers: 1: 0.")
     assert "layer_order: bottom" in note
     assert "depths" not in plain.report.last.facts
     near, far = (first_layer_cosine(run, place) for run in (learned, plain))

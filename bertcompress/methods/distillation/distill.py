@@ -165,7 +165,7 @@ def _with_depth_scores(product: Product, ctx: Context, depths: Sequence[int]) ->
     metric, scores = depth_scores(
         product.model, depths, ctx.data, product.tokenizer, ctx.models.teacher, ctx.device
     )
-    told = ", ".join(f"{depth} {score:.3f}" for depth, score in sorted(scores.items()))
+    told = ", ".join(f"{depth}: {score:.3f}" for depth, score in sorted(scores.items()))
     note = f"{metric} on the selection rows after so many layers: {told}; " + HOW_TO_CUT
     free = {**product.findings.free, "depths": {str(k): v for k, v in sorted(scores.items())}}
     notes = (*product.findings.notes, note)
