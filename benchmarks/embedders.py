@@ -2,13 +2,16 @@
 
     python benchmarks/embedders.py run --data-dir FOLDER --glue GLUE [--arms int8] [--limit N]
     python benchmarks/embedders.py run ... --arms sibling --sibling MODEL
+    python benchmarks/embedders.py speed --data-dir FOLDER [--arms narrow]
     python benchmarks/embedders.py table
 
 FOLDER has `text` (sentences), `sickr` and `scifact`. No label is seen in training: each arm runs a
 recipe on the sentences, then what it ships is judged on STS-B, SICK-R and SciFact beside the model
 as it came. Retention is of the headline, its interval over rows, both models on the same ones.
 The arm `sibling` needs no run: a smaller model of somebody else, as it comes and exported to int8.
-Writes benchmarks/results/embedders/ARM.json; with --limit nothing is written.
+`speed` times what an arm ships beside the dense files, on a few sentences: it depends on the shape
+alone. Run it with nothing else running, and without OMP_* or GOMP_* in the environment.
+Writes benchmarks/results/embedders/ARM.json and ARM-speed.json; with --limit nothing is written.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,8 @@ ARMS: dict[str, list[Any]] = {
 }
 """Arm to its methods; none: those of the recipe of that name."""
 SIBLING = "sibling"
+TIMED = 300
+"""Sentences that a model is made of which is timed alone."""
 GOALS = {"int8": 0.995, "no-training": 0.98, "narrow": 0.975, "thin": 0.98}
 SHIPPED = (("onnxruntime", "int8"), ("openvino", "int8"))
 
@@ -83,24 +88,45 @@ def original(name: str, data: Path, glue: Path) -> Any:
     return answers(MODEL, "torch", "fp32", *judges(data, glue)[name])
 
 
-def run_arm(arm: str, data: Path, glue: Path, limit: int | None) -> dict[str, Any]:
-    """Return what each file of an arm scores and keeps, its bytes, and the run's own words."""
+def recipe_of(arm: str, data: Path, limit: int | None, **measure: bool) -> Any:
+    """Return the recipe of an arm on the sentences."""
     import bertcompress as bc
 
     texts = bc.Task(
         name="sentences", dataset=str(data / "text"), config="en", text=["text"], problem="vectors"
     )
-    fields: dict[str, Any] = {
-        "model": MODEL,
-        "task": texts,
-        "limit": limit,
-        "measure": {"latency": False},
-    }
-    recipe = (
-        bc.Recipe.parse({**fields, "methods": ARMS[arm]})
-        if ARMS[arm]
-        else bc.Recipe.load(arm, **fields)
-    )
+    fields: dict[str, Any] = {"model": MODEL, "task": texts, "limit": limit, "measure": measure}
+    if not ARMS[arm]:
+        return bc.Recipe.load(arm, **fields)
+    return bc.Recipe.parse({**fields, "methods": ARMS[arm]})
+
+
+def run_speed(arm: str, data: Path) -> dict[str, Any]:
+    """Return the times of what an arm ships, each beside the best dense file of any runtime."""
+    import bertcompress as bc
+    from bertcompress.report.speed import speed_ups
+
+    recipe = recipe_of(arm, data, TIMED, latency=True, controls=False)
+    methods = [
+        each.model_copy(update={"max_steps": 2}) if each.leaves == "weights" else each
+        for each in recipe.methods
+    ]
+    recipe = recipe.model_copy(update={"methods": methods})
+    with tempfile.TemporaryDirectory() as scratch:
+        report = bc.run(recipe, Path(scratch) / "run", say=print).report
+    rows = [
+        {"deployment": f"{each.runtime} {each.precision}", **speed.model_dump()}
+        for each in report.last.deployments
+        for speed in speed_ups(each, report.reference)
+    ]
+    return {"rows": rows}
+
+
+def run_arm(arm: str, data: Path, glue: Path, limit: int | None) -> dict[str, Any]:
+    """Return what each file of an arm scores and keeps, its bytes, and the run's own words."""
+    import bertcompress as bc
+
+    recipe = recipe_of(arm, data, limit, latency=False)
     with tempfile.TemporaryDirectory() as scratch:
         run = bc.run(recipe, Path(scratch) / "run", say=print)
         sizes = {(d.runtime, d.precision): d.size_mb for d in run.report.last.deployments}
@@ -167,11 +193,27 @@ def table() -> str:
     """Return what each arm's files keep."""
     rows = ["| arm | file | MB | STS-B | SICK-R | SciFact |", "|---|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
+        if path.stem.endswith("-speed"):
+            continue
         found: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
         for name, row in found["files"].items():
             kept = [f"{100 * row[task]['kept']:.1f} %" for task in ("stsb", "sick-r", "scifact")]
             rows.append(f"| {path.stem} | {name} | {row['mb']:.1f} | {' | '.join(kept)} |")
     return "\n".join(rows)
+
+
+def speed(arms: Sequence[str], data: Path) -> None:
+    """Time what arms ship, and write it."""
+    from bertcompress.runtimes.hardware import environment
+    from bertcompress.support.quiet import silence
+
+    silence()
+    for arm in arms:
+        whole = {**run_speed(arm, data), "environment": environment()}
+        print(json.dumps(whole["rows"], indent=1), flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path = RESULTS / f"{arm}-speed.json"
+        path.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -184,10 +226,16 @@ def main() -> None:
     runs.add_argument("--arms", nargs="+", choices=[*ARMS, SIBLING], default=list(ARMS))
     runs.add_argument("--sibling", help="the smaller model of the arm of that name")
     runs.add_argument("--limit", type=int, help="sentences, for a trial: nothing is written")
+    timed = commands.add_parser("speed")
+    timed.add_argument("--data-dir", required=True, type=Path)
+    timed.add_argument("--arms", nargs="+", choices=list(ARMS), default=["narrow"])
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
         print(table())
+        return
+    if args.command == "speed":
+        speed(args.arms, args.data_dir)
         return
     if SIBLING in args.arms and args.sibling is None:
         parser.error("--arms sibling: needs --sibling MODEL, a Hub id or a folder")
