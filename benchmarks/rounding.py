@@ -12,22 +12,15 @@ no choice has seen, of every file; a cell is a process of one thread.
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
-import statistics
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from defaults import MODEL, methods_of
-from grid import commit, start_cell
+from small_cells import Cells, described, headline
 from small_tasks import task_of
 
-RESULTS = Path(__file__).parent / "results" / "rounding"
-TASKS = ("stsb", "sst2", "mrpc")
 TRAINED = {"epochs": 2.0, "learning_rate": 2e-5, "patience": None}
 ARMS: dict[str, dict[str, Any]] = {
     "mse": {"q8bert": {**TRAINED, "ranges": "mse"}},
@@ -38,16 +31,13 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_cell(arm: str, task: str, seed: int, shared: Path, precision: str) -> None:
-    """Compute one cell in this process and write its JSON."""
+def compute(arm: str, task: str, seed: int, shared: Path, precision: str) -> dict[str, Any]:
+    """Return the scores before an arm and after it, of every file."""
     import bertcompress as bc
-    from bertcompress.support.quiet import silence
 
-    silence()
     ((key, knobs),) = ARMS[arm].items()
     if key != "quantize_int8":
         knobs = {**knobs, "precision": precision}
-    folder = Path(tempfile.mkdtemp(prefix="rounding-")) / "run"
     recipe = bc.Recipe(
         model=MODEL,
         task=task_of(task, shared),
@@ -55,88 +45,32 @@ def run_cell(arm: str, task: str, seed: int, shared: Path, precision: str) -> No
         seed=seed,
         measure={"latency": False, "controls": False},
     )
-    report = json.loads((bc.run(recipe, folder).folder / "report.json").read_text("utf-8"))
+    with tempfile.TemporaryDirectory(prefix="rounding-") as scratch:
+        folder = bc.run(recipe, Path(scratch) / "run").folder
+        report = json.loads((folder / "report.json").read_text("utf-8"))
     before, after = report["stages"][-2:]
-    cell = {
-        "arm": arm,
-        "task": task,
-        "seed": seed,
-        "commit": commit(),
+    return {
         "processor": report["environment"].get("processor"),
-        "precision": precision,
         "before": headline(before["deployments"][0]),
         "after": {
             f"{each['runtime']} {each['precision']}": headline(each)
             for each in after["deployments"]
         },
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    cell_path(arm, task, seed).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder.parent)
-
-
-def headline(deployment: dict[str, Any]) -> float:
-    """Return the score of a deployment on the rows that nothing has seen."""
-    return float(next(row["value"] for row in deployment["scores"] if row["headline"]))
-
-
-def cell_path(arm: str, task: str, seed: int) -> Path:
-    """Return where a cell's result lies."""
-    return RESULTS / f"{arm}--{task}--{seed}.json"
-
-
-def start_group(task: str, seed: int, args: argparse.Namespace) -> None:
-    """Run the missing arms of a task and seed one after the other, each a process."""
-    for arm in args.arms:
-        if not cell_path(arm, task, seed).exists():
-            start_cell(__file__, arm, task, seed, str(args.shared), "--precision", args.precision)
 
 
 def table() -> str:
     """Return what each file keeps of the score of its fine-tuned model, in percent."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     lines = ["| arm | file | kept, mean of cells | worst cell | cells |", "|---|---|---|---|---|"]
     for arm in ARMS:
-        mine = [cell for cell in found if cell["arm"] == arm]
+        mine = [cell for cell in CELLS.read() if cell["arm"] == arm]
         for file in sorted({file for cell in mine for file in cell["after"]}):
             kept = [100 * c["after"][file] / c["before"] for c in mine if file in c["after"]]
             lines.append(f"| {arm} | {file} | {described(kept)} | {min(kept):.1f} | {len(kept)} |")
     return "\n".join(lines)
 
 
-def described(kept: Sequence[float]) -> str:
-    """Return a mean with the standard error over the cells."""
-    error = statistics.stdev(kept) / len(kept) ** 0.5 if kept[1:] else float("nan")
-    return f"{statistics.mean(kept):.2f} ± {error:.2f}"
-
-
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    grid, cell = commands.add_parser("run"), commands.add_parser("cell")
-    grid.add_argument("--shared", type=Path, required=True, help="folder with glue/ and data/")
-    grid.add_argument("--tasks", nargs="+", default=list(TASKS))
-    grid.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    grid.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    grid.add_argument("--workers", type=int, default=2)
-    for name in ("arm", "task"):
-        cell.add_argument(name)
-    cell.add_argument("seed", type=int)
-    cell.add_argument("shared", type=Path)
-    for each in (grid, cell):
-        each.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    commands.add_parser("table")
-    args = parser.parse_args()
-    if args.command == "cell":
-        run_cell(args.arm, args.task, args.seed, args.shared, args.precision)
-        return
-    if args.command == "run":
-        groups = [(task, seed) for seed in args.seeds for task in args.tasks]
-        with ThreadPoolExecutor(args.workers) as pool:
-            list(pool.map(lambda group: start_group(*group, args), groups))
-    print(table())
-
+CELLS = Cells(__file__, ("stsb", "sst2", "mrpc"), ARMS, compute, table)
 
 if __name__ == "__main__":
-    main()
+    CELLS.main(__doc__)

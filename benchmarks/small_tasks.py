@@ -13,18 +13,19 @@ LEAST_HELD_OUT = 1_000
 GLUE = ("mrpc", "stsb", "mnli", "qqp", "sst2")
 
 
-def task_of(name: str, shared: Path) -> Any:
-    """Return the task of a name: at most 3,000 training rows, other training rows to be judged on.
+def task_of(name: str, shared: Path, most: int = ROWS, judged: int = HELD_OUT) -> Any:
+    """Return the task of a name: some training rows, other training rows to be judged on.
 
-    `single-label GoEmotions` are its rows with exactly one of 28 emotions.
+    `single-label GoEmotions` are its rows with exactly one of 28 emotions. `most`: training rows;
+    `judged`: other ones, which follow them.
     """
     from datasets import DatasetDict
 
     import bertcompress as bc
 
-    rows = whole(name, shared).shuffle(seed=0)
-    train = min(ROWS, len(rows) - LEAST_HELD_OUT)
-    held_out = min(HELD_OUT, len(rows) - train)
+    rows = shuffled(name, shared)
+    train = min(most, len(rows) - LEAST_HELD_OUT)
+    held_out = min(judged, len(rows) - train)
     splits = DatasetDict(
         train=rows.select(range(train)), validation=rows.select(range(train, train + held_out))
     )
@@ -35,6 +36,11 @@ def task_of(name: str, shared: Path) -> Any:
     if name in ("sick", "squad-pairs"):
         fields["text"] = ("first", "second")
     return bc.Task.from_dataset(splits, **fields)
+
+
+def shuffled(name: str, shared: Path) -> Any:
+    """Return the rows of a task in the order in which they are taken."""
+    return whole(name, shared).shuffle(seed=0)
 
 
 def whole(name: str, shared: Path) -> Any:
