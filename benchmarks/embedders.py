@@ -8,7 +8,8 @@
 FOLDER has `text` (sentences), `sickr` and `scifact`. No label is seen in training: each arm runs a
 recipe on the sentences, then what it ships is judged on STS-B, SICK-R and SciFact beside the model
 as it came. Retention is of the headline, its interval over rows, both models on the same ones.
-The arm `sibling` needs no run: a smaller model of somebody else, as it comes and exported to int8.
+Two arms need no run: `sibling`, a smaller model of somebody else, as it comes and exported to int8,
+and `static`, static word vectors of the original, distilled on the same sentences.
 `speed` times what an arm ships beside the dense files, on a few sentences: it depends on the shape
 alone. Run it with nothing else running, and without OMP_* or GOMP_* in the environment.
 Writes benchmarks/results/embedders/ARM.json and ARM-speed.json; with --limit nothing is written.
@@ -41,7 +42,7 @@ ARMS: dict[str, list[Any]] = {
     "embedder": [],
 }
 """Arm to its methods; none: those of the recipe of that name."""
-SIBLING = "sibling"
+SIBLING, STATIC = "sibling", "static"
 TIMED = 300
 """Sentences that a model is made of which is timed alone."""
 GOALS = {"int8": 0.995, "no-training": 0.98, "narrow": 0.975, "thin": 0.98}
@@ -170,6 +171,45 @@ def run_sibling(model: str, data: Path, glue: Path) -> dict[str, Any]:
     return {"model": Path(model).name, "files": files}
 
 
+def run_static(data: Path, glue: Path) -> dict[str, Any]:
+    """Return what static word vectors of the original keep, distilled on the sentences."""
+    import bertcompress as bc
+    from bertcompress.data import load_data
+    from bertcompress.engines.static_vectors import static_vectors
+    from bertcompress.heads.pooling import Pooling
+    from bertcompress.measure.scores import compare, predict
+    from bertcompress.models.static import write_static
+    from bertcompress.runs.opponents import token_counts
+
+    product = bc.load(MODEL)
+    pooling = Pooling.of(product.model.config) or Pooling()
+    texts = load_data(recipe_of("int8", data, None).resolved_task()).fitted(product.tokenizer)
+    found = static_vectors(product, product.tokenizer, token_counts(texts, product.tokenizer),
+                           pooling)  # fmt: skip
+    kept: dict[str, Any] = {}
+    for name, (task, split) in judges(data, glue).items():
+        _, before, _ = original(name, data, glue)
+        rows = load_data(task.model_copy(update={"pooling": pooling})).fitted(product.tokenizer)
+        right = rows.references(split)
+        after = predict(found, rows, split, product.tokenizer)
+        kept[name] = described(rows.task, compare(rows.task, after, before, right), right)
+    with tempfile.TemporaryDirectory() as scratch:
+        table = write_static(Path(scratch) / "static", found.table, product.tokenizer, pooling)
+        size = table.stat().st_size
+    return {"files": {"static table": {"mb": size / 1e6, **kept}}}
+
+
+def described(task: Any, found: Any, right: Any) -> dict[str, Any]:
+    """Return a comparison as results hold it."""
+    return {
+        "metric": task.headline,
+        "kept": found.retention,
+        "low": found.retention_low,
+        "high": found.retention_high,
+        "rows": task.head.examples(right),
+    }
+
+
 def judged(
     model: Path, runtime: str, precision: str, name: str, data: Path, glue: Path
 ) -> dict[str, Any]:
@@ -179,14 +219,7 @@ def judged(
     _, before, _ = original(name, data, glue)
     judge = judges(data, glue)[name]
     task, after, right = answers(str(model), runtime, precision, *judge)
-    found = compare(task, after, before, right)
-    return {
-        "metric": task.headline,
-        "kept": found.retention,
-        "low": found.retention_low,
-        "high": found.retention_high,
-        "rows": task.head.examples(right),
-    }
+    return described(task, compare(task, after, before, right), right)
 
 
 def table() -> str:
@@ -223,7 +256,8 @@ def main() -> None:
     runs = commands.add_parser("run")
     runs.add_argument("--data-dir", required=True, type=Path)
     runs.add_argument("--glue", required=True, type=Path)
-    runs.add_argument("--arms", nargs="+", choices=[*ARMS, SIBLING], default=list(ARMS))
+    runs.add_argument("--arms", nargs="+", choices=[*ARMS, SIBLING, STATIC],
+                      default=[*ARMS, STATIC])  # fmt: skip
     runs.add_argument("--sibling", help="the smaller model of the arm of that name")
     runs.add_argument("--limit", type=int, help="sentences, for a trial: nothing is written")
     timed = commands.add_parser("speed")
@@ -247,6 +281,8 @@ def main() -> None:
     for arm in args.arms:
         if arm == SIBLING:
             found = run_sibling(args.sibling, args.data_dir, args.glue)
+        elif arm == STATIC:
+            found = run_static(args.data_dir, args.glue)
         else:
             found = run_arm(arm, args.data_dir, args.glue, args.limit)
         print(json.dumps(found, indent=1), flush=True)

@@ -23,7 +23,9 @@ EMBEDDERS = {
     "thin": "trimmed, thin table, 0.6 of heads and neurons, distilled, int8",
     "embedder": "the recipe `embedder`",
     "sibling": "paraphrase-MiniLM-L3-v2, as it comes, int8",
+    "static": "static word vectors of the original",
 }
+FILES = {"onnxruntime int8": "ONNX Runtime", "openvino int8": "OpenVINO", "static table": "none"}
 JUDGES = {"stsb": "STS-B", "sick-r": "SICK-R", "scifact": "SciFact"}
 
 
@@ -63,8 +65,7 @@ def embedders_rows() -> Rows:
         if result is None:
             continue
         for name, file in result["files"].items():
-            runtime = {"onnxruntime int8": "ONNX Runtime", "openvino int8": "OpenVINO"}.get(name)
-            if runtime is None:
+            if (runtime := FILES.get(name)) is None:
                 continue
             cells = [kept(*(file[judge][k] for k in ("kept", "low", "high"))) for judge in JUDGES]
             rows.append([title, runtime, f"{file['mb']:.1f}", *cells])

@@ -240,6 +240,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kept": kept_table,
     "few-bits": few_bits_table,
     "thinner": thinner_table,
+    "embedders": lambda: _of(kind_tables.embedders_rows()),
     "taggers": lambda: _of(kind_tables.heads_rows("tokens")),
 }
 

@@ -30,7 +30,7 @@ from bertcompress.runs.pipeline_result import PipelineResult
 from bertcompress.runs.report_rows import right_answers
 from bertcompress.runs.results import StageResult
 
-__all__ = ["compared_with_static", "opponents"]
+__all__ = ["compared_with_static", "opponents", "token_counts"]
 
 NAME = "static word vectors"
 
@@ -53,7 +53,7 @@ def opponents(
     original = done.baseline.product
     pooling = Pooling.of(original.model.config) or Pooling()
     tokenizer = _tokenizer(product, original)
-    found = static_vectors(original, tokenizer, _counts(data, tokenizer), pooling)
+    found = static_vectors(original, tokenizer, token_counts(data, tokenizer), pooling)
     folder = Layout(done.folder).static
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at this point
     try:
@@ -75,7 +75,7 @@ def _tokenizer(product: Product, original: Product) -> PreTrainedTokenizerBase:
     return original.tokenizer if foreign else product.tokenizer
 
 
-def _counts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
+def token_counts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
     """Return how often each token of a tokenizer comes up in the training texts."""
     rows = data.encoded(tokenizer, "train").dataset.with_format("numpy")
     counts: Counter[int] = Counter()
