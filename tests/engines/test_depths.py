@@ -81,14 +81,14 @@ def test_each_depth_moves_the_weights_below_it_alone():
 
 @pytest.fixture
 def place(tmp_path):
-    write_texts(tmp_path / "train.jsonl", 120)
+    write_texts(tmp_path / "train.jsonl", 100)
     write_texts(tmp_path / "test.jsonl", 40, 5)
     tiny_embedder(tmp_path / "m")
     return tmp_path
 
 
 def run_of(place, name, task=None, cut=None, **distill):
-    steps = {"batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "epochs": 12}
+    steps = {"batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "epochs": 6}
     task = task or bc.Task.from_texts(place / "train.jsonl", place / "test.jsonl")
     methods = [{"prune_structured": {"keep": 0.5}}, {"distill": {**steps, **distill}}]
     fields = {"model": str(place / "m"), "task": task, "methods": methods}

@@ -172,7 +172,8 @@ def test_padding_changes_nothing(loss):
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "heads"), [(96, 384, 48), (192, 768, 64), (32, 48, 16), (7, 384, 1)]
+    ("student", "teacher", "heads"),
+    [(96, 384, 48), (192, 768, 48), (256, 1024, 64), (32, 48, 16), (7, 384, 1)],
 )
 def test_widths_are_divided_as_often_as_both_can_be(student, teacher, heads):
     assert relation_heads(student, teacher) == heads

@@ -38,7 +38,7 @@ _PAIRS: Mapping[str, tuple[int, int]] = {
     "value": (2, 2),
     "query_key": (0, 1),
 }
-_MOST_HEADS = 64
+_HEADS, _HEADS_OF_LARGE, _LARGE = 48, 64, 1_024
 _MASKED = -1e9
 
 
@@ -77,13 +77,16 @@ def _applied(linear: LinearView, states: Tensor) -> Tensor:
 
 
 def relation_heads(student: int, teacher: int) -> int:
-    """Return how many relation heads both widths can be divided into: the most, up to 64.
+    """Return how many relation heads both widths can be divided into: the most, up to 48.
+
+    Of teachers as wide as the large models (1,024) up to 64: both as published (2012.15828).
 
     >>> relation_heads(96, 384)
     48
     """
     common = math.gcd(student, teacher)
-    return max(n for n in range(1, min(common, _MOST_HEADS) + 1) if common % n == 0)
+    most = _HEADS_OF_LARGE if teacher >= _LARGE else _HEADS
+    return max(n for n in range(1, min(common, most) + 1) if common % n == 0)
 
 
 def relation_loss(
