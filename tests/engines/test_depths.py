@@ -160,6 +160,14 @@ def test_depths_without_vectors_to_learn_are_refused():
         bc.Distill(depths=[1], logit_weight=0)
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_loop_of_ones_own_refuses_a_head_behind_the_layers(classes):
+    """Of one number the states of a layer would have been compared with it, token by token."""
+    model, teacher = (tiny_model("bert", num_labels=classes, seed=seed) for seed in range(2))
+    with pytest.raises(RecipeError, match="depths: the states of a layer are the answers"):
+        bc.distill(model, teacher, [batch_of()], depths=[1], hidden_weight=0, epochs=1)
+
+
 def test_a_model_that_is_too_shallow_is_refused_in_a_loop_of_ones_own():
     model, batch = tiny_model("bert", "Model").eval(), batch_of()
     with pytest.raises(ModelError, match="depths: 3; the model has 3 layers"):

@@ -228,7 +228,7 @@ class DistillationSettings(BaseModel):
         """Return what a training on a loader of one's own minimises; both read the same tokens.
 
         Without a teacher that is the labels' loss. Raises ModelError for models of different
-        vocabularies.
+        vocabularies, RecipeError for depths that the model or its head has no answer at.
         """
         if teacher is None:
             return LabelLoss()
@@ -245,6 +245,7 @@ class DistillationSettings(BaseModel):
                 "your own take smoothed or permuted"
             )
         head = head_of(model)
+        check_depths(self.depths, model, head, self._where)
         for asked in self.asked_controls:
             check_targets(asked, head, int(anatomy(model).config.num_labels), True, self._where)
         live = LiveTeacher(teacher, device=device)
