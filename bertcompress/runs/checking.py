@@ -11,7 +11,7 @@ from typing import Any
 
 from bertcompress.data import TaskData
 from bertcompress.deployment import Layout, Product, StageLayout
-from bertcompress.engines.distillation.settings import check_fit, learns_from_labels_alone
+from bertcompress.engines.distillation.settings import learns_from_labels_alone
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
 from bertcompress.method import Method, Need
@@ -75,7 +75,6 @@ def check_methods(
         if method.replaces_model and student:
             model, tokenizer = student.shape, student.tokenizer
         method.check_tokenizer(model, tokenizer)
-        check_fit(method, model, data, f"methods[{recipe.methods.index(method)}].{method.key}")
     if head.searches and any(Need.LABELS in method.requires for method in ran):
         head.labelled(data.encode(product.tokenizer, "train"))  # raises where there are none
     if head.has_labels:

@@ -13,6 +13,7 @@ from bertcompress.data import TaskData, load_data
 from bertcompress.data.for_model import already_finetuned, posed_by_model
 from bertcompress.data.transfer import TransferRows, TransferText
 from bertcompress.deployment import Product
+from bertcompress.engines.distillation.settings import check_fit
 from bertcompress.errors import ModelError, RecipeError, few
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_head, check_one_output, has_head, read_as
@@ -177,7 +178,7 @@ def _checked(
     for line in (*product.findings.notes, *data.said, *data.notes):
         say(line)
     student = successor_of(recipe.methods, product, rows, data, recipe.seed)
-    _check_shapes(recipe, product.model, student)
+    _check_shapes(recipe, data, product.model, student)
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned, student)
     teacher = teacher_of(recipe, rows, student or data, product)
@@ -251,8 +252,11 @@ def _check_precision(recipe: Recipe, model: Any) -> None:
         )
 
 
-def _check_shapes(recipe: Recipe, model: Any, student: Successor | None) -> None:
-    """Raise ShapeError for a step that the model, or what is left of it by then, cannot take."""
+def _check_shapes(recipe: Recipe, data: TaskData, model: Any, student: Successor | None) -> None:
+    """Raise for a step that the model, or what is left of it by then, cannot take.
+
+    ShapeError, and RecipeError for what a training looks at that is not there by then.
+    """
     shape: Any = shape_of(model)
     for i, method in enumerate(recipe.methods):
         if method.replaces_model and student:
@@ -264,6 +268,7 @@ def _check_shapes(recipe: Recipe, model: Any, student: Successor | None) -> None
                 "a change of shape would lose; start from the model before they became zero"
             )
         method.check(shape)
+        check_fit(method, shape, data, f"methods[{i}].{method.key}")
         method.plan_shape(shape)
 
 

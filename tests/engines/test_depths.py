@@ -90,7 +90,7 @@ def place(tmp_path):
 def run_of(place, name, task=None, cut=None, **distill):
     steps = {"batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "epochs": 6}
     task = task or bc.Task.from_texts(place / "train.jsonl", place / "test.jsonl")
-    methods = [{"prune_structured": {"keep": 0.5}}, {"distill": {**steps, **distill}}]
+    methods = [{"prune_structured": cut or {"keep": 0.5}}, {"distill": {**steps, **distill}}]
     fields = {"model": str(place / "m"), "task": task, "methods": methods}
     measure = {"latency": False, "controls": False}
     return bc.run(bc.Recipe.parse({**fields, "measure": measure}), place / name)
@@ -144,6 +144,12 @@ def test_pairs_are_scored_by_their_labels_at_each_depth(place):
 def test_depths_that_the_model_has_not_are_refused_first(place, depths, words):
     with pytest.raises(RecipeError, match=words):
         run_of(place, "refused", depths=depths)
+    assert not (place / "refused").exists()
+
+
+def test_depths_of_layers_that_an_earlier_step_cuts_are_refused_first(place):
+    with pytest.raises(RecipeError, match=r"methods\[1\].*: 2; the model has 2 layers, so from 1"):
+        run_of(place, "refused", cut={"keep_layers": 2}, depths=[2])
     assert not (place / "refused").exists()
 
 
