@@ -204,9 +204,13 @@ class Trained(_Frozen):
 
     @property
     def auto(self) -> dict[str, Any]:
-        """What `auto` settings came to, for a training that goes with this one."""
-        names = ("precision", "learning_rate", "head_rate")
-        return {name: getattr(self, name) for name in names}
+        """What `auto` settings came to, for a training that goes with this one.
+
+        A rate by the model's size comes out the same again, and may still be halved; one that was
+        halved here stays so.
+        """
+        rate = ("learning_rate",) if self.collapsed_at else ()
+        return {name: getattr(self, name) for name in ("precision", "head_rate", *rate)}
 
     def after(self, earlier: Trained) -> Trained:
         """Return this training with what an earlier one cost that it went on from, or goes with."""

@@ -209,11 +209,11 @@ class Method(BaseModel):
         """Raise where a model's tokenizer does not serve this step: before any step is computed."""
 
     def check_teacher(
-        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+        self, teacher: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData
     ) -> None:
-        """Raise where a teacher's tokenizer, `theirs`, does not serve this step of a student.
+        """Raise where a teacher does not serve this step: before any step is computed.
 
-        `data`: the rows as the student's tokenizer, `ours`, reads them.
+        `tokenizer`: the student's, which reads the rows of `data`.
         """
 
     def plan_shape(self, model: nn.Module) -> None:

@@ -357,9 +357,10 @@ class Task(BaseModel):
             raise ValueError(unknown("headline", "metric", self.headline, self.metrics or known))
         decides = self.headline or next(iter(self.metrics), "")
         if decides and known[decides].report_only:
+            others = "spearman or pearson" if known[decides].reads == "numbers" else "agreement"
             raise ValueError(
-                f"headline: '{decides}' is an error in the units of the target, which nothing can "
-                "be chosen by; put spearman or pearson first"
+                f"headline: '{decides}' is better where it is lower, and nothing is chosen by "
+                f"that; put {others} first"
             )
         if not self.is_open and (wrong := misfit(self.head, self.metrics, len(self.labels or ()))):
             raise ValueError(wrong)

@@ -125,6 +125,14 @@ def test_nothing_is_chosen_by_an_error_in_units():
     assert Task(**fields, metrics=("pearson", "mae")).metrics == ("pearson", "mae")
 
 
+def test_nothing_is_chosen_by_a_divergence():
+    """The lower one is the better one: a report told the worse of two models as the better."""
+    fields = {"name": "x", "dataset": "me/x", "text": "a", "label": None, "problem": "unlabelled"}
+    for given in ({"metrics": ["kl", "agreement"]}, {"headline": "kl"}):
+        with pytest.raises(TaskError, match="lower, and nothing is chosen by that; put agreement"):
+            Task._checked("x", {**fields, **given})
+
+
 def unlabelled(original, logits, **fields):
     """Scores by the original's answers, where no row has a label."""
     train, validation = (

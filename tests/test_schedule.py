@@ -11,6 +11,7 @@ from tests_support import tiny_model, tiny_tokenizer
 from training_support import SETTINGS, toy_data, train
 from transformers import BertModel
 
+from bertcompress.deployment import Trained
 from bertcompress.training import LabelLoss, TrainSettings, checkpoints, fit, fit_batches
 from bertcompress.training.optimizers import make_optimizer
 from bertcompress.training.progress import Progress
@@ -442,6 +443,13 @@ def test_a_training_that_learns_nothing_begins_again_at_half_the_rate(data, tmp_
     assert torch.equal(weights(resumed), weights(given))
     checkpoints.clear(tmp_path / "killed")
     assert not list((tmp_path / "killed").iterdir())
+
+
+def test_a_training_that_goes_with_one_may_begin_again_too():
+    """The second phase of `minilm` was given a rate, and one that is given is never changed."""
+    told = {"precision": "bf16", "learning_rate": 1e-4, "head_rate": 5.0}
+    assert Trained(**told).auto == {"precision": "bf16", "head_rate": 5.0}
+    assert Trained(**told, collapsed_at=(2e-4,)).auto == told
 
 
 def test_what_has_learned_is_never_begun_again(data, tmp_path, monkeypatch):

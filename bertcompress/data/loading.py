@@ -133,6 +133,8 @@ def _split_off_words(task: Task, judged: int, rows: int, *, labelled: bool) -> s
     """Return the line about rows that are split off, with what they hold in its share."""
     what = "each class" if task.head.has_classes else "each range of numbers"
     shared = f", {what} in its share" if labelled and task.head.one_value else ""
+    if task.head.groups([()] * len(task.text)) is not None:
+        shared = ", rows of one query or context together"
     return (
         f"no split to judge on: {judged:,} of {rows:,} rows of '{task.train}' are split off"
         f"{shared}, always the same rows"

@@ -54,7 +54,7 @@ class TransferText(BaseModel):
         None, min_length=1, max_length=2, description="Its text columns; null: named as the task's"
     )
     split: str | None = Field(None, description="Its split; null: the one that is trained on")
-    config: str | None = Field(None, description="Configuration of a data set on the Hub")
+    config: str | None = Field(None, description="Its configuration, where it has several")
     rows: int | None = Field(None, ge=1, description="At most so many, drawn by the seed")
 
 
@@ -152,9 +152,13 @@ def _reading(asked: TransferText, task: Task) -> tuple[Task, str]:
     """Return how to read the texts: a task like the given one, without a label, and the split."""
     source, split = asked.source, asked.split or "train"
     columns = asked.text or task.text
-    fields: dict[str, object] = {"name": "transfer", "label": None, "revision": None, "files": {}}
+    fields: dict[str, object] = {
+        "label": None, "revision": None, "files": {}, "config": None, "train_config": None
+    }  # fmt: skip
     lines = line_files(source, None)
     form = format_of(source)
+    if asked.config is not None and (lines is not None or form is not None):
+        raise TaskError(f"transfer: config: '{asked.config}': the file '{source}' has none")
     if lines is not None:
         fields |= {"dataset": lines["dataset"], "files": {split: lines["files"]["train"]}}
     elif form is not None:
@@ -163,11 +167,12 @@ def _reading(asked: TransferText, task: Task) -> tuple[Task, str]:
     elif (other := _other_task(source)) is not None:
         split = asked.split or other.train
         columns = asked.text or other.text
-        kept = ("dataset", "files", "config", "train_config", "revision")
-        fields |= {name: getattr(other, name) for name in kept}
+        trained = other.train_config if split == other.train else None
+        fields |= {name: getattr(other, name) for name in ("dataset", "files", "revision")}
+        fields |= {"config": asked.config or trained or other.config}
     else:
         check_format(source)  # not a format that is read: said so
-        fields |= {"dataset": source, "config": asked.config, "train_config": None}
+        fields |= {"dataset": source, "config": asked.config}
     if len(columns) != len(task.text):
         raise TaskError(
             f"transfer: '{source}': {len(columns)} text column{'s' if len(columns) > 1 else ''} "
@@ -187,8 +192,7 @@ def _other_task(source: str) -> Task | None:
 
 
 def _table(asked: TransferText, task: Task, split: str, data_dir: str | Path | None) -> Table:
-    config = task.train_config if split == task.train and task.train_config else task.config
-    splits = find_splits(task, config, data_dir)
+    splits = find_splits(task, task.config, data_dir)
     if split not in splits:
         raise DataError(unknown(f"transfer: '{asked.source}'", "split", split, splits))
     table = splits[split]()

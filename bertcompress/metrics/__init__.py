@@ -1,10 +1,9 @@
 """Metrics of summed statistics, their 95 % intervals, and paired tests on the same rows."""
 
 from bertcompress.metrics.bootstrap import kinds, mcnemar, p_value, percentiles, resampled
-from bertcompress.metrics.table import LOWER_IS_BETTER, METRICS, Metric, given
+from bertcompress.metrics.table import METRICS, Metric, given
 
 __all__ = [
-    "LOWER_IS_BETTER",
     "METRICS",
     "Metric",
     "given",

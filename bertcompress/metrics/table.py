@@ -28,7 +28,7 @@ from bertcompress.metrics.statistics import (
     right_rows,
 )
 
-__all__ = ["LOWER_IS_BETTER", "METRICS", "Metric", "given"]
+__all__ = ["METRICS", "Metric", "given"]
 
 Array = NDArray[Any]
 
@@ -60,7 +60,7 @@ class Metric:
     of_all_rows: bool = False
     """Whether what a row adds depends on the rows beside it."""
     report_only: bool = False
-    """In the units of the target, lower is better: nothing is chosen by it."""
+    """Lower is better: nothing is chosen by it."""
     classes: int | None = None
     """The only number of classes that it is for."""
 
@@ -130,6 +130,7 @@ _ALL = (
         divergences,
         mean,
         reads="logits",
+        report_only=True,
     ),
     Metric(
         "cosine",
@@ -153,8 +154,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 """Name in a task file to metric. All are between 0 and 1, correlations -1 and 1, `kl` and `mae`
 from 0 up.
 
-Higher is better, but for those in `LOWER_IS_BETTER`."""
-LOWER_IS_BETTER = ("kl", "mae")
+Higher is better, but for those that are `report_only`."""
 
 
 def given(metric: Metric, references: Array) -> bool:

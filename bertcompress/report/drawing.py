@@ -150,8 +150,7 @@ def plain(text: str) -> str:
     What is longer than a line is cut.
     """
     shown = "".join(c if c.isprintable() else " " for c in text)
-    shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
-    return shown.replace("$", r"\$")
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 _LONGEST = 120

@@ -189,7 +189,7 @@ def score_vs_size(report: ReportData, theme: Theme = "light") -> Figure:
             if not row.simulated
         ]
         scatter(axes, points, theme)
-        axes.set_xlabel("MB (10$^6$ bytes shipped), log scale; left is smaller")
+        axes.set_xlabel("MB (10⁶ bytes shipped), log scale; left is smaller")
         axes.set_ylabel(_score_label(report))
         title(figure, _title(report, f"{_metric(report)} against size", host=False))
         caption(figure, theme)
@@ -251,7 +251,7 @@ def where_bytes_are(rows: ReportData | Sequence[LayerRow], theme: Theme = "light
         figure = new_figure(5.6, 1.5 + 0.58 * len(bars))
         axes = figure.subplots()
         bars_of(axes, bars, theme)
-        axes.set_xlabel("MB (10$^6$ bytes)")
+        axes.set_xlabel("MB (10⁶ bytes)")
         if isinstance(rows, ReportData):
             title(figure, _title(rows, "Where the bytes are", host=False))
     return figure

@@ -38,6 +38,7 @@ from bertcompress.training.task_head import class_names, with_new_head
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Prepared", "Say", "prepare"]
 
@@ -104,64 +105,98 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, say: Say) -> Prepared:
     task = posed_by_model(task, class_of(recipe.model, revision=recipe.revision), recipe.model)
     head = None if task.is_open else task.head
     product = _with_head(recipe, head)
-    names = _known_classes(product, head)
-    task, told = _for_model(recipe, task, product)
+    task, lines = _for_model(recipe, task, product)
     say(f"task {task.name}")
-    data = load_data(
-        task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit, model_labels=names
-    )
-    if product is not None:
-        check_head(type(product.model), data.task.head, recipe.model)
-        check_one_output(product.model.config, data.task, recipe.model)
-    rows, finetuned, trained = data, False, False
-    original = partial(load, recipe.model, head=read_as(head), revision=recipe.revision)
-    notes: tuple[str, ...] = ()
-    if product is not None:
-        data = fit_rows(rows, product, f"model '{recipe.model}'")
-        finetuned, trained, notes = _answers(recipe, product, data)
-        for line in notes:
-            say(line)
-    source = weights_digest(recipe.model, recipe.revision)
-    if product is None or not (finetuned or trained):
+    read = partial(load_data, task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
+    rows = read(model_labels=_known_classes(product, head))
+    files = weights_digest(recipe.model, recipe.revision)
+    begun = None if product is None else _as_it_comes(recipe, product, rows, head, files)
+    for line in begun.notes if begun else ():
+        say(line)
+    if begun is None or not begun.keeps_head:
         if rows.order is not None:  # what gets a new head gets the task's own order
-            rows = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
-        rows = replace(rows, by_order=None)  # no class of the old head is left
-        original = partial(_fresh_head, recipe, rows, notes)
-        product = original()
-        data = fit_rows(rows, product, f"model '{recipe.model}'")
-        source = stage_key({"files": source, "head": recipe.seed, "labels": list(data.labels)})
-    student, teacher = _checked(recipe, product, rows, data, finetuned, say)
-    told = (*told, *(student.notes if student else ()), *teacher.notes)
-    for line in told:
+            rows = read()
+        begun = _with_new_head(recipe, rows, files, begun.notes if begun else ())
+    product, data = begun.product, begun.data
+    student, teacher = _checked(recipe, product, begun.rows, data, begun.finetuned, say)
+    lines = (*lines, *(student.notes if student else ()), *teacher.notes)
+    for line in lines:
         say(line)
     guessed = {"model": data.by_order, "teacher": teacher.by_order}
-    by_order = tuple(whose for whose, words in guessed.items() if words)
-    notes = (*notes, *product.findings.notes, *data.notes, *told, *filter(None, guessed.values()))
     check_augmented(recipe, data, [product, *(teacher.named or ())[:1]], say)
+    further = (*product.findings.notes, *data.notes, *lines, *filter(None, guessed.values()))
     return Prepared(
-        data,
-        product,
-        finetuned,
-        source,
-        _device(),
-        teacher.named,
-        teacher.data,
-        notes,
-        by_order,
-        half_size(locate(recipe.model, revision=recipe.revision)),
-        student,
-        transfer_texts(recipe, data, data_dir, say),
-        other_models(recipe, product, rows, say),
-        original,
+        data=data,
+        product=product,
+        finetuned=begun.finetuned,
+        source=begun.source,
+        device=_device(),
+        teacher=teacher.named,
+        teacher_data=teacher.data,
+        notes=(*begun.notes, *further),
+        by_order=tuple(whose for whose, words in guessed.items() if words),
+        half_mb=half_size(locate(recipe.model, revision=recipe.revision)),
+        student=student,
+        transfer=transfer_texts(recipe, data, data_dir, say),
+        others=other_models(recipe, product, begun.rows, say),
+        open_original=begun.again,
     )
 
 
-def _check_taught(recipe: Recipe, student: Successor, teacher: Product) -> None:
-    """Refuse a step of the student that its teacher's tokens do not serve."""
+@dataclass(frozen=True)
+class _Begun:
+    """The model that a run begins with, and the rows as it reads them."""
+
+    product: Product
+    rows: TaskData
+    """Not cut yet."""
+    data: TaskData
+    finetuned: bool
+    keeps_head: bool
+    """Whether the head that came answers the task, or is trained on."""
+    source: str
+    """Digest of the model, a new head included."""
+    again: Callable[[], Product]
+    """Reads the same once more."""
+    notes: tuple[str, ...]
+
+
+def _as_it_comes(
+    recipe: Recipe, product: Product, rows: TaskData, head: Head | None, files: str
+) -> _Begun:
+    """Return a model with the head that it came with; `files`: digest of its files.
+
+    Raises for a head of other tasks.
+    """
+    check_head(type(product.model), rows.task.head, recipe.model)
+    check_one_output(product.model.config, rows.task, recipe.model)
+    data = fit_rows(rows, product, f"model '{recipe.model}'")
+    finetuned, trained, notes = _answers(recipe, product, data)
+    again = partial(load, recipe.model, head=read_as(head), revision=recipe.revision)
+    return _Begun(product, rows, data, finetuned, finetuned or trained, files, again, notes)
+
+
+def _with_new_head(recipe: Recipe, rows: TaskData, files: str, notes: tuple[str, ...]) -> _Begun:
+    """Return a model with a head drawn by the seed; `files`: digest of the model's files.
+
+    `notes`: why not the head that it came with.
+    """
+    rows = replace(rows, by_order=None)  # no class of the old head is left
+    again = partial(_fresh_head, recipe, rows, notes)
+    product = again()
+    data = fit_rows(rows, product, f"model '{recipe.model}'")
+    source = stage_key({"files": files, "head": recipe.seed, "labels": list(data.labels)})
+    return _Begun(product, rows, data, False, False, source, again, notes)
+
+
+def _check_taught(
+    recipe: Recipe, teacher: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData
+) -> None:
+    """Refuse a step that its teacher does not serve; `tokenizer` is of what it teaches."""
     for i, method in enumerate(recipe.methods):
         if Need.TEACHER in method.requires:
             try:
-                method.check_teacher(teacher.tokenizer, student.tokenizer, student.data)
+                method.check_teacher(teacher, tokenizer, data)
             except ModelError as error:
                 raise ModelError(f"methods[{i}].{method.key}: {error}") from None
 
@@ -182,8 +217,8 @@ def _checked(
     check_metrics(data, _outputs(product.model))
     check_methods(recipe, data, product, finetuned, student)
     teacher = teacher_of(recipe, rows, student or data, product)
-    if student is not None:
-        _check_taught(recipe, student, teacher.named[0] if teacher.named else product)
+    taught = (student.tokenizer, student.data) if student else (product.tokenizer, data)
+    _check_taught(recipe, teacher.named[0] if teacher.named else product, *taught)
     return student, teacher
 
 

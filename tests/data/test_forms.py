@@ -88,6 +88,14 @@ def test_rows_that_are_split_off_are_said_to_be_what_they_are(columns, fields, s
     )
 
 
+def test_rows_of_one_query_are_said_to_stay_together():
+    columns = {"query": [f"query {i // 6}" for i in range(60)], "grade": [i % 2 for i in range(60)]}
+    rows = Dataset.from_dict({**columns, "passage": [f"text {i}" for i in range(60)]})
+    task = Task.from_dataset(rows, text=["query", "passage"], label="grade", problem="reranker")
+    (note,) = [each for each in load_data(task).notes if each.startswith("no split")]
+    assert "rows of one query or context together" in note and "share" not in note
+
+
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev", "eval", "test"])
 def test_other_names_of_the_validation_split(name):
     data, _ = read(Task.from_dataset(DatasetDict(train=made(), **{name: made(10, 900)}), **GIVEN))

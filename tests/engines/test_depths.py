@@ -161,6 +161,12 @@ def test_a_task_with_a_head_behind_the_layers_is_refused(place):
         bc.run(recipe, place / "refused")
 
 
+@pytest.mark.parametrize("method", [bc.Q8bert, bc.GradualMagnitude])
+def test_a_method_whose_result_cannot_be_cut_has_no_depths(method):
+    with pytest.raises(ValueError, match="depths"):
+        method(depths=[1])
+
+
 def test_depths_without_vectors_to_learn_are_refused():
     with pytest.raises(ValueError, match="whose weight is 0"):
         bc.Distill(depths=[1], logit_weight=0)

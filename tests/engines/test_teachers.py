@@ -19,6 +19,7 @@ from bertcompress.engines.distillation.state_cache import hidden_cache_bytes, st
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
 from bertcompress.errors import DataError, ModelError
 from bertcompress.method import Teacher
+from bertcompress.shapes import Layers, apply_edit
 from bertcompress.support.display import Display, showing
 
 HIDDEN = frozenset({"hidden_states"})
@@ -258,6 +259,16 @@ def test_bytes_of_hidden_states(data, live, tmp_path):
     assert (tmp_path / "teacher-hidden.npy").stat().st_size == told + header
     with pytest.raises(ModelError, match="no config"):
         hidden_cache_bytes(torch.nn.Linear(2, 2), lengths)
+
+
+def test_a_teacher_that_lost_layers_keeps_the_states_that_it_has(data, tmp_path):
+    """Its config names the layers that it came with."""
+    cut = tiny_model(seed=5, num_labels=2)
+    apply_edit(cut, Layers([0, 2]))
+    live = LiveTeacher(cut, tiny_tokenizer(), data)
+    cached, rows = CachedTeacher(live, tmp_path, hidden_limit_mb=1.0), some_rows(data, 3, 4)
+    mine, theirs = (each(rows, HIDDEN).hidden_states for each in (cached, live))
+    assert len(mine) == len(theirs) == 3
 
 
 def test_same_tokens_looks_at_what_comes_out():

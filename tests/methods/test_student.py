@@ -262,6 +262,31 @@ def test_terms_that_need_the_same_tokens_refuse_another_tokenizer(method, words,
         prepare(recipe(place, steps, "bare"), None, lambda _: None)
 
 
+def test_so_does_a_cut_model_with_a_named_teacher_of_another_tokenizer(place, stranger):
+    """It failed once the fine-tuning and the cut were paid for."""
+    teacher = place / "letters"
+    product = bc.load(stranger)
+    bc.save(tiny_model(**NAMES, vocab_size=len(product.tokenizer)), teacher, product.tokenizer)
+    steps = [
+        FINETUNE,
+        {"prune_structured": {"keep": 0.5}},
+        {"distill": {"epochs": 1, "hidden_weight": 1.0}},
+    ]
+    refused = recipe(place, steps, "bare", teacher=str(teacher))
+    with pytest.raises(ModelError, match=r"methods\[2\].*set hidden_weight to 0"):
+        prepare(refused, None, lambda _: None)
+
+
+def test_a_layer_that_the_teacher_has_not_is_refused_first(place):
+    steps = [
+        FINETUNE,
+        {"prune_structured": {"keep": 0.5}},
+        {"minilm": {"epochs": 1, "relation_layer": 13}},
+    ]
+    with pytest.raises(RecipeError, match="minilm: relation_layer: 13; the teacher has 3 layers"):
+        prepare(recipe(place, steps, "bare"), None, lambda _: None)
+
+
 @pytest.mark.slow
 def test_a_student_with_the_tokenizer_of_its_teacher_learns_hidden_states(place, tmp_path):
     wide = tiny_model("bert", "Model", seed=5, hidden_size=8, num_hidden_layers=2)

@@ -14,7 +14,7 @@ from tests_support import tiny_model, tiny_tokenizer, write_rows
 
 import bertcompress as bc
 from bertcompress.data import load_data
-from bertcompress.data.transfer import TransferText, read_transfer, with_transfer
+from bertcompress.data.transfer import TransferText, _reading, read_transfer, with_transfer
 from bertcompress.deployment import Trained
 from bertcompress.engines.distillation.objectives import Distillation
 from bertcompress.engines.distillation.teachers import CachedTeacher, LiveTeacher
@@ -106,11 +106,28 @@ def test_every_form_is_read(place, data):
         ({"source": "train.csv"}, DataError, "none of 60 texts is new"),
         ({"source": "gone.csv"}, DataError, "no such file"),
         ({"source": "more.xlsx"}, TaskError, "save the sheet as CSV"),
+        ({"source": "more.csv", "config": "en"}, TaskError, "config: 'en': the file .* has none"),
+        ({"source": "more.txt", "config": "en"}, TaskError, "config: 'en': the file .* has none"),
     ],
 )
 def test_what_cannot_be_read_is_refused(asked, error, words, place, data):
     with pytest.raises(error, match=words):
         read_transfer(TransferText(**{**asked, "source": str(place / asked["source"])}), data)
+
+
+@pytest.mark.parametrize(
+    ("asked", "config"),
+    [({}, "first"), ({"split": "test"}, "other"), ({"config": "third", "split": "test"}, "third")],
+)
+def test_a_task_is_read_in_the_configuration_of_its_split(asked, config, place, data):
+    """What GLUE's `ax` is judged on was looked for in `mnli`, which it is trained on."""
+    (place / "ax.yaml").write_text(
+        "name: ax\ndataset: me/glue\nconfig: other\ntrain_config: first\nvalidation: test\n"
+        "text: text\nlabel: label\n"
+    )
+    found, split = _reading(TransferText(source=str(place / "ax.yaml"), **asked), data.task)
+    assert (found.config, found.train_config) == (config, None)
+    assert split == asked.get("split", "train")
 
 
 def test_pairs_need_two_columns(place, data):

@@ -43,7 +43,7 @@ class InsideTerms:
     """Of relations among tokens, in one layer."""
     relations: tuple[Relation, ...] = ("query", "key", "value")
     relation_heads: int | None = None
-    """None: as many as both widths allow; for `query_key` those of the models are meant."""
+    """None: those of `relations.relation_heads`; for `query_key` those of the models are meant."""
     teacher_depth: int = 0
     """Layers of the teacher: needed where attention or relations are compared."""
     teacher_heads: tuple[int, ...] = ()

@@ -39,7 +39,6 @@ _PAIRS: Mapping[str, tuple[int, int]] = {
     "query_key": (0, 1),
 }
 _HEADS, _HEADS_OF_LARGE, _LARGE = 48, 64, 1_024
-_MASKED = -1e9
 
 
 def projections(
@@ -114,9 +113,10 @@ def relation_loss(
 
 
 def _scores(one: Tensor, two: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Return attention scores, 0 at columns of padding. Shape: (B, T, W) -> (B, heads, T, T)."""
     a, b = (_parted(each, heads) for each in (one, two))
     scores = a @ b.transpose(-1, -2) / math.sqrt(a.shape[-1])
-    return scores.masked_fill(~mask.bool()[:, None, None, :], _MASKED)
+    return scores.masked_fill(~mask.bool()[:, None, None, :], 0.0)
 
 
 def _parted(states: Tensor, heads: int) -> Tensor:
@@ -136,16 +136,17 @@ def attention_loss(
     1909.10351, equation 7, which needs as many heads). Shape: each (B, T, W); mask (B, T) -> ().
     `heads`: of the student's layer and of the teacher's.
     """
-    mine, theirs = (
-        _scores(each[0], each[1], mask, count)
-        for each, count in zip((student, teacher), heads, strict=True)
-    )
-    if heads[0] != heads[1]:
-        mine, theirs = mine.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
     real = mask.bool()
-    apart = (mine - theirs).square().sum(-1)  # columns of padding are equal: masked on both sides
-    numbers = mine.shape[1] * real.sum(-1).square().sum()
-    return apart.masked_fill(~real[:, None, :], 0.0).sum() / numbers
+    with torch.autocast(mask.device.type, enabled=False):
+        mine, theirs = (
+            _scores(each[0], each[1], mask, count)
+            for each, count in zip((student, teacher), heads, strict=True)
+        )
+        if heads[0] != heads[1]:
+            mine, theirs = mine.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
+        apart = (mine - theirs).square().sum(-1)  # columns of padding are 0 on both sides
+        numbers = mine.shape[1] * real.sum(-1).square().sum()
+        return apart.masked_fill(~real[:, None, :], 0.0).sum() / numbers
 
 
 def patient_loss(

@@ -5,7 +5,7 @@ A method that trains under a teacher inherits the fields of `DistillationSetting
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -108,7 +108,9 @@ class DistillationSettings(BaseModel):
         description="Which projections are related: each with itself, or query_key",
     )
     relation_heads: int | None = Field(
-        None, ge=1, description="Parts that the widths are divided into; null: as many as fit"
+        None,
+        ge=1,
+        description="Parts that the widths are divided into; null: as published, where that fits",
     )
     relation_layer: int | None = Field(
         None,
@@ -122,18 +124,10 @@ class DistillationSettings(BaseModel):
         "relations and attention scores the inputs of their layers alone",
     )
 
-    depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (),
-        description="Vectors: so many layers alone learn the teacher's vectors too; the model may "
-        "be cut there afterwards",
-    )
-
     @model_validator(mode="after")
     def _controls_have_their_term(self) -> Self:
         if self.targets in CONTROLS and not self.logit_weight:
             raise ValueError(f"targets: {self.targets} stands for the logits, whose weight is 0")
-        if self.depths and not self.logit_weight:
-            raise ValueError("depths: each learns the teacher's vectors, whose weight is 0")
         if self.label_weighting == "confidence":
             if not self.label_weight:
                 raise ValueError("label_weighting: weighs the labels' loss, whose weight is 0")
@@ -168,7 +162,12 @@ class DistillationSettings(BaseModel):
     @property
     def labels_alone(self) -> dict[str, Any]:
         """The changes that leave no teacher: those of a control."""
-        return {**LABELS_ONLY, "label_weighting": "equal", "depths": ()}
+        return {**LABELS_ONLY, "label_weighting": "equal"}
+
+    @property
+    def taught_depths(self) -> tuple[int, ...]:
+        """Numbers of layers after which vectors learn the teacher's too, beside all layers."""
+        return ()
 
     @property
     def _where(self) -> str:
@@ -245,7 +244,7 @@ class DistillationSettings(BaseModel):
                 "your own take smoothed or permuted"
             )
         head = head_of(model)
-        check_depths(self.depths, model, head, self._where)
+        check_depths(self.taught_depths, model, head, self._where)
         for asked in self.asked_controls:
             check_targets(asked, head, int(anatomy(model).config.num_labels), True, self._where)
         live = LiveTeacher(teacher, device=device)
@@ -280,7 +279,7 @@ class DistillationSettings(BaseModel):
             inside=inside,
             targets=self.targets,
             label_weighting=self.label_weighting,
-            depths=self.depths,
+            depths=self.taught_depths,
             seed=seed,
         )
 
@@ -289,16 +288,18 @@ class DistillationSettings(BaseModel):
         """Whether a term needs student and teacher to have the same tokens."""
         return bool(self.hidden_weight or self.attention_weight or self.relation_weight)
 
-    def check_alignment(
-        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+    def check_taught(
+        self, teacher: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData
     ) -> None:
-        """Raise ModelError where a term compares tokens and a teacher cuts the texts otherwise.
+        """Raise where a term looks for something that a teacher has not.
 
-        `theirs`: the teacher's tokenizer; `data`: as the student reads them.
+        ModelError where tokens are compared and it cuts the texts otherwise, RecipeError for a
+        layer. `tokenizer`: the student's, which reads `data`.
         """
-        if not self.compares_tokens or same_tokens(theirs, ours):
+        self._inside(teacher.model)
+        if not self.compares_tokens or same_tokens(teacher.tokenizer, tokenizer):
             return
-        if not same_pieces(theirs, ours, data):
+        if not same_pieces(teacher.tokenizer, tokenizer, data):
             by_state = "hidden_weight" if self.hidden_weight else None
             raise not_aligned(by_state or "attention_weight and relation_weight")
 
@@ -309,14 +310,14 @@ class DistillationSettings(BaseModel):
             return InsideTerms(**terms)
         if teacher is None:
             raise RecipeError(
-                "distilling: attention_weight and relation_weight need a teacher whose model is at "
-                "hand, not its answers alone"
+                f"{self._where}: attention_weight and relation_weight need a teacher whose model "
+                "is at hand, not its answers alone"
             )
         view = anatomy(teacher)
         layer = self.relation_layer
         if layer is not None and layer > view.depth:
             raise RecipeError(
-                f"distilling: relation_layer {layer}; the teacher has {view.depth} layers"
+                f"{self._where}: relation_layer: {layer}; the teacher has {view.depth} layers"
             )
         heads = tuple(view.layers[i].heads for i in view.applications)
         at = None if layer is None else layer - 1
@@ -342,7 +343,7 @@ def check_fit(method: object, model: nn.Module, data: TaskData, where: str) -> N
     """Raise RecipeError where a method's depths or targets do not fit a model and its task."""
     if not isinstance(method, DistillationSettings):
         return
-    check_depths(method.depths, model, data.task.head, where)
+    check_depths(method.taught_depths, model, data.task.head, where)
     if not method.asked_controls:
         return
     head = head_of(model, data.task.head)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bertcompress.errors import ModelError
-from bertcompress.shapes import hidden_size
+from bertcompress.shapes import ShapeError, anatomy, hidden_size
 
 __all__ = [
     "StateCache",
@@ -49,10 +49,14 @@ def states_for(needs: frozenset[str], model: nn.Module) -> tuple[int, ...] | Non
 
 
 def _count(model: nn.Module) -> int:
+    """Return how many hidden states a model has, embeddings first, also of a cut one."""
     config = getattr(model, "config", None)
     if config is None:
         raise ModelError(f"{type(model).__name__} has no config: its hidden states are not known")
-    return int(config.num_hidden_layers) + 1
+    try:
+        return anatomy(model).depth + 1  # the config of a cut model names the layers it came with
+    except ShapeError:
+        return int(config.num_hidden_layers) + 1
 
 
 def hidden_cache_bytes(

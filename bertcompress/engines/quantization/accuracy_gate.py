@@ -19,7 +19,6 @@ from bertcompress.data import TaskData, calibration_batches
 from bertcompress.deployment import Answered, Deployment
 from bertcompress.heads import Head
 from bertcompress.measure.scores import compare, predict
-from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.runtimes import Logits, Predictor
 
 __all__ = ["LARGE_DIVERGENCE", "AccuracyGate", "Attempt", "search"]
@@ -138,8 +137,6 @@ class AccuracyGate:
         against = compare(task, logits, self.original, references)
         far = task.head.movement(logits, self.original)
         drop, low = -against.difference, -against.difference_high
-        if task.headline in LOWER_IS_BETTER:
-            drop, low = against.difference, against.difference_low
         significant = labelled and low > 0
         allowed = drop <= self.max_drop or not (significant or far > LARGE_DIVERGENCE)
         return Attempt(

@@ -79,8 +79,16 @@ class Distill(Method, DistillationSettings, TrainSettings):
         "answers: how many, or copies, probability and candidates",
     )
 
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="Vectors: so many layers alone learn the teacher's vectors too; the model may "
+        "be cut there afterwards",
+    )
+
     @model_validator(mode="after")
     def _answered_by_a_teacher(self) -> Distill:
+        if self.depths and not self.logit_weight:
+            raise ValueError("depths: each learns the teacher's vectors, whose weight is 0")
         for name, asked in (("transfer", self.transfer), ("augment", self.augment)):
             if asked is None:
                 continue
@@ -96,6 +104,11 @@ class Distill(Method, DistillationSettings, TrainSettings):
         return self
 
     @property
+    def taught_depths(self) -> tuple[int, ...]:
+        """`depths`."""
+        return self.depths
+
+    @property
     def transfer_text(self) -> TransferText | None:
         """`transfer`, spelt out."""
         named = self.transfer
@@ -108,10 +121,10 @@ class Distill(Method, DistillationSettings, TrainSettings):
         return Augmentation(copies=asked) if isinstance(asked, int) else asked
 
     def check_teacher(
-        self, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, data: TaskData
+        self, teacher: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData
     ) -> None:
-        """Raise ModelError for a teacher whose tokens are compared and do not align."""
-        self.check_alignment(theirs, ours, data)
+        """Raise for a teacher that has not what is learned of it."""
+        self.check_taught(teacher, tokenizer, data)
 
     def loader_objective(
         self, model: nn.Module, teacher: nn.Module | None, *, seed: int, device: torch.device | str
@@ -145,8 +158,9 @@ class Distill(Method, DistillationSettings, TrainSettings):
 
         `made` and `teachers`: as `with_transfer_cost` has them.
         """
-        scored = _with_depth_scores(product, ctx, self.depths)
-        return with_transfer_cost(scored, ctx, made, teachers)
+        # First the cost: judging the depths asks the teacher too.
+        product = with_transfer_cost(product, ctx, made, teachers)
+        return _with_depth_scores(product, ctx, self.depths)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return the same training on the labels alone, without transfer text."""
@@ -155,7 +169,7 @@ class Distill(Method, DistillationSettings, TrainSettings):
     @property
     def alone(self) -> dict[str, Any]:
         """The changes that leave the labels alone: no teacher, and no text that only it answers."""
-        return {**self.labels_alone, "transfer": None, "augment": None}
+        return {**self.labels_alone, "depths": (), "transfer": None, "augment": None}
 
 
 def _with_depth_scores(product: Product, ctx: Context, depths: Sequence[int]) -> Product:

@@ -30,7 +30,6 @@ from bertcompress.heads.outputs import outputs_of
 from bertcompress.heads.scoring import compute
 from bertcompress.measure.scores import predict
 from bertcompress.method import Context, Leaves, Method, Need
-from bertcompress.metrics import LOWER_IS_BETTER
 from bertcompress.models.io import config_of, load
 from bertcompress.models.locate import locate
 from bertcompress.runtimes.torch import scoring
@@ -164,7 +163,7 @@ class ModeConnectivity(Method, TrainSettings):
                 Curve(name="training rows", x=shares, y=tuple(training)),
             ),
             x_label="share of the second model's weights",
-            y_label=_error_name(metric),
+            y_label=f"1 - {metric}",
             samples=self.points * (len(ctx.data.selection) + self._rows(ctx)),
             training=trained,
         )
@@ -207,7 +206,7 @@ class ModeConnectivity(Method, TrainSettings):
                         predictor, shown, split, first.tokenizer, config=first.model.config
                     )
                     value = compute(head, [metric], logits, shown.references(split))[metric]
-                    errors.append(value if metric in LOWER_IS_BETTER else 1 - value)
+                    errors.append(1 - value)
         return found["selection"], found["calibration"]
 
     def _rows(self, ctx: Context) -> int:
@@ -223,14 +222,8 @@ def _check_classes(ours: Any, theirs: Any, name: str) -> None:
         )
 
 
-def _error_name(metric: str) -> str:
-    return metric if metric in LOWER_IS_BETTER else f"1 - {metric}"
-
-
 def _words(wall: float, metric: str) -> tuple[str, ...]:
-    found = f"The barrier on the selection rows is {wall:.4f} in {_error_name(metric)}"
-    if metric in LOWER_IS_BETTER:
-        return (f"{found}.",)
+    found = f"The barrier on the selection rows is {wall:.4f} in 1 - {metric}"
     if wall < STABLE:
         return (f"{found}, below {STABLE:g}: both ends lie in one basin.",)
     return (f"{found}, not below {STABLE:g}: a ridge lies between both ends.",)
