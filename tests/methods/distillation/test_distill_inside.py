@@ -155,7 +155,7 @@ def test_kept_relations_train_as_live_ones_and_ask_nobody(data, tmp_path, monkey
 def test_bad_settings_are_refused(data, tmp_path):
     with pytest.raises(ValidationError, match="relations"):
         MiniLM(relations=["queries"])
-    with pytest.raises(RecipeError, match="relation_layer 9; the teacher has 3 layers"):
+    with pytest.raises(RecipeError, match="relation_layer: 9; the teacher has 3 layers"):
         stage(method_of("minilm", relation_layer=9), data, tmp_path, *cut())
     other = tiny_tokenizer()
     other.add_tokens(["very old", "good the"])  # the texts are cut otherwise
