@@ -67,6 +67,7 @@ LINES = (
     Column("low rank, 50 %, untrained", "lowrank-50", "factorize_linear"),
     Column("low rank, 50 %, distilled", "lowrank-50", "distill"),
     Column("control: low rank, 50 %, no teacher", "lowrank-50-alone", "distill"),
+    Column("fine-tuned as it ships now, fp32", "int8-defaults", "finetune"),
     Column(
         "`int8` as it ships now, OpenVINO", "int8-defaults", "quantize_int8", "openvino", "int8"
     ),
@@ -109,7 +110,10 @@ LINES = (
     ),
     *(Column(f"three layers, {words}", f"why-{arm}", end) for arm, words, end in WHY),
 )
+BASE = Column("fine-tuned, fp32", "int8", "finetune")
+"""What the row of that name is made of; only compared."""
 COMPARED = (
+    ("fine-tuned as it ships now, fp32", "fine-tuned, fp32"),
     ("small, distilled", "control: small, no teacher"),
     ("no-training, before int8", "the same scores, plainly cut"),
     ("trimmed, E = 128, distilled", "control: trimmed, E = 128, no teacher"),
@@ -149,7 +153,7 @@ def score_of(cell: dict[str, Any], column: Column) -> float | None:
     for stage in cell["report"]["stages"]:
         controls = controls_of(stage)
         if column.stage == "control":
-            if controls:
+            if controls and stage["name"] == rivals_stage(cell):
                 return float(controls[0]["score"]["value"])
             continue
         if stage["name"].endswith(column.stage):
@@ -159,6 +163,17 @@ def score_of(cell: dict[str, Any], column: Column) -> float | None:
             for row in stage["deployments"]:
                 if (row["runtime"], row["precision"]) == (column.runtime, column.precision):
                     return head(row)
+    return None
+
+
+def rivals_stage(cell: dict[str, Any]) -> str | None:
+    """Return the stage whose control could have gone on; None: there is none.
+
+    One that is only shown, as a random choice of heads is, is not what a line is about.
+    """
+    for stage in cell["report"]["stages"]:
+        if any(each.get("role", "rival") == "rival" for each in controls_of(stage)):
+            return str(stage["name"])
     return None
 
 
@@ -184,7 +199,8 @@ def answers_of(cell: Cell, column: Column) -> tuple[Any, Any] | None:
 def answer_names(cell: Cell, column: Column) -> tuple[str | None, str | None]:
     """Return the names of a line's answers and of the baseline's, None where there are none."""
     suffix = f"{column.runtime}-{column.precision}-validation"
-    end = f"-control/{suffix}" if column.stage == "control" else f"{column.stage}/{suffix}"
+    whose = f"{rivals_stage(cell.body)}-control" if column.stage == "control" else column.stage
+    end = f"{whose}/{suffix}"
     ours = [n for n in cell.answers if n.endswith(end) and not n.startswith("baseline-")]
     base = [n for n in cell.answers if n.startswith(f"{BASELINE}/torch")]
     return next(iter(ours), None), next(iter(base), None)
@@ -287,18 +303,33 @@ def line(column: Column, cells: Any) -> list[str]:
 def base_line(cells: Any) -> list[str]:
     """Return the row of the fine-tuned models; a seed's score is the mean of those it was met with.
 
-    Arms that were run on another machine have another teacher of the same seed.
+    Arms that were run on another machine have another teacher of the same seed. What ships now is
+    trained otherwise, and has a row of its own.
     """
     shown = []
     for task in SHOWN:
         by_seed: dict[int, set[float]] = defaultdict(set)
-        for (_, about), found in cells.items():
-            for cell in found if about == task else ():
+        for (arm, about), found in cells.items():
+            for cell in found if about == task and not ships_now(arm) else ():
                 by_seed[cell.body["seed"]].add(head(baseline(cell.body)))
         values = np.array([np.mean(sorted(met)) for met in by_seed.values()])
         spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
         shown.append(f"{100 * values.mean():.1f}{spread}" if len(values) else "-")
     return ["fine-tuned, fp32", *shown, "100", "100", ""]
+
+
+def ships_now(arm: str) -> bool:
+    """Return whether an arm has the training of today's defaults, and not that of the grid."""
+    return arm.endswith("-defaults")
+
+
+def processors(cells: Any) -> str:
+    """Return the processors of the grid, and of what ships now."""
+    of: dict[bool, set[str]] = {False: set(), True: set()}
+    for (arm, _), found in cells.items():
+        of[ships_now(arm)] |= {c.body["report"]["environment"]["processor"] for c in found}
+    grid, now = (", ".join(sorted(names)) for names in of.values())
+    return f"{grid}; of what ships now: {now}" if now else grid
 
 
 def write_table(results: Path) -> str:
@@ -307,15 +338,12 @@ def write_table(results: Path) -> str:
     columns = ["", *SHOWN, "retention % [95 %]", "chance-corrected %", "seeds"]
     made = [column for column in LINES if any(arm == column.arm for arm, _ in cells)]
     rows = [base_line(cells), *(line(column, cells) for column in made)]
-    by_name = {column.name: column for column in LINES}
+    by_name = {column.name: column for column in (*LINES, BASE)}
     compared = [difference(by_name[a], by_name[b], cells) for a, b in COMPARED]
-    hosts = sorted(
-        {c.body["report"]["environment"]["processor"] for f in cells.values() for c in f}
-    )
     note = (
         "Scores: accuracy (mnli matched, sst2, mrpc), Spearman (stsb), MCC (cola), times 100; ± is "
         "the standard deviation over seeds. Retention: mean over mnli, stsb and sst2. "
-        f"Processor: {', '.join(hosts)}."
+        f"Processor: {processors(cells)}."
     )
     text = f"{table(columns, rows)}\n\n{note}\n"
     if any(compared):
