@@ -50,6 +50,17 @@ def test_export_mends_int8_that_one_channel_spoils(head, tmp_path):
     assert not same.judge(open_predictor(plain), {}).passes
 
 
+def test_export_says_that_no_question_stays_without_an_answer(tmp_path):
+    """`evaluate` had judged the model with a threshold of 0, and what it shipped had none."""
+    for name, fields in (("unknown", {}), ("known", {"null_score_diff_threshold": 0.0})):
+        model = tiny_model("bert", "ForQuestionAnswering", **fields)
+        bc.save(model, tmp_path / name, tiny_tokenizer())
+        said: list[str] = []
+        bc.export(tmp_path / name, tmp_path / f"{name}-out", say=said.append)
+        told = any("serve.py always gives one" in line for line in said)
+        assert told is (name == "unknown")
+
+
 def test_export_of_a_good_model_tries_nothing_else(tmp_path):
     bc.save(tiny_model(), tmp_path / "model", tiny_tokenizer())
     said = []

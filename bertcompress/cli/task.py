@@ -96,7 +96,7 @@ def judged_on(
         for flag, value in (("--train", train), ("--validation", validation)):
             if value is not None:
                 raise InputError(f"{flag}: not beside --test, which is judged on alone")
-        known = Task.load(task) if task is not None else kept[0] if kept else None
+        known = Task.load(task) if task is not None else kept.task if kept else None
         if known is None or text:
             chosen = task_of_file(test, text or (), label, separator)
         else:

@@ -4,7 +4,7 @@ from bertcompress.data.encoding import collator, numpy_batches
 from bertcompress.data.for_model import data_of
 from bertcompress.data.loading import load_data
 from bertcompress.data.matching import align_labels, differ
-from bertcompress.data.task_data import TaskData, calibration_batches
+from bertcompress.data.task_data import TaskData, calibration_batches, judged_digest
 
 __all__ = [
     "TaskData",
@@ -13,6 +13,7 @@ __all__ = [
     "collator",
     "data_of",
     "differ",
+    "judged_digest",
     "load_data",
     "numpy_batches",
 ]

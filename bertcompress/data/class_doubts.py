@@ -30,8 +30,26 @@ def doubts_of(
         what = "word" if task.columns.label_form == "sequence" else "row"
         said.append(f"a single {what} of '{first}' has {_listed(single)}")
     line = f"{task.name}: classes of '{task.label}': " + "; ".join(said)
-    hint = _combined(task, names) if found else ""
-    return tuple(filter(None, (line if said else "", hint)))
+    hints = (_combined(task, names), _no_entity(task, names)) if found else ()
+    return tuple(filter(None, (line if said else "", *hints)))
+
+
+def _no_entity(task: Task, names: Sequence[str]) -> str:
+    """Return a line where tags of words name no entities, though they may be meant to."""
+    if task.columns.label_form != "sequence":
+        return ""
+    if all(name.isdigit() for name in names):
+        return (
+            f"{task.name}: the tags of '{task.label}' are numbers without names, so that no entity "
+            "is known and single words are scored; name them in a task file, in the order of the "
+            "numbers: `labels: [O, B-PER, ...]`"
+        )
+    if "o" in names and "O" not in names:
+        return (
+            f"{task.name}: the tags of '{task.label}' have an 'o' and no 'O', so that no word is "
+            "outside of all entities and single words are scored; write it as 'O'"
+        )
+    return ""
 
 
 def _alike(names: Iterable[str]) -> Iterable[str]:

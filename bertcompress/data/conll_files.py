@@ -21,8 +21,9 @@ def read_conll(path: Path, task: Task) -> Table:
     """Return a table of sentences: the first column's words and the last one's tags, as lists.
 
     The file names no columns, so they are what the task calls them. Columns are parted by tabs
-    where every line has one, else by blanks. `-DOCSTART-` lines and comments (`# ...` before a
-    sentence, with another number of columns) are left out. Raises DataError with the line.
+    where every line has one, else by blanks. `-DOCSTART-` lines are left out, and comments: `# ...`
+    before a sentence, with another number of columns or a last one that is no tag of a word. Raises
+    DataError with the line.
     """
     if len(task.text) != 1:
         raise DataError(f"{path}: one column of words, and the task reads {len(task.text)} texts")
@@ -51,15 +52,20 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     lines = [(i, line.rstrip("\r")) for i, line in enumerate(text.split("\n"), 1)]
     full = [line for _, line in lines if _is_word(line) and not line.startswith("#")]
     tabbed = bool(full) and all("\t" in line for line in full)
+    known = {_cells(line, tabbed)[-1].strip() for line in full}
     width, fresh = 0, True
     for number, line in lines:
         if not _is_word(line):
             fresh = True
             yield number, []
             continue
-        cells = line.split("\t") if tabbed else _BLANKS.split(line.strip(" \t"))
-        if fresh and line.startswith("#") and len(cells) != (width or _width(full, tabbed)):
-            continue
+        cells = _cells(line, tabbed)
+        if fresh and line.startswith("#"):
+            columns = width or (len(_cells(full[0], tabbed)) if full else 0)
+            # A sentence may begin with the word `#`, whose tag others have too.
+            remark = cells[0].split(" ")[0] == "#" and cells[-1].strip() not in known
+            if remark or len(cells) != columns:
+                continue
         width = width or len(cells)
         if width < 2:
             raise DataError(
@@ -82,8 +88,5 @@ def _is_word(line: str) -> bool:
     return bool(line.strip(" \t")) and not line.startswith(_DOCUMENT)
 
 
-def _width(lines: list[str], tabbed: bool) -> int:
-    """Return the number of columns of the first line that is no comment."""
-    if not lines:
-        return 0
-    return len(lines[0].split("\t") if tabbed else _BLANKS.split(lines[0].strip(" \t")))
+def _cells(line: str, tabbed: bool) -> list[str]:
+    return line.split("\t") if tabbed else _BLANKS.split(line.strip(" \t"))

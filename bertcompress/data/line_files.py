@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 
@@ -42,23 +44,33 @@ def _batches(path: Path) -> Iterator[list[str]]:
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield number and text of the lines that are not blank, white space around them left out.
 
-    The file may be packed by gzip. Raises DataError with the line of what is no UTF-8.
+    UTF-8, or UTF-16 with its mark; the file may be packed by gzip. Raises DataError with the line
+    of what is neither.
     """
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
         stream = gzip.GzipFile(fileobj=plain) if packed else plain
-        number = 0
+        number, wide = 0, False
         try:
-            for number, raw in enumerate(stream, start=1):
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            wide = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            stream.seek(0)
+            lines: Iterable[str | bytes] = (
+                TextIOWrapper(stream, "utf-16", newline="\n") if wide else stream
+            )
+            raw: str | bytes
+            for number, raw in enumerate(lines, start=1):
+                mark = "utf-8-sig" if number == 1 else "utf-8"
+                text = (raw if isinstance(raw, str) else raw.decode(mark)).strip()
                 if "\0" in text:
                     raise DataError(f"{path}:{number}: a zero byte within the text")
                 if text:
                     yield number, text
         except UnicodeDecodeError as error:
+            # UTF-16 is decoded in pieces of many lines.
+            at, name = (f" behind line {number}", "UTF-16") if wide else (f"{number}", "UTF-8")
             raise DataError(
-                f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
+                f"{path}:{at}: not {name} (byte 0x{error.object[error.start]:02x}); convert "
                 f"it, for example: iconv -f latin1 -t utf-8 {path.name}"
             ) from None
         except (OSError, EOFError) as error:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TaskData", "calibration_batches", "fingerprint_of"]
+__all__ = ["TaskData", "calibration_batches", "fingerprint_of", "judged_digest"]
 
 # Lengths are rounded up to what kernels like.
 _MULTIPLE = 8
@@ -286,3 +286,31 @@ def fingerprint_of(data: TaskData) -> str:
             for row in zip(*(batch[column] for column in part.column_names), strict=True):
                 digest.update(repr(row).encode())
     return digest.hexdigest()
+
+
+def judged_digest(data: TaskData) -> str:
+    """Hash the rows that scores are reported of, classes by their names, as no model reads them.
+
+    Two runs with the same digest were judged on the same texts and labels, in the same order.
+    """
+    digest = hashlib.sha256()
+    for name in ("validation", *data.also):
+        part = data.split(name)
+        digest.update(f"\0split {name}".encode())
+        columns = [column for column in part.column_names if column != "row_id"]
+        for batch in part.iter(BATCH):
+            for row in zip(*(batch[column] for column in columns), strict=True):
+                told = [
+                    _named(cell, data.labels) if column == "label" else cell
+                    for column, cell in zip(columns, row, strict=True)
+                ]
+                digest.update(repr(told).encode())
+    return digest.hexdigest()
+
+
+def _named(label: Any, names: Sequence[str]) -> Any:
+    """Return a label with the names of its classes, which two readings may number otherwise."""
+    if isinstance(label, list):
+        return [_named(each, names) for each in label]
+    known = isinstance(label, int) and 0 <= label < len(names)
+    return names[label] if known else label

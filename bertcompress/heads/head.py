@@ -71,6 +71,8 @@ class Head(Protocol):
     """
     has_settings: ClassVar[bool] = False
     """Whether a model carries what was chosen on the selection split, by `settings_of`."""
+    averages: ClassVar[bool] = True
+    """Whether the mean of several models' answers is an answer."""
     features_a_row: ClassVar[int] = 1
     """Features of a row that the loss of its label needs in one batch, side by side."""
     texts_a_row: ClassVar[tuple[int, ...]] = (1, 2)

@@ -76,6 +76,18 @@ class Pooling(BaseModel):
         """Write the pooling into a config, in place."""
         setattr(config, FIELD, self.model_dump(mode="json"))
 
+    def reads_like(self, other: Pooling) -> bool:
+        """Return whether both encode the same of a text: the same prompts, the same case."""
+        mine, theirs = (
+            (
+                {name: text for name, text in each.prompts.items() if text},
+                each.prompts.get(str(each.default_prompt), ""),
+                each.lowercase,
+            )
+            for each in (self, other)
+        )
+        return mine == theirs
+
     def prompt(self, name: str | None) -> str:
         """Return what is put before texts: the prompt of this name, '' where there is none.
 

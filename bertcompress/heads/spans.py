@@ -88,6 +88,7 @@ class Spans(Head):
     output_axes: ClassVar[int] = 3
     taught_by_token: ClassVar[bool] = True
     has_settings: ClassVar[bool] = True
+    averages: ClassVar[bool] = False  # places in a text
     serves: ClassVar[Literal["softmax", "sigmoid", "number", "span"] | None] = "span"
 
     def columns(self, task: TaskFields) -> Columns:

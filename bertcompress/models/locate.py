@@ -10,6 +10,7 @@ from bertcompress.deployment import Layout
 from bertcompress.errors import MissingExtra, NotFound, unknown
 from bertcompress.hub.download import TORCH_FILES, fetch
 from bertcompress.models.recognising import encoder_folder
+from bertcompress.models.sentence import sentence_folder
 
 __all__ = ["EMBEDDED", "EMBEDDED_HUB", "locate", "weight_files"]
 
@@ -46,10 +47,12 @@ def locate(name: str, *, revision: str | None = None, files: Sequence[str] = TOR
 def weight_files(name: str, revision: str | None = None) -> tuple[Path, ...]:
     """Return the files of a model that say what it is: weights, config and tokenizer, sorted.
 
-    Raises as `locate` does.
+    Also those of the modules of a sentence-transformers folder. Raises as `locate` does.
     """
     folder = locate(name, revision=revision)
-    return tuple(sorted(path for path in folder.iterdir() if path.suffix in _TELLING))
+    home = sentence_folder(folder)
+    modules = (*home.glob("*.json"), *home.glob("*/*.json")) if home else ()
+    return tuple(sorted(path for path in {*folder.iterdir(), *modules} if path.suffix in _TELLING))
 
 
 def _embedded(name: str) -> Path:

@@ -115,10 +115,21 @@ def settled_pooling(
     pooling = known or Pooling()
     pooling.keep(config)
     if known is not None:
-        return pooling, None
+        return pooling, _compared(pooling, name)
     return pooling, (
         f"model '{name}' does not say how its vectors are pooled: the mean of the tokens is taken, "
         "as sentence-transformers does; `pooling` in the task says otherwise"
+    )
+
+
+def _compared(pooling: Pooling, name: str) -> str | None:
+    """Return the line on vectors that are meant to be compared by something else than here."""
+    if pooling.similarity == "cosine" or (pooling.normalize and pooling.similarity == "dot"):
+        return None
+    return (
+        f"model '{name}' is meant to be compared by {pooling.similarity} "
+        "(config_sentence_transformers.json), which its folder goes on to say; scores here are of "
+        "the cosine"
     )
 
 

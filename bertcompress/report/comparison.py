@@ -243,6 +243,12 @@ def _check_tasks(names: Sequence[str], reports: Sequence[Report]) -> None:
                 f"{name}: was judged on {counts[1]} rows, {names[0]} on {counts[0]}; runs that "
                 "were judged on the same rows can be compared"
             )
+        digests = {first.data.judged, report.data.judged} - {None}
+        if len(digests) > 1:
+            raise InputError(
+                f"{name}: was judged on other rows than {names[0]}, though they came from the same "
+                "place; runs that were judged on the same rows can be compared"
+            )
 
 
 def _count(report: ReportData) -> int | None:

@@ -189,6 +189,9 @@ class Reading(Row):
         description="Whose classes (`model`, `teacher`) were matched with the task's by order, "
         "since one side has no names",
     )
+    judged: str | None = Field(
+        None, description="sha256 of the texts and labels that scores are of; null: not known"
+    )
 
 
 class ReportData(Row):

@@ -5,19 +5,43 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from bertcompress.data import judged_digest, load_data
 from bertcompress.deployment import Layout
-from bertcompress.errors import OutputError
+from bertcompress.errors import InputError, OutputError
 from bertcompress.recipe import Recipe
+from bertcompress.report import Report
 from bertcompress.runs.folder import partial_of
 from bertcompress.support.files import remove_leftovers, write_atomically
+from bertcompress.task import Task
 
-__all__ = ["claim", "done_already"]
+__all__ = ["check_rows", "claim", "done_already"]
 
 
 def done_already(folder: Path, recipe: Recipe) -> bool:
     """Return whether what was interrupted was only the last step: saying that it is done."""
     there = Layout(folder).recipe
     return there.is_file() and there.read_text(encoding="utf-8") == recipe.to_yaml()
+
+
+def check_rows(folder: Path, data_dir: str | Path | None) -> None:
+    """Raise OutputError where the rows are no longer those that a finished run was judged on.
+
+    Rows that cannot be read any more are no reason: the run is finished.
+    """
+    report = Report.load(folder)
+    if report.data.judged is None:
+        return
+    limit, seed = (report.recipe.get(name) for name in ("limit", "seed"))
+    try:
+        task = Task.model_validate(report.task)
+        data = load_data(task, data_dir=data_dir, seed=int(seed or 0), limit=limit)
+    except (InputError, ValueError):
+        return
+    if judged_digest(data) != report.data.judged:
+        raise OutputError(
+            f"{folder}: finished before, on other rows than those of '{task.name}' now; choose "
+            "another --out, or remove it"
+        )
 
 
 def claim(folder: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> None:

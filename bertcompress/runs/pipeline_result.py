@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bertcompress.data import judged_digest
 from bertcompress.deployment import Deployment, Layout
 from bertcompress.measure.scores import Score, score
 from bertcompress.measure.timing.candidates import Timing
@@ -91,7 +92,11 @@ class PipelineResult:
             recipe=self.recipe.model_dump(mode="json"),
             task=self.start.shipped.task.model_dump(mode="json"),
             environment=host,
-            data=Reading(cut=self.start.cut, by_order=self.start.by_order),
+            data=Reading(
+                cut=self.start.cut,
+                by_order=self.start.by_order,
+                judged=judged_digest(self.start.shipped),
+            ),
             opponents=opponents,
         )
 

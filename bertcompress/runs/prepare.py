@@ -21,7 +21,7 @@ from bertcompress.measure.footprint import half_size
 from bertcompress.method import Need
 from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.models.locate import locate
-from bertcompress.models.sentence import settled_pooling
+from bertcompress.models.sentence import sentence_folder, settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
 from bertcompress.runs.answering import selection_headline
@@ -348,6 +348,17 @@ def _name_classes(model: Any, data: TaskData) -> None:
         model.config.label2id = {name: i for i, name in enumerate(data.labels)}
 
 
+_AS_EMBEDDER = (
+    "; as the sentence embedder that it is, it is judged on pairs with scores by "
+    "`problem: similarity` in a task file"
+)
+
+
+def _scores_pairs_of_embedder(recipe: Recipe, data: TaskData) -> bool:
+    pairs = data.task.head.has_units and len(data.task.text) > 1
+    return pairs and sentence_folder(locate(recipe.model, revision=recipe.revision)) is not None
+
+
 def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Product:
     """Return the model with a new head for the task, which only `finetune` may train."""
     if not any(method.trains_head for method in recipe.methods):
@@ -355,6 +366,7 @@ def _fresh_head(recipe: Recipe, data: TaskData, notes: tuple[str, ...]) -> Produ
             f"methods: model '{recipe.model}' has no head for task '{data.task.name}'"
             + "".join(f" ({note})" for note in notes)
             + "; put finetune first, or give a model that is fine-tuned for it"
+            + (_AS_EMBEDDER if _scores_pairs_of_embedder(recipe, data) else "")
         )
     if not data.task.head.has_labels:
         raise RecipeError(

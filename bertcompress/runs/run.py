@@ -14,7 +14,7 @@ from bertcompress.deployment import Layout
 from bertcompress.errors import NotFound, OutputError
 from bertcompress.recipe import Recipe
 from bertcompress.report import Report
-from bertcompress.runs.claiming import claim, done_already
+from bertcompress.runs.claiming import check_rows, claim, done_already
 from bertcompress.runs.folder import check_free, partial_of, run_folder
 from bertcompress.runs.job import Job
 from bertcompress.runs.pipeline_result import PipelineResult
@@ -137,6 +137,7 @@ def run(
     job = Job.of(recipe, say, progress, fresh=fresh, data_dir=data_dir, store=store)
     folder, say = run_folder(out), job.display.line
     if resume and done_already(folder, recipe):
+        check_rows(folder, data_dir)
         say(f"{folder}: finished before")
         return Run(folder)
     hold, finished = None, False

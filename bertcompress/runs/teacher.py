@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data import TaskData, align_labels, differ
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.alignment import same_pieces, same_tokens
+from bertcompress.engines.distillation.alignment import other_prompts, same_pieces, same_tokens
 from bertcompress.errors import ModelError, Notice, few
 from bertcompress.heads.stock import has_head, read_as
 from bertcompress.models.io import load, max_tokens
@@ -62,6 +62,11 @@ def teacher_of(
     product, digest = named
     if _reads_alike(product, tokenizer, data):
         return RunTeacher(named, data if anew else None, by_order=by_order)
+    if (pooling := other_prompts(product.model, data)) is not None:
+        rows = replace(rows, task=rows.task.model_copy(update={"pooling": pooling}))
+        fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
+        line = "the teacher's texts have its own prompts, which are not those of the model"
+        return RunTeacher(named, fitted, (line,), by_order)
     fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
     theirs, told = fitted.task.max_length, [*fitted.notes[len(rows.notes) :]]
     told = [f"the teacher's texts: {line}" for line in told]
@@ -77,7 +82,11 @@ def teacher_of(
 def _reads_alike(product: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> bool:
     """Return whether a model takes texts just as they are cut for another tokenizer."""
     longest = data.task.max_length or 0
-    return max_tokens(product.model) >= longest and same_tokens(product.tokenizer, tokenizer)
+    return (
+        other_prompts(product.model, data) is None
+        and max_tokens(product.model) >= longest
+        and same_tokens(product.tokenizer, tokenizer)
+    )
 
 
 def _named(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from bertcompress.data import data_of
+from bertcompress.data import TaskData, data_of, judged_digest
 from bertcompress.data.for_model import posed_by_model
 from bertcompress.errors import InputError, ModelError, Notice
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_one_output, has_head, head_words
 from bertcompress.measure.scores import Score, predict, score
-from bertcompress.models.io import class_of
+from bertcompress.models.io import class_of, is_bare
 from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.runtimes import open_predictor, runtime_named
@@ -46,7 +47,7 @@ def evaluate(
     Labels are aligned by name through the model's `id2label`. Raises InputError and its kin.
     """
     place = find_place(model, runtime, precision, revision, say)
-    wanted, limit = _judged_by(place, task, test, limit)
+    wanted, limit, judged = _judged_by(place, task, test, limit)
     if runtime_named(place.runtime).opens_folders:
         wanted = posed_by_model(wanted, class_of(place.path), str(model))
     wanted = _pooled(place, wanted)
@@ -69,21 +70,28 @@ def evaluate(
     predictor = open_predictor(place.path, place.runtime, None, place.precision, device="auto")
     splits = [split, *data.also] if split == "validation" else [split]
     data = data.fitted(tokenizer)
-    for line in data.notes:
+    for line in (*_other_rows(judged, data, splits, str(model)), *data.notes):
         say(line)
-    rows = [
-        row
-        for name in splits
-        for row in score(
-            data.task,
-            data,
-            name,
-            predict(predictor, data, name, tokenizer, config=place.config),
-        )
-    ]
+    rows: list[Score] = []
+    for name in splits:
+        answers = predict(predictor, data, name, tokenizer, config=place.config)
+        rows += score(data.task, data, name, answers)
     if not is_test_file(wanted):
         return rows
     return [row.model_copy(update={"split": TEST}) for row in rows]
+
+
+_EMBEDDER = "An embedder is judged on pairs with scores by `problem: similarity` in a task file; "
+
+
+def _other_rows(
+    judged: str | None, data: TaskData, splits: Sequence[str], model: str
+) -> tuple[str, ...]:
+    """Return a line where the rows are no longer those that a run reported on."""
+    if judged is None or "validation" not in splits or judged == judged_digest(data):
+        return ()
+    count = len(data.validation)
+    return (f"{model}: other rows than the run reported on are there now ({count:,} rows)",)
 
 
 def _pooled(place: Place, task: Task) -> Task:
@@ -98,8 +106,12 @@ def _pooled(place: Place, task: Task) -> Task:
 
 def _judged_by(
     place: Place, task: str | Task | None, test: str | Path | None, limit: int | None
-) -> tuple[Task, int | None]:
-    """Return the task that was asked for, else that of the model's run, and the limit of rows."""
+) -> tuple[Task, int | None, str | None]:
+    """Return the task that was asked for, else that of the model's run, and the limit of rows.
+
+    And the digest of the rows of that run, where they are meant.
+    """
+    judged = None
     if task is None:
         kept = kept_task(place.path)
         if kept is None:
@@ -107,9 +119,10 @@ def _judged_by(
                 f"task: {place.model} is no run, which would know its own; name one: "
                 "`bertcompress list tasks` shows them"
             )
-        task, limit = kept[0], limit if limit or test else kept[1]
+        judged = None if limit or test else kept.judged
+        task, limit = kept.task, limit if limit or test else kept.limit
     wanted = task if isinstance(task, Task) else Task.load(task)
-    return (wanted if test is None else with_test_file(wanted, test)), limit
+    return (wanted if test is None else with_test_file(wanted, test)), limit, judged
 
 
 def _check_head(place: Place, head: Head | None) -> None:
@@ -124,5 +137,6 @@ def _check_head(place: Place, head: Head | None) -> None:
         needs = "one with a trained head" if head is None else f"...{head.auto_class}"
         raise ModelError(
             f"model '{place.model}': {head_words(cls)}; to evaluate it on this task it would have "
-            f"to be {needs}. export, bench and inspect take it as it is"
+            f"to be {needs}. {_EMBEDDER if is_bare(cls) else ''}export, bench and inspect take it "
+            "as it is"
         )

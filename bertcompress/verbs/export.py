@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from bertcompress.deployment import Deployment, Layout, Product
@@ -74,12 +75,25 @@ def export(
             drop_sentence_files(each.path.parent)
     problem = _served(type(product.model))
     if problem or pooling or has_head(type(product.model), HEADS["single_label"]):
-        record(made, product, environment())
-        longest = max_tokens(product.model, product.tokenizer)
-        config, best = product.model.config, made[-1]
-        parts = (best.path, best.runtime, config, product.tokenizer, longest)
-        write_serving(*parts, problem=problem)
+        _serve(made, product, problem, str(model), say)
     return made
+
+
+def _serve(
+    made: Sequence[Deployment], product: Product, problem: str | None, name: str, say: Say
+) -> None:
+    """Write what the files are, and code that answers with the last of them, beside it."""
+    record(made, product, environment())
+    longest = max_tokens(product.model, product.tokenizer)
+    config, best = product.model.config, made[-1]
+    parts = (best.path, best.runtime, config, product.tokenizer, longest)
+    write_serving(*parts, problem=problem)
+    if problem and HEADS[problem].has_settings and not HEADS[problem].settings_in(config):
+        say(
+            f"{name}: its config does not say when a question stays without an answer, so that "
+            "serve.py always gives one; null_score_diff_threshold in config.json is that setting "
+            "(`evaluate` takes 0), and a run on rows without answers chooses it"
+        )
 
 
 def _served(cls: type) -> str | None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from bertcompress.deployment import Layout
 from bertcompress.errors import DataError, InputError, TaskError
@@ -14,7 +15,7 @@ from bertcompress.support.reading import read_json
 from bertcompress.support.word_columns import columns_of
 from bertcompress.task import Task
 
-__all__ = ["TEST", "is_test_file", "kept_task", "task_of_file", "with_test_file"]
+__all__ = ["TEST", "Kept", "is_test_file", "kept_task", "task_of_file", "with_test_file"]
 
 TEST = "test"
 """What the rows of a test file are called."""
@@ -23,8 +24,18 @@ _LEVELS = 3
 """A run's folder is at most so many above a file that it ships: `runs/x/onnx/model.onnx`."""
 
 
-def kept_task(model: str | Path) -> tuple[Task, int | None] | None:
-    """Return the task of the run that a local model is, or lies in, and the run's limit of rows.
+class Kept(NamedTuple):
+    """What a run tells of its rows."""
+
+    task: Task
+    limit: int | None
+    """Of rows."""
+    judged: str | None
+    """Digest of those that it reported on; None: not known."""
+
+
+def kept_task(model: str | Path) -> Kept | None:
+    """Return the task of the run that a local model is, or lies in.
 
     None for what is in no run. Raises InputError for a run whose task cannot be read.
     """
@@ -36,17 +47,17 @@ def kept_task(model: str | Path) -> tuple[Task, int | None] | None:
     return None
 
 
-def _read(file: Path) -> tuple[Task, int | None] | None:
+def _read(file: Path) -> Kept | None:
     try:
         content = read_json(file)
         fields, recipe = content["task"], content["recipe"]
         task = Task.model_validate(fields)
-        limit = recipe.get("limit")
+        limit, judged = recipe.get("limit"), content.get("data", {}).get("judged")
     except (KeyError, TypeError, AttributeError):  # of another program
         return None
     except (OSError, ValueError, InputError):
         raise InputError(f"{file}: its task cannot be read; name one by --task") from None
-    return task, limit if isinstance(limit, int) else None
+    return Kept(task, limit if isinstance(limit, int) else None, judged)
 
 
 def with_test_file(task: Task, file: str | Path) -> Task:

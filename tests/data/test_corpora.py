@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
@@ -21,7 +22,7 @@ from tests_support import tiny_tokenizer
 
 import bertcompress as bc
 from bertcompress.data import json_files, load_data
-from bertcompress.data.line_files import read_lines
+from bertcompress.data.line_files import numbered_lines, read_lines
 from bertcompress.data.text_column import TextColumn, rows_kept
 from bertcompress.data.transfer import TransferText, read_transfer
 from bertcompress.engines.distillation.stored_rows import StoredRows
@@ -350,3 +351,16 @@ def test_thirty_times_as_many_texts_take_a_few_hundred_megabytes_more(tmp_path):
         most[rows] = kib * 1024 / 1e6
     # Mapped files count here as far as they were read, though the system may drop them.
     assert most[600_000] - most[20_000] < 300
+
+
+@pytest.mark.parametrize("form", ["utf-16", "utf-16-be", "gz"])
+def test_lines_of_utf_16_are_read(tmp_path, form):
+    """As those of every other format are."""
+    text = "eins\r\nzwei \u00e4\n\ndrei\u010d\n"
+    raw = codecs.BOM_UTF16_BE + text.encode(form) if form.endswith("be") else text.encode("utf-16")
+    path = tmp_path / ("a.txt.gz" if form == "gz" else "a.txt")
+    path.write_bytes(gzip.compress(raw) if form == "gz" else raw)
+    assert [line for _, line in numbered_lines(path)] == ["eins", "zwei \u00e4", "drei\u010d"]
+    path.write_bytes(codecs.BOM_UTF16_LE + b"a\0\0\xd8b\0")
+    with pytest.raises(DataError, match=r"behind line 0: not UTF-16"):
+        list(numbered_lines(path))

@@ -34,13 +34,17 @@ def read(path, text, **fields):
         ("-DOCSTART-\n\na\tO\n", [["a"]], [["O"]]),
         ("a b\tO\n\u200b\tO\n", [["a b", "\u200b"]], [["O", "O"]]),
         ("# id = 1\na O\n\n# O\n", [["a"], ["#"]], [["O"], ["O"]]),
+        ("# id 7f\tdomain=en\n\na _ _ O\n\n# id 8 domain=en\nb _ _ B-X\n\n# _ _ O\n",
+         [["a"], ["b"], ["#"]], [["O"], ["B-X"], ["O"]]),
+        ("# sent_id = 5\nEU NNP O B-ORG\n", [["EU"]], [["B-ORG"]]),
         ("#tag O\nb O\n", [["#tag", "b"]], [["O", "O"]]),
         ("a\u2028b O\r\nc\u00a0d O\r\n\r\ne O", [["a\u2028b", "c\u00a0d"], ["e"]],
          [["O", "O"], ["O"]]),
         ("a   \t O \n", [["a"]], [["O"]]),
         (" \t\n\na O\n   \nb O\n", [["a"], ["b"]], [["O"], ["O"]]),
     ],
-    ids=["two", "four", "document", "tabs", "comment", "hash", "odd-ends", "mixed", "blank"],
+    ids=["two", "four", "document", "tabs", "comment", "multiconer", "conllu", "hash", "odd-ends",
+         "mixed", "blank"],
 )  # fmt: skip
 def test_conll_files_are_read(tmp_path, text, words, tags):
     table = read(tmp_path / "a.conll", text)
@@ -157,3 +161,22 @@ def test_a_text_is_no_list_of_words():
     table = Dataset.from_dict({"text": ["a b"] * 40, "tags": [["O", "O"]] * 40})
     with pytest.raises(DataError, match="'text' holds str, not lists of words"):
         load_data(bc.Task.from_dataset(table, text="text", label="tags", problem="tokens"))
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ([[0, 1], [2, 0]], "are numbers without names, so that no entity is known"),
+        ([["o", "B-X"], ["B-Y", "o"]], "have an 'o' and no 'O'"),
+        ([["O", "B-X"], ["B-Y", "O"]], None),
+        ([["NN", "VB"], ["NN", "DT"]], None),
+    ],
+    ids=["numbers", "small", "usual", "speech"],
+)
+def test_tags_that_name_no_entity_are_told(tags, says, recwarn):
+    """They were scored word by word, and nobody was told."""
+    rows = Dataset.from_dict({"words": [[f"a{i}", "b"] for i in range(40)], "tags": tags * 20})
+    load_data(bc.Task.from_dataset(rows, text="words", label="tags"))
+    found = [str(each.message) for each in recwarn if "no entity" in str(each.message)
+             or "no 'O'" in str(each.message)]  # fmt: skip
+    assert (not found) if says is None else any(says in line for line in found)

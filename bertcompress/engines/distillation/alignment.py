@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.errors import ModelError
+from bertcompress.heads.pooling import Pooling
 
-__all__ = ["not_aligned", "same_pieces", "same_tokens"]
+__all__ = ["not_aligned", "other_prompts", "same_pieces", "same_tokens"]
 
 _PIECE = 1_000_000
 _PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 東京!"
@@ -23,6 +26,15 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     # The same vocabulary may still be applied differently: lower case, accents, special tokens.
     one, two = first(_PROBE, _PROBE)["input_ids"], second(_PROBE, _PROBE)["input_ids"]
     return bool(one == two)
+
+
+def other_prompts(model: Any, data: TaskData) -> Pooling | None:
+    """Return the pooling of an embedder that puts other prompts before texts than these rows have.
+
+    None where it does not, and for every other model.
+    """
+    own, ours = Pooling.of(model.config), data.task.pooling
+    return own if own is not None and ours is not None and not own.reads_like(ours) else None
 
 
 def same_pieces(
@@ -52,7 +64,7 @@ def same_pieces(
 def not_aligned(named: str) -> ModelError:
     """Return the error of a term that compares tokens which do not align; `named`: its weight."""
     return ModelError(
-        "distilling hidden states: student and teacher have different vocabularies and cut the "
-        f"texts differently, so their tokens do not align; set {named} to 0 (logits need no "
-        "alignment)"
+        "distilling hidden states: student and teacher have different vocabularies or prompts and "
+        f"cut the texts differently, so their tokens do not align; set {named} to 0 (logits need "
+        "no alignment)"
     )

@@ -15,7 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcompress.data import TaskData
 from bertcompress.deployment import Product
-from bertcompress.engines.distillation.alignment import not_aligned, same_pieces, same_tokens
+from bertcompress.engines.distillation.alignment import (
+    not_aligned,
+    other_prompts,
+    same_pieces,
+    same_tokens,
+)
 from bertcompress.engines.distillation.caching import cached_where_it_fits
 from bertcompress.engines.distillation.depths import check_depths
 from bertcompress.engines.distillation.inside import InsideTerms
@@ -196,12 +201,14 @@ class DistillationSettings(BaseModel):
                 f"{where}: there is no teacher; cut the model before, or name a teacher"
             )
         check_fit(self, product.model, ctx.data, where)
-        inside = self._inside(getattr(ctx.models.teacher, "model", None))
+        live = getattr(ctx.models.teacher, "model", None)
+        inside = self._inside(live)
         needs = self._asked(inside, product.model)
         folder = ctx.workdir / "training"
         teacher = cached_where_it_fits(ctx.models.teacher, needs, folder, self.cache_hidden_mb)
         theirs = getattr(teacher, "tokenizer", None)
-        same = theirs is not None and same_tokens(theirs, product.tokenizer)
+        prompted = live is not None and other_prompts(live, ctx.data) is not None
+        same = theirs is not None and not prompted and same_tokens(theirs, product.tokenizer)
         if not same and isinstance(ctx.models.teacher, LiveTeacher):
             check_same_features(ctx.models.teacher, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.
@@ -210,6 +217,7 @@ class DistillationSettings(BaseModel):
         aligned = same or (
             # After trimming the vocabulary only the numbers of the tokens differ.
             theirs is not None
+            and not prompted
             and (self.compares_tokens or (head.taught_by_token and self.logit_weight > 0))
             and all(same_pieces(theirs, product.tokenizer, ctx.data, split) for split in splits)
         )
@@ -297,9 +305,12 @@ class DistillationSettings(BaseModel):
         layer. `tokenizer`: the student's, which reads `data`.
         """
         self._inside(teacher.model)
-        if not self.compares_tokens or same_tokens(teacher.tokenizer, tokenizer):
+        if not self.compares_tokens:
             return
-        if not same_pieces(teacher.tokenizer, tokenizer, data):
+        prompted = other_prompts(teacher.model, data) is not None
+        if not prompted and same_tokens(teacher.tokenizer, tokenizer):
+            return
+        if prompted or not same_pieces(teacher.tokenizer, tokenizer, data):
             by_state = "hidden_weight" if self.hidden_weight else None
             raise not_aligned(by_state or "attention_weight and relation_weight")
 

@@ -143,11 +143,13 @@ class BornAgain(Distill):
                 answers.append(predict(predictor, ctx.data, "selection", child.tokenizer))
         head, metric, right = ctx.task.head, ctx.task.headline, ctx.data.references("selection")
         each = [compute(head, [metric], answer, right)[metric] for answer in answers]
-        together = compute(head, [metric], np.mean(answers, axis=0), right)[metric]
-        told = ", ".join(f"{value:.3f}" for value in each)
-        note = f"generations: {metric} {told} on the selection split"
-        note += f"; together {together:.3f}" if len(each) > 1 else ""
-        free = {"generations": each, "ensemble": together}
+        shown = ", ".join(f"{value:.3f}" for value in each)
+        note = f"generations: {metric} {shown} on the selection split"
+        free: dict[str, Any] = {"generations": each}
+        if head.averages:
+            together = compute(head, [metric], np.mean(answers, axis=0), right)[metric]
+            note += f"; together {together:.3f}" if len(each) > 1 else ""
+            free["ensemble"] = together
         return Findings(training=spent, notes=(note,), free=free)
 
     def controls(self) -> Mapping[str, BornAgain]:

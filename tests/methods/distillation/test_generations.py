@@ -96,6 +96,11 @@ def test_the_ensemble_is_the_score_of_the_mean_answers(data, tmp_path):
     assert found["ensemble"] == wanted[metric]
 
 
+def test_places_in_a_text_have_no_mean():
+    """Two generations that found the right word at two places were wrong together."""
+    assert {key for key, head in HEADS.items() if not head.averages} == {"spans"}
+
+
 def test_born_again_comes_before_cuts(data, tmp_path):
     model = tiny_model(num_labels=2)
     apply_edit(model, Heads([[0]] * anatomy(model).depth))
