@@ -170,6 +170,16 @@ def kept_table() -> str:
     return table(["recipe", "score kept [95 % interval]", "above chance"], *rows)
 
 
+def ships_now_table() -> str:
+    """Return what today's defaults make of the desk grid's tasks, beside the grid's settings."""
+    now = [line.name for line in grid_table.LINES if grid_table.ships_now(line.arm)]
+    rows = [desk_lines()[name] for name in (grid_table.BASE.name, *now) if name in desk_lines()]
+    return table(
+        ["", *(NAMES[task] for task in grid_table.JUDGED), "score kept"],
+        *([row[0], *row[1 : 1 + len(grid_table.JUDGED)], row[6]] for row in rows),
+    )
+
+
 def few_bits_table() -> str:
     """Return what the methods of few bits keep, over all tasks and on the worst."""
     rows = [[words, " / ".join(map(kept, names)), " / ".join(map(worst, names))]
@@ -238,6 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed_table,
     "runtimes": runtimes_table,
     "kept": kept_table,
+    "ships-now": ships_now_table,
     "few-bits": few_bits_table,
     "thinner": thinner_table,
     "embedders": lambda: _of(kind_tables.embedders_rows()),
