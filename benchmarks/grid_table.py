@@ -171,7 +171,7 @@ def rivals_stage(cell: dict[str, Any]) -> str | None:
 
     One that is only shown, as a random choice of heads is, is not what a line is about.
     """
-    for stage in cell["report"]["stages"]:
+    for stage in cell["report"].get("stages", ()):
         if any(each.get("role", "rival") == "rival" for each in controls_of(stage)):
             return str(stage["name"])
     return None

@@ -149,7 +149,7 @@ def test_paired_difference(metric, kind):
     values = [scoring.compute(head_of(kind), [metric], x, truth)[metric] for x in (better, worse)]
     assert difference == pytest.approx(values[0] - values[1])
     assert low <= difference <= high
-    assert (difference > 0) == (metric not in metrics.LOWER_IS_BETTER)
+    assert (difference > 0) == (not metrics.METRICS[metric].report_only)
     assert low * high > 0 and p < 0.01
     same = scoring.paired_difference(head_of(kind), metric, better, better, truth)
     assert same == (0.0, 0.0, 0.0, 1.0)

@@ -124,7 +124,7 @@ def test_other_vocabulary_is_clear_about_hidden_states(data, tmp_path):
     other = tiny_tokenizer()
     other.add_tokens(["leeps"])
     teacher = teacher_of(data, tokenizer=other, vocab_size=len(other))
-    with pytest.raises(ModelError, match="different vocabularies and cut the texts"):
+    with pytest.raises(ModelError, match="different vocabularies or prompts and cut the texts"):
         stage(Distill(**QUICK), data, tmp_path, teacher)
     done = stage(Distill(**QUICK, hidden_weight=0.0), data, tmp_path, teacher)
     assert done.findings.selection_score is not None
