@@ -38,7 +38,7 @@ def _no_entity(task: Task, names: Sequence[str]) -> str:
     """Return a line where tags of words name no entities, though they may be meant to."""
     if task.columns.label_form != "sequence":
         return ""
-    if all(name.isdigit() for name in names):
+    if names and all(name.isdigit() for name in names):
         return (
             f"{task.name}: the tags of '{task.label}' are numbers without names, so that no entity "
             "is known and single words are scored; name them in a task file, in the order of the "

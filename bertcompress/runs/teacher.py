@@ -62,19 +62,21 @@ def teacher_of(
     product, digest = named
     if _reads_alike(product, tokenizer, data):
         return RunTeacher(named, data if anew else None, by_order=by_order)
-    if (pooling := other_prompts(product.model, data)) is not None:
+    pooling = other_prompts(product.model, data)
+    if pooling is not None:
         rows = replace(rows, task=rows.task.model_copy(update={"pooling": pooling}))
-        fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
-        line = "the teacher's texts have its own prompts, which are not those of the model"
-        return RunTeacher(named, fitted, (line,), by_order)
     fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
     theirs, told = fitted.task.max_length, [*fitted.notes[len(rows.notes) :]]
     told = [f"the teacher's texts: {line}" for line in told]
+    if pooling is not None:
+        told.insert(0, "the teacher's texts have its own prompts, not those of the model")
     if theirs != data.task.max_length:
-        if same_pieces(product.tokenizer, tokenizer, data):  # hidden states go token by token
+        # Hidden states go token by token.
+        if pooling is None and same_pieces(product.tokenizer, tokenizer, data):
             return RunTeacher(named, data if anew else None, by_order=by_order)
         ours = data.task.max_length
-        told.insert(0, f"the teacher's tokenizer differs: its max_length is {theirs}, not {ours}")
+        what = "tokenizer differs" if pooling is None else "prompts differ"
+        told.insert(0, f"the teacher's {what}: its max_length is {theirs}, not {ours}")
         digest = stage_key({"files": digest, "max_length": theirs})
     return RunTeacher((product, digest), fitted, tuple(told), by_order)
 
