@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from datasets import Dataset
 from test_starting import FINETUNE, recipe, task
 from tests_support import tiny_model, tiny_tokenizer, write_rows
 
@@ -12,6 +13,8 @@ import bertcompress as bc
 from bertcompress.data import judged_digest, load_data
 from bertcompress.errors import InputError, OutputError
 from bertcompress.report import Report
+
+SPLITS = ("train", "validation")
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -59,6 +62,21 @@ def test_a_finished_run_is_handed_back_for_its_rows_and_for_none(finished, tmp_p
     shutil.move(finished / "validation.csv", moved)
     assert bc.run(again, finished / "run", resume=True).folder == finished / "run"
     shutil.move(moved, finished / "validation.csv")
+
+
+def test_rows_in_memory_are_those_that_are_asked_for_again(finished, tmp_path):
+    rows = {split: Dataset.from_csv(str(finished / f"{split}.csv")) for split in SPLITS}
+
+    def again(splits) -> bc.Recipe:
+        asked = bc.Task.from_dataset(splits, text="text", label="label")
+        return recipe(finished, [FINETUNE], "bare").model_copy(update={"task": asked})
+
+    bc.run(again(rows), tmp_path / "run")
+    assert bc.run(again(rows), tmp_path / "run", resume=True).folder == tmp_path / "run"
+    others = rows | {"validation": rows["validation"].select(range(39, -1, -1))}
+    others["validation"] = others["validation"].map(lambda row: {"text": row["text"] + " so"})
+    with pytest.raises(OutputError, match="finished before, on other rows than those of 'in-mem"):
+        bc.run(again(others), tmp_path / "run", resume=True)
 
 
 def test_a_run_that_is_evaluated_on_other_rows_says_so(other_rows):

@@ -69,8 +69,8 @@ class Head(Protocol):
     output_axes: ClassVar[int] = 2
     """2 where the model puts out K numbers for each feature, (B, K); 3: for each token, (B, T, K).
     """
-    has_settings: ClassVar[bool] = False
-    """Whether a model carries what was chosen on the selection split, by `settings_of`."""
+    unsettled: ClassVar[str] = ""
+    """What a config says where it lacks what `settings_of` chooses; empty: nothing is chosen."""
     averages: ClassVar[bool] = True
     """Whether the mean of several models' answers is an answer."""
     features_a_row: ClassVar[int] = 1

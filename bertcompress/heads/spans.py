@@ -87,7 +87,11 @@ class Spans(Head):
     one_value: ClassVar[bool] = False
     output_axes: ClassVar[int] = 3
     taught_by_token: ClassVar[bool] = True
-    has_settings: ClassVar[bool] = True
+    unsettled: ClassVar[str] = (
+        "does not say when a question stays without an answer, so that serve.py always gives one; "
+        "null_score_diff_threshold in config.json is that setting (`evaluate` takes 0), and a run "
+        "on rows without answers chooses it"
+    )
     averages: ClassVar[bool] = False  # places in a text
     serves: ClassVar[Literal["softmax", "sigmoid", "number", "span"] | None] = "span"
 

@@ -23,18 +23,19 @@ def done_already(folder: Path, recipe: Recipe) -> bool:
     return there.is_file() and there.read_text(encoding="utf-8") == recipe.to_yaml()
 
 
-def check_rows(folder: Path, data_dir: str | Path | None) -> None:
+def check_rows(folder: Path, recipe: Recipe, data_dir: str | Path | None) -> None:
     """Raise OutputError where the rows are no longer those that a finished run was judged on.
 
-    Rows that cannot be read any more are no reason: the run is finished.
+    `recipe`: the one that was run, with its rows where they are in memory. Rows that cannot be read
+    any more are no reason: the run is finished.
     """
     report = Report.load(folder)
     if report.data.judged is None:
         return
-    limit, seed = (report.recipe.get(name) for name in ("limit", "seed"))
     try:
-        task = Task.model_validate(report.task)
-        data = load_data(task, data_dir=data_dir, seed=int(seed or 0), limit=limit)
+        known = Task.model_validate(report.task)
+        task = recipe.resolved_task().model_copy(update=dict(known))
+        data = load_data(task, data_dir=data_dir, seed=recipe.seed, limit=recipe.limit)
     except (InputError, ValueError):
         return
     if judged_digest(data) != report.data.judged:

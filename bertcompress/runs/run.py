@@ -137,7 +137,7 @@ def run(
     job = Job.of(recipe, say, progress, fresh=fresh, data_dir=data_dir, store=store)
     folder, say = run_folder(out), job.display.line
     if resume and done_already(folder, recipe):
-        check_rows(folder, data_dir)
+        check_rows(folder, recipe, data_dir)
         say(f"{folder}: finished before")
         return Run(folder)
     hold, finished = None, False

@@ -272,7 +272,7 @@ class Stages:
     def _settle(self, product: Product) -> None:
         """Write into the model's config what its head chooses on the selection split."""
         head = self.data.task.head
-        if head.has_settings:
+        if head.unsettled:
             with scoring(product.model) as predictor:
                 answers = predict(predictor, self.data, "selection", product.tokenizer)
             chosen = head.settings_of(answers, self.data.references("selection"))

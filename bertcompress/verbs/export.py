@@ -88,12 +88,9 @@ def _serve(
     config, best = product.model.config, made[-1]
     parts = (best.path, best.runtime, config, product.tokenizer, longest)
     write_serving(*parts, problem=problem)
-    if problem and HEADS[problem].has_settings and not HEADS[problem].settings_in(config):
-        say(
-            f"{name}: its config does not say when a question stays without an answer, so that "
-            "serve.py always gives one; null_score_diff_threshold in config.json is that setting "
-            "(`evaluate` takes 0), and a run on rows without answers chooses it"
-        )
+    unsettled = HEADS[problem].unsettled if problem else ""
+    if problem and unsettled and not HEADS[problem].settings_in(config):
+        say(f"{name}: its config {unsettled}")
 
 
 def _served(cls: type) -> str | None:
