@@ -223,14 +223,13 @@ def test_of_equal_scores_the_one_with_the_lower_rate_is_kept():
     progress.judge(Judged(0.8, 1.0), 1)
     progress.judge(Judged(0.8, 1.0), 2)
     assert progress.best_step == 1
-    progress.decay_from = 2
-    progress.judge(Judged(0.8, 1.0), 3)
+    progress.judge(Judged(0.8, 1.0), 3, falls=True)
     assert progress.best_step == 3
 
 
 @pytest.mark.parametrize(
     ("epoch", "fixed", "expected"),
-    [(14, False, [56, 112]), (14, True, [14, 28]), (2_100, False, [700, 1_400])],
+    [(14, False, [56, 112]), (14, True, [14, 28]), (2_100, False, [525, 1_050])],
 )
 def test_evaluations_are_neither_too_rare_nor_too_many(epoch, fixed, expected):
     settings = TrainSettings(epochs=50 if fixed else None)
@@ -274,6 +273,70 @@ def test_minutes_bound_the_fall_too(data, tmp_path, monkeypatch):
     fitted = open_ended(data, tmp_path, max_epochs=1_000, max_minutes=10.0, patience=1_000)
     assert fitted.ended.reason == "max_minutes"
     assert 10 / 0.6 - 2 <= fitted.steps <= 10 / 0.6 + 2
+
+
+def test_a_fixed_training_chooses_its_step_as_an_open_one_does(data, tmp_path, monkeypatch):
+    """Else a control of equal steps wins by the luck of its best evaluation."""
+    for name, kept, more in (
+        ("linear", 4, {}),
+        ("cosine", 4, {"schedule": "cosine"}),
+        ("constant", 2, {"schedule": "constant"}),
+    ):
+        scores = iter([0.80, 0.90, 0.87, 0.88])
+        judged = lambda *_, scores=scores: Judged(next(scores), 1.0, error=0.04)  # noqa: E731
+        monkeypatch.setattr(Selection, "judge", judged)
+        changes = {"epochs": 4, "evaluations_per_epoch": 1, **more}
+        fitted = open_ended(data, tmp_path / name, **changes)
+        assert fitted.best_step == kept * 14
+        assert fitted.selection_score == (0.88 if kept == 4 else 0.90)
+
+
+def test_evaluations_without_a_better_one_end_a_fixed_training_as_before():
+    progress = Progress()
+    for step, score in ((1, 0.80), (2, 0.79), (3, 0.79)):
+        progress.judge(Judged(score, 1.0, error=0.04), step, falls=True)
+    assert (progress.best_step, progress.stale) == (3, 2)
+
+
+def test_a_training_of_one_step_is_one():
+    alone = Horizon.of(TrainSettings(max_steps=1), epoch=14, most=1)
+    assert rate_factor(alone, 0, 0, 0) == 1
+    two = Horizon.of(TrainSettings(max_steps=2, warmup=1.0), epoch=14, most=2)
+    assert [rate_factor(two, step, 0, 0) for step in (0, 1)] == [0, 1]
+
+
+def test_minutes_that_are_enough_change_nothing(data, tmp_path, monkeypatch):
+    def trained(name, **changes):
+        clock = iter(i * 0.6 for i in range(10_000))
+        minutes = "bertcompress.training.trainer.FitTrainer._minutes"
+        monkeypatch.setattr(minutes, lambda _: next(clock))
+        return open_ended(data, tmp_path / name, max_steps=14, **changes)
+
+    free, bounded = trained("free"), trained("bounded", max_minutes=12.0)
+    assert torch.equal(weights(free), weights(bounded))
+    assert bounded.ended.reason == "fixed"
+    cut = trained("cut", max_minutes=6.0)
+    assert (cut.ended.reason, cut.steps < 14) == ("max_minutes", True)
+
+
+def test_minutes_of_an_attempt_that_collapsed_do_not_slow_the_next(data, tmp_path, monkeypatch):
+    spent = Progress(seconds=330.0).again(1e-4)
+    assert (spent.seconds, spent.collapsed_seconds) == (330.0, 330.0)
+    clock = iter(5.5 + i * 0.1 for i in range(10_000))
+    monkeypatch.setattr("bertcompress.training.trainer.FitTrainer._minutes", lambda _: next(clock))
+    monkeypatch.setattr("bertcompress.training.fitting.Progress", lambda: spent)
+    fitted = open_ended(data, tmp_path, max_epochs=1_000, max_minutes=10.0, patience=1_000)
+    assert fitted.steps > 30  # of the 45 that the rest of the minutes allows
+
+
+@pytest.mark.parametrize(
+    ("epoch", "times"), [(169, 1), (250, 1), (324, 2), (507, 3), (1_000, 4), (4_000, 4), (4_209, 5)]
+)
+def test_long_epochs_are_judged_more_often(epoch, times):
+    found = Horizon.of(TrainSettings(), epoch, 30 * epoch)
+    assert found.times == times
+    fixed = Horizon.of(TrainSettings(epochs=4), epoch, 4 * epoch)
+    assert fixed.times == -(-epoch // 1_000)
 
 
 def test_a_loss_still_falls_where_it_falls_by_its_own_measure():
@@ -370,9 +433,8 @@ def test_the_end_of_the_fall_is_kept_unless_an_earlier_step_is_clearly_better():
     for step, score in ((1, 0.80), (2, 0.78)):
         progress.judge(Judged(score, 1.0, error=0.04), step)
     assert (progress.best_step, progress.best_score) == (1, 0.80)
-    progress.decay_from = 2
     for step, score, kept in ((3, 0.79, 3), (4, 0.77, 3), (5, 0.785, 5), (6, math.nan, 5)):
-        progress.judge(Judged(score, 1.0, error=0.04), step)
+        progress.judge(Judged(score, 1.0, error=0.04), step, falls=True)
         assert progress.best_step == kept
     assert (progress.best_score, progress.top_score) == (0.785, 0.80)
 

@@ -77,13 +77,15 @@ class Progress:
     rows: int = 0
     """Rows trained on, over all processes."""
     seconds: float = 0.0
+    collapsed_seconds: float = 0.0
+    """Of `seconds`, those before it began again."""
     loss_sum: float = 0.0
     loss_count: int = 0
     """Batches in `loss_sum`: those since the last evaluation."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def judge(self, judged: Judged, step: int) -> None:
-        """Take in score and loss of the selection split."""
+    def judge(self, judged: Judged, step: int, *, falls: bool = False) -> None:
+        """Take in score and loss of the selection split. `falls`: whether the rate does by now."""
         before = self.history[-1].get("selection_loss", math.nan) if self.history else math.nan
         learns = judged.spread >= _ALIKE or judged.loss < _FALLS * before
         self.alike = 0 if learns else self.alike + 1
@@ -97,19 +99,23 @@ class Progress:
             self.gain_step, self.gain_score = step, score
         if better:
             self.top_score = score
+        self.stale = 0 if better else self.stale + 1
         # With a falling rate a later step about as good as the best is the better one: of many
         # evaluations at a held rate the best one was lucky.
         top = self.top_score
-        falling = self.decay_from and top is not None and score >= top - _LUCK * judged.error
-        if better or falling:
-            self.best_score, self.best_step, self.stale = score, step, 0
-        else:
-            self.stale += 1
+        as_good = falls and top is not None and score >= top - _LUCK * judged.error
+        if better or as_good:
+            self.best_score, self.best_step = score, step
 
     def again(self, rate: float) -> Progress:
         """Return where the training stands that begins again: what was spent remains spent."""
         tried = [*self.collapsed_at, rate]
-        return Progress(rows=self.rows, seconds=self.seconds, collapsed_at=tried)
+        return Progress(
+            rows=self.rows,
+            seconds=self.seconds,
+            collapsed_seconds=self.seconds,
+            collapsed_at=tried,
+        )
 
     @property
     def learned(self) -> bool:

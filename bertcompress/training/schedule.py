@@ -19,8 +19,13 @@ from bertcompress.training.settings import ScheduleName, TrainSettings
 
 __all__ = ["Ended", "Horizon", "rate_factor", "stalled"]
 
-_LONG_EPOCH = 1_000
-"""Steps of an epoch above which it has more than one evaluation."""
+_APART = 250
+"""Steps from one evaluation to the next at most, where the number of steps is not fixed: a rate
+that is held for too long does its harm before it is seen..."""
+_PER_EPOCH = 4
+"""...with so many evaluations in an epoch at most, for what they cost..."""
+_FAR_APART = 1_000
+"""...unless even then more steps would lie between two."""
 _SHORT_EPOCH = 50
 """Steps below which several epochs share an evaluation, where nothing fixes their number."""
 _EVALUATIONS = 4
@@ -53,14 +58,15 @@ class Horizon:
         """Return the horizon of a training of at most so many steps."""
         times, apart = settings.evaluations_per_epoch, 1
         if times is None:
-            times = 1 if epoch <= _LONG_EPOCH else math.ceil(epoch / _LONG_EPOCH)
+            often = 1 if settings.is_fixed else min(_PER_EPOCH, math.ceil(epoch / _APART))
+            times = max(often, math.ceil(epoch / _FAR_APART))
             if most >= 2 * _EVALUATIONS:  # the first step of a warm-up changes nothing
                 times = max(times, math.ceil(_EVALUATIONS * epoch / most))
             apart = 1 if settings.is_fixed else math.ceil(_SHORT_EPOCH / epoch)
             apart = max(1, min(apart, most // (_EVALUATIONS * epoch)))
         # The end is not known: a warm-up as long as that of three epochs.
         whole = most if settings.is_fixed else min(3 * epoch, most)
-        warmup = math.ceil(settings.warmup * whole)
+        warmup = min(math.ceil(settings.warmup * whole), most - 1)  # the first step is at rate 0
         given = settings.evaluation_steps
         fixed, cycles = settings.is_fixed, settings.cycles or 1
         times = min(times, epoch)
@@ -90,6 +96,11 @@ class Horizon:
         number, within = divmod(step - 1, self.epoch)
         planned = {math.ceil(self.epoch * k / self.times) for k in range(1, self.times + 1)}
         return (within + 1 in planned and (number + 1) % self.apart == 0) or step >= last
+
+    def falls_at(self, step: int) -> bool:
+        """Return whether the rate falls after a step because the end was known from the start."""
+        falling = self.schedule in ("auto", "linear", "cosine")
+        return self.fixed and falling and step > self.warmup
 
     def decay_steps(self, step: int, cooldown: float, trained: int | None = None) -> int:
         """Return the steps over which the rate falls, where it begins to fall after `step`.

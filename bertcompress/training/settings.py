@@ -101,7 +101,8 @@ class TrainSettings(BaseModel):
         None,
         ge=1,
         description="How often the selection split is scored in an epoch; null: once, more often "
-        "in epochs of over 1,000 steps, and four times in any training",
+        "in epochs of over 250 steps (over 1,000 where their number is given), and four times in "
+        "any training",
     )
     evaluation_steps: int | None = Field(
         None, ge=1, description="Optimizer steps from one evaluation to the next, instead"

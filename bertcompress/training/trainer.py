@@ -193,9 +193,12 @@ class FitTrainer(Trainer):
             return
         most, cooldown = self.settings.max_minutes, self.settings.cooldown
         if most is not None:
-            minutes = agreed(self._minutes())  # the clocks of several processes differ
-            if minutes >= most * (1 - cooldown):
-                left = int(step / minutes * max(most - minutes, 0))
+            spent = self.progress.collapsed_seconds / 60
+            minutes = agreed(self._minutes()) - spent  # the clocks of several processes differ
+            if minutes >= (most - spent) * (1 - cooldown):
+                left = int(step / max(minutes, 1e-9) * max(most - spent - minutes, 0))
+                if self.horizon.fixed and left >= self.horizon.most - step:
+                    return  # it ends before, by its own schedule
                 self._start_decay(step, "max_minutes", left)
                 return
         if not self.horizon.fixed and step >= self.horizon.last_start(cooldown):
@@ -222,7 +225,8 @@ class FitTrainer(Trainer):
         judged = self.plan.judge(self.net)
         loss = self._mean_loss()
         self.tick()
-        self.progress.judge(judged, step)
+        falls = self.progress.decay_from > 0 or self.horizon.falls_at(step)
+        self.progress.judge(judged, step, falls=falls)
         self.progress.history.append(
             {
                 "step": step,
