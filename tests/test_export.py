@@ -7,13 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from embedder_support import tiny_embedder
 from tests_support import first_fast, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import bertcompress as bc
 from bertcompress.cli.main import app
 from bertcompress.engines.quantization.likeness import Likeness, likeness
-from bertcompress.errors import ModelError
+from bertcompress.errors import ModelError, OutputError
 from bertcompress.heads import HEADS
 from bertcompress.methods.quantization import int8
 from bertcompress.runtimes import onnxruntime, open_predictor
@@ -115,3 +116,22 @@ def test_an_int8_file_that_answers_nan_does_not_stay(tmp_path, monkeypatch):
         bc.export(tmp_path / "model", tmp_path)
     assert (tmp_path / "onnx" / "model.onnx").is_file()
     assert not list(tmp_path.rglob("*quantized*"))
+
+
+def test_an_export_leaves_nothing_of_another_model_beside_its_own(tmp_path):
+    tiny_embedder(tmp_path / "embedder")
+    bc.save(tiny_model(head="ForMaskedLM"), tmp_path / "words", tiny_tokenizer())
+    bc.export(tmp_path / "embedder", tmp_path / "out")
+    (tmp_path / "out" / "onnx" / "notes.txt").write_text("mine")
+    there = {each.name for each in (tmp_path / "out" / "onnx").iterdir()}
+    assert {"modules.json", "serve.py", "probe.npz", "1_Pooling"} <= there
+    bc.export(tmp_path / "words", tmp_path / "out")
+    left = {each.name for each in (tmp_path / "out" / "onnx").iterdir()}
+    assert not {"modules.json", "serve.py", "1_Pooling"} & left
+    assert {"model.onnx", "model_quantized.onnx", "notes.txt"} <= left
+
+
+def test_an_export_is_never_written_into_its_model(tmp_path):
+    bc.save(tiny_model(), tmp_path / "onnx", tiny_tokenizer())
+    with pytest.raises(OutputError, match="choose another --out"):
+        bc.export(tmp_path / "onnx", tmp_path)

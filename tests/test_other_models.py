@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 
 TRAIN = {"batch_size": 8, "learning_rate": 5e-3, "precision": "fp32", "epochs": 6}
 FINETUNE = {"finetune": TRAIN}
+CUTTING = {"trim_vocabulary": {}}
 BRIEFLY = {"finetune": {**TRAIN, "epochs": 1}}
 CUT = {"prune_structured": {"keep": 0.5, "rows": 32}}
 
@@ -468,3 +469,25 @@ def test_the_small_sibling_beside_the_recipe_of_embedders(tmp_path):
     assert (row.name, row.dimensions, row.metric) == ("paraphrase-minilm-l3", 384, "neighbours")
     assert row.deployments[0].size_mb == pytest.approx(34.5, abs=0.2)  # 16 bits, as it came
     assert 0 < row.score.value < 1
+
+
+def test_classes_that_nothing_tells_apart_are_said_to_be_taken_in_order(tmp_path):
+    """Without labels, a model of the other order agrees on no row."""
+    model, tokenizer = tiny_model(num_labels=2), tiny_tokenizer()
+    tokenizer.model_max_length = 32
+    model.config.id2label, model.config.label2id = {0: "NO", 1: "YES"}, {"NO": 0, "YES": 1}
+    save(model, tmp_path / "model", tokenizer)
+    for name, labels in (
+        ("named", {0: "NO", 1: "YES"}),
+        ("nameless", {0: "LABEL_0", 1: "LABEL_1"}),
+    ):
+        model.config.id2label = labels
+        model.config.label2id = {label: i for i, label in labels.items()}
+        save(model, tmp_path / name, tokenizer)
+    files = write_texts(tmp_path / "train.jsonl", 60), write_texts(tmp_path / "test.jsonl", 40, 5)
+    task = bc.Task.from_texts(*files, problem="unlabelled")
+    asked = recipe(tmp_path / "model", task, [CUTTING], tmp_path / "named", tmp_path / "nameless")
+    product, rows = load(asked.model), load_data(task)
+    told = [each.notes for each in other_models.other_models(asked, product, rows, lambda _: None)]
+    assert told[0] == ()
+    assert told[1][0].startswith("its classes (LABEL_0, LABEL_1) are not named as those of the")

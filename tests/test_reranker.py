@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score
 from tests_support import WORDS, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
+from bertcompress.data import load_data
 from bertcompress.errors import DataError, TaskError
 from bertcompress.heads import HEADS, scoring
 
@@ -173,3 +174,23 @@ def test_bad_rows_are_named(files, tmp_path):
         load_data(task(files))
     with pytest.raises(TaskError, match="2"):
         task(files, text="query")
+
+
+def test_a_limit_keeps_the_documents_of_a_query_together(tmp_path):
+    """Of 400 single rows, 2.3 a query are left, and every model orders those well."""
+
+    def written(name, first):
+        rows = [
+            {"q": f"question {first + q}", "d": f"text {first + q} {i}", "g": float(i < 2)}
+            for q in range(60)
+            for i in range(10)
+        ]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        return tmp_path / name
+
+    files = written("train.jsonl", 0), written("test.jsonl", 1_000)
+    task = bc.Task.from_files(*files, text=["q", "d"], label="g", problem="reranker")
+    whole, some = load_data(task), load_data(task, limit=200)
+    assert set(np.unique(some.references("validation")[:, 1], return_counts=True)[1]) == {10}
+    assert len(some.validation) == 200
+    assert some.task.chance == pytest.approx(whole.task.chance)

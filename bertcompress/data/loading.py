@@ -121,11 +121,16 @@ class _Part:
         labels = None if self.labels is None else [self.labels[int(i)] for i in positions]
         return _Part(self.table.take(positions), labels)
 
-    def limited(self, limit: int | None) -> _Part:
+    def limited(self, limit: int | None, task: Task) -> _Part:
+        """Return so many rows; where groups are judged, as many whole ones as have about those."""
         count = len(self.table)
         if limit is None or count <= limit:
             return self
         rng = np.random.default_rng(_LIMIT_SEED)
+        if task.head.judges_groups:
+            groups = task.head.groups([self.table.columns[name] for name in task.text])
+            if groups is not None:
+                return self.take(together(groups, limit, rng))
         return self.take(np.sort(rng.permutation(count)[:limit]))
 
 
@@ -164,7 +169,7 @@ def _numbered(
             made |= {task.train: whole.take(kept), task.validation: whole.take(judged)}
             rows = len(judged), len(kept) + len(judged)
             notes = (_split_off_words(task, *rows, labelled=whole.labels is not None),)
-        part = made[name].limited(limit)
+        part = made[name].limited(limit, task)
         splits[name] = normalise(task, name, part.table, part.labels, first)
         first += len(part.table)
         # Before the others: what is wrong here is the cause there.

@@ -11,6 +11,7 @@ from bertcompress.data.labels import rows_named
 from bertcompress.data.tables import Table
 from bertcompress.data.text_column import BATCH, TextColumn
 from bertcompress.errors import DataError
+from bertcompress.heads.features import text_columns
 from bertcompress.task import Task
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def texts_of(task: Task, split: str, table: Table) -> Sequence[Sequence[str]]:
 
 def text_rows(rows: Dataset) -> Iterator[tuple[str, ...]]:
     """Yield the texts of each row of a split: one, or the two of a pair."""
-    names = [name for name in ("text", "text_pair") if name in rows.column_names]
+    names = text_columns(rows)
     for batch in rows.select_columns(names).iter(BATCH):
         yield from zip(*(batch[name] for name in names), strict=True)
 

@@ -6,7 +6,7 @@ A head encodes rows and joins what a model answers to their features; what most 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -33,6 +33,8 @@ __all__ = [
     "end_to_end",
     "limit_of",
     "numbers_of",
+    "plain_texts",
+    "text_columns",
     "tokens_of",
 ]
 
@@ -214,6 +216,18 @@ def encode_texts(
     """
     found = tokens_of(rows.iter(CHUNK), tokenizer, max_length)
     return Encoded.of(found.flat, found.lengths, rows, cut=found.cut, longest=found.longest)
+
+
+def text_columns(rows: Dataset) -> list[str]:
+    """Return the columns of a split's texts: one, or the two of a pair."""
+    return [name for name in ("text", "text_pair") if name in rows.column_names]
+
+
+def plain_texts(rows: Dataset) -> Iterator[Sequence[str]]:
+    """Yield the texts of a split in chunks, one column after the other."""
+    columns = text_columns(rows)
+    for chunk in rows.select_columns(columns).iter(CHUNK):
+        yield from (chunk[column] for column in columns)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ A head needs no torch to be read, so that a task file is checked in a moment.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertcompress.errors import ModelError, TaskError
-from bertcompress.heads.features import Columns, Encoded, TaskFields, encode_texts
+from bertcompress.heads.features import Columns, Encoded, TaskFields, encode_texts, plain_texts
 from bertcompress.heads.padding import collate_texts, outputs_of_features
 from bertcompress.metrics import METRICS, Metric
 
@@ -71,6 +71,8 @@ class Head(Protocol):
     """
     unsettled: ClassVar[str] = ""
     """What a config says where it lacks what `settings_of` chooses; empty: nothing is chosen."""
+    judges_groups: ClassVar[bool] = False
+    """Whether scores are of `groups` of rows, not of rows."""
     averages: ClassVar[bool] = True
     """Whether the mean of several models' answers is an answer."""
     features_a_row: ClassVar[int] = 1
@@ -137,6 +139,10 @@ class Head(Protocol):
         Raises ModelError for a tokenizer without a padding token.
         """
         return collate_texts(features, tokenizer, pad_to_multiple_of)
+
+    def read(self, rows: Dataset) -> Iterator[Sequence[str]]:
+        """Yield the texts of rows in chunks, as they are tokenized: with what is put before."""
+        return plain_texts(rows)
 
     def feature_outputs(self, outputs: Array, attention_mask: Array) -> list[Array]:
         """Return what is kept of a model's outputs for each feature of a batch, without padding.
@@ -243,10 +249,7 @@ class Head(Protocol):
         return np.arange(len(features))
 
     def labelled(self, features: Dataset) -> Dataset:
-        """Return the features that a training on labels alone goes over: here all.
-
-        Raises DataError where there are none.
-        """
+        """Return the features that labels alone train on: here all. DataError where none do."""
         return features
 
     def teaches(self, rows: Dataset) -> bool:
@@ -266,10 +269,7 @@ class Head(Protocol):
         return 0.0
 
     def original_chance(self, metric: Metric, answers: Array, original: Array) -> float | None:
-        """Return what answers that read no text score by the original's; None: nobody knows.
-
-        Shape: as `statistics`.
-        """
+        """Return what answers that read no text score by the original's; None: nobody knows."""
         return None
 
     def of_width(self, outputs: int) -> Head:
@@ -277,10 +277,7 @@ class Head(Protocol):
         return self
 
     def of_model(self, config: Any) -> Head:
-        """Return the head by which a model is scored: this one, where labels say what it is.
-
-        `config`: of transformers; only a head without labels reads it.
-        """
+        """Return the head that scores a model of this config: itself, where there are labels."""
         return self
 
     def all_finite(self, answers: Array) -> bool:

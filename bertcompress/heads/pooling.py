@@ -6,6 +6,7 @@ writes. Axes: B rows, T tokens, H hidden size, D dimensions of a vector.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -76,11 +77,17 @@ class Pooling(BaseModel):
         """Write the pooling into a config, in place."""
         setattr(config, FIELD, self.model_dump(mode="json"))
 
+    @property
+    def named_prompts(self) -> dict[str, str]:
+        """The prompts, `query` and `document` among them where another name stands for them."""
+        meant = {name: self.prompt(name) for name in _ALIASES}
+        return {**{name: text for name, text in meant.items() if text}, **self.prompts}
+
     def reads_like(self, other: Pooling) -> bool:
         """Return whether both encode the same of a text: the same prompts, the same case."""
         mine, theirs = (
             (
-                {name: text for name, text in each.prompts.items() if text},
+                {name: text for name, text in each.named_prompts.items() if text},
                 each.prompts.get(str(each.default_prompt), ""),
                 each.lowercase,
             )
@@ -104,6 +111,15 @@ class Pooling(BaseModel):
         raise ModelError(
             unknown("prompts", "prompt of the model", chosen, {*self.prompts, *_ALIASES})
         )
+
+    def read(self, texts: Iterable[str], name: str | None = None) -> list[str]:
+        """Return texts as they are tokenized: behind the prompt of this name, in lower case or not.
+
+        Raises ModelError for a prompt that is not there.
+        """
+        prompt = self.prompt(name)
+        whole = [prompt + text for text in texts]
+        return [text.lower() for text in whole] if self.lowercase else whole
 
     def vector(self, states: Array) -> Array:
         """Return the vector of one text, of the states of its tokens. Shape: (T, H) -> (D,)."""

@@ -60,6 +60,7 @@ class Reranker(Numbers):
     )
     usual: ClassVar[tuple[str, ...]] = ("ndcg", "mrr")
     has_units: ClassVar[bool] = False
+    judges_groups: ClassVar[bool] = True
     texts_a_row: ClassVar[tuple[int, ...]] = (2,)
 
     def check_rows(

@@ -7,14 +7,14 @@ two documents. Axes: N rows, F features, B in a batch, D dimensions of a vector,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bertcompress.errors import DataError
-from bertcompress.heads.features import CHUNK, Columns, Encoded, TaskFields
+from bertcompress.heads.features import CHUNK, Columns, Encoded, TaskFields, text_columns
 from bertcompress.heads.head import Array, Features
 from bertcompress.heads.padding import collate_texts
 from bertcompress.heads.reranker import ranking_metrics
@@ -83,22 +83,25 @@ class Retrieval(Vectors):
         Without prompts of the task those of `encode_query` and `encode_document`. Shape: F is N, or
         2 N of training rows.
         """
-        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-        flat = [text for row in zip(*(rows[name][:] for name in columns), strict=True)
-                for text in row]  # fmt: skip
         labels = [
             [number, *(row["relevant"] if number == QUERY else ())]
             for row in rows["label"][:]
             for number in row["texts"]
         ]
-        sides = (self._prompted(flat, name) for name in self.prompts or _PROMPTS)
-        texts = [
-            query if label[0] == QUERY else document
-            for query, document, label in zip(*sides, labels, strict=True)
-        ]
-        chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
-        encoded = self._encoded(chunks, rows, tokenizer, task, {"labels": labels})
+        encoded = self._encoded(self.read(rows), rows, tokenizer, task, {"labels": labels})
         return replace(encoded, cut=min(encoded.cut, _full_rows(encoded)))
+
+    def read(self, rows: Dataset) -> Iterator[Sequence[str]]:
+        """Yield the texts of rows in chunks, those of a row behind each other, as tokenized."""
+        columns, prompts = text_columns(rows), self.prompts or _PROMPTS
+        for chunk in rows.select_columns([*columns, "label"]).iter(CHUNK):
+            texts = [t for row in zip(*(chunk[c] for c in columns), strict=True) for t in row]
+            numbers = [number for label in chunk["label"] for number in label["texts"]]
+            sides = (self.pooling.read(texts, name) for name in prompts)
+            yield [
+                query if number == QUERY else document
+                for query, document, number in zip(*sides, numbers, strict=True)
+            ]
 
     def collate(
         self,

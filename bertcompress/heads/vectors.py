@@ -6,14 +6,21 @@ A text is a feature, so that a pair has two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bertcompress.errors import ModelError
-from bertcompress.heads.features import CHUNK, Columns, Encoded, TaskFields, tokens_of
+from bertcompress.heads.features import (
+    CHUNK,
+    Columns,
+    Encoded,
+    TaskFields,
+    text_columns,
+    tokens_of,
+)
 from bertcompress.heads.head import Array, Features, Head, metrics_named
 from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.pooling import Pooling, cosines, normalised
@@ -77,15 +84,15 @@ class Vectors(Head):
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, task: TaskFields
     ) -> Encoded:
         """Return each text as a feature, with its prompt before it. Shape: F is N, or 2 N."""
-        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-        names = (*self.prompts, *[None] * len(columns))
-        prompted = [*zip(columns, names, strict=False)]
-        texts = (
-            [self._prompted(chunk[column], name) for column, name in prompted]
-            for chunk in rows.select_columns(columns).iter(CHUNK)
-        )
-        flat = ([text for row in zip(*each, strict=True) for text in row] for each in texts)
-        return self._encoded(flat, rows, tokenizer, task)
+        return self._encoded(self.read(rows), rows, tokenizer, task)
+
+    def read(self, rows: Dataset) -> Iterator[Sequence[str]]:
+        """Yield the texts of rows in chunks, those of a row behind each other, as tokenized."""
+        columns = text_columns(rows)
+        named = [*zip(columns, (*self.prompts, *[None] * len(columns)), strict=False)]
+        for chunk in rows.select_columns(columns).iter(CHUNK):
+            texts = (self.pooling.read(chunk[column], name) for column, name in named)
+            yield [text for row in zip(*texts, strict=True) for text in row]
 
     def _encoded(
         self,
@@ -110,11 +117,6 @@ class Vectors(Head):
             longest=found.longest,
             own=own,
         )
-
-    def _prompted(self, texts: Sequence[str], name: str | None) -> list[str]:
-        prompt = self.pooling.prompt(name)
-        whole = [prompt + text for text in texts]
-        return [text.lower() for text in whole] if self.pooling.lowercase else whole
 
     def feature_outputs(self, outputs: Array, attention_mask: Array) -> list[Array]:
         """Return the vector of each feature of a batch. Shape: (B, T, H), or (B, D) -> B of (D,).

@@ -23,7 +23,7 @@ from bertcompress.heads.pooling import FIELD, Pooling
 from bertcompress.models.config import OWN, read_config, read_fields
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import what_else
-from bertcompress.models.sentence import read_pooling, write_sentence_files
+from bertcompress.models.sentence import stated_pooling, write_sentence_files
 from bertcompress.models.tensors import LEFT_OVER, Tensors, model_class
 from bertcompress.models.tokenizers import load_tokenizer, position_limit, write_tokenizer
 from bertcompress.shapes import (
@@ -191,7 +191,7 @@ def _take_pooling(
     kept = None
     if is_bare(type(model)):
         with contextlib.suppress(ModelError):
-            kept = read_pooling(folder, name) or Pooling.of(model.config)
+            kept = stated_pooling(model.config, folder, name)
     if hasattr(model.config, FIELD):
         delattr(model.config, FIELD)
     if kept is not None:

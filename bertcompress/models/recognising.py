@@ -67,7 +67,7 @@ def encoder_folder(folder: Path) -> Path:
         inner = folder / str(module.get("path", "")).strip("/")
         if ".." in inner.parts or len(inner.name) > 100:
             continue
-        if str(module.get("type", "")).endswith("Transformer") and (inner / "config.json").exists():
+        if _kind(module).endswith("Transformer") and (inner / "config.json").exists():
             return inner
     return folder
 
@@ -126,7 +126,7 @@ def _setfit(folder: Path) -> str | None:
 
 def _sentence_layers(folder: Path) -> str | None:
     """Return a refusal for trained layers behind the encoder: without them it answers otherwise."""
-    names = [str(m.get("type", "")).rpartition(".")[2] for m in sentence_modules(folder)]
+    names = [_kind(module) for module in sentence_modules(folder)]
     if names and not any(name.endswith("Transformer") for name in names):
         return f"a sentence-transformers model without a transformer in it: {', '.join(names)}"
     return None
@@ -136,8 +136,8 @@ def left_out_layers(folder: Path) -> list[str]:
     """Return the trained sentence-transformers layers that lie behind the encoder of a folder."""
     found = []
     for module in sentence_modules(folder) or sentence_modules(folder.parent):
-        name = str(module.get("type", "")).rpartition(".")[2]
-        if not name.endswith(_UNTRAINED):
+        name = _kind(module)
+        if name not in _UNTRAINED:
             found.append(f"{name} ({module.get('path') or module.get('name')})")
     return found
 
@@ -163,6 +163,11 @@ def _elsewhere(folder: Path) -> str | None:
     if not deeper:
         return None
     return f"no config.json in the folder; there is one in '{deeper[0]}' below it: give that"
+
+
+def _kind(module: Mapping[str, Any]) -> str:
+    """Return the class of a module without its place in the package."""
+    return str(module.get("type", "")).rpartition(".")[2]
 
 
 def sentence_modules(folder: Path) -> list[Mapping[str, Any]]:

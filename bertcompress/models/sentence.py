@@ -25,6 +25,7 @@ __all__ = [
     "read_pooling",
     "sentence_folder",
     "settled_pooling",
+    "stated_pooling",
     "write_modules",
     "write_sentence_files",
     "write_settings",
@@ -37,6 +38,8 @@ _OLD_LENGTHS = tuple(
     for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """Names that releases before 3 gave the file by the family of the model."""
+_EMBEDDER = "SentenceTransformer"
+"""What a folder that pools says that it is (`model_type`), where it says anything."""
 POOLING = "1_Pooling"
 """Folder of the module that pools."""
 _FLAGS = {
@@ -78,6 +81,9 @@ def read_pooling(folder: Path, name: str) -> Pooling | None:
         )
     modules = {str(each.get("type")).rpartition(".")[2]: each for each in sentence_modules(home)}
     settings = _fields(home / _SETTINGS)
+    kind = settings.get("model_type") or _EMBEDDER
+    if kind != _EMBEDDER:
+        raise ModelError(f"{where}: a {kind} of sentence-transformers, which pools no vectors")
     pooled = _fields(home / str(modules.get("Pooling", {}).get("path", POOLING)) / "config.json")
     prompts = settings.get("prompts") or {}
     if pooled.get("include_prompt", True) is False and any(prompts.values()):
@@ -103,6 +109,15 @@ def read_pooling(folder: Path, name: str) -> Pooling | None:
         raise ModelError(f"{where}: its sentence settings: {place}: {first['msg']}") from None
 
 
+def stated_pooling(config: Any, folder: Path, name: str) -> Pooling | None:
+    """Return how an encoder says that its vectors are pooled; None where it does not.
+
+    What its folder says goes before what its config kept. Raises ModelError for a folder whose
+    vectors cannot be carried over.
+    """
+    return read_pooling(folder, name) or Pooling.of(config)
+
+
 def settled_pooling(
     config: Any, folder: Path, name: str, asked: Pooling | None = None
 ) -> tuple[Pooling, str | None]:
@@ -111,7 +126,7 @@ def settled_pooling(
     `asked`: by the task. The line says what was decided without being asked; None: nothing was.
     Raises ModelError for a folder whose vectors cannot be carried over.
     """
-    known = asked or Pooling.of(config) or read_pooling(folder, name)
+    known = asked or stated_pooling(config, folder, name)
     pooling = known or Pooling()
     pooling.keep(config)
     if known is not None:
@@ -202,7 +217,8 @@ def write_settings(folder: Path, pooling: Pooling) -> None:
     settings: dict[str, Any] = {
         # Of the first release that knows these keys; a later number makes older ones warn.
         "__version__": {"sentence_transformers": "3.0.0"},
-        "prompts": dict(pooling.prompts),
+        # `encode_document` looks for no other name, and takes "" for the prompt of one that lacks.
+        "prompts": pooling.named_prompts,
         "default_prompt_name": pooling.default_prompt,
         "similarity_fn_name": pooling.similarity,
     }

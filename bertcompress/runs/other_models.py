@@ -21,7 +21,7 @@ from bertcompress.measure.footprint import half_size, macs
 from bertcompress.method import Method
 from bertcompress.models.io import class_of, load, precision_of
 from bertcompress.models.locate import locate
-from bertcompress.models.sentence import read_pooling, settled_pooling
+from bertcompress.models.sentence import settled_pooling, stated_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.recipe import Recipe
 from bertcompress.report.head import short_name
@@ -75,6 +75,10 @@ class _Read:
         data = fit_rows(rows, product, f"model '{name}'")
         told = [f"its texts: {line}" for line in data.notes[len(rows.notes) :]]
         return cls(product, data, opened, (*notes, *product.findings.notes, *told))
+
+    def told(self, note: str) -> _Read:
+        """Return the same with a line on it before the others."""
+        return replace(self, notes=(note, *self.notes))
 
 
 def other_models(
@@ -154,8 +158,11 @@ def _as_it_comes(
     if why := _misfit(model, labels, width):
         return None, why
     read = _Read.of(name, rows, partial(_in_order, name, labels))
-    matched = not head.has_labels or (labels and align_labels(labels, class_names(model)))
-    return (read, "") if matched else _by_score(read)
+    if labels and align_labels(labels, class_names(model)) is not None:
+        return read, ""
+    if head.has_labels:
+        return _by_score(read)
+    return (read.told(_taken_in_order(model, labels)) if labels else read), ""
 
 
 def _classes(names: dict[int, str]) -> tuple[str, ...]:
@@ -185,15 +192,24 @@ def _by_score(read: _Read) -> tuple[_Read | None, str]:
     told = f"{found.metric} {found.value:.3f} on the selection split, chance {chance:.3f}"
     if not found.standing.above:
         return None, f"its head is not for this task ({told})"
-    note = f"its outputs have no names; taken as those of the task, in its order: {told}"
-    return replace(read, notes=(note, *read.notes)), ""
+    return read.told(
+        f"its outputs have no names; taken as those of the task, in its order: {told}"
+    ), ""
+
+
+def _taken_in_order(model: Any, labels: Sequence[str]) -> str:
+    """Return the line on classes that no name and no label tells apart."""
+    return (
+        f"its classes ({few(class_names(model).values())}) are not named as those of the recipe's "
+        f"model; they are taken to be, in this order, {few(labels)}"
+    )
 
 
 def _pooling(recipe: Recipe, name: str, shown: str) -> tuple[Pooling, str | None]:
     """Return how an embedder pools: as its folder says, else as the task does, else the mean."""
     folder, config = locate(name), load(name, head=BARE).model.config
-    own = Pooling.of(config) or read_pooling(folder, name)
-    return settled_pooling(config, folder, shown, own or recipe.resolved_task().pooling)
+    own = stated_pooling(config, folder, name) or recipe.resolved_task().pooling
+    return settled_pooling(config, folder, shown, own)
 
 
 def _read_embedder(name: str, pooling: Pooling) -> Product:

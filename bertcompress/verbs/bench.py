@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,9 @@ def search_words(rows: Sequence[BenchRow]) -> list[str]:
 
 def _texts_for(places: Sequence[Place], data: TaskData, say: Say) -> list[Any]:
     """Return a task's texts in batches for each model; what is cut of them is said."""
-    tokenizers = [place.tokenizer() for place in places]
-    read = [data.fitted(tokenizer) for tokenizer in tokenizers]
+    own = [replace(data, task=place.reads(data.task)) for place in places]
+    tokenizers = [p.tokenizer(each.task) for p, each in zip(places, own, strict=True)]
+    read = [each.fitted(tokenizer) for each, tokenizer in zip(own, tokenizers, strict=True)]
     cut = [each.notes[len(data.notes) :] for each in read]
     told = [f"{p.model}: {line}" for p, lines in zip(places, cut, strict=True) for line in lines]
     for line in (*data.notes, *dict.fromkeys(told)):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from bertcompress.data import TaskData, data_of, judged_digest
 from bertcompress.data.for_model import posed_by_model
-from bertcompress.errors import InputError, ModelError, Notice
+from bertcompress.errors import InputError, ModelError
 from bertcompress.heads import Head
 from bertcompress.heads.stock import check_one_output, has_head, head_words
 from bertcompress.measure.scores import Score, predict, score
 from bertcompress.models.io import class_of, is_bare
-from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import check_vocabulary
 from bertcompress.runtimes import open_predictor, runtime_named
 from bertcompress.support.display import logged
@@ -50,7 +48,7 @@ def evaluate(
     wanted, limit, judged = _judged_by(place, task, test, limit)
     if runtime_named(place.runtime).opens_folders:
         wanted = posed_by_model(wanted, class_of(place.path), str(model))
-    wanted = _pooled(place, wanted)
+    wanted = place.reads(wanted)
     _check_head(place, None if wanted.is_open else wanted.head)
     # A config that names no classes has two, called LABEL_0 and LABEL_1; one output names none.
     names = {int(i): str(name) for i, name in place.config.id2label.items()}
@@ -63,9 +61,7 @@ def evaluate(
             f"task '{data.task.name}' has no labels to evaluate against; compare models with "
             "bench, or run a recipe: its report gives the agreement with the original"
         )
-    tokenizer = place.tokenizer()
-    if data.task.pooling is not None and data.task.pooling.max_length is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, data.task.pooling.max_length)
+    tokenizer = place.tokenizer(data.task)
     check_vocabulary(tokenizer, data.split(split)["text"], str(model))
     predictor = open_predictor(place.path, place.runtime, None, place.precision, device="auto")
     splits = [split, *data.also] if split == "validation" else [split]
@@ -92,16 +88,6 @@ def _other_rows(
         return ()
     count = len(data.validation)
     return (f"{model}: other rows than the run reported on are there now ({count:,} rows)",)
-
-
-def _pooled(place: Place, task: Task) -> Task:
-    """Return a task of vectors with the pooling of the model; any other as it is."""
-    if task.is_open or task.head.auto_class is not None:
-        return task
-    known, line = settled_pooling(place.config, place.folder, place.model, task.pooling)
-    if line:
-        warnings.warn(line, Notice, stacklevel=3)
-    return task.model_copy(update={"pooling": known})
 
 
 def _judged_by(

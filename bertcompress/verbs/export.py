@@ -6,8 +6,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertcompress.deployment import Deployment, Layout, Product
-from bertcompress.errors import ModelError, Notice
+from bertcompress.deployment import (
+    KNOWN_ANSWERS_FILE,
+    SERVE_FILE,
+    Deployment,
+    Layout,
+    Product,
+)
+from bertcompress.errors import ModelError, Notice, OutputError
 from bertcompress.heads import HEADS
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.stock import has_head, head_words
@@ -17,6 +23,7 @@ from bertcompress.models.locate import locate
 from bertcompress.models.recognising import left_out_layers
 from bertcompress.models.sentence import drop_sentence_files, settled_pooling
 from bertcompress.publish.serving import write_serving
+from bertcompress.runtimes import MODEL_FILE, Q4_FILE, QUANTIZED_FILE
 from bertcompress.runtimes.hardware import environment
 from bertcompress.runtimes.onnx.pooling import pool_file
 from bertcompress.runtimes.table import exporter
@@ -24,6 +31,8 @@ from bertcompress.support.display import logged
 from bertcompress.verbs.places import Say
 
 __all__ = ["export"]
+
+_OF_AN_EXPORT = (MODEL_FILE, QUANTIZED_FILE, Q4_FILE)
 
 
 def export(
@@ -53,16 +62,19 @@ def export(
     from bertcompress.runtimes.onnx.integers import export_qdq
 
     product = load(model, revision=revision)
-    out = Path(out).expanduser()
+    out, source = Path(out).expanduser(), locate(str(model), revision=revision)
+    if Layout(out).onnx.resolve() == source.resolve():
+        raise OutputError(f"{source}: the files would come into the model; choose another --out")
     if pooled:
         _settle(product, str(model), revision)
-    if gone := left_out_layers(locate(str(model), revision=revision)):
+    if gone := left_out_layers(source):
         warnings.warn(
             f"{model}: of this sentence-transformers model the encoder alone is exported; trained "
             f"layers behind it are not in the file: {', '.join(gone)}",
             Notice,
             stacklevel=2,
         )
+    _clear(Layout(out).onnx)
     if precision_of(product.model) != "fp32":  # its integers, not new ones
         adopted = exporter().adopt_integers(export_qdq(product, Layout(out).onnx), out)
         made = [adopted] if adopted else []
@@ -91,6 +103,13 @@ def _serve(
     unsettled = HEADS[problem].unsettled if problem else ""
     if problem and unsettled and not HEADS[problem].settings_in(config):
         say(f"{name}: its config {unsettled}")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier export left: beside other files it would pass for this model's."""
+    for name in (*_OF_AN_EXPORT, SERVE_FILE, KNOWN_ANSWERS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    drop_sentence_files(folder)
 
 
 def _served(cls: type) -> str | None:

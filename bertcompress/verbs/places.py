@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from bertcompress.deployment import Layout
-from bertcompress.errors import ModelError, NotFound
+from bertcompress.errors import ModelError, NotFound, Notice
 from bertcompress.hub.download import ALL_FILES, SMALL_FILES
 from bertcompress.models.config import config_beside
 from bertcompress.models.io import config_of
 from bertcompress.models.locate import locate
+from bertcompress.models.sentence import settled_pooling
 from bertcompress.models.tokenizers import load_tokenizer
 from bertcompress.report import Report
 from bertcompress.runtimes import all_runtimes, runtime_named
 from bertcompress.runtimes import locate as locate_artefact
 from bertcompress.support.display import logged
+from bertcompress.task import Task
 
 __all__ = ["Place", "Say", "all_places", "find_place"]
 
@@ -58,9 +61,28 @@ class Place:
             raise ModelError(f"model '{self.model}': config.json tells no vocab_size")
         return found
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that lies with the artefact."""
-        return load_tokenizer(self.folder, str(self.path), self.config)
+    def reads(self, task: Task) -> Task:
+        """Return a task of vectors with the pooling of this model; any other as it is.
+
+        What was decided without being asked is told as a warning.
+        """
+        if task.is_open or task.head.auto_class is not None:
+            return task
+        known, line = settled_pooling(self.config, self.folder, self.model, task.pooling)
+        if line:
+            warnings.warn(line, Notice, stacklevel=3)
+        return task.model_copy(update={"pooling": known})
+
+    def tokenizer(self, task: Task | None = None) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that lies with the artefact; of a task's vectors, as it bounds them.
+
+        `task`: as this model reads it.
+        """
+        found = load_tokenizer(self.folder, str(self.path), self.config)
+        longest = None if task is None or task.pooling is None else task.pooling.max_length
+        if longest is not None:
+            found.model_max_length = min(found.model_max_length, longest)
+        return found
 
 
 def find_place(

@@ -25,7 +25,6 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from bertcompress.data.rows import text_rows
 from bertcompress.deployment import Findings, Product
 from bertcompress.engines.vocabulary import (
     Choice,
@@ -35,6 +34,8 @@ from bertcompress.engines.vocabulary import (
     used_tokens,
 )
 from bertcompress.errors import DataError, NotFound
+from bertcompress.heads.features import text_columns
+from bertcompress.heads.pooling import Pooling
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import Vocabulary, anatomy, apply_edit
 
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from bertcompress.data import TaskData
+    from bertcompress.heads import Head
 
 __all__ = ["TrimVocabulary", "trim_vocabulary"]
 
 RESERVE = 1_000
-_COLUMNS = ("text", "text_pair")
 
 
 def trim_vocabulary(
@@ -72,7 +73,8 @@ def trim_vocabulary(
         RecipeError: `size` is below the special tokens and single characters.
         ShapeError: Model and tokenizer do not belong together.
     """
-    counts = used_tokens(tokenizer, texts)
+    pooling: Pooling | None = Pooling.of(getattr(model, "config", None))
+    counts = used_tokens(tokenizer, texts if pooling is None else _with_prompts(pooling, texts))
     return _trim(model, tokenizer, counts, size, reserve).tokenizer
 
 
@@ -149,16 +151,19 @@ class TrimVocabulary(Method):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the product with the smaller table and its tokenizer, and what changed."""
-        lines = [] if self.corpus is None else _lines(Path(self.corpus))
-        columns = [name for name in _COLUMNS if name in ctx.data.train.column_names]
-        counts = used_tokens(product.tokenizer, chain(_texts(ctx.data.train), lines))
+        head, pooling = ctx.data.task.head, ctx.data.task.pooling
+        corpus = [] if self.corpus is None else _lines(Path(self.corpus))
+        lines = corpus if pooling is None else _with_prompts(pooling, corpus)
+        columns = text_columns(ctx.data.train)
+        counts = used_tokens(product.tokenizer, chain(_read(head, ctx.data.train), lines))
         before = int(product.model.config.vocab_size)
         trimmed = _trim(product.model, product.tokenizer, counts, self.size, self.reserve)
         choice, tokenizer = trimmed.choice, trimmed.tokenizer
-        texts = chain(_texts(ctx.data.train), lines)
+        texts = chain(_read(head, ctx.data.train), lines)
         seen = changed_tokens(product.tokenizer, tokenizer, texts)
         # Selection rows are trained on by nobody, and the validation rows belong to the report.
-        unseen = changed_tokens(product.tokenizer, tokenizer, _texts(ctx.data.selection))
+        held_out = _read(head, ctx.data.selection)
+        unseen = changed_tokens(product.tokenizer, tokenizer, held_out)
         found: dict[str, Any] = {
             "tokens_before": before,
             "tokens_after": len(choice.kept),
@@ -175,7 +180,7 @@ class TrimVocabulary(Method):
             "counted, come as several shorter ones now",
             *_cut_now(ctx.data, product.tokenizer, tokenizer),
         )
-        count = len(columns) * len(ctx.data.train) + len(lines)
+        count = len(columns) * len(ctx.data.train) + len(corpus)
         findings = Findings(samples=count, notes=notes, free=found)
         return Product(product.model, tokenizer, (), findings)
 
@@ -194,8 +199,14 @@ def _cut_now(
     ]
 
 
-def _texts(rows: Dataset) -> Iterator[str]:
-    return chain.from_iterable(text_rows(rows))
+def _read(head: Head, rows: Dataset) -> Iterator[str]:
+    return chain.from_iterable(head.read(rows))
+
+
+def _with_prompts(pooling: Pooling, texts: Sequence[str]) -> list[str]:
+    """Return texts as an embedder tokenizes them, and each of its prompts alone."""
+    prompts = [prompt for name in pooling.named_prompts for prompt in pooling.read([""], name)]
+    return [*pooling.read(texts), *prompts]
 
 
 def _lines(path: Path) -> list[str]:
