@@ -68,16 +68,13 @@ def answers(model: str, runtime: str, precision: str, task: Any, split: str) -> 
     """Return the task as the model reads it, its vectors of a split, and what is right."""
     from bertcompress.data import load_data
     from bertcompress.measure.scores import predict
-    from bertcompress.models.sentence import settled_pooling
     from bertcompress.runtimes import open_predictor
     from bertcompress.verbs.places import find_place
 
     place = find_place(model, runtime, precision, None, lambda line: None)
-    tokenizer = place.tokenizer()
-    pooling, _ = settled_pooling(place.config, place.folder, model)
-    if pooling.max_length is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, pooling.max_length)
-    data = load_data(task.model_copy(update={"pooling": pooling})).fitted(tokenizer)
+    task = place.reads(task)
+    tokenizer = place.tokenizer(task)
+    data = load_data(task).fitted(tokenizer)
     predictor = open_predictor(place.path, place.runtime, None, place.precision)
     vectors = predict(predictor, data, split, tokenizer, config=place.config)
     return data.task, vectors, data.references(split)
