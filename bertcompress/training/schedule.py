@@ -30,6 +30,8 @@ _SHORT_EPOCH = 50
 """Steps below which several epochs share an evaluation, where nothing fixes their number."""
 _EVALUATIONS = 4
 """Evaluations of any training, so that what it still gained at its end can be seen."""
+_BEGUN = 1_000
+"""Steps that are no beginning any more, however long an epoch is."""
 _STALE_SHARE = 0.25
 """Of the steps up to the last gain: a long training has long pauses between gains."""
 
@@ -161,10 +163,12 @@ def stalled(horizon: Horizon, step: int, gain_step: int, patience: int) -> bool:
 
     `gain_step` is the last evaluation at which the score was better than ever, or the loss on the
     same rows while the score has not moved yet: of many classes it starts late. Waiting begins
-    with the second evaluation at the earliest: a lucky first one would end what has just begun.
+    with the second evaluation at the earliest, and where they are close with the second epoch: a
+    lucky first one would end what has just begun.
     """
     pause = max(patience * horizon.interval, math.ceil(_STALE_SHARE * gain_step))
-    waited = step - max(gain_step, 2 * horizon.interval)
+    begun = max(2 * horizon.interval, min(2 * horizon.epoch, _BEGUN))
+    waited = step - max(gain_step, begun)
     return step > horizon.warmup and waited >= pause
 
 
