@@ -37,7 +37,8 @@ served = runpy.run_path(sys.argv[1])
 asked = json.loads(sys.stdin.read())
 for texts, batch in asked:
     texts = [tuple(text) if isinstance(text, list) else text for text in texts]
-    print(json.dumps(served["answer"](texts, batch=batch)))
+    more = {"batch": batch} if batch else {}
+    print(json.dumps(served["answer"](texts, **more)))
 assert not {"torch", "transformers", "bertcompress"} & set(sys.modules)
 """
 
@@ -117,6 +118,20 @@ def test_as_a_command_it_prints_one_line_a_text(tmp_path):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["text"] for row in rows] == TEXTS
     assert sum(rows[0]["answer"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification"])
+def test_two_classes_without_names_are_served(head, tmp_path):
+    """transformers leaves LABEL_0 and LABEL_1 out of config.json, which serve.py and cards read."""
+    bc.save(tiny_model(head=head, num_labels=2), tmp_path / "model", tiny_tokenizer())
+    bc.export(tmp_path / "model", tmp_path)
+    for folder in ("model", "onnx"):
+        written = json.loads((tmp_path / folder / "config.json").read_text())
+        assert written["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+        assert written["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+    ((answer,),) = _alone(tmp_path / "onnx" / SERVE_FILE, (["the cat"], None))
+    names = [word["tag"] for word in answer] if head.startswith("ForToken") else [*answer]
+    assert {*names} <= {"LABEL_0", "LABEL_1"} and len(names) == 2
 
 
 def test_openvino_serves_at_the_lengths_that_it_warmed(tmp_path):
