@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from embedder_support import write_texts
 from tests_support import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
@@ -149,6 +150,28 @@ def test_openvino_serves_at_the_lengths_that_it_warmed(tmp_path):
     one, batched = map(_values, _alone(made, ([*TEXTS, PAIR], 1), ([*TEXTS, PAIR], 2)))
     np.testing.assert_allclose(one, _expected(product, [*TEXTS, PAIR], "softmax", 24), atol=0.02)
     np.testing.assert_allclose(batched, one, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_serves_longer_texts_than_its_rows(tmp_path):
+    bc.save(tiny_model(), tmp_path / "model", tiny_tokenizer())
+    files = [write_texts(tmp_path / f"{name}.jsonl", 60, seed) for seed, name in enumerate("ab")]
+    recipe = {
+        "model": str(tmp_path / "model"),
+        "task": bc.Task.from_texts(*files, problem="unlabelled"),
+        "methods": [{"quantize_int8": {"runtimes": ["onnxruntime"], "max_drop": None, "rows": 20}}],
+        "measure": {"latency": False, "controls": False},
+    }
+    run = bc.run(bc.Recipe.parse(recipe), tmp_path / "run")
+    assert run.report.task["max_length"] == 16
+    source = (tmp_path / "run" / "onnx" / SERVE_FILE).read_text()
+    card = (run.model / "README.md").read_text()
+    assert "MAX_LENGTH = 40  #" in source and "enable_truncation(40)\n" in card
+    exact = tmp_path / "run" / "onnx" / "exact.py"
+    exact.write_text(source.replace("model_quantized.onnx", "model.onnx"))
+    (answers,) = map(_values, _alone(exact, (TEXTS, 1)))
+    np.testing.assert_allclose(answers, _expected(bc.load(run.model), TEXTS, "softmax"), atol=1e-4)
 
 
 def test_what_a_gate_refused_is_not_served(tmp_path):
