@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -311,6 +312,36 @@ def test_export_with_the_pooling_inside(mode, tmp_path):
     serve = [sys.executable, tmp_path / "out/onnx/serve.py", "the cat"]
     out = subprocess.run(serve, capture_output=True, text=True, check=True).stdout
     assert len(json.loads(out)["answer"]) == 7
+
+
+def served_by(folder, file="model.onnx"):
+    """The serve.py of an export as a module; `file`: what it opens."""
+    path = folder / "onnx/serve.py"
+    path.write_text(path.read_text().replace("model_quantized.onnx", file))
+    spec = importlib.util.spec_from_file_location("served_vectors", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "prompts", [{}, {"query": "red ", "passage": "blue "}, {"corpus": "old ", "document": "new "}]
+)
+def test_serve_py_takes_the_prompts_of_the_model_and_no_others(prompts, tmp_path):
+    """A misspelt name gave the vector without a prompt, and `document` not that of `passage`."""
+    folder = tiny_embedder(
+        tmp_path / "m", prompts=prompts, default_prompt=next(iter(prompts), None)
+    )
+    bc.export(folder, tmp_path / "out")
+    product, serve = load(folder), served_by(tmp_path / "out")
+    pooling = Pooling.of(product.model.config)
+    for name in (None, "query", "document", *prompts):
+        ids = product.tokenizer([pooling.prompt(name) + "the cat"], return_tensors="np")
+        expected = pooling.vector(TorchPredictor(product.model)(dict(ids))[0])
+        np.testing.assert_allclose(serve.answer(["the cat"], prompt=name)[0], expected, atol=1e-4)
+    names = ", ".join({"query": "", "document": "", **prompts})
+    with pytest.raises(ValueError, match=f"no prompt is called 'queries'; there are {names}"):
+        serve.answer(["the cat"], prompt="queries")
 
 
 def test_a_pooled_file_is_scored_as_the_model_is(folder, pairs, tmp_path):

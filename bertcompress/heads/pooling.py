@@ -96,14 +96,22 @@ class Pooling(BaseModel):
         name that is not there.
         """
         chosen = self.default_prompt if name is None else name
-        for known in _ALIASES.get(str(chosen), (chosen,)):
-            if known in self.prompts:
-                return self.prompts[known]
-        if chosen is None or chosen in _ALIASES:
+        kept = self.aliases.get(str(chosen), chosen)
+        if kept is None:
             return ""
+        if kept in self.prompts:
+            return self.prompts[kept]
         raise ModelError(
-            unknown("prompts", "prompt of the model", chosen, {*self.prompts, *_ALIASES})
+            unknown("prompts", "prompt of the model", str(chosen), {*self.prompts, *_ALIASES})
         )
+
+    @property
+    def aliases(self) -> dict[str, str | None]:
+        """`query` and `document`, and the prompt of the model that each stands for; None: none."""
+        return {
+            alias: next((name for name in names if name in self.prompts), None)
+            for alias, names in _ALIASES.items()
+        }
 
     def vector(self, states: Array) -> Array:
         """Return the vector of one text, of the states of its tokens. Shape: (T, H) -> (D,)."""

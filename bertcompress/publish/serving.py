@@ -82,6 +82,7 @@ def serve_source(
     names = [str(config.id2label[i]) for i in range(int(config.num_labels))]
     # No text from outside gets into the code: names of classes are read from config.json.
     return found.render(
+        aliases=pooling.aliases,
         answers=answers,
         base=_BASES.get(answers, "serve.py.j2"),
         cls_id=json.dumps(tokenizer.cls_token_id).replace("null", "None"),
