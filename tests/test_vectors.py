@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from embedder_support import sentences, tiny_embedder, write_pairs, write_texts
+from report_support import sample_report
 from tests_support import first_fast, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
@@ -24,6 +25,7 @@ from bertcompress.heads.pooling import Pooling, cosines
 from bertcompress.heads.vectors import Similarity, Vectors
 from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import load, save
+from bertcompress.publish import CardFacts, render
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.training import LabelLoss, TrainSettings, fit
@@ -282,13 +284,35 @@ def served(done):
     spaces = [{"__name__": "card"} for _ in code]
     for block, space in zip(code, spaces, strict=True):
         block = block.replace("path/to/this/folder", str(model))
-        for name in ("tokenizer.json", "onnx/"):
-            block = block.replace(f'"{name}', f'"{done.folder}/onnx/' if name[-1] == "/" else
-                                  f'"{model}/{name}')  # fmt: skip
-        exec(block, space)
+        exec(block.replace('"onnx"', f'"{done.folder}/onnx"'), space)
+    sys.modules.pop("serve")
+    sys.path.remove(f"{done.folder}/onnx")
     np.testing.assert_allclose(spaces[0]["similarities"].diagonal(), 1, atol=1e-5)
-    expected = embedder.encode("A text.")
-    assert cosines(spaces[-1]["vector"], expected) > 0.98
+    expected = embedder.encode(["A first text.", "A second text."])
+    assert cosines(np.array(spaces[-1]["vectors"]), expected).min() > 0.98
+
+
+def test_the_code_on_the_card_gives_the_vectors_of_the_model(tmp_path, monkeypatch):
+    """It left out default prompt, lower case, dimensions and side of truncation."""
+    pooling = {"default_prompt": "query", "dimensions": 8, "lowercase": True}
+    bare = tiny_embedder(tmp_path / "m", prompts={"query": "never red "}, **pooling)
+    made = bc.export(bare, tmp_path / "copy")
+    (tmp_path / "copy/onnx/serve.py").write_text(
+        (tmp_path / "copy/onnx/serve.py").read_text().replace(made[-1].path.name, "model.onnx")
+    )
+    product = load(bare)
+    kept = Pooling.of(product.model.config)
+    card = render(CardFacts(sample_report(), "model: m", 1, pooling=kept, limit=32))
+    code = [each for each in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "serve" in each]
+    assert len(code) == 1 and 'prompt="query"' in card and "openvino/serve.py` does" in card
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    space, place = {}, f'"{tmp_path}/copy/onnx"'
+    exec(code[0].replace("A first text.", "THE Cat").replace('"onnx"', place), space)
+    sys.modules.pop("serve")
+    ids = product.tokenizer(["never red the cat"], return_tensors="np")
+    expected = kept.vector(TorchPredictor(product.model)(dict(ids))[0])
+    assert expected.shape == (8,)
+    np.testing.assert_allclose(space["vectors"][0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", first_fast(["mean", "cls", "max"]))
