@@ -62,6 +62,7 @@ def serve_source(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     problem: str | None = None,
+    texts: int | None = None,
 ) -> str | None:
     """Return the source of `serve.py`; None for a runtime without a template of that name.
 
@@ -72,6 +73,7 @@ def serve_source(
         tokenizer: Of the model; texts are cut and padded on its sides.
         max_length: Tokens that texts are cut to.
         problem: Of the task, as in `answers_of`.
+        texts: How many texts a row has, 1 or 2; None where that is not known: either then.
     """
     answers = answers_of(config, problem)
     found = template(f"serve_{'tokens_' if answers == 'tags' else ''}{runtime}.py.j2")
@@ -101,6 +103,7 @@ def serve_source(
         pad_type_id=int(tokenizer.pad_token_type_id),
         padding_side=json.dumps("left" if tokenizer.padding_side == "left" else "right"),
         returns=_RETURNS[answers],
+        texts=1 if answers == "vector" else texts,
         truncation_side=json.dumps("left" if tokenizer.truncation_side == "left" else "right"),
     )
 
@@ -113,9 +116,10 @@ def write_serving(
     max_length: int,
     *,
     problem: str | None = None,
+    texts: int | None = None,
     allowed: bool | None = None,
 ) -> Path | None:
-    """Write `serve.py` beside an ONNX file and return it.
+    """Write `serve.py` beside an ONNX file and return it; `problem`, `texts`: as in `serve_source`.
 
     A file that its own gate refused (`allowed` False) is not served: the fp32 file beside it is,
     and nothing is written where there is none, or where the runtime has no template.
@@ -126,7 +130,7 @@ def write_serving(
     if not file.is_file() or not (file.parent / "tokenizer.json").is_file():
         return None
     target = file.with_name(SERVE_FILE)
-    source = serve_source(runtime, file.name, config, tokenizer, max_length, problem)
+    source = serve_source(runtime, file.name, config, tokenizer, max_length, problem, texts)
     if source is None:
         return None
     with write_atomically(target) as temporary:

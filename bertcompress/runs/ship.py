@@ -242,6 +242,7 @@ def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
                 product.tokenizer,
                 longest,
                 problem=data.task.problem,
+                texts=len(data.task.text),
                 allowed=row.allowed,
             )
 
