@@ -23,6 +23,10 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 TEXTS = ["the old cat sleeps", "a bird", "the dog likes the red house " * 30]
+IDENTITY, SIGMOID = (
+    {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{name}"}}
+    for name in ("linear.Identity", "activation.Sigmoid")
+)
 PAIR = ("the cat", "a dog runs")
 NAMES = {0: "no", 1: 'it\'s "so"', 2: "{% x %}"}
 ALONE = """
@@ -231,6 +235,14 @@ def test_names_of_classes_never_become_code():
         ("unlabelled", {"num_labels": 3}, "softmax"),
         ("unlabelled", {"num_labels": 1}, "number"),
         (None, {"num_labels": 2, "problem_type": "multi_label_classification"}, "sigmoid"),
+        (None, {"num_labels": 1, "problem_type": "regression"}, "number"),
+        # A cross-encoder: as its config says, else a sigmoid where it is known as one.
+        ("reranker", {"num_labels": 1}, "score"),
+        ("reranker", {"num_labels": 1, **IDENTITY}, "number"),
+        ("reranker", {"num_labels": 1, **SIGMOID}, "score"),
+        ("regression", {"num_labels": 1, **SIGMOID}, "number"),
+        (None, {"num_labels": 1, **SIGMOID}, "score"),
+        (None, {"num_labels": 1, "sbert_ce_default_activation_function": "a.Identity"}, "number"),
     ],
 )
 def test_the_task_tells_what_becomes_of_the_outputs(problem, fields, kind):

@@ -21,10 +21,11 @@ from bertcompress.errors import (
 )
 from bertcompress.heads import HEADS
 from bertcompress.heads.pooling import FIELD, Pooling
+from bertcompress.heads.stock import has_head
 from bertcompress.models.config import OWN, read_config, read_fields, write_class_names
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import what_else
-from bertcompress.models.sentence import read_pooling, write_sentence_files
+from bertcompress.models.sentence import read_pooling, take_activation, write_sentence_files
 from bertcompress.models.tensors import LEFT_OVER, Tensors, model_class
 from bertcompress.models.tokenizers import load_tokenizer, position_limit, write_tokenizer
 from bertcompress.shapes import (
@@ -178,6 +179,8 @@ def load(
         )
     model.train(False)
     _take_pooling(model, tokenizer, folder, str(name))
+    if has_head(type(model), HEADS["single_label"]) and not fresh_head:
+        take_activation(model.config, folder, str(name))
     return Product(model, tokenizer, findings=Findings(notes=notes))
 
 

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from bertcompress.deployment import SERVE_FILE
 from bertcompress.heads import HEADS, head_named
 from bertcompress.heads.contexts import STRIDE
+from bertcompress.heads.head import Served
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.metrics.entities import Tags
+from bertcompress.models.sentence import activation_of
 from bertcompress.models.tokenizers import position_limit
 from bertcompress.publish.templates import template
 from bertcompress.runtimes import runtime_named
@@ -22,11 +24,12 @@ from bertcompress.support.files import write_atomically
 
 __all__ = ["answers_of", "serve_source", "write_serving"]
 
-Answers = Literal["softmax", "sigmoid", "number", "tags", "span", "vector"]
+Answers = Served | Literal["vector"]
 _RETURNS: dict[Answers, str] = {
     "softmax": "the classes with their probabilities",
     "sigmoid": "the labels with the probability of each",
-    "number": "the number",
+    "number": "the number as it is (no sigmoid)",
+    "score": "the score, 0 to 1 (the sigmoid)",
     "tags": "each word with its tag and the probability of it",
     "span": "the answer",
     "vector": "the vector",
@@ -48,11 +51,15 @@ def answers_of(config: Any, problem: str | None = None) -> Answers:
     by_task = head_named(problem).serves if problem else None
     by_type: dict[str | None, Answers | None] = {
         head.problem_type: head.serves
-        for head in HEADS.values()
+        for head in reversed(HEADS.values())  # of several that share a type the first
         if head.has_labels and head.auto_class == HEADS["single_label"].auto_class
     }
     told = by_task or by_type.get(getattr(config, "problem_type", None))
-    return told or ("number" if int(config.num_labels) == 1 else "softmax")
+    told = told or ("number" if int(config.num_labels) == 1 else "softmax")
+    if told not in ("number", "score") or by_task == "number":
+        return told
+    stated = activation_of(config) or ("Sigmoid" if told == "score" else None)
+    return "score" if stated == "Sigmoid" else "number"
 
 
 def serve_source(
