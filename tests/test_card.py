@@ -21,6 +21,7 @@ from bertcompress.publish import CardFacts, push, render, write_card
 from bertcompress.publish.card import Rung
 from bertcompress.publish.scrubbing import scrub, scrub_config
 from bertcompress.report import Report
+from bertcompress.report.rows import Reading
 
 RECIPE = "model: embedded:minilm-l6\ntask: glue/sst2\nmethods:\n- quantize_int8: {}\n"
 RECORD = {"layers": {"kept": [0]}}
@@ -254,8 +255,7 @@ def test_the_openvino_snippet_pads_to_what_it_warmed(
     ]
     fake = SimpleNamespace(compile_model=lambda *_: compiled)
     monkeypatch.setitem(sys.modules, "openvino", fake)
-    task = {**sample_report().task, "max_length": max_length}
-    report = sample_report().model_copy(update={"task": task})
+    report = sample_report().model_copy(update={"data": Reading(asked_length=max_length)})
     code = next(s for s in _snippets(_card(report, limit=limit, pad_id=2)) if "openvino" in s)
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace('"A text."', repr("A " * words)), "card", "exec"), {})
@@ -291,6 +291,16 @@ def test_the_folder_tells_how_it_loads(
     tags = {"BertModel": "feature-extraction", "CompressedBertForMaskedLM": "fill-mask"}
     assert data.pipeline_tag == tags.get(built, "text-classification")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json"]
+
+
+@pytest.mark.parametrize("asked", [None, 24])
+def test_texts_are_cut_only_where_the_task_asks_for_it(asked: int | None) -> None:
+    """What `max_length` came to is what the longest row needs: nothing was cut there."""
+    report = sample_report()
+    settled = {"task": {**report.task, "max_length": 16}, "data": Reading(asked_length=asked)}
+    card = _card(report.model_copy(update=settled), limit=40)
+    assert set(re.findall(r"enable_truncation\((\d+)\)", card)) == {str(asked or 40)}
+    assert ("as it was measured" in card) is (asked is not None)
 
 
 def test_pairs_are_encoded_as_pairs() -> None:

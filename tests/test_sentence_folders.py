@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,9 +17,12 @@ from bertcompress.errors import ModelError
 from bertcompress.heads.pooling import MODES, Pooling, normalised
 from bertcompress.models.io import load, save
 from bertcompress.models.sentence import read_pooling, settled_pooling
+from bertcompress.publish.serving import write_serving
+from bertcompress.runtimes import onnxruntime
 from bertcompress.shapes import apply_edit
 from bertcompress.shapes.cutting import Heads
 from bertcompress.shapes.hidden import Hidden
+from bertcompress.shapes.stock_albert import to_albert
 
 PROMPTS = {"query": "the cat ", "passage": "a dog ", "other": "good "}
 
@@ -116,6 +121,67 @@ def test_what_a_folder_states_goes_before_what_the_config_kept(tmp_path):
     folder = tiny_embedder(tmp_path / "m")
     edit(folder / "1_Pooling/config.json", pooling_mode="cls")
     assert Pooling.of(load(folder).model.config).mode == "cls"
+
+
+@pytest.fixture
+def cross_encoder(tmp_path):
+    """A folder as sentence-transformers writes it, whose scores are as the model puts them out."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    save(tiny_model(num_labels=1), tmp_path / "plain", tiny_tokenizer())
+    given = {"activation_fn": torch.nn.Identity(), "device": "cpu"}
+    made = sentence_transformers.CrossEncoder(str(tmp_path / "plain"), **given)
+    made.save_pretrained(str(tmp_path / "ce"))
+    return tmp_path / "ce", made.predict(RANKED)
+
+
+RANKED = [("the cat", "a dog sings"), ("old house", "new tree")]
+
+
+@pytest.mark.parametrize("albert", [False, True])
+def test_a_cross_encoder_keeps_what_its_scores_go_through(tmp_path, cross_encoder, albert):
+    """Its release 6 writes that beside config.json, and a saved model answered with a sigmoid."""
+    from sentence_transformers import CrossEncoder
+
+    folder, scores = cross_encoder
+    product = load(folder)
+    model = to_albert(product.model) if albert else product.model
+    save(model, tmp_path / "out", product.tokenizer)
+    again = CrossEncoder(str(tmp_path / "out"), device="cpu").predict(RANKED)
+    np.testing.assert_allclose(again, scores, atol=1e-5)
+    assert scores.min() < 0  # which no sigmoid gives
+
+
+def test_a_cross_encoder_is_served_as_its_folder_says(tmp_path, cross_encoder):
+    pytest.importorskip("onnxruntime")
+    folder, scores = cross_encoder
+    product = load(folder)
+    texts = [text for pair in RANKED for text in pair]
+    for name, expected, words in (
+        ("linear.Identity", scores, "the number as it is (no sigmoid)"),
+        ("activation.Sigmoid", 1 / (1 + np.exp(-scores)), "the score, 0 to 1 (the sigmoid)"),
+    ):
+        settings = folder / "config_sentence_transformers.json"
+        settings.write_text(
+            json.dumps({"model_type": "CrossEncoder", "activation_fn": f"torch.nn.modules.{name}"})
+        )
+        product = load(folder)
+        file = onnxruntime.export(product, tmp_path / "files").path
+        config = product.model.config
+        made = write_serving(file, "onnxruntime", config, product.tokenizer, 40, texts=2)
+        assert words in made.read_text()
+        command = [sys.executable, str(made), *texts]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = [json.loads(line)["answer"] for line in out.splitlines()]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_prompts_of_a_cross_encoder_are_refused(tmp_path, cross_encoder):
+    folder, _ = cross_encoder
+    settings = folder / "config_sentence_transformers.json"
+    written = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**written, "prompts": {"query": "find: ", "none": ""}}))
+    with pytest.raises(ModelError, match=r"a CrossEncoder with prompts \(query\), which nothing"):
+        load(folder)
 
 
 @pytest.mark.parametrize(

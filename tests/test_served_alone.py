@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from embedder_support import write_pairs
 from tests_support import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
@@ -22,6 +23,10 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 TEXTS = ["the old cat sleeps", "a bird", "the dog likes the red house " * 30]
+IDENTITY, SIGMOID = (
+    {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{name}"}}
+    for name in ("linear.Identity", "activation.Sigmoid")
+)
 PAIR = ("the cat", "a dog runs")
 NAMES = {0: "no", 1: 'it\'s "so"', 2: "{% x %}"}
 ALONE = """
@@ -37,7 +42,8 @@ served = runpy.run_path(sys.argv[1])
 asked = json.loads(sys.stdin.read())
 for texts, batch in asked:
     texts = [tuple(text) if isinstance(text, list) else text for text in texts]
-    print(json.dumps(served["answer"](texts, batch=batch)))
+    more = {"batch": batch} if batch else {}
+    print(json.dumps(served["answer"](texts, **more)))
 assert not {"torch", "transformers", "bertcompress"} & set(sys.modules)
 """
 
@@ -88,7 +94,7 @@ def test_export_writes_what_serves_without_torch(fields, kind, tmp_path):
     assert done.exit_code == 0, done.output
     file = tmp_path / "onnx" / SERVE_FILE
     source = file.read_text()
-    assert len(source.splitlines()) <= 60 and max(map(len, source.splitlines())) <= 100
+    assert len(source.splitlines()) <= 65 and max(map(len, source.splitlines())) <= 100
     # In fp32, which answers as torch does to the last digit but one.
     exact = file.with_name("exact.py")
     exact.write_text(source.replace("model_quantized.onnx", "model.onnx"))
@@ -119,6 +125,48 @@ def test_as_a_command_it_prints_one_line_a_text(tmp_path):
     assert sum(rows[0]["answer"].values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification"])
+def test_two_classes_without_names_are_served(head, tmp_path):
+    """transformers leaves LABEL_0 and LABEL_1 out of config.json, which serve.py and cards read."""
+    bc.save(tiny_model(head=head, num_labels=2), tmp_path / "model", tiny_tokenizer())
+    bc.export(tmp_path / "model", tmp_path)
+    for folder in ("model", "onnx"):
+        written = json.loads((tmp_path / folder / "config.json").read_text())
+        assert written["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+        assert written["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+    ((answer,),) = _alone(tmp_path / "onnx" / SERVE_FILE, (["the cat"], None))
+    names = [word["tag"] for word in answer] if head.startswith("ForToken") else [*answer]
+    assert {*names} <= {"LABEL_0", "LABEL_1"} and len(names) == 2
+
+
+def _command(file, *arguments):
+    """What serve.py prints as a command, a line each; a text: what it refuses them with."""
+    command = [sys.executable, str(file), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.stderr if done.returncode else [*map(json.loads, done.stdout.splitlines())]
+
+
+def test_pairs_come_two_by_two_and_an_empty_second_text_is_none(tmp_path):
+    """Each was answered alone; beside an empty text one had a separator that no training has."""
+    bc.save(tiny_model(), tmp_path / "model", tiny_tokenizer())
+    product, (plain, _) = bc.load(tmp_path / "model"), bc.export(tmp_path / "model", tmp_path)
+    texts = [*PAIR, "a bird", ""]
+    pairs = [PAIR, ("a bird",)]
+    parts = (plain.path, plain.runtime, product.model.config, product.tokenizer, 40)
+    for known, first in ((2, ()), (None, ("--pairs",))):
+        file = write_serving(*parts, texts=known)
+        found = _command(file, *first, *texts)
+        assert [row["text"] for row in found] == [[*PAIR], ["a bird", ""]]
+        answers = _values([row["answer"] for row in found])
+        np.testing.assert_allclose(answers, _expected(product, pairs, "softmax"), atol=1e-4)
+        assert "texts come in pairs, a first and a second: 3 given" in _command(
+            file, *first, *texts[:3]
+        )
+    assert 'python serve.py --pairs "A first' in _command(file)
+    assert [row["text"] for row in _command(file, *texts)] == texts
+    assert "pair" not in write_serving(*parts, texts=1).read_text()
+
+
 def test_openvino_serves_at_the_lengths_that_it_warmed(tmp_path):
     pytest.importorskip("openvino")
     bc.save(tiny_model(id2label=NAMES, num_labels=3), tmp_path / "model", tiny_tokenizer())
@@ -134,6 +182,30 @@ def test_openvino_serves_at_the_lengths_that_it_warmed(tmp_path):
     one, batched = map(_values, _alone(made, ([*TEXTS, PAIR], 1), ([*TEXTS, PAIR], 2)))
     np.testing.assert_allclose(one, _expected(product, [*TEXTS, PAIR], "softmax", 24), atol=0.02)
     np.testing.assert_allclose(batched, one, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_serves_longer_texts_than_its_rows_in_pairs_as_these(tmp_path):
+    bc.save(tiny_model(), tmp_path / "model", tiny_tokenizer())
+    files = [write_pairs(tmp_path / f"{name}.jsonl", 60, seed) for seed, name in enumerate("ab")]
+    recipe = {
+        "model": str(tmp_path / "model"),
+        "task": bc.Task.from_files(*files, text=["a", "b"], problem="unlabelled"),
+        "methods": [{"quantize_int8": {"runtimes": ["onnxruntime"], "max_drop": None, "rows": 20}}],
+        "measure": {"latency": False, "controls": False},
+    }
+    run = bc.run(bc.Recipe.parse(recipe), tmp_path / "run")
+    assert run.report.task["max_length"] <= 24
+    source = (tmp_path / "run" / "onnx" / SERVE_FILE).read_text()
+    card = (run.model / "README.md").read_text()
+    assert "MAX_LENGTH = 40  #" in source and "enable_truncation(40)\n" in card
+    exact = tmp_path / "run" / "onnx" / "exact.py"
+    exact.write_text(source.replace("model_quantized.onnx", "model.onnx"))
+    pairs = [PAIR, (TEXTS[0], TEXTS[2])]
+    answers = _values([row["answer"] for row in _command(exact, *pairs[0], *pairs[1])])
+    np.testing.assert_allclose(answers, _expected(bc.load(run.model), pairs, "softmax"), atol=1e-4)
+    assert 'onnx/serve.py "A first text." "A second text."' in card
 
 
 def test_what_a_gate_refused_is_not_served(tmp_path):
@@ -163,6 +235,14 @@ def test_names_of_classes_never_become_code():
         ("unlabelled", {"num_labels": 3}, "softmax"),
         ("unlabelled", {"num_labels": 1}, "number"),
         (None, {"num_labels": 2, "problem_type": "multi_label_classification"}, "sigmoid"),
+        (None, {"num_labels": 1, "problem_type": "regression"}, "number"),
+        # A cross-encoder: as its config says, else a sigmoid where it is known as one.
+        ("reranker", {"num_labels": 1}, "score"),
+        ("reranker", {"num_labels": 1, **IDENTITY}, "number"),
+        ("reranker", {"num_labels": 1, **SIGMOID}, "score"),
+        ("regression", {"num_labels": 1, **SIGMOID}, "number"),
+        (None, {"num_labels": 1, **SIGMOID}, "score"),
+        (None, {"num_labels": 1, "sbert_ce_default_activation_function": "a.Identity"}, "number"),
     ],
 )
 def test_the_task_tells_what_becomes_of_the_outputs(problem, fields, kind):

@@ -249,3 +249,10 @@ def test_plain_transformers_loads_it_and_a_pipeline_answers_the_same(tmp_path):
         names[i] for i in logits.argmax(-1).tolist()
     ]
     assert not list((tmp_path / "model").glob("*.py"))
+
+
+def test_what_others_keep_in_a_config_travels():
+    """How an embedder pools, and when a question answerer keeps silent, was lost."""
+    fields = {"sentence_embedding": {"mode": "cls"}, "null_score_diff_threshold": 0.5}
+    config = to_albert(tiny_model(**fields)).config.to_dict()
+    assert {name: config[name] for name in fields} == fields

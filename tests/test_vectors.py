@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from embedder_support import sentences, tiny_embedder, write_pairs, write_texts
+from report_support import sample_report
 from tests_support import first_fast, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
@@ -23,6 +25,7 @@ from bertcompress.heads.pooling import Pooling, cosines
 from bertcompress.heads.vectors import Similarity, Vectors
 from bertcompress.measure.scores import predict, score
 from bertcompress.models.io import load, save
+from bertcompress.publish import CardFacts, render
 from bertcompress.runtimes import open_predictor
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.training import LabelLoss, TrainSettings, fit
@@ -281,13 +284,35 @@ def served(done):
     spaces = [{"__name__": "card"} for _ in code]
     for block, space in zip(code, spaces, strict=True):
         block = block.replace("path/to/this/folder", str(model))
-        for name in ("tokenizer.json", "onnx/"):
-            block = block.replace(f'"{name}', f'"{done.folder}/onnx/' if name[-1] == "/" else
-                                  f'"{model}/{name}')  # fmt: skip
-        exec(block, space)
+        exec(block.replace('"onnx"', f'"{done.folder}/onnx"'), space)
+    sys.modules.pop("serve")
+    sys.path.remove(f"{done.folder}/onnx")
     np.testing.assert_allclose(spaces[0]["similarities"].diagonal(), 1, atol=1e-5)
-    expected = embedder.encode("A text.")
-    assert cosines(spaces[-1]["vector"], expected) > 0.98
+    expected = embedder.encode(["A first text.", "A second text."])
+    assert cosines(np.array(spaces[-1]["vectors"]), expected).min() > 0.98
+
+
+def test_the_code_on_the_card_gives_the_vectors_of_the_model(tmp_path, monkeypatch):
+    """It left out default prompt, lower case, dimensions and side of truncation."""
+    pooling = {"default_prompt": "query", "dimensions": 8, "lowercase": True}
+    bare = tiny_embedder(tmp_path / "m", prompts={"query": "never red "}, **pooling)
+    made = bc.export(bare, tmp_path / "copy")
+    (tmp_path / "copy/onnx/serve.py").write_text(
+        (tmp_path / "copy/onnx/serve.py").read_text().replace(made[-1].path.name, "model.onnx")
+    )
+    product = load(bare)
+    kept = Pooling.of(product.model.config)
+    card = render(CardFacts(sample_report(), "model: m", 1, pooling=kept, limit=32))
+    code = [each for each in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "serve" in each]
+    assert len(code) == 1 and 'prompt="query"' in card and "openvino/serve.py` does" in card
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    space, place = {}, f'"{tmp_path}/copy/onnx"'
+    exec(code[0].replace("A first text.", "THE Cat").replace('"onnx"', place), space)
+    sys.modules.pop("serve")
+    ids = product.tokenizer(["never red the cat"], return_tensors="np")
+    expected = kept.vector(TorchPredictor(product.model)(dict(ids))[0])
+    assert expected.shape == (8,)
+    np.testing.assert_allclose(space["vectors"][0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", first_fast(["mean", "cls", "max"]))
@@ -311,6 +336,36 @@ def test_export_with_the_pooling_inside(mode, tmp_path):
     serve = [sys.executable, tmp_path / "out/onnx/serve.py", "the cat"]
     out = subprocess.run(serve, capture_output=True, text=True, check=True).stdout
     assert len(json.loads(out)["answer"]) == 7
+
+
+def served_by(folder, file="model.onnx"):
+    """The serve.py of an export as a module; `file`: what it opens."""
+    path = folder / "onnx/serve.py"
+    path.write_text(path.read_text().replace("model_quantized.onnx", file))
+    spec = importlib.util.spec_from_file_location("served_vectors", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "prompts", [{}, {"query": "red ", "passage": "blue "}, {"corpus": "old ", "document": "new "}]
+)
+def test_serve_py_takes_the_prompts_of_the_model_and_no_others(prompts, tmp_path):
+    """A misspelt name gave the vector without a prompt, and `document` not that of `passage`."""
+    folder = tiny_embedder(
+        tmp_path / "m", prompts=prompts, default_prompt=next(iter(prompts), None)
+    )
+    bc.export(folder, tmp_path / "out")
+    product, serve = load(folder), served_by(tmp_path / "out")
+    pooling = Pooling.of(product.model.config)
+    for name in (None, "query", "document", *prompts):
+        ids = product.tokenizer([pooling.prompt(name) + "the cat"], return_tensors="np")
+        expected = pooling.vector(TorchPredictor(product.model)(dict(ids))[0])
+        np.testing.assert_allclose(serve.answer(["the cat"], prompt=name)[0], expected, atol=1e-4)
+    names = ", ".join({"query": "", "document": "", **prompts})
+    with pytest.raises(ValueError, match=f"no prompt is called 'queries'; there are {names}"):
+        serve.answer(["the cat"], prompt="queries")
 
 
 def test_a_pooled_file_is_scored_as_the_model_is(folder, pairs, tmp_path):

@@ -76,6 +76,9 @@ class TaskData:
     """What was decided without being asked, a line each: what the labels are, and the length."""
     cut: Mapping[str, float] = field(default_factory=dict)
     """Share of the rows of each split that `fitted` cuts, 0 to 1; empty before it."""
+    asked_length: int | None = None
+    """The `max_length` that the task asked for, once `fitted`; None: it was chosen by the rows.
+    Texts to come may be longer than those rows."""
     by_order: str | None = None
     """In words that a model's classes are taken to be the task's in this order; None: by name."""
     _cache: WeakKeyDictionary[Any, dict[Any, Encoded]] = field(
@@ -104,6 +107,7 @@ class TaskData:
             notes=(*self.notes, *note),
             cut={name: each.cut / max(1, each.rows) for name, each in lengths.items()},
             said=(*self.said, *([said] if asked is None else [])),
+            asked_length=asked,
         )
         return replace(done, fingerprint=fingerprint_of(done))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bertcompress.heads.classes import Classes, changed_classes
-from bertcompress.heads.head import Array, Features, Head, classes_of, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, Served, classes_of, finite, metrics_named
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.metrics import Metric
@@ -27,7 +27,7 @@ class Agreement(Head):
     usual: ClassVar[tuple[str, ...]] = ("agreement", "kl")
     has_labels: ClassVar[bool] = False
     one_value: ClassVar[bool] = False
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = None
+    serves: ClassVar[Served | None] = None
 
     def of_model(self, config: Any) -> Head:
         """Return what a sequence classification head answers, by the model's config."""

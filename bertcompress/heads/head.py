@@ -27,12 +27,14 @@ __all__ = [
     "Array",
     "Features",
     "Head",
+    "Served",
     "classes_of",
     "finite",
     "metrics_named",
 ]
 
 Array = NDArray[Any]
+Served = Literal["softmax", "sigmoid", "number", "score", "tags", "span"]
 Features: TypeAlias = "Mapping[str, Tensor]"
 """A batch: the token columns (B, T), and `labels` and other columns where there are any."""
 
@@ -67,8 +69,7 @@ class Head(Protocol):
     least_classes: ClassVar[int] = 2
     """So many have to be named, where any are."""
     output_axes: ClassVar[int] = 2
-    """2 where the model puts out K numbers for each feature, (B, K); 3: for each token, (B, T, K).
-    """
+    """2 where a model puts out K numbers for each feature, (B, K); 3: for each token, (B, T, K)."""
     unsettled: ClassVar[str] = ""
     """What a config says where it lacks what `settings_of` chooses; empty: nothing is chosen."""
     judges_groups: ClassVar[bool] = False
@@ -93,8 +94,8 @@ class Head(Protocol):
     """Title of the table of `parts`; empty where there are none."""
     parts_note: ClassVar[str] = ""
     """What counts as right there, in one sentence."""
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags", "span"] | None] = "softmax"
-    """What `serve.py` makes of the outputs; None: the model's config tells."""
+    serves: ClassVar[Served | None] = "softmax"
+    """What `serve.py` makes of outputs; None: the config tells. `score`: it tells, else sigmoid."""
 
     def named(self, labels: Sequence[str]) -> Head:
         """Return the head of classes of these names: itself, where names play no part."""

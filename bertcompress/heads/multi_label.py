@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from bertcompress.heads.classes import best_constant
 from bertcompress.heads.features import Columns, TaskFields
-from bertcompress.heads.head import Array, Features, Head, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, Served, finite, metrics_named
 from bertcompress.metrics import Metric
 from bertcompress.metrics.statistics import kl
 
@@ -29,7 +29,7 @@ class MultiLabel(Head):
     usual: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "accuracy")
     one_value: ClassVar[bool] = False
     least_classes: ClassVar[int] = 1
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "sigmoid"
+    serves: ClassVar[Served | None] = "sigmoid"
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the task's texts and its column of lists, one bit for each class once read."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from bertcompress.heads.features import Columns, TaskFields
-from bertcompress.heads.head import Array, Features, Head, finite, metrics_named
+from bertcompress.heads.head import Array, Features, Head, Served, finite, metrics_named
 from bertcompress.metrics import Metric
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Numbers(Head):
     usual: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "mae")
     has_classes: ClassVar[bool] = False
     has_units: ClassVar[bool] = True
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "number"
+    serves: ClassVar[Served | None] = "number"
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the task's texts and its column of numbers."""

@@ -80,8 +80,8 @@ class Pooling(BaseModel):
     @property
     def named_prompts(self) -> dict[str, str]:
         """The prompts, `query` and `document` among them where another name stands for them."""
-        meant = {name: self.prompt(name) for name in _ALIASES}
-        return {**{name: text for name, text in meant.items() if text}, **self.prompts}
+        meant = {alias: self.prompts[name] for alias, name in self.aliases.items() if name}
+        return {**meant, **self.prompts}
 
     def reads_like(self, other: Pooling) -> bool:
         """Return whether both encode the same of a text: the same prompts, the same case."""
@@ -103,14 +103,22 @@ class Pooling(BaseModel):
         name that is not there.
         """
         chosen = self.default_prompt if name is None else name
-        for known in _ALIASES.get(str(chosen), (chosen,)):
-            if known in self.prompts:
-                return self.prompts[known]
-        if chosen is None or chosen in _ALIASES:
+        kept = self.aliases.get(str(chosen), chosen)
+        if kept is None:
             return ""
+        if kept in self.prompts:
+            return self.prompts[kept]
         raise ModelError(
-            unknown("prompts", "prompt of the model", chosen, {*self.prompts, *_ALIASES})
+            unknown("prompts", "prompt of the model", str(chosen), {*self.prompts, *_ALIASES})
         )
+
+    @property
+    def aliases(self) -> dict[str, str | None]:
+        """`query` and `document`, and the prompt of the model that each stands for; None: none."""
+        return {
+            alias: next((name for name in names if name in self.prompts), None)
+            for alias, names in _ALIASES.items()
+        }
 
     def read(self, texts: Iterable[str], name: str | None = None) -> list[str]:
         """Return texts as they are tokenized: behind the prompt of this name, in lower case or not.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from bertcompress.errors import DataError
-from bertcompress.heads.head import Array, Features
+from bertcompress.heads.head import Array, Features, Served
 from bertcompress.heads.multi_label import MultiLabel
 from bertcompress.heads.numbers import Numbers
 from bertcompress.metrics import Metric
@@ -61,6 +61,7 @@ class Reranker(Numbers):
     usual: ClassVar[tuple[str, ...]] = ("ndcg", "mrr")
     has_units: ClassVar[bool] = False
     judges_groups: ClassVar[bool] = True
+    serves: ClassVar[Served | None] = "score"
     texts_a_row: ClassVar[tuple[int, ...]] = (2,)
 
     def check_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from bertcompress.heads.features import (
     limit_of,
 )
 from bertcompress.heads.gold_answers import check_answers, read_answers
-from bertcompress.heads.head import Array, Features, Head
+from bertcompress.heads.head import Array, Features, Head, Served
 from bertcompress.heads.joining import best_span, joined_windows
 from bertcompress.heads.padding import collate_texts, padded_column
 from bertcompress.heads.span_answers import (
@@ -93,7 +93,7 @@ class Spans(Head):
         "on rows without answers chooses it"
     )
     averages: ClassVar[bool] = False  # places in a text
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "span"] | None] = "span"
+    serves: ClassVar[Served | None] = "span"
 
     def columns(self, task: TaskFields) -> Columns:
         """Return the columns of question and context, and that of the answers."""

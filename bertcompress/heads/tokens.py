@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bertcompress.errors import ModelError
 from bertcompress.heads.features import Columns, Encoded, TaskFields, end_to_end
-from bertcompress.heads.head import Array, Features, Head
+from bertcompress.heads.head import Array, Features, Head, Served
 from bertcompress.heads.padding import collate_texts, padded_column
 from bertcompress.heads.words import NO_WORD, aligned, piece_limit, windows
 from bertcompress.metrics import Metric
@@ -74,7 +74,7 @@ class Tokens(Head):
         "Right where type, first and last word are; an I after O begins one, as seqeval has it by "
         "default."
     )
-    serves: ClassVar[Literal["softmax", "sigmoid", "number", "tags"] | None] = "tags"
+    serves: ClassVar[Served | None] = "tags"
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         """Keep the names of the tags, in the order of the model's outputs; empty: not known yet."""

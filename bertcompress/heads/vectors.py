@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from bertcompress.heads.features import (
     text_columns,
     tokens_of,
 )
-from bertcompress.heads.head import Array, Features, Head, metrics_named
+from bertcompress.heads.head import Array, Features, Head, Served, metrics_named
 from bertcompress.heads.padding import outputs_of_features
 from bertcompress.heads.pooling import Pooling, cosines, normalised
 from bertcompress.metrics import Metric
@@ -56,7 +56,7 @@ class Vectors(Head):
     has_classes: ClassVar[bool] = False
     one_value: ClassVar[bool] = False
     output_axes: ClassVar[int] = 3
-    serves: ClassVar[Literal["softmax", "sigmoid", "number"] | None] = None
+    serves: ClassVar[Served | None] = None
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ __all__ = [
     "read_config",
     "read_fields",
     "relative",
+    "write_class_names",
 ]
 
 OWN = "bertcompress-"
@@ -73,6 +74,20 @@ def class_names(raw: Mapping[str, Any], name: str) -> dict[int, str]:
             f"{few(map(str, sorted(numbered)))}; they must be 0 to {len(numbered) - 1}"
         )
     return {i: numbered[i] for i in sorted(numbered)}
+
+
+def write_class_names(folder: Path, config: Any) -> None:
+    """Write `id2label` and `label2id` of a config into the folder's config.json, in place.
+
+    transformers leaves out LABEL_0 and LABEL_1, its default, which others that read the file
+    cannot know.
+    """
+    file = folder / "config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    names = [str(config.id2label[i]) for i in range(int(config.num_labels))]
+    fields.setdefault("id2label", {str(i): name for i, name in enumerate(names)})
+    fields.setdefault("label2id", {name: i for i, name in enumerate(names)})
+    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _numbered(value: Any, *, numbers_first: bool = True) -> dict[int, str]:

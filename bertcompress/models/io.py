@@ -19,11 +19,13 @@ from bertcompress.errors import (
     Notice,
     OutputError,
 )
+from bertcompress.heads import HEADS
 from bertcompress.heads.pooling import FIELD, Pooling
-from bertcompress.models.config import OWN, read_config, read_fields
+from bertcompress.heads.stock import has_head
+from bertcompress.models.config import OWN, read_config, read_fields, write_class_names
 from bertcompress.models.locate import locate
 from bertcompress.models.recognising import what_else
-from bertcompress.models.sentence import stated_pooling, write_sentence_files
+from bertcompress.models.sentence import stated_pooling, take_activation, write_sentence_files
 from bertcompress.models.tensors import LEFT_OVER, Tensors, model_class
 from bertcompress.models.tokenizers import load_tokenizer, position_limit, write_tokenizer
 from bertcompress.shapes import (
@@ -52,8 +54,11 @@ __all__ = [
     "precision_of",
     "rung",
     "save",
-    "save_pooling",
+    "write_companions",
 ]
+
+_NAMED = tuple({str(each.auto_class) for each in HEADS.values() if each.has_classes})
+"""Ends of the names of stock classes whose outputs are classes."""
 
 
 def rung(model: PreTrainedModel) -> tuple[int, str]:
@@ -96,17 +101,19 @@ def save(
             raise OutputError(f"{folder}: cannot be written ({error})") from None
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial, _padding_side(final))
-        save_pooling(model, tokenizer, partial)
+        write_companions(model, tokenizer, partial)
     return target
 
 
-def save_pooling(
+def write_companions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path
 ) -> None:
-    """Write beside a sentence embedder how it pools, as sentence-transformers reads it.
+    """Write into a folder, in place, what a config that transformers wrote there leaves out.
 
-    Nothing for a model that is none.
+    The names of classes, and how a sentence embedder pools, as sentence-transformers reads it.
     """
+    if type(model).__name__.endswith(_NAMED):
+        write_class_names(folder, model.config)
     pooling = Pooling.of(model.config)
     if pooling is not None and is_bare(type(model)):
         longest = None if tokenizer is None else max_tokens(model, tokenizer)
@@ -172,6 +179,8 @@ def load(
         )
     model.train(False)
     _take_pooling(model, tokenizer, folder, str(name))
+    if has_head(type(model), HEADS["single_label"]) and not fresh_head:
+        take_activation(model.config, folder, str(name))
     return Product(model, tokenizer, findings=Findings(notes=notes))
 
 

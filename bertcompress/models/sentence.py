@@ -21,17 +21,23 @@ from bertcompress.models.recognising import MODULES, left_out_layers, read_json,
 
 __all__ = [
     "POOLING",
+    "activation_of",
     "drop_sentence_files",
     "read_pooling",
     "sentence_folder",
     "settled_pooling",
     "stated_pooling",
+    "take_activation",
     "write_modules",
     "write_sentence_files",
     "write_settings",
 ]
 
 _SETTINGS = "config_sentence_transformers.json"
+_KEPT = "sentence_transformers"
+"""Field of a config in which a CrossEncoder keeps its settings, since release 4."""
+_KEPT_BEFORE = "sbert_ce_default_activation_function"
+"""Field of releases before 4."""
 _LENGTH = "sentence_bert_config.json"
 _OLD_LENGTHS = tuple(
     f"sentence_{kind}_config.json"
@@ -137,6 +143,34 @@ def settled_pooling(
     )
 
 
+def take_activation(config: Any, folder: Path, name: str) -> None:
+    """Keep in a config, in place, what a CrossEncoder's folder puts its scores through.
+
+    Release 6 of sentence-transformers writes it beside config.json; every release reads it there.
+    Raises ModelError for prompts, which neither scoring nor `serve.py` puts before texts.
+    """
+    settings = _fields((sentence_folder(folder) or folder) / _SETTINGS)
+    if settings.get("model_type") != "CrossEncoder":
+        return
+    if used := [str(key) for key, text in _mapping(settings.get("prompts")).items() if text]:
+        raise ModelError(
+            f"model '{name}': a CrossEncoder with prompts ({few(used)}), which nothing here puts "
+            f"before texts; where it answers without them, empty `prompts` in {_SETTINGS}"
+        )
+    if isinstance(stated := settings.get("activation_fn"), str):
+        setattr(config, _KEPT, {**_mapping(getattr(config, _KEPT, None)), "activation_fn": stated})
+
+
+def activation_of(config: Any) -> str | None:
+    """Return the class of torch that a CrossEncoder's config puts scores through; None: not said.
+
+    Such as `Identity`. Without it sentence-transformers takes `Sigmoid` for one output.
+    """
+    stated = _mapping(getattr(config, _KEPT, None)).get("activation_fn")
+    stated = stated or getattr(config, _KEPT_BEFORE, None)
+    return stated.rpartition(".")[2] if isinstance(stated, str) else None
+
+
 def _compared(pooling: Pooling, name: str) -> str | None:
     """Return the line on vectors that are meant to be compared by something else than here."""
     if pooling.similarity == "cosine" or (pooling.normalize and pooling.similarity == "dot"):
@@ -149,8 +183,11 @@ def _compared(pooling: Pooling, name: str) -> str | None:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    written = read_json(path)
-    return written if isinstance(written, dict) else {}
+    return _mapping(read_json(path))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _mode(pooled: Mapping[str, Any], where: str) -> str:

@@ -138,10 +138,13 @@ class CardFacts:
 
     @property
     def max_length(self) -> int:
-        """Tokens that texts are cut to, as they were when it was measured."""
-        if self.pooling is not None:
-            return self.limit
-        return min(int(self.report.task.get("max_length") or 128), self.limit)
+        """Tokens that texts are cut to: as the task asks, else as many as the model takes."""
+        return min(self.asked_length or self.limit, self.limit)
+
+    @property
+    def asked_length(self) -> int | None:
+        """Tokens that the task cuts texts to; None: it does not ask for it, or is an embedder's."""
+        return None if self.pooling is not None else self.report.data.asked_length
 
     @property
     def answers_spans(self) -> bool:

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from bertcompress.deployment import SERVE_FILE
 from bertcompress.heads import HEADS, head_named
 from bertcompress.heads.contexts import STRIDE
+from bertcompress.heads.head import Served
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.spans import MOST_TOKENS, THRESHOLD
 from bertcompress.metrics.entities import Tags
+from bertcompress.models.sentence import activation_of
 from bertcompress.models.tokenizers import position_limit
 from bertcompress.publish.templates import template
 from bertcompress.runtimes import runtime_named
@@ -22,11 +24,12 @@ from bertcompress.support.files import write_atomically
 
 __all__ = ["answers_of", "serve_source", "write_serving"]
 
-Answers = Literal["softmax", "sigmoid", "number", "tags", "span", "vector"]
+Answers = Served | Literal["vector"]
 _RETURNS: dict[Answers, str] = {
     "softmax": "the classes with their probabilities",
     "sigmoid": "the labels with the probability of each",
-    "number": "the number",
+    "number": "the number as it is (no sigmoid)",
+    "score": "the score, 0 to 1 (the sigmoid)",
     "tags": "each word with its tag and the probability of it",
     "span": "the answer",
     "vector": "the vector",
@@ -48,11 +51,15 @@ def answers_of(config: Any, problem: str | None = None) -> Answers:
     by_task = head_named(problem).serves if problem else None
     by_type: dict[str | None, Answers | None] = {
         head.problem_type: head.serves
-        for head in HEADS.values()
+        for head in reversed(HEADS.values())  # of several that share a type the first
         if head.has_labels and head.auto_class == HEADS["single_label"].auto_class
     }
     told = by_task or by_type.get(getattr(config, "problem_type", None))
-    return told or ("number" if int(config.num_labels) == 1 else "softmax")
+    told = told or ("number" if int(config.num_labels) == 1 else "softmax")
+    if told not in ("number", "score") or by_task == "number":
+        return told
+    stated = activation_of(config) or ("Sigmoid" if told == "score" else None)
+    return "score" if stated == "Sigmoid" else "number"
 
 
 def serve_source(
@@ -62,6 +69,7 @@ def serve_source(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     problem: str | None = None,
+    texts: int | None = None,
 ) -> str | None:
     """Return the source of `serve.py`; None for a runtime without a template of that name.
 
@@ -72,6 +80,7 @@ def serve_source(
         tokenizer: Of the model; texts are cut and padded on its sides.
         max_length: Tokens that texts are cut to.
         problem: Of the task, as in `answers_of`.
+        texts: How many texts a row has, 1 or 2; None where that is not known: either then.
     """
     answers = answers_of(config, problem)
     found = template(f"serve_{'tokens_' if answers == 'tags' else ''}{runtime}.py.j2")
@@ -82,6 +91,7 @@ def serve_source(
     names = [str(config.id2label[i]) for i in range(int(config.num_labels))]
     # No text from outside gets into the code: names of classes are read from config.json.
     return found.render(
+        aliases=pooling.aliases,
         answers=answers,
         base=_BASES.get(answers, "serve.py.j2"),
         cls_id=json.dumps(tokenizer.cls_token_id).replace("null", "None"),
@@ -100,6 +110,7 @@ def serve_source(
         pad_type_id=int(tokenizer.pad_token_type_id),
         padding_side=json.dumps("left" if tokenizer.padding_side == "left" else "right"),
         returns=_RETURNS[answers],
+        texts=1 if answers == "vector" else texts,
         truncation_side=json.dumps("left" if tokenizer.truncation_side == "left" else "right"),
     )
 
@@ -112,9 +123,10 @@ def write_serving(
     max_length: int,
     *,
     problem: str | None = None,
+    texts: int | None = None,
     allowed: bool | None = None,
 ) -> Path | None:
-    """Write `serve.py` beside an ONNX file and return it.
+    """Write `serve.py` beside an ONNX file and return it; `problem`, `texts`: as in `serve_source`.
 
     A file that its own gate refused (`allowed` False) is not served: the fp32 file beside it is,
     and nothing is written where there is none, or where the runtime has no template.
@@ -125,7 +137,7 @@ def write_serving(
     if not file.is_file() or not (file.parent / "tokenizer.json").is_file():
         return None
     target = file.with_name(SERVE_FILE)
-    source = serve_source(runtime, file.name, config, tokenizer, max_length, problem)
+    source = serve_source(runtime, file.name, config, tokenizer, max_length, problem, texts)
     if source is None:
         return None
     with write_atomically(target) as temporary:

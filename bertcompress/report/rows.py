@@ -184,6 +184,11 @@ class Reading(Row):
     cut: dict[str, float] = Field(
         {}, description="Share of the rows of each split that `max_length` cuts; empty: not known"
     )
+    asked_length: int | None = Field(
+        None,
+        description="The `max_length` that the task asked for; null: none, then that of `task` is "
+        "what its longest row needs, and what ships takes as many tokens as the model",
+    )
     by_order: tuple[str, ...] = Field(
         (),
         description="Whose classes (`model`, `teacher`) were matched with the task's by order, "

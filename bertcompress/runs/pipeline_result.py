@@ -94,6 +94,7 @@ class PipelineResult:
             environment=host,
             data=Reading(
                 cut=self.start.cut,
+                asked_length=self.start.shipped.asked_length,
                 by_order=self.start.by_order,
                 judged=judged_digest(self.start.shipped),
             ),

@@ -228,9 +228,10 @@ def _write(
 
 def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
     """Write `serve.py` into each folder of ONNX files that ships."""
-    product, task = done.shaped.product, done.start.shipped.task
-    # An embedder meets longer texts than those that it was judged on.
-    cut = None if task.head.auto_class is None else task.max_length
+    product, data = done.shaped.product, done.start.shipped
+    # What is served meets longer texts than those that it was judged on: they are cut where the
+    # task asks for it, and never those of an embedder.
+    cut = None if data.task.head.auto_class is None else data.asked_length
     longest = cut or max_tokens(product.model, product.tokenizer)
     for row in report.last.deployments:
         if not runtime_named(row.runtime).opens_folders:
@@ -240,7 +241,8 @@ def _write_serving(report: Report, done: PipelineResult, partial: Path) -> None:
                 product.model.config,
                 product.tokenizer,
                 longest,
-                problem=task.problem,
+                problem=data.task.problem,
+                texts=len(data.task.text),
                 allowed=row.allowed,
             )
 

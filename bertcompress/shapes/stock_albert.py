@@ -192,6 +192,10 @@ def _copy(target: nn.Module, ours: str, source: nn.Module, theirs: str) -> None:
         getattr(target.get_submodule(parent), name).copy_(part)
 
 
+_OURS = ("bertcompress", "auto_map")
+"""Fields of a config that say how its shape was edited."""
+
+
 def _config(model: PreTrainedModel, groups: int) -> Any:
     view = anatomy(model)
     config = view.config
@@ -203,12 +207,19 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
         config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0)
     )
     own = getattr(config, "classifier_dropout", getattr(config, "classifier_dropout_prob", None))
+    known = view.family.stock_class("Config")().to_dict()
+    # What others keep in a config: pooling, a threshold, the activation of a cross-encoder.
+    others = {
+        field: value
+        for field, value in config.to_dict().items()
+        if field not in known and field not in _OURS
+    }
     kept = {
         field: getattr(config, field)
         for field in ("id2label", "label2id", "problem_type", "pad_token_id", "initializer_range")
         if getattr(config, field, None) is not None
     }
-    return transformers.AlbertConfig(
+    fields: dict[str, Any] = dict(
         vocab_size=int(embeddings.word.num_embeddings),
         embedding_size=int(embeddings.word.embedding_dim),
         hidden_size=view.hidden,
@@ -226,8 +237,8 @@ def _config(model: PreTrainedModel, groups: int) -> Any:
         layer_norm_eps=float(embeddings.norm.eps),
         bos_token_id=getattr(config, "bos_token_id", None),
         eos_token_id=getattr(config, "eos_token_id", None),
-        **kept,
     )
+    return transformers.AlbertConfig(**{**others, **fields, **kept})
 
 
 def _positions(embeddings: Embeddings, after_padding: bool) -> Tensor:

@@ -34,6 +34,7 @@ def test_it_is_what_the_longest_row_of_any_split_needs(longest, expected, tokeni
     assert data.task.max_length is None
     fitted = data.fitted(tokenizer)
     assert fitted.task.max_length == expected and not fitted.notes
+    assert fitted.asked_length is None
     assert f"max_length {expected}: the longest row has {longest + 2} tokens" in fitted.said
     assert max(fitted.encode(tokenizer, "validation")["length"]) == longest + 2
 
@@ -65,7 +66,7 @@ def test_the_tokenizers_own_limit_bounds_it_too(tmp_path):
 def test_a_length_that_is_given_stays_and_its_cuts_are_told(tokenizer, tmp_path):
     table = words([60, 6] * 10)
     fitted = read(own(tmp_path, table, words([5, 9], 900), max_length=16))[0].fitted(tokenizer, 40)
-    assert fitted.task.max_length == 16
+    assert fitted.task.max_length == fitted.asked_length == 16
     assert fitted.notes[0].startswith("max_length 16 cuts 45.5% of the rows (10 of 22")
     fitted = read(own(tmp_path, words([9] * 20), words([5, 9], 900), max_length=16))[0].fitted(
         tokenizer, 40

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertcompress.deployment import Product
 from bertcompress.errors import ModelError
-from bertcompress.models.io import save_pooling
+from bertcompress.models.io import write_companions
 from bertcompress.models.sentence import POOLING
 from bertcompress.models.tokenizers import position_limit, write_tokenizer
 from bertcompress.runtimes import INPUTS, MODEL_FILE, Batch, require
@@ -103,7 +103,7 @@ def export_onnx(
     _check(graph, file, task, integers.tolerance if integers else None)
     write_tokenizer(product.tokenizer, folder)
     plain_config(product.model).save_pretrained(folder)
-    save_pooling(product.model, product.tokenizer, folder)
+    write_companions(product.model, product.tokenizer, folder)
     return file
 
 
