@@ -50,6 +50,22 @@ def test_a_score_says_whether_it_is_above_chance():
     assert all(row.standing is None for row in others)
 
 
+@pytest.mark.parametrize(("rows", "above"), [(8, False), (40, True)])
+def test_a_handful_of_right_rows_is_not_above_chance(rows, above):
+    """Every resample of eight right rows is right; by chance they are all right in 10 of 100."""
+    truth = np.arange(rows) % 4 == 0
+    data = task_data(truth.astype(int).tolist(), names=("no", "yes"))
+    found = headline(data, np.eye(2)[truth.astype(int)])
+    assert (found.value, found.standing.chance, found.standing.above) == (1.0, 0.75, above)
+
+
+@pytest.mark.parametrize(("rows", "above"), [(5, False), (30, True)])
+def test_a_handful_of_numbers_is_not_above_chance(rows, above):
+    truth = np.linspace(0, 1, rows)
+    data = task_data(truth.tolist(), problem="regression", metrics=["spearman"])
+    assert headline(data, truth[:, None]).standing.above is above
+
+
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1), (1, 0, 2)])
 def test_a_wrong_order_of_classes_is_found(order):
     truth = classes()

@@ -174,3 +174,14 @@ def test_one_name_for_one_thing():
 )
 def test_a_model_is_called_by_its_name_alone(model, name):
     assert short_name(model) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "p_value", "good"),
+    [(0.858, 0.3, True), (0.850, 1e-4, True), (0.70, 1e-9, False), (0.70, 0.3, True)],
+)
+def test_much_that_is_lost_is_not_shown_as_good(value, p_value, good):
+    """0.868 over a chance of 0.509; a tenth of what is above it is 0.036."""
+    last = _scoring(_last(p_value=p_value, retention=value / 0.868), value)
+    tiles = _tiles(sample_report((baseline(), last)))
+    assert tiles["Score kept"][2] is good

@@ -194,3 +194,18 @@ def test_a_limit_keeps_the_documents_of_a_query_together(tmp_path):
     assert set(np.unique(some.references("validation")[:, 1], return_counts=True)[1]) == {10}
     assert len(some.validation) == 200
     assert some.task.chance == pytest.approx(whole.task.chance)
+
+
+@pytest.mark.parametrize("queries", [3, 5, 30])
+def test_intervals_are_over_queries_and_few_of_them_show_nothing(queries):
+    """Resampled documents held no query at all now and then, and intervals were no numbers."""
+    _, references = rankings(0, queries=queries, documents=20)
+    perfect = references[:, :1]
+    turned = -perfect
+    value, low, high = scoring.interval(HEAD, "ndcg", perfect, references)
+    assert value == low == high == 1.0
+    difference, low, high, p = scoring.paired_difference(HEAD, "ndcg", perfect, turned, references)
+    assert 0 < low <= difference <= high
+    assert p >= 2.0 ** (1 - queries)
+    assert (p < 0.05) is (queries > 5)
+    assert HEAD.examples(references) == queries

@@ -242,3 +242,15 @@ def test_a_stored_model_is_exported_with_its_own_integers(tmp_path):
     assert made.path.name == "model_quantized.onnx"
     assert "DynamicQuantizeLinear" not in {n.op_type for n in onnx.load(made.path).graph.node}
     assert open_predictor(tmp_path / "model", precision="int8").precision == "int8"
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_answers_on_another_scale_are_not_the_same(precision, width):
+    """They correlate, and decide the same class."""
+    wanted = np.random.default_rng(0).normal(size=(64, width)).astype(np.float32)
+    for got in (10 * wanted, 0.1 * wanted, wanted + 5, 10 * wanted + 5):
+        passes, words = alike(got, wanted, precision)
+        assert not passes
+        assert "times as far apart and moved by" in words
+    assert alike(1.1 * wanted + 0.1, wanted, precision)[0]

@@ -267,11 +267,21 @@ class TaskData:
 
 
 def calibration_batches(
-    data: TaskData, tokenizer: PreTrainedTokenizerBase, rows: int, batch_size: int = 32
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    batch_size: int = 32,
+    *,
+    by_length: bool = True,
 ) -> list[dict[str, Any]]:
-    """Return the first calibration rows as torch batches, features of like lengths together."""
+    """Return the first calibration rows as torch batches.
+
+    `by_length`: features of like lengths together; else each batch is a sample of the rows.
+    """
     collate = data.collator(tokenizer)
-    each = sorted(data.encoded(tokenizer, "calibration").first(rows), key=itemgetter("length"))
+    each = [*data.encoded(tokenizer, "calibration").first(rows)]
+    if by_length:
+        each.sort(key=itemgetter("length"))
     return [collate(each[i : i + batch_size]) for i in range(0, len(each), batch_size)]
 
 

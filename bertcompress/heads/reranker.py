@@ -85,16 +85,19 @@ class Reranker(Numbers):
         return np.stack([np.asarray(rows["label"][:], float), queries.astype(float)], axis=1)
 
     def statistics(self, metric: Metric, answers: Array, references: Array) -> Array:
-        """Return the metric of each query in one of its rows; (0, 0) in the others.
+        """Return the metric of each query and 1, so that queries are resampled.
 
         Of documents with equal scores the less relevant goes first: a model that answers everything
-        alike owes nothing to the order of the file. Shape: (N, 1), (N, 2) -> (N, 2).
+        alike owes nothing to the order of the file. Shape: (N, 1), (N, 2) -> (Q, 2).
         """
         order = np.argsort(references[:, 0], kind="stable")
-        found = np.zeros((len(references), 2))
         scores = self.decided(metric, answers)
-        found[order] = metric.statistics(scores[order], references[order])
-        return found
+        found = metric.statistics(scores[order], references[order])
+        return found[found[:, 1] > 0]
+
+    def examples(self, references: Array) -> int:
+        """Return the number of queries. Shape: (N, 2)."""
+        return len(np.unique(references[:, 1]))
 
     def chance(self, labels: Array, metric: Metric) -> float:
         """Return the score of a random order, as expected over all orders. Shape: (N, 2)."""

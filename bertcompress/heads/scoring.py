@@ -82,7 +82,7 @@ def paired_difference(
     if found.accuracy_like:
         p = metrics.mcnemar(*(each[:, 0] > 0.5 for each in statistics))
     else:
-        p = metrics.p_value(differences)
+        p = max(metrics.p_value(differences), metrics.least_p(len(statistics[0])))
     value = found.score(statistics[0]) - found.score(statistics[1])
     return (value, *metrics.percentiles(differences), p)
 

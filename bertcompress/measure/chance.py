@@ -10,6 +10,7 @@ from pydantic import Field
 
 from bertcompress.heads import Head
 from bertcompress.measure.row import Row
+from bertcompress.metrics import SIGNIFICANT, Metric, least_p
 from bertcompress.task import Task
 
 __all__ = ["Standing", "best_order", "standing_of", "standing_to_original"]
@@ -109,8 +110,8 @@ def standing_of(
     """
     if not task.head.has_labels or task.chance is None:
         return None
-    low, high = interval if interval else (-np.inf, np.inf)
     ratio, metric = None, task.head.metrics[task.headline]
+    low, high = _bounds(task.head, metric, logits, references, interval)
     if task.head.has_units:
         ratio = _error_ratio(task.head.decided(metric, logits), references)
     above = bool(low > task.chance) and (ratio is None or ratio < 1)
@@ -127,6 +128,29 @@ def standing_of(
         order=order,
         order_accuracy=accuracy,
     )
+
+
+def _bounds(
+    head: Head,
+    metric: Metric,
+    logits: Array,
+    references: Array,
+    interval: tuple[float, float] | None,
+) -> tuple[float, float]:
+    """Return between what a score is shown to lie; everything where rows are too few for that.
+
+    Of shares of right rows no further than the exact interval (Clopper & Pearson 1934): resamples
+    of eight right rows are all right.
+    """
+    if interval is None:
+        return -np.inf, np.inf
+    found = head.statistics(metric, logits, np.asarray(references))
+    if metric.accuracy_like and (found[:, 1] == 1).all():
+        from scipy.stats import binomtest
+
+        exact = binomtest(int(found[:, 0].sum()), len(found)).proportion_ci()
+        return min(interval[0], exact.low), max(interval[1], exact.high)
+    return interval if least_p(len(found)) < SIGNIFICANT else (-np.inf, np.inf)
 
 
 def _error_ratio(answers: Array, references: Array) -> float | None:

@@ -42,6 +42,8 @@ ROWS, BATCH, SHORTEST, LONGEST = 64, 8, 6, 48
 EXACT, ALIKE, AGREE = 1e-3, 0.98, 0.95
 """fp32 may differ by so much of the largest answer. int8 is chaotic: one unit of rounding travels,
 so there the answers must correlate, and decide the same, by so much."""
+STRETCHED, MOVED = 1.25, 0.5
+"""Times that the spread of answers may be another, and how far they may lie beside, in spreads."""
 
 
 def known_inputs(tokenizer: Any, longest: int) -> dict[str, NDArray[np.int64]]:
@@ -265,7 +267,13 @@ def alike(got: Logits, wanted: Logits, precision: str, vectors: bool = False) ->
         return off <= EXACT, f"differs by {off:.1e} of the largest answer"
     # What rows have in common says nothing: a file that ignores its input would have it too.
     flat = [(each - each.mean(axis=0)).ravel() for each in (got, wanted)]
-    together = float(np.corrcoef(*flat)[0, 1]) if min(map(np.std, flat)) > 0 else 0.0
+    ours, theirs = (float(np.std(each)) for each in flat)
+    together = float(np.corrcoef(*flat)[0, 1]) if min(ours, theirs) > 0 else 0.0
+    stretched = ours / max(theirs, 1e-9)
+    moved = float(np.abs((got - wanted).mean(axis=0)).max()) / max(theirs, 1e-9)
+    if together >= ALIKE and (not 1 / STRETCHED <= stretched <= STRETCHED or moved > MOVED):
+        told = f"{stretched:.2f} times as far apart and moved by {moved:.2f} of that"
+        return False, f"correlation {together:.4f}, but {told}"
     if got.ndim == 2 and got.shape[1] > 1 and not vectors:
         same = float((got.argmax(1) == wanted.argmax(1)).mean())
         return together >= ALIKE and same >= AGREE, (

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from bertcompress.metrics.table import Metric
 
-__all__ = ["kinds", "mcnemar", "p_value", "percentiles", "resampled"]
+__all__ = ["SIGNIFICANT", "kinds", "least_p", "mcnemar", "p_value", "percentiles", "resampled"]
 
 Array = NDArray[Any]
 
 RESAMPLES = 1_000
+SIGNIFICANT = 0.05
+"""A difference that chance would bring less often is said to be one."""
 # Weights of one block of resamples stay below this many numbers (8 bytes each).
 _BLOCK = 2_000_000
 _TIE = 1e-12
@@ -83,6 +85,15 @@ def p_value(differences: Array) -> float:
     """Return the two-sided p of no difference: at least 2/1,001 of 1,000 resamples. Shape: (R,)."""
     tail = min((differences <= _TIE).sum(), (differences >= -_TIE).sum())
     return float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))
+
+
+def least_p(rows: int) -> float:
+    """Return the smallest two-sided p value that differences in so many rows can have.
+
+    All of them have one sign, as half of 2^rows flips of coins would at best. Resampling knows no
+    such end: it draws the same few rows again and again.
+    """
+    return float(min(1.0, 2.0 ** (1 - min(rows, 100))))
 
 
 def mcnemar(a_right: Array, b_right: Array) -> float:

@@ -8,12 +8,12 @@ from typing import Any
 from bertcompress.heads import has_labels, least_kept
 from bertcompress.measure.chance import Standing
 from bertcompress.measure.scores import Score
+from bertcompress.metrics import SIGNIFICANT
 from bertcompress.report.cells import percent
 from bertcompress.report.rows import Control, DeploymentRow, Reading, Stage, last_of
 from bertcompress.report.speed import served, uses
 
 __all__ = [
-    "SIGNIFICANT",
     "above_the_baseline",
     "at_chance",
     "control_warnings",
@@ -23,7 +23,6 @@ __all__ = [
     "without_retention",
 ]
 
-SIGNIFICANT = 0.05
 _MUCH_CUT = 0.01
 
 

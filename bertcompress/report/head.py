@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bertcompress.measure.scores import Score
 from bertcompress.report.alarms import (
     above_the_baseline,
     at_chance,
@@ -22,6 +23,8 @@ __all__ = ["Head", "Tile", "head", "short_name"]
 
 MILLISECONDS = "Milliseconds, before and after"
 SCORE_KEPT = "Score kept"
+_MUST_STAY = 0.9
+"""Of what a baseline has above chance, for a share of its score to be shown as good."""
 TIMES_SMALLER = "Times smaller"
 
 
@@ -134,7 +137,16 @@ def _kept(report: ReportData) -> Tile:
     low, high = row.retention_low, row.retention_high
     span = "" if low is None or high is None else f"95 % interval {percent(low)} to {percent(high)}"
     detail = "; ".join(filter(None, (span, f"{scores} ({row.label})")))
-    return Tile(SCORE_KEPT, percent(row.retention), detail, not report.verdict.red)
+    good = not report.verdict.red and not _much_lost(row, before, report)
+    return Tile(SCORE_KEPT, percent(row.retention), detail, good)
+
+
+def _much_lost(row: DeploymentRow, before: Score | None, report: ReportData) -> bool:
+    """Return whether a tenth of what the baseline has above chance is lost, and not by chance."""
+    chance = report.task.get("chance") or 0.0
+    if before is None or row.headline is None or not report.verdict.significant:
+        return False
+    return row.headline.value - chance < _MUST_STAY * (before.value - chance)
 
 
 def _no_share(report: ReportData, row: DeploymentRow) -> tuple[str, str] | None:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bertcompress.measure.timing.candidates import busy_words
+from bertcompress.metrics import SIGNIFICANT
 from bertcompress.report.alarms import (
-    SIGNIFICANT,
     above_the_baseline,
     at_chance,
     control_warnings,

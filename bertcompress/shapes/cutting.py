@@ -7,7 +7,7 @@ twice leaves one record and a reload replays it on the plain model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +68,11 @@ class Heads:
             record[original] = [before[i] for i in kept] if before is not None else list(kept)
         return Heads(record)
 
+    def leaving(self, gone: Collection[int], view: Anatomy) -> Heads:
+        """Return the same without what it does to layers that go anyway."""
+        whole = [list(range(layer.heads)) for layer in view.layers]
+        return Heads([whole[i] if i in gone else row for i, row in enumerate(self.kept)])
+
 
 @dataclass
 class Neurons:
@@ -105,6 +110,11 @@ class Neurons:
         for original, width in zip(at, self.widths, strict=True):
             record[original] = width
         return Neurons(record)
+
+    def leaving(self, gone: Collection[int], view: Anatomy) -> Neurons:
+        """Return the same without what it does to layers that go anyway."""
+        whole = [layer.width for layer in view.layers]
+        return Neurons([whole[i] if i in gone else width for i, width in enumerate(self.widths)])
 
 
 @dataclass

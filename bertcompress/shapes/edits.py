@@ -8,7 +8,7 @@ fills the tensors: cutting and reloading are one code path.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar, cast
 
 from torch import nn
@@ -89,6 +89,8 @@ KINDS: Mapping[str, Callable[..., Edit]] = {
 """In replay order: layers go late, so that the per-layer records count the original layers; what is
 shared is shared when it has its shape; what is masked or stored in few bits has its last shape."""
 
+_OF_LAYERS = (Heads, Neurons, LowRanks, Sharing)
+"""Kinds that have an entry for each layer."""
 _OF_VALUES = {
     "masked": "weights are zero already, and their number is recorded",
     "lowbit": "the weights are stored in few bits already",
@@ -140,16 +142,26 @@ def _plain(edit: Edit) -> dict[str, Any]:
 
 def _original_layers(view: Anatomy, records: Record) -> int:
     for record in records.values():
-        if isinstance(record, Heads | Neurons | LowRanks | Sharing):
+        if isinstance(record, _OF_LAYERS):
             return record.layers
     if view.family.shared or "layers" not in records:
         return len(view.layers)
     return view.family.depth_of(view.config)
 
 
+def _gone(record: Record, view: Anatomy) -> Collection[int]:
+    """Return the layers that a record drops; none of a family whose layers are one."""
+    if view.family.shared or "layers" not in record:
+        return ()
+    return set(range(len(view.layers))) - set(record["layers"].kept)
+
+
 def replay(model: nn.Module) -> None:
     """Give a freshly built plain model the shape that its config records, in place."""
-    for edit in cast(dict[str, Edit], read_record(model.config)).values():
+    record = read_record(model.config)
+    for edit in cast(dict[str, Edit], record).values():
         view = anatomy(model)
+        if isinstance(edit, _OF_LAYERS):  # what a layer that goes was like is not kept
+            edit = cast(Edit, edit.leaving(_gone(record, view), view))
         edit.check(view)
         edit.apply(view)

@@ -6,7 +6,7 @@ that were there, loading from the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -73,6 +73,18 @@ class LowRanks:
             for original, rank in zip(at, row, strict=True):
                 whole[original] = rank or whole[original]
         return LowRanks(record)
+
+    def leaving(self, gone: Collection[int], view: Anatomy) -> LowRanks:
+        """Return the same without layers that go anyway, and without what was cut away since."""
+        return LowRanks(
+            {
+                part: [
+                    0 if i in gone or not layer.linears[part].in_features else rank
+                    for i, (layer, rank) in enumerate(zip(view.layers, row, strict=True))
+                ]
+                for part, row in self.ranks.items()
+            }
+        )
 
 
 def _check_rank(part: str, index: int, layer: Layer, rank: int) -> None:

@@ -6,7 +6,7 @@ LayerNorms, as in ALBERT, so that the counts of its table 4 come out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,6 +70,17 @@ class Sharing:
             for original, owner in zip(at, getattr(self, part), strict=True):
                 label[original] = before[at[owner]]
             rows.append([label.index(each) for each in label])
+        return Sharing(*rows)
+
+    def leaving(self, gone: Collection[int], view: Anatomy) -> Sharing:
+        """Return the same among the layers that stay; those that go anyway use their own parts."""
+        rows = []
+        for owners in (self.attention, self.ffn):
+            first: dict[int, int] = {}
+            for layer, owner in enumerate(owners):
+                if layer not in gone:
+                    first.setdefault(owner, layer)
+            rows.append([i if i in gone else first[owner] for i, owner in enumerate(owners)])
         return Sharing(*rows)
 
 

@@ -13,14 +13,18 @@ from tests_support import (
     answer,
     tiny_inputs,
     tiny_model,
+    tiny_tokenizer,
 )
 
 from bertcompress.engines.pruning.masks import unit_masks
+from bertcompress.models.io import load, save
 from bertcompress.shapes import (
     Heads,
     Layers,
+    LowRanks,
     Neurons,
     ShapeError,
+    Sharing,
     anatomy,
     apply_edit,
     edited,
@@ -154,3 +158,53 @@ def test_an_unknown_family_is_named_with_the_supported_ones():
     config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=9, n_positions=8)
     with pytest.raises(ShapeError, match=r"'gpt2'.*supported families: bert"):
         anatomy(transformers.GPT2Model(config))
+
+
+def _factorised(model):
+    return apply_edit(
+        model, LowRanks({"query": [4] * 4, "attention_out": [4] * 4, "ffn_in": [5] * 4})
+    )
+
+
+AFTER = {
+    "shared, a layer gone, heads cut": (
+        lambda model: apply_edit(model, Sharing([0, 0, 2, 2], [0, 0, 2, 2])),
+        lambda model: apply_edit(model, Layers([1, 2])),
+        lambda model: apply_edit(model, Heads([[0, 1], [0, 1]])),
+    ),
+    "shared, an owner gone, neurons cut": (
+        lambda model: apply_edit(model, Sharing([0, 0, 0, 0], [0, 0, 0, 0])),
+        lambda model: apply_edit(model, Layers([1, 3])),
+        lambda model: apply_edit(model, Neurons([3, 3], [[0, 1, 2]] * 2)),
+    ),
+    "shared, a layer gone, factorised": (
+        lambda model: apply_edit(model, Sharing([0, 0, 2, 2], [0, 0, 2, 2])),
+        lambda model: apply_edit(model, Layers([0, 1, 3])),
+        lambda model: apply_edit(model, LowRanks({"query": [4, 4, 3]})),
+    ),
+    "factorised, a layer gone, heads cut": (
+        _factorised,
+        lambda model: apply_edit(model, Layers([1, 2, 3])),
+        lambda model: apply_edit(model, Heads([[0, 1], [1, 2], [2, 3]])),
+    ),
+    "factorised, all heads and all neurons of a layer cut": (
+        _factorised,
+        lambda model: apply_edit(model, Heads([[0], [], [1], [2]])),
+        lambda model: apply_edit(model, Neurons([2, 0, 3, 1], [[0, 1], [], [0, 1, 2], [5]])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_what_was_edited_in_any_order_is_read_again(name, tmp_path):
+    """Records of layers that are gone said that nothing was left of them, which others denied."""
+    model = tiny_model(num_hidden_layers=4)
+    for edit in AFTER[name]:
+        edit(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    wanted = answer(model.eval(), tiny_inputs())
+    save(model, tmp_path / "model", tiny_tokenizer())
+    again = load(tmp_path / "model").model
+    assert torch.equal(answer(again, tiny_inputs()), wanted)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bertcompress.engines.lowrank.calibration import LinearStatistics, Place
+from bertcompress.shapes import ShapeError
 
 __all__ = ["Metric", "Spectrum", "choose_ranks", "components", "factors", "spectrum"]
 
@@ -66,7 +67,7 @@ def choose_ranks(spectra: Mapping[Place, Spectrum], room: float) -> dict[Place, 
 
     Equal marginal loss: a rank is kept where its gain per parameter is above one threshold for all
     matrices. A matrix that would need its break-even rank or more stays as it is, since there two
-    factors are no smaller. Raises ValueError where even rank 1 everywhere is more.
+    factors are no smaller. Raises ShapeError where even rank 1 everywhere is more.
     """
     low, high = 0.0, max(float(_rates(each).max()) for each in spectra.values()) * 2
     for _ in range(100):
@@ -75,7 +76,7 @@ def choose_ranks(spectra: Mapping[Place, Spectrum], room: float) -> dict[Place, 
         low, high = (middle, high) if size > room else (low, middle)
     ranks = _at(spectra, high)
     if sum(_size(spectra[place], rank) for place, rank in ranks.items()) > room:
-        raise ValueError(f"rank 1 everywhere is more than {room:g} parameters")
+        raise ShapeError(f"rank 1 everywhere is more than {room:g} parameters")
     return ranks
 
 

@@ -34,6 +34,7 @@ from bertcompress.deployment import Findings, Product
 from bertcompress.engines.lowrank.svd import factors
 from bertcompress.engines.pruning.importance import text_inputs
 from bertcompress.engines.pruning.least_squares import Moments, solve_projection
+from bertcompress.errors import ModelError
 from bertcompress.method import Context, Leaves, Method
 from bertcompress.shapes import (
     Embedding,
@@ -117,12 +118,12 @@ def _fp32_copy(embeddings: Embeddings) -> Embeddings:
 
 
 def _read(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, Tensor]]:
-    """Return what the embeddings take of the batches, and the mask; ValueError for no such ids."""
+    """Return what the embeddings take of the batches, and the mask; ModelError for no such ids."""
     rows = int(anatomy(model).config.vocab_size)
     texts = [text_inputs(model, batch) for batch in batches]
     most = max(int(each["input_ids"].max()) for each in texts)
     if most >= rows:
-        raise ValueError(
+        raise ModelError(
             f"factorize_embedding: the batches have token {most}, and the table {rows} rows; make "
             "them with the model's own tokenizer, the trimmed one where it was trimmed"
         )

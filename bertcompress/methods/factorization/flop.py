@@ -154,9 +154,9 @@ class Flop(Method, DistillationSettings, TrainSettings):
     )
     rows: int = Field(256, ge=1, le=2_048, description="Calibration rows, of the training set")
 
-    @field_validator("patience")
+    @field_validator("patience", "max_minutes")
     @classmethod
-    def _no_patience(cls, value: int | None) -> None:
+    def _no_patience(cls, value: float | None) -> None:
         if value is not None:
             raise ValueError("nothing stops early while the size still falls; leave it null")
 

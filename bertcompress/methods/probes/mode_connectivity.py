@@ -172,6 +172,11 @@ class ModeConnectivity(Method, TrainSettings):
         """Return the models at both ends, and how the second training went if there was one."""
         if self.other is not None:
             other = load(self.other)
+            if other.tokenizer.get_vocab() != product.tokenizer.get_vocab():
+                raise ModelError(
+                    f"mode_connectivity: other '{self.other}': its tokens are others than those of "
+                    "this model; a mixture would read neither"
+                )
             return product, other, None
         settings: ModeConnectivity = self
         ends: list[Product] = []

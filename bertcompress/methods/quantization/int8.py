@@ -46,7 +46,7 @@ from bertcompress.runtimes import (
     runtime_named,
 )
 from bertcompress.runtimes.int8_field import Int8Runtime
-from bertcompress.runtimes.onnx.graph import uses
+from bertcompress.runtimes.onnx.graph import check_size, uses
 from bertcompress.runtimes.table import exporter
 from bertcompress.runtimes.torch import bf16_gain, scoring
 from bertcompress.support.files import artefact_digest
@@ -99,15 +99,22 @@ class QuantizeInt8(Method):
         return self.max_drop is not None
 
     def check(self, model: nn.Module) -> None:
-        """Raise MissingExtra for a runtime that is not installed: before the hours of training."""
+        """Raise before the hours of training: ModelError for a model that no file holds.
+
+        MissingExtra for a runtime that is not installed.
+        """
+        check_size(model)
         found = available_runtimes()
         for runtime in self.runtimes:
             if runtime not in found:
                 raise MissingExtra(runtime, str(runtime_named(runtime).extra))
 
     def dense_opponent(self) -> QuantizeInt8:
-        """Return the same for the uncompressed model; nothing of it is left in fp32."""
-        return self.model_copy(update={"max_drop": None})
+        """Return the same for the uncompressed model and every runtime; nothing is left in fp32.
+
+        What ships is held against the best of any runtime, whichever it is for itself.
+        """
+        return self.model_copy(update={"max_drop": None, "runtimes": ()})
 
     def left_out(self) -> tuple[str, ...]:
         """Return a line for each runtime that is not installed, where none was named."""

@@ -37,6 +37,7 @@ from bertcompress.engines.quantization.input_range import InputRange
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.methods.quantization.int8 import QuantizeInt8
 from bertcompress.runtimes import available_runtimes, missing_runtimes, runtime_named
+from bertcompress.runtimes.onnx.graph import check_size
 from bertcompress.support.distributed import Ranks
 from bertcompress.training import Rate, TrainSettings, fit_batches_through, fit_through
 
@@ -121,8 +122,12 @@ class Q8bert(Method, DistillationSettings, TrainSettings):
     )
 
     def check(self, model: nn.Module) -> None:
-        """Raise ShapeError for a model that cannot be stored so, MissingExtra without a runtime."""
+        """Raise ShapeError for a model that cannot be stored so, MissingExtra without a runtime.
+
+        ModelError for one that no file holds.
+        """
         quantizable(model)
+        check_size(model)
         available_runtimes()
 
     def wrap(self, model: nn.Module, objective: Objective) -> Objective:

@@ -41,9 +41,20 @@ from bertcompress.support.distributed import Ranks
 from bertcompress.training import LabelLoss, Rate, TrainSettings, fit_batches_through, fit_through
 from bertcompress.training.through import Wrap
 
-__all__ = ["QBert", "choose_bits", "q_bert"]
+__all__ = ["QBert", "choose_bits", "q_bert", "spread_evenly"]
 
 Order = Literal["hessian", "reversed", "even"]
+
+
+def spread_evenly(layers: int, share: float) -> list[float]:
+    """Return a ranking for `choose_bits` by which those that get more lie evenly in the depth.
+
+    >>> spread_evenly(6, 0.5)
+    [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    """
+    count = math.floor(share * layers + 0.5)
+    chosen = {int((i + 0.5) * layers / count) for i in range(count)}
+    return [float(i in chosen) for i in range(layers)]
 
 
 def choose_bits(sharpness: Sequence[float], low: int, high: int, share: float) -> list[int]:
@@ -146,7 +157,7 @@ class QBert(Method, DistillationSettings, TrainSettings):
         layers = len(anatomy(model).layers)
         ranking = [0.0] * layers
         if self.high_share and self.order == "even":
-            ranking = [float(i * 7 % layers) for i in range(layers)]
+            ranking = spread_evenly(layers, self.high_share)
         elif self.high_share:
             sharpness = layer_sharpness(model, batches, seed=seed, head=head)
             ranking = sharpness if self.order == "hessian" else [-value for value in sharpness]
@@ -181,7 +192,9 @@ class QBert(Method, DistillationSettings, TrainSettings):
         model.to(ctx.device)
         batches = []
         if self.high_share and self.order != "even":
-            batches = calibration_batches(ctx.data, product.tokenizer, 16 * self.shards, 16)
+            batches = calibration_batches(
+                ctx.data, product.tokenizer, 16 * self.shards, 16, by_length=False
+            )
         wrap, sharpness = self.plan(model, batches, ctx.seed, ctx.task.head)
         # Without a training no teacher is asked for.
         objective = self.stage_objective(product, ctx) if self.trains else LabelLoss()

@@ -33,6 +33,7 @@ from bertcompress.engines.weight_matching import (
     put_weights,
     take_weights,
 )
+from bertcompress.errors import ModelError
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.shapes import PARTS, ShapeError, Sharing, albert_groups, anatomy, apply_edit
 
@@ -165,7 +166,7 @@ def _best_starts(
             losses.append(_change(trial, inputs, goals))
         least = min(losses)
         if math.isinf(least):
-            raise ValueError("share_layers: hidden states on the batches are not finite")
+            raise ModelError("share_layers: hidden states on the batches are not finite")
         starts[owner] = tried[losses.index(least)]
         _give(trial, members, starts[owner])
     return starts

@@ -145,7 +145,13 @@ class SparseTraining(Method, DistillationSettings, TrainSettings):
         """Raise ShapeError where there is nothing to mask, or more is masked already."""
         if stored_bits(model) or not maskable(model):
             raise ShapeError(f"{self.key}: the layers have no dense linear")
-        if any(share < 1 - self.sparsity for share in densities(model).values()):
+        # A record counts whole weights of each matrix: half of one is no difference.
+        weights = maskable(model)
+        fewest = {
+            name: 1 - self.sparsity - 0.5 / max(weights[name].numel(), 1)
+            for name in densities(model)
+        }
+        if any(share < fewest[name] for name, share in densities(model).items()):
             raise ShapeError(f"{self.key}: more than {self.sparsity:.0%} is zero already")
 
     def plan_shape(self, model: nn.Module) -> None:

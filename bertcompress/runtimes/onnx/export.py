@@ -25,7 +25,7 @@ from bertcompress.models.io import write_companions
 from bertcompress.models.sentence import POOLING
 from bertcompress.models.tokenizers import position_limit, write_tokenizer
 from bertcompress.runtimes import INPUTS, MODEL_FILE, Batch, require
-from bertcompress.runtimes.onnx.graph import merged, share, share_transposed
+from bertcompress.runtimes.onnx.graph import check_size, merged, share, share_transposed
 from bertcompress.shapes.stock import plain_config
 
 __all__ = ["OUTPUTS", "TOLERANCE", "Exporter", "Integers", "companions", "export_onnx", "task_of"]
@@ -82,6 +82,7 @@ def export_onnx(
         MissingExtra without onnx and onnxruntime.
     """
     onnx = require("onnx", "onnx")
+    check_size(product.model)
     if exporter == "dynamo":
         require("onnxscript", "onnx")
     names = _input_names(product.model, product.tokenizer)

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertcompress.errors import ModelError
 from bertcompress.runtimes import require
 
 __all__ = [
+    "check_size",
     "initializer_bytes",
     "merged",
     "share",
@@ -30,6 +32,20 @@ _FORMS = {
     *("Reshape", "Squeeze", "Transpose", "Unsqueeze"),
 }
 """How an exporter or a quantiser derives one constant from others."""
+
+
+_LARGEST = 2**31 - 2**24
+"""Bytes of the weights in one file: protobuf holds 2 GiB, with the graph and its names."""
+
+
+def check_size(model: Any) -> None:
+    """Raise ModelError for a torch model whose weights in fp32 are more than one file holds."""
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size > _LARGEST:
+        raise ModelError(
+            f"{type(model).__name__} has {size / 1e9:.1f} GB in fp32, and one ONNX file holds "
+            f"{_LARGEST / 1e9:.1f} GB: cut it before, or trim its vocabulary"
+        )
 
 
 def share(model: Any) -> int:

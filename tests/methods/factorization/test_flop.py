@@ -227,6 +227,8 @@ def test_what_cannot_be(data):
         flop(model_of(), loader_of(data, None), 0.01, **QUICK)
     with pytest.raises(ValidationError, match="nothing stops early"):
         Flop(patience=2)
+    with pytest.raises(ValidationError, match="nothing stops early"):
+        Flop(max_minutes=2)
     thin = bc.factorize_linear(model_of(), keep=0.2, metric="svd")
     with pytest.raises(ShapeError, match="factorised already"):
         flop(thin, loader_of(data, None), 0.5, **QUICK)

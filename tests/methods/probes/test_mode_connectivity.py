@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -150,6 +152,14 @@ def test_to_another_model(runs, place):
     with pytest.raises(ModelError, match="its classes are yes, no, those of this model no, yes"):
         bc.run(recipe(place, [TUNE, wrong]), place / "wrong", say=said.append)
     assert not any("stage 1" in line and "..." in line for line in said), "before any training"
+    shutil.copytree(other, place / "reading")
+    fields = json.loads((place / "reading" / "tokenizer.json").read_text())
+    words = fields["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    (place / "reading" / "tokenizer.json").write_text(json.dumps(fields))
+    another = {"mode_connectivity": {"other": str(place / "reading"), "points": 3}}
+    with pytest.raises(ModelError, match="its tokens are others than those of this model"):
+        bc.run(recipe(place, [TUNE, another]), place / "another")
 
 
 @pytest.mark.slow

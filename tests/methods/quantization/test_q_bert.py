@@ -14,7 +14,7 @@ from training_support import toy_data
 from bertcompress.data import collator
 from bertcompress.deployment import Product
 from bertcompress.method import Context, Models
-from bertcompress.methods.quantization.q_bert import QBert, choose_bits, q_bert
+from bertcompress.methods.quantization.q_bert import QBert, choose_bits, q_bert, spread_evenly
 from bertcompress.models.io import precision_of
 from bertcompress.runtimes import open_predictor
 from bertcompress.shapes import Sharing, anatomy, apply_edit, imitates, read_record
@@ -44,6 +44,16 @@ def test_the_sharpest_layers_get_more():
     assert choose_bits([0.3, 0.1, 0.2], 4, 8, 2 / 3) == [8, 4, 8]
     assert choose_bits([0.3, 0.1, 0.2], 4, 8, 0) == [4, 4, 4]
     assert choose_bits([0.3, 0.1], 3, 8, 1) == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("layers", "share", "chosen"),
+    [(6, 0.5, [1, 3, 5]), (6, 1 / 3, [1, 4]), (4, 0.25, [2]), (12, 0.25, [2, 6, 10])],
+)
+def test_an_even_choice_is_spread_over_the_layers(layers, share, chosen):
+    """At half of six layers it was the upper three."""
+    bits = choose_bits(spread_evenly(layers, share), 4, 8, share)
+    assert [i for i, each in enumerate(bits) if each == 8] == chosen
 
 
 @pytest.mark.slow

@@ -22,7 +22,15 @@ from bertcompress.errors import Notice, RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.methods.sparsity.sparse_training import GradualMagnitude
 from bertcompress.models.io import rung
-from bertcompress.shapes import Layers, ShapeError, apply_edit, edited, imitates, read_record
+from bertcompress.shapes import (
+    Layers,
+    Masked,
+    ShapeError,
+    apply_edit,
+    edited,
+    imitates,
+    read_record,
+)
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
 
@@ -95,6 +103,12 @@ def test_zeros_grow_from_zeros_and_nothing_less_is_taken(data, tmp_path):
     held = {name: w == 0 for name, w in maskable(first.model).items()}
     with pytest.raises(ShapeError, match="more than 30% is zero already"):
         GradualMagnitude(sparsity=0.3).check(first.model)
+    odd = tiny_model()  # 0.3 of 256 weights are 76.8, so that 77 are zero
+    GradualMagnitude(sparsity=0.3).plan_shape(odd)
+    shares = {name: 1 - round(0.3 * w.numel()) / w.numel() for name, w in maskable(odd).items()}
+    assert min(shares.values()) < 0.7
+    apply_edit(odd, Masked(shares))
+    GradualMagnitude(sparsity=0.3).check(odd)
     second = stage(data, tmp_path / "b", first.model, sparsity=0.8)
     assert all((maskable(second.model)[name][z] == 0).all() for name, z in held.items())
     assert zeros(second.model) == {
