@@ -286,5 +286,16 @@ def test_same_tokens_looks_at_what_comes_out():
     assert not same_tokens(tokenizer, bare)
 
 
+def test_a_tokenizer_that_tells_segments_apart_reads_pairs_otherwise():
+    """Of one vocabulary, as BERT's and DistilBERT's: the same numbers, but not the same columns."""
+    plain, telling = tiny_tokenizer(), tiny_tokenizer()
+    telling.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert telling("a cat", "the dog")["input_ids"] == plain("a cat", "the dog")["input_ids"]
+    assert not same_tokens(telling, plain) and not same_tokens(plain, telling)
+    other = tiny_tokenizer()
+    other.model_input_names = telling.model_input_names
+    assert same_tokens(telling, other)
+
+
 def test_probe_meets_case_accents_and_pairs():
     assert any(c.isupper() for c in alignment._PROBE) and "ï" in alignment._PROBE

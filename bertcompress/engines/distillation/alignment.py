@@ -1,4 +1,4 @@
-"""Whether two tokenizers cut texts alike: states of tokens are compared only then."""
+"""Whether two tokenizers read texts alike: states of tokens are compared only then."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ _PROBE = "Don't ÜBERSEE the naïve 42-year-old's co-operation: 3.14 € [MASK] 
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Return whether two tokenizers cut a text into the same tokens with the same numbers."""
+    """Return whether two tokenizers make the same batch of a text and of a pair of texts.
+
+    So that a model of the one reads a batch of the other as it would read its own: the same tokens
+    with the same numbers, in the same columns. A tokenizer that tells no segments apart differs
+    from one that does.
+    """
     if first is second:
         return True
     if first.get_vocab() != second.get_vocab():
         return False
     # The same vocabulary may still be applied differently: lower case, accents, special tokens.
-    one, two = first(_PROBE, _PROBE)["input_ids"], second(_PROBE, _PROBE)["input_ids"]
-    return bool(one == two)
+    return all(dict(first(*texts)) == dict(second(*texts)) for texts in ([_PROBE], [_PROBE] * 2))
 
 
 def other_prompts(model: Any, data: TaskData) -> Pooling | None:
