@@ -183,6 +183,11 @@ class Method(BaseModel):
         return False
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether rows without labels are nothing to it, as it is set."""
+        return Need.LABELS in self.requires
+
+    @property
     def share_left(self) -> float | None:
         """The share of its parameters and work that a model keeps, 0 to 1; None: not known."""
         return None

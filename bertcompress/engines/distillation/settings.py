@@ -130,6 +130,12 @@ class DistillationSettings(BaseModel):
     )
 
     @model_validator(mode="after")
+    def _something_is_learned(self) -> Self:
+        if not any(getattr(self, name) for name in LABELS_ONLY):
+            raise ValueError(f"nothing is learned: {', '.join(LABELS_ONLY)} are all 0")
+        return self
+
+    @model_validator(mode="after")
     def _controls_have_their_term(self) -> Self:
         if self.targets in CONTROLS and not self.logit_weight:
             raise ValueError(f"targets: {self.targets} stands for the logits, whose weight is 0")

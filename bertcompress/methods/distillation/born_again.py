@@ -86,6 +86,11 @@ class BornAgain(Distill):
     logit_weight: float = Field(1.0, ge=0, description="Weight of the teacher's logits")
     hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the first teacher is trained on them."""
+        return self.begins == "here" and not self.labels_only
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError after a change of shape, where generations begin as the model came."""
         if self.begins == "original" and edited(model):
