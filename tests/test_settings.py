@@ -29,6 +29,8 @@ REFUSED = [
     ("q8bert", {"label_weight": 0}),
     ("minilm", {"relation_weight": 0}),
     ("tinybert", {"hidden_weight": 0, "attention_weight": 0}),
+    ("theseus", {"max_minutes": 5}),
+    ("flop", {"max_minutes": 5, "anneal": 0.2}),
 ]
 
 

@@ -14,7 +14,7 @@ speed-up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,7 +27,7 @@ from bertcompress.engines.distillation.augmentation import with_augmented
 from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
 from bertcompress.method import Context
 from bertcompress.methods.distillation.distill import Distill
-from bertcompress.training import fit_batches, fit_stage
+from bertcompress.training import Phase, fit_batches, fit_phases, fit_stage
 
 __all__ = ["DistillInside", "MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
 
@@ -130,22 +130,14 @@ class DistillInside(Distill):
         """Return the trained product; its training is that of both parts."""
         ctx, made = with_augmented(self.augmentation, ctx, ctx.models.teacher, product.tokenizer)
         *before, last = self.parts(ctx.task.head.teaches(ctx.data.train))
-        earlier, auto = None, {}
-        for part in before:
-            phase = ctx.phase("inside")
-            done = fit_stage(product, phase, part.stage_objective(product, phase), part, True)
-            earlier = done.findings.training
-            assert earlier is not None
-            # What `auto` came to holds for the rest, as it would in one training.
-            auto = earlier.auto
-        last = last.model_copy(update=auto)
-        done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
-        if earlier is None:
-            return self.finished(done, ctx, made)
-        assert done.findings.training is not None
-        training = done.findings.training.after(earlier)
-        findings = done.findings.model_copy(update={"training": training})
-        return self.finished(replace(done, findings=findings), ctx, made)
+
+        def train(part: Distill, where: Context, keep_last: bool = False) -> Product:
+            return fit_stage(product, where, part.stage_objective(product, where), part, keep_last)
+
+        inside = partial(train, where=ctx.phase("inside"), keep_last=True)
+        phases = [Phase(part, inside, "inside_epochs") for part in before]
+        done = fit_phases([*phases, Phase(last, partial(train, where=ctx))])
+        return self.finished(done, ctx, made)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return as many steps on the labels alone."""
