@@ -292,7 +292,10 @@ class Objective(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return optimizer groups of the objective's own parameters (projections, gates ...)."""
+        """Return optimizer groups of the objective's own parameters (projections, gates ...).
+
+        Without a `weight_decay` of its own a group has that of the training on its matrices.
+        """
         ...
 
     def on_backward(self, model: nn.Module, step: int) -> None:
