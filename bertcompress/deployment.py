@@ -196,6 +196,9 @@ class Trained(_Frozen):
     ended: dict[str, Any] | None = Field(
         None, description="reason, improving, setting, value, learned, compared"
     )
+    ended_before: tuple[dict[str, Any], ...] = Field(
+        (), description="As `ended`, of each training of the stage before this one, in order"
+    )
     evaluation_steps: int | None = Field(None, description="Steps between two evaluations")
     earlier_seconds: float = Field(0.0, description="Seconds of attempts that were interrupted")
     history: tuple[dict[str, Any], ...] = Field(
@@ -218,6 +221,7 @@ class Trained(_Frozen):
             "steps": (earlier.steps or 0) + (self.steps or 0),
             "samples": (earlier.samples or 0) + (self.samples or 0),
             "earlier_seconds": earlier.earlier_seconds + self.earlier_seconds,
+            "ended_before": (*earlier.ended_before, earlier.ended or {}, *self.ended_before),
         }
         return self.model_copy(update=total)
 

@@ -183,6 +183,11 @@ class Method(BaseModel):
         return False
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether rows without labels are nothing to it, as it is set."""
+        return Need.LABELS in self.requires
+
+    @property
     def share_left(self) -> float | None:
         """The share of its parameters and work that a model keeps, 0 to 1; None: not known."""
         return None
@@ -287,7 +292,10 @@ class Objective(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return optimizer groups of the objective's own parameters (projections, gates ...)."""
+        """Return optimizer groups of the objective's own parameters (projections, gates ...).
+
+        Without a `weight_decay` of its own a group has that of the training on its matrices.
+        """
         ...
 
     def on_backward(self, model: nn.Module, step: int) -> None:

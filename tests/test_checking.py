@@ -78,6 +78,12 @@ def test_a_stage_that_needs_labels_and_a_task_without(place, tmp_path):
         start(place, tmp_path / "out", "2", [CUT, {"finetune": TRAIN}])
 
 
+def test_a_teacher_of_its_own_needs_labels_where_there_is_none_yet(place, tmp_path):
+    """Its first generation is taught by the model at hand, trained on the labels."""
+    with pytest.raises(RecipeError, match=r"methods\[1\].born_again: needs labels, and task"):
+        start(place, tmp_path / "out", "2", [CUT, {"born_again": {**TRAIN, "begins": "here"}}])
+
+
 def test_a_tokenizer_that_a_step_cannot_use(place, tmp_path):
     steps = [{"finetune": TRAIN}, {"trim_vocabulary": {"size": 2}}]
     with pytest.raises(RecipeError, match="size 2 is too small"):

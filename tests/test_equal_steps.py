@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import bertcompress as bc
 from bertcompress.cli.main import app
 from bertcompress.deployment import Trained
+from bertcompress.methods import method_class
 from bertcompress.runs.contests import trained_alike
 
 OPEN = {**TRAIN, "max_epochs": 3, "patience": 1}
@@ -56,6 +57,39 @@ def test_a_fixed_length_stays_what_it_is(place):
         alike = trained_alike(bc.Distill(epochs=9, **cap), Trained(steps=7))
         assert (alike.max_steps, alike.patience, alike.max_minutes) == (7, None, None)
     assert trained_alike(bc.PruneStructured(), Trained(steps=7)) == bc.PruneStructured()
+
+
+SEVERAL = [("theseus", {}), ("tinybert", {}), ("minilm", {}), ("ted", {}),
+           ("born_again", {"generations": 3}), ("born_again", {"begins": "here"})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "knobs"), SEVERAL)
+def test_the_control_of_several_trainings_takes_the_steps_of_all(key, knobs):
+    method = method_class(key)(epochs=2, **knobs)
+    ended = {"reason": "fixed", "setting": "epochs", "value": 2.0, "improving": False}
+    trained = Trained(steps=500, learning_rate=5e-5, ended=ended, ended_before=(ended,))
+    assert method.controls()
+    for control in method.controls().values():
+        alike = trained_alike(control, trained)
+        assert (alike.max_steps, alike.epochs, alike.learning_rate) == (500, None, 5e-5)
+
+
+def test_the_control_of_a_training_that_collapsed_takes_the_rate_that_it_was_halved_to():
+    trained = Trained(steps=9, learning_rate=2.5e-5, collapsed_at=(5e-5,))
+    assert trained_alike(bc.Distill(epochs=2), trained).learning_rate == 2.5e-5
+
+
+@pytest.mark.slow
+def test_a_cut_and_its_control_are_trained_for_equal_steps(place):
+    """As the report says, where the method has two trainings of a fixed length."""
+    run = bc.run(recipe(place, [{"finetune": TRAIN}, {"theseus": {**TRAIN, "epochs": 1, "layers": 1,
+                 "replacing_epochs": 2}}]), place / "theseus")  # fmt: skip
+    ours, theirs = (
+        json.loads((run.folder / "stages" / name / "stage.json").read_text())["findings"]
+        for name in ("02-theseus", "02-theseus-control")
+    )
+    assert ours["training"]["ended_before"] and not theirs["training"]["ended_before"]
+    assert ours["training"]["steps"] == theirs["training"]["steps"]
 
 
 @pytest.mark.slow

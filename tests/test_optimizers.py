@@ -25,7 +25,10 @@ from tests_support import first_fast, tiny_model
 from torch import nn
 from training_support import toy_data, train
 
+from bertcompress.engines.distillation.peers import PeerLoss, SharedLayers
+from bertcompress.engines.pruning.importance import head_of
 from bertcompress.errors import InputError
+from bertcompress.shapes import anatomy
 from bertcompress.training import (
     DelegatingObjective,
     LabelLoss,
@@ -280,3 +283,40 @@ def test_a_killed_training_goes_on_to_the_bit_with_every_schedule_and_optimizer(
         assert without_seconds(whole.history) == without_seconds(resumed.history)
         ends.append(whole.model)
     assert not equal(ends[1], ends[2])
+
+
+class Owns(LabelLoss):
+    """An objective with parameters of its own."""
+
+    def __init__(self, *groups):
+        super().__init__()
+        self.groups = groups
+
+    def parameter_groups(self):
+        return list(self.groups)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_what_an_objective_trains_decays_as_the_model_does(decay, kind):
+    """Projections and filters had the optimizer's own default, whatever was asked for."""
+    settings = TrainSettings(weight_decay=decay, learning_rate=1e-3, optimizer=kind)
+    own, gate = nn.Linear(4, 3), nn.Parameter(torch.zeros(2, 2))
+    groups = [{"params": list(own.parameters())}, {"params": [gate], "weight_decay": 0.0}]
+    optimizer = make_optimizer(settings, tiny_model(num_labels=2), Owns(*groups))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups
+              for p in group["params"]}  # fmt: skip
+    assert [decays[id(p)] for p in (own.weight, own.bias, gate)] == [decay, 0.0, 0.0]
+
+
+def test_new_heads_of_peers_learn_as_fast_as_the_leaders():
+    leader = tiny_model(num_labels=2)
+    shared = SharedLayers(leader, 2, 1, seed=0)
+    loss = PeerLoss(head_of(leader), shared, leader, temperature=2.0, weight=1.0, ramp=1, seed=0)
+    settings = TrainSettings(learning_rate=1e-3, head_rate=5.0)
+    rates = {id(p): group["lr"] for group in make_optimizer(settings, leader, loss).param_groups
+             for p in group["params"]}  # fmt: skip
+    for model in (leader, *shared.peers):
+        assert rates[id(model.classifier.weight)] == rates[id(model.classifier.bias)] == 5e-3
+        assert rates[id(anatomy(model).layers[-1].linears["query"].module.weight)] == 1e-3
+    shared.close()

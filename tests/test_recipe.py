@@ -60,6 +60,13 @@ def test_the_shortest_recipe():
     assert recipe == Recipe(methods=[bc.Finetune()])
 
 
+def test_a_training_that_would_learn_nothing_is_refused():
+    nothing = {"label_weight": 0, "logit_weight": 0, "hidden_weight": 0}
+    with pytest.raises(RecipeError, match=r"methods\[1\].q8bert: nothing is learned: label_weight"):
+        Recipe.parse({"methods": ["finetune", {"q8bert": nothing}]})
+    Recipe.parse({"methods": ["finetune", {"q8bert": {**nothing, "attention_weight": 1}}]})
+
+
 @pytest.mark.parametrize("name", list_names("recipes"))
 def test_shipped_recipes_load_and_say_what_they_are_for(name, tmp_path):
     recipe = Recipe.load(name)

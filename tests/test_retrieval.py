@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,18 @@ import bertcompress as bc
 from bertcompress.cli.models import bench as command_line
 from bertcompress.data import load_data
 from bertcompress.data.transfer import TransferText, read_transfer
+from bertcompress.engines.distillation.settings import WITHOUT_TEACHER
 from bertcompress.errors import DataError, TaskError
 from bertcompress.heads import HEADS, scoring
 from bertcompress.heads.pooling import Pooling
 from bertcompress.heads.retrieval import QUERY, Retrieval
 from bertcompress.measure.scores import predict, score, task_batches
+from bertcompress.methods.distillation.snapshot import SnapshotLoss
 from bertcompress.models.io import load
 from bertcompress.runs.contests import controls_of
 from bertcompress.runtimes.torch import TorchPredictor
-from bertcompress.training import LabelLoss, TrainSettings, fit
+from bertcompress.training import DelegatingObjective, LabelLoss, TrainSettings, fit
+from bertcompress.training.rows import epoch_batches
 from bertcompress.verbs.bench import search_words
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -272,7 +276,16 @@ def test_prompts_of_queries_and_documents(tmp_path, search):
     assert words[1] == "dog"
 
 
-def test_a_training_on_labels_goes_over_pairs_alone(search, folder, tmp_path):
+LABELS_ALONE = {
+    "finetune": LabelLoss,
+    "the control of distill": partial(bc.Distill().controls()[WITHOUT_TEACHER].objective, None),
+    "q8bert": partial(bc.Q8bert().objective, None),
+    "snapshot": lambda head: SnapshotLoss(head, (2,), 1.0, 2.0),
+}
+
+
+@pytest.mark.parametrize("objective", LABELS_ALONE)
+def test_a_training_on_labels_goes_over_pairs_alone(objective, search, folder, tmp_path):
     product = load(folder)
     data = load_data(search.model_copy(update={"pooling": Pooling(normalize=True)}))
     data = data.fitted(product.tokenizer)
@@ -280,7 +293,7 @@ def test_a_training_on_labels_goes_over_pairs_alone(search, folder, tmp_path):
     assert 0 < pairs < len(data.train)
     seen = []
 
-    class Spied(LabelLoss):
+    class Spied(DelegatingObjective):
         def __call__(self, model, batch, outputs, step):
             if model.training:
                 seen.extend(batch["row_id"].tolist())
@@ -290,9 +303,23 @@ def test_a_training_on_labels_goes_over_pairs_alone(search, folder, tmp_path):
             return super().__call__(model, batch, outputs, step)
 
     settings = TrainSettings(**{**TRAIN, "epochs": 1})
-    fit(product.model, Spied(data.task.head), data, tokenizer=product.tokenizer,
-        settings=settings, workdir=tmp_path / "w")  # fmt: skip
+    spied = Spied(LABELS_ALONE[objective](data.task.head))
+    fit(product.model, spied, data, tokenizer=product.tokenizer, settings=settings,
+        workdir=tmp_path / "w")  # fmt: skip
     assert sorted(seen) == sorted([*range(pairs), *range(pairs)])
+
+
+def test_a_training_under_a_teacher_goes_over_all_documents(search, folder):
+    product = load(folder)
+    data = load_data(search).fitted(product.tokenizer)
+    every, settings = len(data.encode(product.tokenizer, "train")), TrainSettings(batch_size=16)
+    taught = bc.Distill().objective(lambda *_: None, data.task.head)
+    counted = [
+        epoch_batches(data, product.tokenizer, settings, each.learns_unlabelled)
+        for each in (taught, LabelLoss(data.task.head))
+    ]
+    pairs = sum(row["texts"][0] == QUERY for row in data.train["label"][:])
+    assert counted == [-(-every // 16), -(-2 * pairs // 16)]
 
 
 def run(folder, task, methods, out):

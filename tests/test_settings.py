@@ -25,6 +25,12 @@ REFUSED = [
     ("q8bert", {"momentum": 0.5}),
     ("gradual_magnitude", {"begin": 0.8, "end": 0.2}),
     ("finetune", {"epochs": "many"}),
+    ("distill", {"label_weight": 0, "logit_weight": 0, "hidden_weight": 0}),
+    ("q8bert", {"label_weight": 0}),
+    ("minilm", {"relation_weight": 0}),
+    ("tinybert", {"hidden_weight": 0, "attention_weight": 0}),
+    ("theseus", {"max_minutes": 5}),
+    ("flop", {"max_minutes": 5, "anneal": 0.2}),
 ]
 
 

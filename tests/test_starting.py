@@ -14,8 +14,11 @@ from tokenizers import Tokenizer
 
 import bertcompress as bc
 from bertcompress.data import load_data
+from bertcompress.deployment import Product
+from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import ModelError, Notice, RecipeError
 from bertcompress.measure.scores import predict
+from bertcompress.method import Context, Models
 from bertcompress.runs.prepare import prepare
 from bertcompress.runtimes.torch import TorchPredictor
 from bertcompress.shapes import ShapeError, family_named
@@ -110,6 +113,35 @@ def test_a_teacher_of_another_width_is_refused_at_the_start(place, tmp_path):
     with pytest.raises(ModelError, match=r"answers with 3 numbers, task .* needs 2"):
         bc.run(cut, tmp_path / "run")
     assert not list(tmp_path.glob(".run*"))
+
+
+@pytest.fixture(scope="module")
+def short(place):
+    """A teacher of the model's own tokenizer, whose position table has 12 rows."""
+    bc.save(tiny_model(**NAMES, max_position_embeddings=12), place / "short", tiny_tokenizer())
+    return str(place / "short")
+
+
+@pytest.mark.parametrize("method", [{"distill": {"epochs": 1}}, {"minilm": {"epochs": 1}}])
+def test_a_teacher_that_reads_less_is_refused_by_terms_that_compare_tokens(place, short, method):
+    """It failed once the fine-tuning and the cut were paid for."""
+    refused = recipe(place, [CUT, method], "tuned", teacher=short)
+    with pytest.raises(ModelError, match=r"methods\[1\].*teacher: reads at most 12 tokens, and"):
+        prepare(refused, None, lambda _: None)
+
+
+def test_a_teacher_that_reads_less_answers_for_what_it_reads(place, short, tmp_path):
+    start = prepare(recipe(place, [CUT, DISTILL], "tuned", teacher=short), None, lambda _: None)
+    assert start.teacher is not None and start.teacher_data is not None
+    assert start.teacher_data.task.max_length == 12
+    lines = [line for line in start.notes if line.startswith("the teacher")]
+    assert lines[0] == "the teacher reads at most 12 tokens: its max_length is 12, not 24"
+    product, data = start.teacher[0], start.data.without_validation()
+    live = LiveTeacher(product.model, product.tokenizer, start.teacher_data.without_validation())
+    given = Context(data.task, data, Models(live), torch.device("cpu"), 0, tmp_path)
+    student = Product(tiny_model(**NAMES), tiny_tokenizer())
+    done = bc.Distill(**DISTILL["distill"]).apply(student, given)
+    assert done.findings.steps
 
 
 def letters() -> transformers.PreTrainedTokenizerFast:

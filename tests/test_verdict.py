@@ -276,6 +276,19 @@ def test_a_training_that_a_limit_ended_before_anything_could_tell_is_red():
     )
 
 
+def test_an_earlier_training_of_a_stage_that_was_cut_short_is_red_too():
+    """Of two trainings in one stage the report knew the last one alone."""
+    before = {**ENDED, "reason": "fixed", "setting": "inside_epochs", "value": 3}
+    facts = {"ended": {**ENDED, "reason": "stalled"}}
+    facts["ended_before"] = [before, {**before, "improving": False}]
+    stage = _with(distilled(), facts=facts)
+    (line,) = sample_report((baseline(), stage, quantized())).verdict.red
+    assert line == (
+        "03-distill, training 1 of 3, was stopped by inside_epochs = 3 while its selection score "
+        "was still improving: it is not at its best. Raise inside_epochs of distill."
+    )
+
+
 def test_a_training_that_was_cut_short_is_the_first_line_everywhere():
     report = sample_report((_with(baseline(), facts={"ended": ENDED}), distilled(), quantized()))
     for name, text in _everywhere(report).items():

@@ -76,7 +76,7 @@ def red_lines(
         *_refused(last_of(stages)),
         *_by_order(data),
         *_cut(data, task),
-        *(line for stage in handed if (line := _stopped(stage))),
+        *(line for stage in handed for line in _stopped(stage)),
         *(line for stage in handed for line in _learned_nothing(stage)),
         *_above(baseline, row),
         *(line for stage in stages if (line := _beaten(stage))),
@@ -228,21 +228,34 @@ def cut_short(ended: Mapping[str, Any] | None) -> str:
     return f"{setting}{'' if value is None else f' = {value}'}"
 
 
-def _stopped(stage: Stage) -> str:
-    cap = cut_short(stage.findings.ended)
-    if not cap:
-        return ""
-    control = stage.replaced_by
+def _stopped(stage: Stage) -> list[str]:
+    """Return which trainings of a stage were not at their best when they ended, in order."""
+    training, control = stage.findings.training, stage.replaced_by
+    before = training.ended_before if training else ()
+    count = len(before) + 1
+    numbered = [f"{stage.name}, training {i} of {count}," for i in range(1, count)]
+    lines = [_stopped_by(stage, *each) for each in zip(numbered, before, strict=True)]
+    ended = stage.findings.ended
     if control and not (control.method and cut_short(control.method.ended)):
-        return (
-            f"{stage.name}: the control, which goes on, was still improving when the method's "
-            "steps were over: it is not at its best. Train on the labels alone for longer."
-        )
-    known = (stage.findings.ended or {}).get("compared", True)
+        if cut_short(ended):
+            lines.append(
+                f"{stage.name}: the control, which goes on, was still improving when the method's "
+                "steps were over: it is not at its best. Train on the labels alone for longer."
+            )
+    else:
+        lines.append(_stopped_by(stage, stage.name, ended))
+    return [line for line in lines if line]
+
+
+def _stopped_by(stage: Stage, name: str, ended: Mapping[str, Any] | None) -> str:
+    """Return that a training of a stage was stopped too early, and by which setting."""
+    cap = cut_short(ended)
+    if not ended or not cap:
+        return ""
     early = "before its selection score could be compared: it is hardly at its best"
     late = "while its selection score was still improving: it is not at its best"
     return (
-        f"{stage.name} was stopped by {cap} {late if known else early}. Raise "
+        f"{name} was stopped by {cap} {late if ended.get('compared', True) else early}. Raise "
         f"{cap.partition(' ')[0]} of {stage.method}."
     )
 

@@ -14,7 +14,7 @@ from bertcompress.deployment import Layout, Product, StageLayout
 from bertcompress.engines.distillation.settings import learns_from_labels_alone
 from bertcompress.errors import OutputError, RecipeError, TaskError, few
 from bertcompress.heads import Head
-from bertcompress.method import Method, Need
+from bertcompress.method import Method
 from bertcompress.recipe import Recipe
 from bertcompress.runs.contests import is_control
 from bertcompress.runs.successor import Successor, shape_of
@@ -75,7 +75,7 @@ def check_methods(
         if method.replaces_model and student:
             model, tokenizer = student.shape, student.tokenizer
         method.check_tokenizer(model, tokenizer)
-    if head.searches and any(Need.LABELS in method.requires for method in ran):
+    if head.searches and any(m.needs_labels or learns_from_labels_alone(m) for m in ran):
         head.labelled(data.encode(product.tokenizer, "train"))  # raises where there are none
     if head.has_labels:
         return
@@ -87,7 +87,7 @@ def check_methods(
                 f"methods[{i}].{method.key}: learns from labels alone, and task '{data.task.name}' "
                 "has none; give its logit_weight or hidden_weight to learn from the original"
             )
-        if Need.LABELS in method.requires:
+        if method.needs_labels:
             raise RecipeError(
                 f"methods[{i}].{method.key}: needs labels, and task '{data.task.name}' has none; "
                 "distill learns from the original instead"

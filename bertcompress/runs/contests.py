@@ -124,13 +124,16 @@ def _size(result: StageResult) -> int:
 def trained_alike(control: Method, trained: Trained | None, other_rows: bool = False) -> Method:
     """Return a control that trains as its method did: as many steps, its rate and precision.
 
-    `other_rows`: its epochs have not as many steps as those of the method.
+    It stays as it is where that is what it does by itself: in one training of a fixed length, as
+    its method had, at the rate that was planned. `other_rows`: its epochs have not as many steps
+    as those of the method.
     """
     settings: Any = control
     if not isinstance(settings, TrainSettings) or trained is None:
         return control
     may_end_early = settings.patience is not None or settings.max_minutes is not None
-    if settings.is_fixed and not may_end_early and not other_rows:
+    otherwise = may_end_early or other_rows or trained.ended_before or trained.collapsed_at
+    if settings.is_fixed and not otherwise:
         return control
     return control.model_copy(update=settings.equal_steps(trained))
 

@@ -206,7 +206,8 @@ class _Planner:
         if head.features_a_row == 1:
             return len(data.train)
         features = data.encode(self.start.product.tokenizer, "train")
-        return len(head.labelled(features) if Need.LABELS in method.requires else features)
+        alone = method.needs_labels or learns_from_labels_alone(method)
+        return len(head.labelled(features) if alone else features)
 
     def _teacher(self) -> float:
         """Return the seconds in which a teacher answers for one row."""

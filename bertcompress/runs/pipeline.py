@@ -8,7 +8,7 @@ from functools import partial
 
 from bertcompress.data.transfer import with_transfer
 from bertcompress.deployment import Product, StageLayout, Trained
-from bertcompress.engines.distillation.settings import control_words
+from bertcompress.engines.distillation.settings import control_words, learns_from_labels_alone
 from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import MissingExtra, ModelError, RecipeError, few
 from bertcompress.method import Context, Method, Models, Need
@@ -250,6 +250,9 @@ class Pipeline:
         """Return a control that takes the steps of its method, whatever text that reads."""
         other = control.transfer_text != method.transfer_text
         other = other or control.augmentation != method.augmentation
+        if self.data.task.head.searches:  # documents that no query asks for teach only by a teacher
+            alone = [learns_from_labels_alone(each) for each in (control, method)]
+            other = other or alone[0] != alone[1]
         return trained_alike(self._settled(control), training, other)
 
     def _note(self, name: str, method: Method) -> None:

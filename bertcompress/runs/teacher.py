@@ -58,37 +58,55 @@ def teacher_of(
     tokenizer = taught.tokenizer if isinstance(taught, Successor) else own.tokenizer
     named, by_order = _named(recipe, data)
     if named is None:
-        return RunTeacher(None, data if anew and _reads_alike(own, tokenizer, data) else None)
+        alike = anew and _reads_alike(own, tokenizer, data, same_columns=False)
+        return RunTeacher(None, data if alike else None)
     product, digest = named
     if _reads_alike(product, tokenizer, data):
         return RunTeacher(named, data if anew else None, by_order=by_order)
     pooling = other_prompts(product.model, data)
     if pooling is not None:
         rows = replace(rows, task=rows.task.model_copy(update={"pooling": pooling}))
-    fitted = rows.fitted(product.tokenizer, max_tokens(product.model))
+    limit = max_tokens(product.model)
+    if rows.task.max_length is not None and rows.task.max_length > limit:
+        rows = replace(rows, task=rows.task.model_copy(update={"max_length": limit}))
+    fitted = rows.fitted(product.tokenizer, limit)
     theirs, told = fitted.task.max_length, [*fitted.notes[len(rows.notes) :]]
     told = [f"the teacher's texts: {line}" for line in told]
     if pooling is not None:
         told.insert(0, "the teacher's texts have its own prompts, not those of the model")
-    if theirs != data.task.max_length:
+    ours = data.task.max_length
+    if theirs != ours:
         # Hidden states go token by token.
-        if pooling is None and same_pieces(product.tokenizer, tokenizer, data):
+        reads_all = pooling is None and limit >= (ours or 0)
+        if reads_all and same_pieces(product.tokenizer, tokenizer, data):
             return RunTeacher(named, data if anew else None, by_order=by_order)
-        ours = data.task.max_length
-        what = "tokenizer differs" if pooling is None else "prompts differ"
-        told.insert(0, f"the teacher's {what}: its max_length is {theirs}, not {ours}")
+        what = (
+            "the teacher's tokenizer differs" if pooling is None else "the teacher's prompts differ"
+        )
+        if same_tokens(product.tokenizer, tokenizer) and pooling is None:
+            what = f"the teacher reads at most {limit} tokens"
+        told.insert(0, f"{what}: its max_length is {theirs}, not {ours}")
         digest = stage_key({"files": digest, "max_length": theirs})
     return RunTeacher((product, digest), fitted, tuple(told), by_order)
 
 
-def _reads_alike(product: Product, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> bool:
-    """Return whether a model takes texts just as they are cut for another tokenizer."""
-    longest = data.task.max_length or 0
-    return (
-        other_prompts(product.model, data) is None
-        and max_tokens(product.model) >= longest
-        and same_tokens(product.tokenizer, tokenizer)
-    )
+def _reads_alike(
+    product: Product,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    same_columns: bool = True,
+) -> bool:
+    """Return whether a model takes texts just as they are cut for another tokenizer.
+
+    `same_columns`: False where it is enough that they are cut alike: BERT's tokens with segments.
+    """
+    longest, theirs = data.task.max_length or 0, product.tokenizer
+    if other_prompts(product.model, data) is not None or max_tokens(product.model) < longest:
+        return False
+    if same_tokens(theirs, tokenizer):
+        return True
+    same_words = not same_columns and theirs.get_vocab() == tokenizer.get_vocab()
+    return same_words and same_pieces(theirs, tokenizer, data)
 
 
 def _named(recipe: Recipe, data: TaskData) -> tuple[tuple[Product, str] | None, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,26 +11,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bertcompress.data import TaskData
 from bertcompress.data.batches import Batches, train_loader
 from bertcompress.deployment import Findings, Product, Trained
 from bertcompress.errors import InputError
-from bertcompress.heads.features import numbers_of
 from bertcompress.method import Context, Objective
 from bertcompress.training import checkpoints
-from bertcompress.training.label_loss import LabelLoss
 from bertcompress.training.loggers import logging_to
 from bertcompress.training.preparing import prepared, trainer_arguments
 from bertcompress.training.progress import Plan, Progress
 from bertcompress.training.rates import head_rate, learning_rate
 from bertcompress.training.resuming import Beginning, Resume, fingerprint, resumable
+from bertcompress.training.rows import rows_to_train_on
 from bertcompress.training.schedule import Ended
 from bertcompress.training.selection import Selection, agreed
 from bertcompress.training.settings import TrainSettings
-from bertcompress.training.steps import LengthGrouped, WithTransfer, choose, time_precisions
+from bertcompress.training.steps import choose, time_precisions
 from bertcompress.training.targets import TargetScale, standardised_head
 from bertcompress.training.trainer import FitTrainer
 from bertcompress.training.zeros import keeping_zeros
@@ -123,7 +122,8 @@ def fit(
     folder that holds another training or cannot be written.
     """
     device = torch.device(device)
-    train, sampler = _rows_to_train_on(data, tokenizer, objective, settings, seed)
+    unlabelled = getattr(objective, "learns_unlabelled", False)
+    train, sampler = rows_to_train_on(data, tokenizer, settings, seed, unlabelled)
     collate = data.collator(tokenizer)
     mark = fingerprint(model, objective, data, settings, seed)
 
@@ -156,34 +156,6 @@ def _check_pairs(data: TaskData, settings: TrainSettings, args: TrainingArgument
             f"batch_size: {settings.batch_size} texts over {args.world_size} processes are {each} "
             f"each, which splits a pair; give a multiple of {together * args.world_size}"
         )
-
-
-def _rows_to_train_on(
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-    objective: Objective,
-    settings: TrainSettings,
-    seed: int,
-) -> tuple[Any, Callable[[], LengthGrouped]]:
-    """Return the features, those of transfer text after the labelled ones, and what orders them.
-
-    Texts without labels are left out where the objective learns nothing of them.
-    """
-    train, together = data.encode(tokenizer, "train"), data.task.head.features_a_row
-    if isinstance(objective, LabelLoss):
-        train = data.task.head.labelled(train)
-    lengths = numbers_of(train, "length")
-    size = settings.batch_size
-    if data.transfer is None or not getattr(objective, "learns_unlabelled", False):
-        return train, lambda: LengthGrouped(lengths, size, seed, together)
-    if size % together:
-        raise InputError(
-            f"batch_size: {size} texts split a pair, and with transfer text no batch may hold "
-            "parts of both; give an even number"
-        )
-    more = data.encode(tokenizer, "transfer")
-    others = numbers_of(more, "length")
-    return ConcatDataset([train, more]), lambda: WithTransfer(lengths, others, size, seed, together)
 
 
 def fit_batches(

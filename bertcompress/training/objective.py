@@ -23,7 +23,8 @@ class BaseObjective:
     needs: frozenset[str] = frozenset()
     """What the model must return: of `hidden_states`, `attentions` (forces eager attention)."""
     learns_unlabelled: bool = False
-    """Whether rows without labels teach anything: a teacher answers them."""
+    """Whether rows without labels teach anything: a teacher answers them. Else a training leaves
+    out what has none: transfer text, and of a search documents that no query asks for."""
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int

@@ -12,7 +12,10 @@ from bertcompress.training.rates import above_the_encoder, head_rate, learning_r
 from bertcompress.training.settings import TrainSettings
 from bertcompress.training.steps import decay_groups
 
-__all__ = ["make_optimizer"]
+__all__ = ["ABOVE_ENCODER", "make_optimizer"]
+
+ABOVE_ENCODER = "above_encoder"
+"""Marks a group of an objective whose parameters are a pooler or a head."""
 
 
 def make_optimizer(
@@ -24,11 +27,35 @@ def make_optimizer(
     from elsewhere (`sharpness.climbed`); `sgd` has momentum, and decay in its gradients.
     """
     rate = learning_rate(settings, model)
-    groups = _by_rate(model, settings, rate) + objective.parameter_groups()
+    groups = _by_rate(model, settings, rate) + _of_objective(objective, model, settings, rate)
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=settings.sgd_momentum)
     return torch.optim.AdamW(groups, lr=rate, fused=True)
+
+
+def _of_objective(
+    objective: Objective, model: nn.Module, settings: TrainSettings, rate: float
+) -> list[dict[str, Any]]:
+    """Return the groups of what an objective trains, as the model's where they say nothing else.
+
+    Matrices decay, and what is above an encoder has the rate of the model's head.
+    """
+    groups = []
+    for given in objective.parameter_groups():
+        group = dict(given)
+        if group.pop(ABOVE_ENCODER, False):
+            group.setdefault("lr", head_rate(settings, model) * rate)
+        if "weight_decay" in group:
+            groups.append(group)
+            continue
+        params = list(group["params"])
+        matrices, others = (
+            [p for p in params if (p.ndim >= 2) is wanted] for wanted in (True, False)
+        )
+        groups.append({**group, "params": matrices, "weight_decay": settings.weight_decay})
+        groups.append({**group, "params": others, "weight_decay": 0.0})
+    return groups
 
 
 def _by_rate(model: nn.Module, settings: TrainSettings, rate: float) -> list[dict[str, Any]]:

@@ -60,7 +60,8 @@ def fingerprint(
         "weights": weights.hexdigest(),
         "objective": type(objective).__name__,
         "data": data.fingerprint,
-        "settings": settings.model_dump(mode="json"),
+        # A training after others of its stage has the minutes that they left, which nobody repeats.
+        "settings": settings.model_dump(mode="json", exclude={"max_minutes"}),
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

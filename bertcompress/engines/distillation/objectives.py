@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bertcompress.engines.distillation.alignment import not_aligned
+from bertcompress.engines.distillation.alignment import answers_not_aligned, not_aligned
 from bertcompress.engines.distillation.depths import answers_after
 from bertcompress.engines.distillation.filters import FilteredStates
 from bertcompress.engines.distillation.inside import InsideTerms, layer_map
@@ -136,11 +136,7 @@ class Distillation(BaseObjective):
         if problem is not None and not isinstance(problem, str):
             self.head = problem
         if logit_weight and self.head.taught_by_token and not (same_tokens or aligned):
-            raise ModelError(
-                f"distilling: a {self.head.key} task answers token by token, and student and "
-                "teacher cut the texts differently; set logit_weight to 0, or take a teacher of "
-                "the same tokenizer"
-            )
+            raise answers_not_aligned(self.head.key)
         self.label_head = self.head if problem else None
         self.label_weight = label_weight
         self.logit_weight = logit_weight

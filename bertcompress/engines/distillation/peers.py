@@ -20,6 +20,8 @@ from bertcompress.heads.outputs import outputs_of
 from bertcompress.shapes import anatomy, hidden_size
 from bertcompress.shapes.parts import replace_modules
 from bertcompress.training import BaseObjective, forward
+from bertcompress.training.optimizers import ABOVE_ENCODER
+from bertcompress.training.rates import above_the_encoder
 from bertcompress.training.steps import label_loss
 
 __all__ = ["PeerAttention", "PeerLoss", "SharedLayers", "diversity"]
@@ -161,9 +163,14 @@ class PeerLoss(BaseObjective):
         return torch.stack(parts).sum() + self.head.divergence(mine, mean, batch, softened)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters of peers and attention."""
-        own = [p for p in self.shared.peers.parameters() if p.requires_grad]
-        return [{"params": [*own, *self.attention.parameters()]}]
+        """Return the parameters of the peers, of their heads apart, and of attention."""
+        heads = [p for peer in self.shared.peers for p in above_the_encoder(peer)]
+        above = {id(parameter) for parameter in heads}
+        own = [p for p in self.shared.peers.parameters() if p.requires_grad and id(p) not in above]
+        return [
+            {"params": [*own, *self.attention.parameters()]},
+            {"params": [p for p in heads if p.requires_grad], ABOVE_ENCODER: True},
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights of peers and attention."""

@@ -16,8 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from bertcompress.data import TaskData
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation.alignment import (
+    answers_not_aligned,
+    check_aligned,
     not_aligned,
-    other_prompts,
+    reads_alike,
     same_pieces,
     same_tokens,
 )
@@ -130,6 +132,12 @@ class DistillationSettings(BaseModel):
     )
 
     @model_validator(mode="after")
+    def _something_is_learned(self) -> Self:
+        if not any(getattr(self, name) for name in LABELS_ONLY):
+            raise ValueError(f"nothing is learned: {', '.join(LABELS_ONLY)} are all 0")
+        return self
+
+    @model_validator(mode="after")
     def _controls_have_their_term(self) -> Self:
         if self.targets in CONTROLS and not self.logit_weight:
             raise ValueError(f"targets: {self.targets} stands for the logits, whose weight is 0")
@@ -207,8 +215,8 @@ class DistillationSettings(BaseModel):
         folder = ctx.workdir / "training"
         teacher = cached_where_it_fits(ctx.models.teacher, needs, folder, self.cache_hidden_mb)
         theirs = getattr(teacher, "tokenizer", None)
-        prompted = live is not None and other_prompts(live, ctx.data) is not None
-        same = theirs is not None and not prompted and same_tokens(theirs, product.tokenizer)
+        alike = reads_alike(live, getattr(ctx.models.teacher, "data", None), ctx.data)
+        same = theirs is not None and alike and same_tokens(theirs, product.tokenizer)
         if not same and isinstance(ctx.models.teacher, LiveTeacher):
             check_same_features(ctx.models.teacher, product.tokenizer)
         # Without labels and logits the selection split is judged by its hidden states too.
@@ -217,7 +225,7 @@ class DistillationSettings(BaseModel):
         aligned = same or (
             # After trimming the vocabulary only the numbers of the tokens differ.
             theirs is not None
-            and not prompted
+            and alike
             and (self.compares_tokens or (head.taught_by_token and self.logit_weight > 0))
             and all(same_pieces(theirs, product.tokenizer, ctx.data, split) for split in splits)
         )
@@ -305,14 +313,14 @@ class DistillationSettings(BaseModel):
         layer. `tokenizer`: the student's, which reads `data`.
         """
         self._inside(teacher.model)
-        if not self.compares_tokens:
-            return
-        prompted = other_prompts(teacher.model, data) is not None
-        if not prompted and same_tokens(teacher.tokenizer, tokenizer):
-            return
-        if prompted or not same_pieces(teacher.tokenizer, tokenizer, data):
+        if self.compares_tokens:
             by_state = "hidden_weight" if self.hidden_weight else None
-            raise not_aligned(by_state or "attention_weight and relation_weight")
+            refused = not_aligned(by_state or "attention_weight and relation_weight")
+        elif self.logit_weight and data.task.head.taught_by_token:
+            refused = answers_not_aligned(data.task.head.key)
+        else:
+            return
+        check_aligned(teacher, tokenizer, data, refused)
 
     def _inside(self, teacher: nn.Module | None) -> InsideTerms:
         """Return the terms that look inside a teacher; RecipeError for one that is not at hand."""

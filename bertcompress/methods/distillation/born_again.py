@@ -17,7 +17,7 @@ from. Changes no shape: no speed-up.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -37,7 +37,7 @@ from bertcompress.method import Context, Need
 from bertcompress.methods.distillation.distill import Distill
 from bertcompress.runtimes.torch import scoring
 from bertcompress.shapes import ShapeError, edited
-from bertcompress.training import LabelLoss, fit_batches, fit_stage
+from bertcompress.training import LabelLoss, Phase, fit_batches, fit_phases, fit_stage
 
 __all__ = ["BornAgain", "born_again"]
 
@@ -86,6 +86,11 @@ class BornAgain(Distill):
     logit_weight: float = Field(1.0, ge=0, description="Weight of the teacher's logits")
     hidden_weight: float = Field(0.0, ge=0, description="Weight of the teacher's hidden states")
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the first teacher is trained on them."""
+        return self.begins == "here" and not self.labels_only
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError after a change of shape, where generations begin as the model came."""
         if self.begins == "original" and edited(model):
@@ -99,41 +104,50 @@ class BornAgain(Distill):
         self.check(product.model)
         first = LiveTeacher(product.model, product.tokenizer, ctx.data, ctx.device)
         ctx, made = with_augmented(self.augmentation, ctx, first)
-        born: list[Product] = []
-        settings: BornAgain = self
-        taught_by, spent = self._first_teacher(product, ctx)
-        if spent is not None:
-            settings = self.model_copy(update=spent.auto)
-        teachers = []
-        for generation in range(self.generations):
+        lineage: list[Product] = []
+        teachers: list[LiveTeacher] = []
+        done = fit_phases(self._trainings(product, ctx, lineage, teachers))
+        born = lineage[-self.generations :]
+        findings = self._findings(born, done.findings.training, ctx)
+        last = Product(done.model, done.tokenizer, (), findings)
+        return self.finished(last, ctx, made, teachers)
+
+    def _trainings(
+        self, product: Product, ctx: Context, lineage: list[Product], teachers: list[LiveTeacher]
+    ) -> Iterator[Phase[BornAgain]]:
+        """Yield the trainings, each of which puts at the end of `lineage` what it made.
+
+        That of the first teacher, where there is none yet, then the generations; who taught each of
+        these is put at the end of `teachers`.
+        """
+        if self.needs_labels:
+            alone = self.model_copy(update=self.alone)
+
+            def itself(settings: BornAgain) -> Product:
+                loss, where = LabelLoss(ctx.task.head), ctx.phase("itself")
+                lineage.append(fit_stage(_copied(product), where, loss, settings))
+                return lineage[-1]
+
+            yield Phase(alone, itself)
+
+        def generation(settings: BornAgain) -> Product:
+            taught_by = lineage[-1] if lineage else product
             teacher = LiveTeacher(taught_by.model, taught_by.tokenizer, ctx.data, ctx.device)
             teachers.append(teacher)
+            number = len(teachers)
             phase = replace(
-                ctx.phase(f"generation-{generation + 1}"),
-                seed=ctx.seed + generation + 1,
+                ctx.phase(f"generation-{number}"),
+                seed=ctx.seed + number,
                 models=replace(ctx.models, teacher=teacher),
             )
             child = ctx.models.original if self.begins == "original" else _copied(product)
             objective = settings.stage_objective(child, phase)
-            child = fit_stage(child, phase, objective, settings)
-            trained = child.findings.training
-            assert trained is not None
-            spent = trained if spent is None else trained.after(spent)
-            # What `auto` came to for the first holds for all: they differ in order alone.
-            settings = self.model_copy(update=trained.auto)
-            born.append(child)
-            taught_by = child
-        findings = self._findings(born, spent, ctx)
-        last = Product(born[-1].model, born[-1].tokenizer, (), findings)
-        return self.finished(last, ctx, made, teachers)
+            lineage.append(fit_stage(child, phase, objective, settings))
+            return lineage[-1]
 
-    def _first_teacher(self, product: Product, ctx: Context) -> tuple[Product, Trained | None]:
-        """Return the teacher of the first generation, and its training, where it needs one."""
-        if self.begins == "original" or self.labels_only:
-            return product, None
-        alone = self.model_copy(update=self.alone)
-        done = fit_stage(_copied(product), ctx.phase("itself"), LabelLoss(ctx.task.head), alone)
-        return done, done.findings.training
+        # What `auto` came to for the first holds for all: they differ in order alone.
+        for _ in range(self.generations):
+            yield Phase(self, generation)
 
     def _findings(self, born: Sequence[Product], spent: Trained | None, ctx: Context) -> Findings:
         """Return how the generations, and their mean answers, score on the selection split."""

@@ -14,11 +14,11 @@ speed-up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from bertcompress.data.batches import Batches
@@ -27,7 +27,7 @@ from bertcompress.engines.distillation.augmentation import with_augmented
 from bertcompress.engines.distillation.settings import LABELS_ONLY, WITHOUT_TEACHER
 from bertcompress.method import Context
 from bertcompress.methods.distillation.distill import Distill
-from bertcompress.training import fit_batches, fit_stage
+from bertcompress.training import Phase, fit_batches, fit_phases, fit_stage
 
 __all__ = ["DistillInside", "MiniLM", "Pkd", "TinyBert", "minilm", "pkd", "tinybert"]
 
@@ -94,11 +94,26 @@ class DistillInside(Distill):
         3, ge=0, le=1_000, description="Epochs on what is inside alone, first; 0: all at once"
     )
 
-    def parts(self) -> tuple[Self, ...]:
-        """Return the settings of both trainings, in order, or of the one."""
+    @model_validator(mode="after")
+    def _something_inside_is_learned(self) -> Self:
+        if self.inside_epochs and not self.learns_inside:
+            raise ValueError(
+                "inside_epochs: nothing inside the teacher is learned; give a weight of what is "
+                "inside above 0, or inside_epochs 0"
+            )
+        return self
+
+    def parts(self, labelled: bool = True) -> tuple[Self, ...]:
+        """Return the settings of both trainings, in order, or of the one.
+
+        Where nobody has answers to learn, `labelled` being False and no logits asked for, the one
+        is on what is inside the teacher alone, as long as this training was to be.
+        """
         if not self.inside_epochs:
             return (self,)
         answers = ("label_weight", "logit_weight")
+        if not (self.logit_weight or (self.label_weight and labelled)):
+            return (self.model_copy(update=dict.fromkeys(answers, 0.0)),)
         inside = [name for name in LABELS_ONLY if name not in answers]
         last = self.model_copy(update=dict.fromkeys(inside, 0.0))
         first = {
@@ -114,26 +129,15 @@ class DistillInside(Distill):
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product; its training is that of both parts."""
         ctx, made = with_augmented(self.augmentation, ctx, ctx.models.teacher, product.tokenizer)
-        *before, last = self.parts()
-        if not (ctx.task.head.has_labels or self.logit_weight) and before:
-            # Nobody has answers to learn: what is inside the teacher is all that there is.
-            last, before = before[0], []
-        earlier, auto = None, {}
-        for part in before:
-            phase = ctx.phase("inside")
-            done = fit_stage(product, phase, part.stage_objective(product, phase), part, True)
-            earlier = done.findings.training
-            assert earlier is not None
-            # What `auto` came to holds for the rest, as it would in one training.
-            auto = earlier.auto
-        last = last.model_copy(update=auto)
-        done = fit_stage(product, ctx, last.stage_objective(product, ctx), last)
-        if earlier is None:
-            return self.finished(done, ctx, made)
-        assert done.findings.training is not None
-        training = done.findings.training.after(earlier)
-        findings = done.findings.model_copy(update={"training": training})
-        return self.finished(replace(done, findings=findings), ctx, made)
+        *before, last = self.parts(ctx.task.head.teaches(ctx.data.train))
+
+        def train(part: Distill, where: Context, keep_last: bool = False) -> Product:
+            return fit_stage(product, where, part.stage_objective(product, where), part, keep_last)
+
+        inside = partial(train, where=ctx.phase("inside"), keep_last=True)
+        phases = [Phase(part, inside, "inside_epochs") for part in before]
+        done = fit_phases([*phases, Phase(last, partial(train, where=ctx))])
+        return self.finished(done, ctx, made)
 
     def controls(self) -> Mapping[str, Distill]:
         """Return as many steps on the labels alone."""

@@ -27,7 +27,13 @@ from bertcompress.errors import TaskError
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need
 from bertcompress.shapes import ShapeError, anatomy
-from bertcompress.training import LabelLoss, TrainSettings, fit_batches, fit_stage
+from bertcompress.training import (
+    LabelLoss,
+    TrainSettings,
+    epoch_batches,
+    fit_batches,
+    fit_stage,
+)
 
 __all__ = ["OnlinePeers", "online_peers"]
 
@@ -119,9 +125,8 @@ class OnlinePeers(Method, TrainSettings):
         if not self.peers:
             return fit_stage(product, ctx, LabelLoss(ctx.task.head), self)
         self.check(product.model)
-        features = len(ctx.data.encode(product.tokenizer, "train"))
+        batches = epoch_batches(ctx.data, product.tokenizer, self)
         shared = self.shared(product.model, ctx.seed)
-        batches = math.ceil(features / self.batch_size)
         try:
             loss = self.loss(ctx.task.head, product.model, shared, batches, ctx.seed)
             return fit_stage(product, ctx, loss, self)

@@ -26,7 +26,14 @@ from bertcompress.errors import DataError
 from bertcompress.heads import Head, head_of_labels
 from bertcompress.heads.outputs import outputs_of
 from bertcompress.method import Context, Leaves, Method, Need
-from bertcompress.training import BaseObjective, TrainSettings, fit_batches, fit_stage, forward
+from bertcompress.training import (
+    BaseObjective,
+    TrainSettings,
+    epoch_batches,
+    fit_batches,
+    fit_stage,
+    forward,
+)
 from bertcompress.training.schedule import Horizon
 from bertcompress.training.settings import ScheduleName
 from bertcompress.training.steps import label_loss
@@ -143,9 +150,8 @@ class Snapshot(Method, TrainSettings):
 
     def apply(self, product: Product, ctx: Context) -> Product:
         """Return the trained product."""
-        features = len(ctx.data.encode(product.tokenizer, "train"))
-        loss = self.loss(ctx.task.head, math.ceil(features / self.batch_size))
-        return fit_stage(product, ctx, loss, self)
+        batches = epoch_batches(ctx.data, product.tokenizer, self)
+        return fit_stage(product, ctx, self.loss(ctx.task.head, batches), self)
 
     def controls(self) -> Mapping[str, Snapshot]:
         """Return the same cycles without snapshots."""

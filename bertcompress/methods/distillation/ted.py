@@ -14,7 +14,7 @@ the texts otherwise; the student is better fine-tuned before. Changes no shape: 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import nn
 
 from bertcompress.data.batches import Batches, train_loader
-from bertcompress.deployment import Product, Trained
+from bertcompress.deployment import Product
 from bertcompress.engines.distillation.augmentation import with_augmented
 from bertcompress.engines.distillation.filters import FilteredStates, FilterLoss, TaskFilters
 from bertcompress.engines.distillation.inside import layer_map
@@ -35,7 +35,7 @@ from bertcompress.heads import Head
 from bertcompress.method import Context, Need
 from bertcompress.methods.distillation.distill import Distill
 from bertcompress.shapes import anatomy, hidden_size
-from bertcompress.training import fit_batches, fit_stage
+from bertcompress.training import Phase, fit_batches, fit_phases, fit_stage
 
 __all__ = ["Ted", "ted"]
 
@@ -144,33 +144,45 @@ class Ted(Distill):
         objective = self.stage_objective(product, ctx)  # first: it refuses what does not align
         of_teacher: Any = teacher.model
         theirs = Product(of_teacher, teacher.tokenizer)
+        learned: list[TaskFilters] = []
+
+        def train(settings: Ted) -> Product:
+            objective.filters = FilteredStates(*learned)
+            return fit_stage(product, ctx, objective, settings)
+
         phase = replace(ctx.phase("teacher-filters"), data=teacher.data or ctx.data)
-        filters, spent = self._learn_filters(product, theirs, (ctx.phase("student-filters"), phase))
-        objective.filters = FilteredStates(*filters)
-        done = fit_stage(product, ctx, objective, self.model_copy(update=spent[0].auto))
-        return self.finished(_paid(done, spent), ctx, made)
+        places = (ctx.phase("student-filters"), phase)
+        filtering = self._filtering(product, theirs, places, learned)
+        done = fit_phases([*filtering, Phase(self, train)])
+        return self.finished(done, ctx, made)
 
-    def _learn_filters(
-        self, student: Product, teacher: Product, phases: tuple[Context, Context]
-    ) -> tuple[list[TaskFilters], list[Trained]]:
-        """Return the filters of student and teacher, in that order, and what each training took.
+    def _filtering(
+        self,
+        student: Product,
+        teacher: Product,
+        places: tuple[Context, Context],
+        learned: list[TaskFilters],
+    ) -> Iterator[Phase[Ted]]:
+        """Yield the trainings of the filters of student and teacher, in that order.
 
-        Each learns on its own phase, beside a model that stands still.
+        Each is beside a model that stands still, and puts its filters at the end of `learned`.
         """
         compared = self.compared(student.model, teacher.model)
-        learned: list[TaskFilters] = []
-        spent: list[Trained] = []
-        for each, states, phase in zip((student, teacher), compared, phases, strict=True):
-            head = head_of(each.model, phase.task.head)
-            loss = self.filter_loss(
-                each.model, teacher.model, states, head, phase.seed, phase.device
-            )
-            still = Product(_standing_still(each.model), each.tokenizer)
-            done = fit_stage(still, phase, loss, self.filter_settings, keep_last=True)
-            assert done.findings.training is not None
-            learned.append(loss.filters)
-            spent.append(done.findings.training)
-        return learned, spent
+        for each, states, place in zip((student, teacher), compared, places, strict=True):
+
+            def train(
+                settings: Ted, each: Product = each, states: Any = states, place: Any = place
+            ) -> Product:
+                head = head_of(each.model, place.task.head)
+                loss = self.filter_loss(
+                    each.model, teacher.model, states, head, place.seed, place.device
+                )
+                still = Product(_standing_still(each.model), each.tokenizer)
+                done = fit_stage(still, place, loss, settings, keep_last=True)
+                learned.append(loss.filters)
+                return done
+
+            yield Phase(self.filter_settings, train, "filter_epochs")
 
     def controls(self) -> Mapping[str, Distill]:
         """Return the labels alone, and the same on hidden states as they are."""
@@ -181,15 +193,6 @@ class Ted(Distill):
         if not self.filters_states:
             return alone
         return {**alone, _UNFILTERED: self.model_copy(update={"filter_epochs": 0.0})}
-
-
-def _paid(done: Product, spent: Sequence[Trained]) -> Product:
-    """Return a product whose training counts what the filters cost."""
-    training = done.findings.training
-    assert training is not None
-    for earlier in spent:
-        training = training.after(earlier)
-    return replace(done, findings=done.findings.model_copy(update={"training": training}))
 
 
 def _standing_still(model: _Model) -> _Model:

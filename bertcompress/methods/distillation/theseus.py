@@ -13,12 +13,11 @@ without labels. The encoder has fewer layers and is as much faster.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from bertcompress.data.batches import Batches, train_loader
@@ -34,9 +33,12 @@ from bertcompress.methods.pruning.structured import choose_layers
 from bertcompress.shapes import Layers, ShapeError, anatomy, apply_edit
 from bertcompress.training import (
     LabelLoss,
+    Phase,
     TrainSettings,
+    epoch_batches,
     fit_batches,
     fit_batches_through,
+    fit_phases,
     fit_stage,
     fit_through,
 )
@@ -100,6 +102,14 @@ class Theseus(Method, TrainSettings):
         0.3, ge=0, le=1, description="Chance at first that a new layer is taken; it rises to 1"
     )
 
+    @model_validator(mode="after")
+    def _replaces_to_the_end(self) -> Theseus:
+        if self.replacing_epochs and self.max_minutes is not None:
+            raise ValueError(
+                "max_minutes: nothing stops early while layers are replaced; leave it null"
+            )
+        return self
+
     def check(self, model: nn.Module) -> None:
         """Raise ShapeError for more layers than there are, and for shared ones."""
         view = anatomy(model)
@@ -138,22 +148,17 @@ class Theseus(Method, TrainSettings):
         label_loss = LabelLoss(ctx.task.head)
         if not self.replacing_epochs:
             return fit_stage(product, ctx, label_loss, self)
-        first = self.first_phase()
-        features = len(ctx.data.encode(product.tokenizer, "train"))
-        wrap = _Wrap(predecessor, first.rate(math.ceil(features / self.batch_size)), ctx.seed)
-        phase = ctx.phase("replacing")
-        grown = fit_through(product, phase, label_loss, first, wrap, _fold, keep_last=True)
-        before = grown.findings.training
-        assert before is not None
-        # What `auto` came to holds for the rest, as it would in one training.
-        after = fit_stage(
-            Product(model, product.tokenizer), ctx, label_loss, self.model_copy(update=before.auto)
-        )
-        assert after.findings.training is not None
-        findings = after.findings.model_copy(
-            update={"training": after.findings.training.after(before)}
-        )
-        return Product(model, product.tokenizer, (), findings)
+        first, phase = self.first_phase(), ctx.phase("replacing")
+        batches = epoch_batches(ctx.data, product.tokenizer, first)
+        wrap = _Wrap(predecessor, first.rate(batches), ctx.seed)
+
+        def replacing(settings: Theseus) -> Product:
+            return fit_through(product, phase, label_loss, settings, wrap, _fold, keep_last=True)
+
+        def plainly(settings: Theseus) -> Product:
+            return fit_stage(Product(model, product.tokenizer), ctx, label_loss, settings)
+
+        return fit_phases([Phase(first, replacing, "replacing_epochs"), Phase(self, plainly)])
 
     def controls(self) -> Mapping[str, Theseus]:
         """Return the same layers trained on the labels for as many steps, nothing replaced."""

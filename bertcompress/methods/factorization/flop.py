@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from bertcompress.data import calibration_batches
@@ -33,7 +33,12 @@ from bertcompress.engines.lowrank.gated_factors import Gated, fold, put_gates, s
 from bertcompress.heads import Head
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.shapes import anatomy
-from bertcompress.training import TrainSettings, fit_batches_through, fit_through
+from bertcompress.training import (
+    TrainSettings,
+    epoch_batches,
+    fit_batches_through,
+    fit_through,
+)
 
 __all__ = ["Flop", "flop"]
 
@@ -160,6 +165,14 @@ class Flop(Method, DistillationSettings, TrainSettings):
         if value is not None:
             raise ValueError("nothing stops early while the size still falls; leave it null")
 
+    @model_validator(mode="after")
+    def _falls_to_the_end(self) -> Flop:
+        if self.anneal and self.max_minutes is not None:
+            raise ValueError(
+                "max_minutes: nothing stops early while the size still falls; leave it null"
+            )
+        return self
+
     @property
     def leaves_layers_uneven(self) -> bool:
         """True: each matrix gets its own rank."""
@@ -213,10 +226,9 @@ class Flop(Method, DistillationSettings, TrainSettings):
         model: Any = product.model
         model.to(ctx.device)
         batches = calibration_batches(ctx.data, product.tokenizer, self.rows)
-        features = ctx.data.encode(product.tokenizer, "train")
-        per_epoch = math.ceil(len(features) / self.batch_size)
-        through = GatedCopy(self, batches, self.steps(per_epoch), ctx.seed, ctx.task.head)
         inner = self.stage_objective(product, ctx)
+        per_epoch = epoch_batches(ctx.data, product.tokenizer, self, inner.learns_unlabelled)
+        through = GatedCopy(self, batches, self.steps(per_epoch), ctx.seed, ctx.task.head)
         done = fit_through(product, ctx, inner, self, through.wrap, through.fold, keep_last=True)
         # No step was chosen: the last is what the size needs.
         trained = done.findings.training

@@ -28,7 +28,7 @@ from bertcompress.engines.sparsity.choosing import Ramp, Scores, magnitude
 from bertcompress.engines.sparsity.gradual import GradualZeros, leave_masked, maskable
 from bertcompress.method import Context, Leaves, Method, Need, Objective
 from bertcompress.shapes import Masked, ShapeError, apply_edit, densities, stored_bits
-from bertcompress.training import TrainSettings, fit_batches, fit_stage
+from bertcompress.training import TrainSettings, epoch_batches, fit_batches, fit_stage
 
 __all__ = ["GradualMagnitude", "SparseTraining", "gradual_magnitude"]
 
@@ -164,8 +164,8 @@ class SparseTraining(Method, DistillationSettings, TrainSettings):
         model: nn.Module = product.model
         model.to(ctx.device)
         inner = self.stage_objective(product, ctx)
-        features = ctx.data.encode(product.tokenizer, "train")
-        objective = self.sparse(inner, model, math.ceil(len(features) / self.batch_size))
+        batches = epoch_batches(ctx.data, product.tokenizer, self, inner.learns_unlabelled)
+        objective = self.sparse(inner, model, batches)
         done = fit_stage(product, ctx, objective, self, keep_last=True)
         trained = done.findings.training
         assert trained is not None

@@ -7,10 +7,12 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from tests_support import tiny_model, tiny_tokenizer
 from torch.utils.data import DataLoader
-from training_support import toy_data
+from training_support import toy_data, toy_rows
 
+from bertcompress.data import load_data
 from bertcompress.deployment import Product
 from bertcompress.engines.distillation import teachers
 from bertcompress.engines.distillation.settings import WITHOUT_TEACHER
@@ -18,6 +20,7 @@ from bertcompress.engines.distillation.teachers import LiveTeacher
 from bertcompress.errors import DataError, ModelError, RecipeError
 from bertcompress.method import Context, Models
 from bertcompress.methods.distillation.distill import Distill, distill
+from bertcompress.task import Task
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
 
@@ -128,6 +131,32 @@ def test_other_vocabulary_is_clear_about_hidden_states(data, tmp_path):
         stage(Distill(**QUICK), data, tmp_path, teacher)
     done = stage(Distill(**QUICK, hidden_weight=0.0), data, tmp_path, teacher)
     assert done.findings.selection_score is not None
+
+
+@pytest.mark.parametrize("cache_hidden_mb", [0.0, 5.0])
+def test_a_teacher_of_pairs_is_given_the_segments_that_its_tokenizer_tells(
+    tmp_path, monkeypatch, cache_hidden_mb
+):
+    """A BERT teaches a DistilBERT of the same vocabulary, whose tokenizer tells no segments."""
+    sets = DatasetDict()
+    for seed, name in enumerate(("train", "validation")):
+        first, second = toy_rows(24, seed=seed), toy_rows(24, seed=seed + 2)
+        pairs = {"a": first["text"], "b": second["text"], "label": first["label"]}
+        sets[name] = Dataset.from_dict(pairs)
+    data = load_data(Task.from_dataset(sets, text=["a", "b"], label="label"))
+    telling = tiny_tokenizer()
+    telling.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    teacher = teacher_of(data, telling)
+    answer, segments = teacher.answer, []
+
+    def asked(batch, needs=frozenset()):
+        segments.append(int(batch["token_type_ids"].max()))
+        return answer(batch, needs)
+
+    monkeypatch.setattr(teacher, "answer", asked)
+    method = Distill(**QUICK | {"epochs": 1, "cache_hidden_mb": cache_hidden_mb})
+    stage(method, data, tmp_path, teacher, tiny_model("distilbert", num_labels=2))
+    assert segments and set(segments) == {1}
 
 
 def test_without_labels(tmp_path):

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 QUICK = {"epochs": 1, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32"}
 KEYS = ["pkd", "tinybert", "minilm"]
 TWICE = ["tinybert", "minilm"]
+CUT = {"prune_structured": {"keep": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,31 @@ def test_relations_alone_serve_texts_without_labels(tmp_path):
     done = stage(method_of("minilm"), data, tmp_path, teacher, student)
     scores = [entry["score"] for entry in done.findings.history if "score" in entry]
     assert done.findings.steps and (not scores or scores[-1] >= scores[0])
+
+
+def test_the_training_that_is_left_without_labels_is_as_long_as_was_asked_for(tmp_path):
+    data = toy_data("unlabelled", rows=40)
+    method = method_of("minilm", epochs=None, max_steps=3, inside_epochs=2, evaluation_steps=2)
+    done = stage(method, data, tmp_path, *cut())
+    assert done.findings.steps == 3
+    assert [entry["step"] for entry in done.findings.history] == [2, 3]
+    assert (done.findings.ended["setting"], done.findings.ended["value"]) == ("max_steps", 3)
+
+
+def test_labels_and_logits_of_no_weight_leave_what_is_inside(data, tmp_path):
+    knobs = {"epochs": None, "max_steps": 2, "label_weight": 0.0}
+    assert stage(method_of("minilm", **knobs), data, tmp_path, *cut()).findings.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "weights"),
+    [("minilm", ["relation_weight"]), ("tinybert", ["hidden_weight", "attention_weight"])],
+)
+def test_a_first_part_that_would_learn_nothing_is_refused(key, weights):
+    nothing = dict.fromkeys(weights, 0)
+    with pytest.raises(RecipeError, match=f"{key}: inside_epochs: nothing inside the teacher"):
+        bc.Recipe.parse({"methods": ["finetune", CUT, {key: nothing}]})
+    bc.Recipe.parse({"methods": ["finetune", CUT, {key: {**nothing, "inside_epochs": 0}}]})
 
 
 @pytest.mark.parametrize("key", KEYS)
