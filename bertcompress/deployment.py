@@ -199,6 +199,7 @@ class Trained(_Frozen):
     ended_before: tuple[dict[str, Any], ...] = Field(
         (), description="As `ended`, of each training of the stage before this one, in order"
     )
+    taught: bool = Field(False, description="Whether a teacher's answers were learned")
     evaluation_steps: int | None = Field(None, description="Steps between two evaluations")
     earlier_seconds: float = Field(0.0, description="Seconds of attempts that were interrupted")
     history: tuple[dict[str, Any], ...] = Field(
@@ -221,6 +222,7 @@ class Trained(_Frozen):
             "steps": (earlier.steps or 0) + (self.steps or 0),
             "samples": (earlier.samples or 0) + (self.samples or 0),
             "earlier_seconds": earlier.earlier_seconds + self.earlier_seconds,
+            "taught": self.taught or earlier.taught,
             "ended_before": (*earlier.ended_before, earlier.ended or {}, *self.ended_before),
         }
         return self.model_copy(update=total)

@@ -119,9 +119,10 @@ class CardFacts:
         return named and (_hub_id(named) or short_name(named))
 
     @property
-    def teacher(self) -> str:
-        """What taught it, without folders of this machine."""
-        return _hub_id(self.report.teacher) or short_name(self.report.teacher)
+    def teacher(self) -> str | None:
+        """What taught it, without folders of this machine; None: nobody did."""
+        named = self.report.teacher
+        return named and (_hub_id(named) or short_name(named))
 
     @property
     def title(self) -> str:

@@ -236,10 +236,12 @@ class ReportData(Row):
 
     @property
     def title(self) -> str:
-        """Model and task in one line; of a student, its teacher too."""
+        """Model and task in one line; of a student, its teacher too, where one took part."""
         model, task = self.recipe.get("model", "a model"), self.task.get("name", "a task")
         if self.student is None:
             return f"{model} on {task}"
+        if self.teacher is None:
+            return f"{self.student}, in place of {model}, on {task}"
         return f"{self.student}, a student of {self.teacher}, on {task}"
 
     @property
@@ -257,8 +259,14 @@ class ReportData(Row):
         return named[-1] if named else str(self.recipe.get("model", "encoder"))
 
     @property
-    def teacher(self) -> str:
-        """What teaches: the model that the recipe names for it, else its model before any cut."""
+    def teacher(self) -> str | None:
+        """What taught: the model that the recipe names for it, else its model before any cut.
+
+        None where no stage that went on learned from it.
+        """
+        known = [stage.facts["taught"] for stage in self.stages if "taught" in stage.facts]
+        if known and not any(known):  # older reports do not say
+            return None
         return str(self.recipe.get("teacher") or self.recipe.get("model", "a model"))
 
     @property

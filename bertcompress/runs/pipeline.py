@@ -267,7 +267,8 @@ class Pipeline:
         notes += [f"{setting}: {words}" for setting, words in control_words(method).items()]
         if (transfer := self.start.transfer.get(method.transfer_text)) is not None:
             notes.append(transfer.words)
-        if Need.TEACHER in method.requires and self.start.student:
+        trained = record.findings.training
+        if trained is not None and trained.taught and self.start.student:
             notes.append(f"taught by {self.recipe.teacher or self.recipe.model}")
         if not method.speeds_up and (kept := _NO_SPEED_UP.get(method.leaves)):
             notes.append(f"no speed-up here: the encoder {kept}")

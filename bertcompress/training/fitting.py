@@ -204,7 +204,8 @@ def fit_stage(
         device=ctx.device,
         keep_last=keep_last,
     )
-    findings = Findings(training=fitted.trained)
+    taught = {"taught": getattr(objective, "taught", False)}
+    findings = Findings(training=fitted.trained.model_copy(update=taught))
     return Product(product.model, product.tokenizer, (), findings)
 
 

@@ -26,6 +26,9 @@ class BaseObjective:
     """Whether rows without labels teach anything: a teacher answers them. Else a training leaves
     out what has none: transfer text, and of a search documents that no query asks for."""
 
+    taught: bool = False
+    """Whether another model's answers are learned."""
+
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int
     ) -> Tensor:
@@ -69,6 +72,7 @@ class DelegatingObjective(BaseObjective):
         self.inner = inner
         self.needs = inner.needs
         self.learns_unlabelled = getattr(inner, "learns_unlabelled", False)
+        self.taught = getattr(inner, "taught", False)
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], outputs: Any, step: int

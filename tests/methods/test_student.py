@@ -200,6 +200,18 @@ def test_a_student_of_a_shape_is_compared_with_its_teacher(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_student_that_nobody_taught_is_not_said_to_be_taught(place, tmp_path):
+    sparse = {"gradual_magnitude": {**TRAIN, "epochs": 1}}  # on labels alone
+    steps = [{"student": {"layers": 1}}, {"finetune": {**TRAIN, "epochs": 1}}, sparse]
+    run = bc.run(recipe(place, steps, "tuned", **ALONE), tmp_path / "run")
+    shape = "1 layer of 16 features, 4 heads and 24 neurons"
+    assert run.report.title.startswith(f"{shape}, in place of {place / 'tuned'}, on ")
+    card = (run.model / "README.md").read_text(encoding="utf-8")
+    assert f"It is {shape}, trained without a teacher; the baseline" in card
+    assert "taught by" not in card + "".join(run.report.notes)
+
+
+@pytest.mark.slow
 def test_a_student_of_a_shape_learns(learned, tmp_path):
     run = bc.run(recipe(learned, [{"student": {"layers": 1}}, LEARNS], "learned"), tmp_path / "run")
     assert score(run, 2) > 0.8

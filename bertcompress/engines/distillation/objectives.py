@@ -130,7 +130,7 @@ class Distillation(BaseObjective):
         if by_token and not (same_tokens or aligned):
             named = "hidden_weight" if hidden_weight else "attention_weight and relation_weight"
             raise not_aligned(named)
-        self.teacher = teacher
+        self.teacher, self.taught = teacher, teacher is not None
         named = problem if isinstance(problem, str) else "single_label"
         self.head: Head = head_named(named, "distilling")
         if problem is not None and not isinstance(problem, str):
