@@ -56,20 +56,6 @@ def test_answers_by_row_in_the_order_asked(data, live):
     assert not answer.logits.requires_grad
 
 
-def test_a_live_teacher_answers_in_fp32_within_a_training_in_bf16(data, live):
-    """As a cached one does, whose answers were computed outside of it."""
-    rows = some_rows(data, 5, 2, 9)
-    plain = live(rows, HIDDEN)
-    states = {2: plain.hidden_states[2]}
-    inside = live.projected((2,), states)[2]
-    with torch.autocast("cpu", torch.bfloat16):
-        again = live(rows, HIDDEN)
-        projected = live.projected((2,), states)[2]
-    assert torch.equal(plain.logits, again.logits)
-    assert all(map(torch.equal, plain.hidden_states, again.hidden_states))
-    assert all(map(torch.equal, inside, projected))
-
-
 def test_a_remembered_batch_is_used_once_and_only_for_its_rows(data, live, monkeypatch):
     batch = student_batch(data, some_rows(data, 1, 2))
     expected = live(batch["row_id"]).logits

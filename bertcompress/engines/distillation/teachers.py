@@ -116,10 +116,9 @@ class LiveTeacher:
     def answer(
         self, batch: Mapping[str, Tensor], needs: frozenset[str] = frozenset()
     ) -> TeacherOutputs:
-        """Answer for a batch of the teacher's own tokenizer, in fp32. Shape: values (B, T).
+        """Answer for a batch of the teacher's own tokenizer. Shape: values (B, T).
 
-        Also within the autocast of a training in bf16: what is learned is what a cached teacher
-        answers. Raises ModelError for texts that are longer than the model can read.
+        Raises ModelError for texts that are longer than the model can read.
         """
         self._check_length(batch)
         start = time.perf_counter()
@@ -132,7 +131,7 @@ class LiveTeacher:
         batch = {k: v.to(device) for k, v in batch.items()}
         layers = projected_layers(needs)
         asked = needs & {"hidden_states", "attentions"} | ({"hidden_states"} if layers else set())
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad():
             outputs = forward(self.model, batch, frozenset(asked))
             inside = projections(self.model, layers, outputs["hidden_states"]) if layers else {}
         answers = outputs_of(outputs).float()
@@ -155,7 +154,7 @@ class LiveTeacher:
         Shape: each (B, T, H) -> three of (B, T, W).
         """
         weight = next(self.model.parameters())
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        with torch.no_grad():
             return projections(self.model, layers, {n: h.to(weight) for n, h in states.items()})
 
     def _check_length(self, batch: Mapping[str, Tensor]) -> None:
