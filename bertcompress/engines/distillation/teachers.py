@@ -118,6 +118,8 @@ class LiveTeacher:
     ) -> TeacherOutputs:
         """Answer for a batch of the teacher's own tokenizer. Shape: values (B, T).
 
+        In the precision of the training: in bf16 a live answer is one that a cached one, in fp32,
+        is rounded to, at a quarter of the time where a processor computes in bf16.
         Raises ModelError for texts that are longer than the model can read.
         """
         self._check_length(batch)
