@@ -60,6 +60,9 @@ class Progress:
     """Of the last gain: a score above the last gain's by more than chance now and then brings, or
     a loss while the score cannot move yet."""
     gain_score: float | None = None
+    return_step: int = 0
+    """Of the last gain, or of the last evaluation of the beginning: what came later is taken back
+    where the score has stalled."""
     decay_from: int = 0
     """Step after which the rate falls because the score stalled or a cap is near; 0: not yet."""
     decay_steps: int = 0
@@ -84,8 +87,13 @@ class Progress:
     """Batches in `loss_sum`: those since the last evaluation."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def judge(self, judged: Judged, step: int, *, falls: bool = False) -> None:
-        """Take in score and loss of the selection split. `falls`: whether the rate does by now."""
+    def judge(
+        self, judged: Judged, step: int, *, falls: bool = False, begins: bool = False
+    ) -> None:
+        """Take in score and loss of the selection split.
+
+        `falls`: whether the rate does by now; `begins`: whether the training has only begun.
+        """
         before = self.history[-1].get("selection_loss", math.nan) if self.history else math.nan
         learns = judged.spread >= _ALIKE or judged.loss < _FALLS * before
         self.alike = 0 if learns else self.alike + 1
@@ -97,6 +105,8 @@ class Progress:
                 self.gain_step = step
         if better and (self.gain_score is None or score > self.gain_score + _LUCK * judged.error):
             self.gain_step, self.gain_score = step, score
+        if self.gain_step == step or (begins and not math.isnan(score)):
+            self.return_step = step
         if better:
             self.top_score = score
         self.stale = 0 if better else self.stale + 1

@@ -31,7 +31,7 @@ _SHORT_EPOCH = 50
 _EVALUATIONS = 4
 """Evaluations of any training, so that what it still gained at its end can be seen."""
 _BEGUN = 1_000
-"""Steps that are no beginning any more, however long an epoch is."""
+"""Steps that are no beginning any more, however long two epochs are."""
 _STALE_SHARE = 0.25
 """Of the steps up to the last gain: a long training has long pauses between gains."""
 
@@ -99,6 +99,10 @@ class Horizon:
         planned = {math.ceil(self.epoch * k / self.times) for k in range(1, self.times + 1)}
         return (within + 1 in planned and (number + 1) % self.apart == 0) or step >= last
 
+    def begins_at(self, step: int) -> bool:
+        """Return whether a step is of the first two epochs, which are never taken back."""
+        return step <= min(2 * self.epoch, _BEGUN)
+
     def falls_at(self, step: int) -> bool:
         """Return whether the rate falls after a step because the end was known from the start."""
         falling = self.schedule in ("auto", "linear", "cosine")
@@ -163,12 +167,10 @@ def stalled(horizon: Horizon, step: int, gain_step: int, patience: int) -> bool:
 
     `gain_step` is the last evaluation at which the score was better than ever, or the loss on the
     same rows while the score has not moved yet: of many classes it starts late. Waiting begins
-    with the second evaluation at the earliest, and where they are close with the second epoch: a
-    lucky first one would end what has just begun.
+    with the second evaluation at the earliest: a lucky first one would end what has just begun.
     """
     pause = max(patience * horizon.interval, math.ceil(_STALE_SHARE * gain_step))
-    begun = max(2 * horizon.interval, min(2 * horizon.epoch, _BEGUN))
-    waited = step - max(gain_step, begun)
+    waited = step - max(gain_step, 2 * horizon.interval)
     return step > horizon.warmup and waited >= pause
 
 

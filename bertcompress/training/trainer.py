@@ -226,7 +226,8 @@ class FitTrainer(Trainer):
         loss = self._mean_loss()
         self.tick()
         falls = self.progress.decay_from > 0 or self.horizon.falls_at(step)
-        self.progress.judge(judged, step, falls=falls)
+        begins = self.horizon.begins_at(step)
+        self.progress.judge(judged, step, falls=falls, begins=begins)
         self.progress.history.append(
             {
                 "step": step,
@@ -257,7 +258,7 @@ class FitTrainer(Trainer):
         # The best score so far, by however little: a slow rise is a rise.
         held = not progress.decay_from and progress.stale > 0
         if held and stalled(self.horizon, step, progress.gain_step, settings.stall_patience):
-            goes_back = progress.gain_step and not self.plan.keep_last
+            goes_back = 0 < progress.return_step < step and not self.plan.keep_last
             trained = self._go_back() if goes_back else step
             self._start_decay(step, "stalled", trained=trained)
         return step >= self.last_step
@@ -275,17 +276,17 @@ class FitTrainer(Trainer):
         return float(history[-1]["score"]) if history else None
 
     def _go_back(self) -> int:
-        """Take back the steps since the last gain, and return the step of that.
+        """Take back the steps since the last gain or the beginning, and return the step of that.
 
         Holding the rate taught them nothing that the selection split knows, only the rows by heart.
         """
-        gain = self.progress.gain_step
-        folder = checkpoints.folder_of(self.plan.workdir, gain)
+        kept = self.progress.return_step
+        folder = checkpoints.folder_of(self.plan.workdir, kept)
         checkpoints.load_weights(self.net, folder)
         state = checkpoints.load_state(folder)
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
-        return gain
+        return kept
 
     def _mean_loss(self) -> float:
         self._take_loss()
@@ -325,7 +326,7 @@ class FitTrainer(Trainer):
             step, progress = self.state.global_step, self.progress
             keep = {progress.best_step}
             if not progress.decay_from:
-                keep.add(progress.gain_step)  # where the fall may have to begin
+                keep.add(progress.return_step)  # where the fall may have to begin
             checkpoints.write(self.plan.workdir, step, self.net, state, self.state, keep=keep)
         self.accelerator.wait_for_everyone()
 
