@@ -103,6 +103,27 @@ def test_a_lucky_evaluation_is_no_gain():
     assert (progress.gain_step, progress.best_step) == (4, 5)
 
 
+def test_what_has_only_begun_is_not_taken_back():
+    """A lucky evaluation at 338 of 507 steps an epoch would halve the training."""
+    progress = Progress()
+    planned = Horizon.of(TrainSettings(), 507, 30 * 507)
+    for step, score in ((169, 0.46), (338, 0.62), (507, 0.599), (676, 0.612), (1_183, 0.61)):
+        begins = planned.begins_at(step)
+        progress.judge(Judged(score, 1.0, error=0.016), step, begins=begins)
+        progress.history.append({"step": step, "score": score})
+    assert (progress.gain_step, progress.return_step) == (338, 676)
+    progress.judge(Judged(0.64, 1.0, error=0.016), 1_352)
+    assert (progress.gain_step, progress.return_step) == (1_352, 1_352)
+    assert [Horizon.of(TrainSettings(), epoch, 9_999).begins_at(1_000) for epoch in (400, 500)] == [
+        False,
+        True,
+    ]
+    assert not Horizon.of(TrainSettings(), 5_000, 99_999).begins_at(1_001)
+    nothing = Progress()
+    nothing.judge(Judged(math.nan, math.nan), 1, begins=True)
+    assert nothing.return_step == 0
+
+
 def test_a_slow_rise_is_no_stall(data, tmp_path, monkeypatch):
     scores = iter([0.5 + 0.001 * n for n in range(6)] + [0.4] * 50)
     monkeypatch.setattr(Selection, "judge", lambda *_: Judged(next(scores), 1.0, error=0.1))
