@@ -15,6 +15,7 @@ import bertcompress as bc
 from bertcompress.data import load_data
 from bertcompress.errors import DataError, TaskError
 from bertcompress.heads import HEADS, scoring
+from bertcompress.models.sentence import activation_of
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 HEAD = HEADS["reranker"]
@@ -151,6 +152,10 @@ def test_the_main_job(files, tmp_path):
     assert 0.3 < run.report.task["chance"] < 0.9
     model = bc.load(run.folder / "stages" / "01-finetune" / "model").model
     assert model.config.num_labels == 1
+    # An export of the folder alone serves probabilities, as the run does.
+    assert (
+        activation_of(model.config) == activation_of(bc.load(run.model).model.config) == "Sigmoid"
+    )
     (score,) = [each for each in bc.evaluate(run.folder) if each.headline]
     reported = [each.headline.value for each in run.report.last.deployments]
     assert any(score.value == pytest.approx(value) for value in reported)

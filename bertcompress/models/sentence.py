@@ -28,6 +28,7 @@ __all__ = [
     "settled_pooling",
     "stated_pooling",
     "take_activation",
+    "through_sigmoid",
     "write_modules",
     "write_sentence_files",
     "write_settings",
@@ -159,6 +160,11 @@ def take_activation(config: Any, folder: Path, name: str) -> None:
         )
     if isinstance(stated := settings.get("activation_fn"), str):
         setattr(config, _KEPT, {**_mapping(getattr(config, _KEPT, None)), "activation_fn": stated})
+
+
+def through_sigmoid() -> dict[str, Any]:
+    """Return the fields of a config that say that scores are probabilities, as trained here."""
+    return {_KEPT: {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}
 
 
 def activation_of(config: Any) -> str | None:

@@ -13,6 +13,7 @@ from bertcompress.data import TaskData
 from bertcompress.deployment import Product
 from bertcompress.heads.stock import BARE
 from bertcompress.models.io import load
+from bertcompress.models.sentence import through_sigmoid
 from bertcompress.shapes import anatomy
 from bertcompress.training.targets import to_target_units
 
@@ -33,7 +34,8 @@ def head_fields(data: TaskData) -> dict[str, Any]:
     if data.labels:
         fields["id2label"] = dict(enumerate(data.labels))
         fields["label2id"] = {name: i for i, name in enumerate(data.labels)}
-    return fields
+    # A model of one output may be of numbers as well: nothing else tells what was trained.
+    return fields | (through_sigmoid() if data.task.head.serves == "score" else {})
 
 
 def with_new_head(name: str, data: TaskData, seed: int, revision: str | None = None) -> Product:
