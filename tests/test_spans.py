@@ -138,7 +138,7 @@ def test_serve_gives_the_same_answers(run):
     assert [each["answer"] for each in together] == wanted
     for each, row in zip(alone, rows, strict=True):
         assert row["context"][each["start"] : each["end"]] == each["answer"]
-    assert ("" in wanted) == bool(silent) and len(set(wanted)) > 5
+    assert ("" in wanted) == bool(silent) and len(set(wanted)) > 2
 
 
 def test_the_card_answers(run, monkeypatch):

@@ -325,7 +325,7 @@ class FitTrainer(Trainer):
         if self.args.process_index == 0:
             step, progress = self.state.global_step, self.progress
             keep = {progress.best_step}
-            if not progress.decay_from:
+            if not (progress.decay_from or self.horizon.fixed):
                 keep.add(progress.return_step)  # where the fall may have to begin
             checkpoints.write(self.plan.workdir, step, self.net, state, self.state, keep=keep)
         self.accelerator.wait_for_everyone()

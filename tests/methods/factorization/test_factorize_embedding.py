@@ -9,6 +9,7 @@ import torch
 from tests_support import VOCABULARY, thin, tiny_model, tiny_tokenizer
 
 import bertcompress as bc
+from bertcompress.errors import ModelError
 from bertcompress.methods.factorization.factorize_embedding import (
     factorize_embedding,
     token_counts,
@@ -117,7 +118,7 @@ def test_what_cannot_be_leaves_the_model_as_it_was():
     model = tiny_model()
     before = copy.deepcopy(model.state_dict())
     other = {"input_ids": torch.full((2, 5), len(VOCABULARY) + 3)}
-    with pytest.raises(ValueError, match="the batches have token"):
+    with pytest.raises(ModelError, match="the batches have token"):
         factorize_embedding(model, 8, "all", batches=[other])
     with pytest.raises(ShapeError, match="one feature"):
         factorize_embedding(model, 1, "all")
