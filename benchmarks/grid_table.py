@@ -293,7 +293,7 @@ def line(column: Column, cells: Any) -> list[str]:
     interval = ""
     if len(draws) == len(plain):
         low, high = np.quantile(np.mean(draws, 0), [0.025, 0.975])
-        interval = f" [{100 * low:.1f}, {100 * high:.1f}]"
+        interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low < high else ""
     mark = "" if complete else f" ({len(plain)} of {len(JUDGED)} tasks)"
     kept = f"{100 * np.mean(plain):.1f}{interval}{mark}"
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
