@@ -57,6 +57,7 @@ def test_a_handful_of_right_rows_is_not_above_chance(rows, above):
     data = task_data(truth.astype(int).tolist(), names=("no", "yes"))
     found = headline(data, np.eye(2)[truth.astype(int)])
     assert (found.value, found.standing.chance, found.standing.above) == (1.0, 0.75, above)
+    assert found.alarm.endswith("; so few rows could be right by chance") is not above
 
 
 @pytest.mark.parametrize(("rows", "above"), [(5, False), (30, True)])

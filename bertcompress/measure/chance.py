@@ -65,6 +65,8 @@ class Standing(Row):
                 f"; its squared error is {self.error_ratio:.1f} times the variance of the targets: "
                 "answering their mean is better"
             )
+        elif low is not None and low > self.chance and not self.above:
+            words += "; so few rows could be right by chance"
         elif self.error_ratio is not None and self.below:
             words += "; its answers fall where the targets rise: the scale may be reversed"
         if self.order:
